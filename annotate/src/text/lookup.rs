@@ -1,0 +1,94 @@
+//! From a mnemonic to the rows of the instruction table.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use crate::instructions::{Row, TABLE};
+
+/// What a mnemonic may be.
+#[derive(Clone, Debug)]
+pub(super) enum Mnemonic {
+    /// A sensitive instruction, if the operands of one of these rows fit.
+    Candidate(Vec<Candidate>),
+    /// A prefix, which belongs to the instruction behind it.
+    Prefix,
+}
+
+/// A row and the spelling that led to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    pub(super) row: &'static Row,
+    /// Length of the shortest encoding under this mnemonic and suffix.
+    pub(super) length: u8,
+}
+
+/// Prefixes (SDM Vol. 2A, 2.1.1; GAS manual, 9.16.7 "Instruction Prefixes").
+const PREFIXES: &[&str] = &[
+    "rep", "repe", "repz", "repne", "repnz", "lock", "data16", "data32", "addr16", "addr32", "cs", "ds", "es", "fs", "gs",
+    "ss", "bnd", "notrack", "xacquire", "xrelease", "rex", "rex64", "rex.w", "rex.r", "rex.x", "rex.b", "rex.wr", "rex.wx",
+    "rex.wb", "rex.wrx", "rex.wrb", "rex.wxb", "rex.wrxb", "rex.rx", "rex.rb", "rex.xb", "rex.rxb",
+];
+
+static MNEMONICS: LazyLock<HashMap<Vec<u8>, Mnemonic>> = LazyLock::new(|| {
+    let mut mnemonics = HashMap::new();
+    for prefix in PREFIXES {
+        mnemonics.insert(prefix.as_bytes().to_vec(), Mnemonic::Prefix);
+    }
+    for (spelling, candidate) in spellings() {
+        match mnemonics.entry(spelling).or_insert_with(|| Mnemonic::Candidate(Vec::new())) {
+            Mnemonic::Candidate(candidates) => candidates.push(candidate),
+            Mnemonic::Prefix => {}
+        }
+    }
+    mnemonics
+});
+
+/// Every spelling of every sensitive instruction.
+pub(super) fn spellings() -> impl Iterator<Item = (Vec<u8>, Candidate)> {
+    TABLE.iter().flat_map(|row| {
+        row.mnemonics.iter().flat_map(move |base| {
+            let plain = (base.as_bytes().to_vec(), Candidate { row, length: row.length });
+            let suffixed = row.suffixes.bytes().map(move |suffix| {
+                let mut spelling = base.as_bytes().to_vec();
+                spelling.push(suffix.to_ascii_lowercase());
+                (spelling, Candidate { row, length: row.length + u8::from(suffix.is_ascii_uppercase()) })
+            });
+            std::iter::once(plain).chain(suffixed)
+        })
+    })
+}
+
+/// What the mnemonic may be; GAS reads mnemonics without regard to case.
+pub(super) fn lookup(word: &[u8]) -> Option<&'static Mnemonic> {
+    const LONGEST: usize = 12;
+    if word.len() > LONGEST {
+        return None;
+    }
+    let mut lower = [0; LONGEST];
+    let lower = &mut lower[..word.len()];
+    lower.copy_from_slice(word);
+    lower.make_ascii_lowercase();
+    MNEMONICS.get(&*lower)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_is_found_in_any_case() {
+        for (spelling, candidate) in spellings() {
+            let Some(Mnemonic::Candidate(found)) = lookup(&spelling.to_ascii_uppercase()) else {
+                panic!("{} is not found", spelling.escape_ascii());
+            };
+            assert!(found.iter().any(|found| found.row.class == candidate.row.class), "{}", spelling.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn ordinary_instructions_are_not_candidates() {
+        for word in ["inc", "movs", "movsbl", "outer", "cmp", "ret", "popcnt", "pushfs", ""] {
+            assert!(lookup(word.as_bytes()).is_none(), "{word}");
+        }
+    }
+}

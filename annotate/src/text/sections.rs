@@ -1,0 +1,102 @@
+//! Which section the text is in, and whether it is executable.
+//!
+//! GAS manual, 7.97 "`.section name`", 7.88 "`.pushsection`", 7.84 "`.popsection`", 7.86 "`.previous`". A section keeps
+//! the flags of its first mention; without flags, the name decides (bfd, `elf.c`, `special_sections_*`).
+
+use std::collections::HashMap;
+
+use crate::record::Flags;
+
+/// What matters of a section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Section {
+    /// Whether its contents are executed.
+    pub(super) executable: bool,
+    /// What its name says of the sites in it.
+    pub(super) flags: Flags,
+    /// Whether it is the exception table.
+    pub(super) exception_table: bool,
+}
+
+impl Section {
+    pub(super) const TEXT: Self = Self { executable: true, flags: Flags::empty(), exception_table: false };
+    const DATA: Self = Self { executable: false, ..Self::TEXT };
+
+    fn new(name: &str, executable: bool) -> Self {
+        Self { executable, flags: super::linux::section_flags(name), exception_table: name == super::linux::EXTABLE }
+    }
+}
+
+/// The current section and what `.popsection` and `.previous` go back to.
+pub(super) struct Sections {
+    current: Section,
+    previous: Section,
+    stack: Vec<(Section, Section)>,
+    executable: HashMap<String, bool>,
+}
+
+impl Default for Sections {
+    fn default() -> Self {
+        Self { current: Section::TEXT, previous: Section::TEXT, stack: Vec::new(), executable: HashMap::new() }
+    }
+}
+
+impl Sections {
+    pub(super) fn current(&self) -> Section {
+        self.current
+    }
+
+    /// Puts the text into another section, as if by a directive; returns the one it was in.
+    pub(super) fn replace(&mut self, section: Section) -> Section {
+        std::mem::replace(&mut self.current, section)
+    }
+
+    /// Follows a directive; `false` if it is not one that changes the section.
+    pub(super) fn follow(&mut self, directive: &str, arguments: &[u8]) -> bool {
+        match directive {
+            ".text" => self.enter(Section::TEXT),
+            ".data" | ".bss" | ".struct" | ".offset" => self.enter(Section::DATA),
+            ".section" => {
+                let section = self.named(arguments);
+                self.enter(section);
+            }
+            ".pushsection" => {
+                self.stack.push((self.current, self.previous));
+                let section = self.named(arguments);
+                self.enter(section);
+            }
+            ".popsection" => {
+                if let Some((current, previous)) = self.stack.pop() {
+                    (self.current, self.previous) = (current, previous);
+                }
+            }
+            ".previous" => std::mem::swap(&mut self.current, &mut self.previous),
+            _ => return false,
+        }
+        true
+    }
+
+    fn enter(&mut self, section: Section) {
+        self.previous = std::mem::replace(&mut self.current, section);
+    }
+
+    /// The section that `NAME[, SUBSECTION][, "FLAGS"...]` names.
+    fn named(&mut self, arguments: &[u8]) -> Section {
+        let arguments = String::from_utf8_lossy(arguments);
+        let mut parts = arguments.split(',').map(str::trim);
+        let name = parts.next().unwrap_or_default().trim_matches('"').to_owned();
+        let flags = parts.find(|part| part.starts_with(['"', '#']));
+        let executable = match flags {
+            Some(flags) if flags.starts_with('#') => arguments.contains("#execinstr"),
+            Some(flags) => flags.contains('x'),
+            None => self.executable.get(&name).copied().unwrap_or_else(|| executable_by_name(&name)),
+        };
+        let section = Section::new(&name, executable);
+        self.executable.entry(name).or_insert(executable);
+        section
+    }
+}
+
+fn executable_by_name(name: &str) -> bool {
+    name == ".text" || name.starts_with(".text.") || name.starts_with(".gnu.linkonce.t") || name == ".init" || name == ".fini"
+}
