@@ -2,61 +2,106 @@
 //!
 //! Kernels do this for instructions that their oldest assembler does not know, and `clang -S` prints such a directive back
 //! as one line per byte. So a run of `.byte` directives with nothing between them is taken together and decoded. Data in a
-//! text section looks the same, and a pad would ruin it: a run counts as code only if it is at least two bytes and no
-//! longer than an instruction can be (15 bytes, SDM Vol. 2A, 2.3.11), and is one sensitive instruction from its first byte
-//! to its last. Whatever else turns out to be sensitive, the census of the object finds.
+//! text section looks the same, and a pad would ruin it. So a run counts as code only if it is short, decodes into whole
+//! instructions from its first byte to its last, and only what is at least two bytes long and starts and ends with a
+//! directive is a site. Whatever else turns out to be sensitive, the census of the object finds.
 
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction};
+use std::ops::Range;
+
+use iced_x86::{Code, Decoder, DecoderOptions};
 
 use super::scan::{Item, Scanner, Statement};
 use crate::instructions::{Row, row_of};
 
-const LONGEST_INSTRUCTION: usize = 15;
+/// Bytes. Two or three hand-encoded instructions in a row occur; an instruction is 15 bytes at most (SDM Vol. 2A, 2.3.11).
+const LONGEST_RUN: usize = 32;
+
+/// One directive of a run.
+struct Directive {
+    start: usize,
+    end: usize,
+    /// Bytes of the run up to its end.
+    bytes: usize,
+}
 
 /// A run of `.byte` directives.
+#[derive(Default)]
 pub(super) struct Run {
     bytes: Vec<u8>,
-    /// End of the last directive.
-    pub(super) end: usize,
+    directives: Vec<Directive>,
+    /// It is too long, or something in it is no plain number.
+    is_data: bool,
+}
+
+/// A sensitive instruction of a run.
+pub(super) struct Encoded {
+    pub(super) row: &'static Row,
+    pub(super) length: u8,
+    /// Its directives.
+    pub(super) range: Range<usize>,
+    /// Whether it is what the run starts with.
+    pub(super) is_first: bool,
 }
 
 impl Run {
-    /// The run that starts with `first` and goes on in `scanner`, which is left behind it; `None` if any of it is not a
-    /// plain number or it is too long for one instruction.
-    pub(super) fn read(source: &[u8], first: &Statement, scanner: &mut Scanner<'_>) -> Option<Self> {
-        let mut run = Self { bytes: Vec::new(), end: first.end };
-        let mut complete = run.append(first.operands(source));
+    /// The run that starts with `first` and goes on in `scanner`, which is left behind it.
+    pub(super) fn read(source: &[u8], first: &Statement, scanner: &mut Scanner<'_>) -> Self {
+        let mut run = Self::default();
+        run.append(source, first);
         let mut ahead = scanner.clone();
         while let Some(Item::Statement(next)) = ahead.next() {
             if !next.head(source).eq_ignore_ascii_case(b".byte") {
                 break;
             }
-            complete = complete && run.append(next.operands(source));
-            run.end = next.end;
+            run.append(source, &next);
             *scanner = ahead.clone();
         }
-        complete.then_some(run)
+        run
     }
 
-    fn append(&mut self, operands: &[u8]) -> bool {
-        for operand in operands.split(|&byte| byte == b',') {
-            let Some(byte) = number(operand.trim_ascii()) else { return false };
-            if self.bytes.len() == LONGEST_INSTRUCTION {
-                return false;
+    fn append(&mut self, source: &[u8], directive: &Statement) {
+        for operand in directive.operands(source).split(|&byte| byte == b',') {
+            match number(operand.trim_ascii()) {
+                Some(byte) if !self.is_data && self.bytes.len() < LONGEST_RUN => self.bytes.push(byte),
+                _ => self.is_data = true,
             }
-            self.bytes.push(byte);
         }
-        true
+        if !self.is_data {
+            self.directives.push(Directive { start: directive.start, end: directive.end, bytes: self.bytes.len() });
+        }
     }
 
-    /// The row and length of the sensitive instruction that the run is.
-    pub(super) fn sensitive(&self) -> Option<(&'static Row, u8)> {
-        if self.bytes.len() < 2 {
-            return None;
+    /// The sensitive instructions of the run.
+    pub(super) fn sensitive(&self) -> Vec<Encoded> {
+        if self.is_data {
+            return Vec::new();
         }
-        let instruction = decode(&self.bytes);
-        let length = u8::try_from(self.bytes.len()).ok()?;
-        (instruction.len() == self.bytes.len()).then(|| row_of(&instruction)).flatten().map(|row| (row, length))
+        let mut decoder = Decoder::new(64, &self.bytes, DecoderOptions::NONE);
+        let mut found = Vec::new();
+        while decoder.can_decode() {
+            let start = decoder.position();
+            let instruction = decoder.decode();
+            if instruction.is_invalid() {
+                return Vec::new();
+            }
+            let end = decoder.position();
+            if let (Some(row), Some(range), Ok(length @ 2..)) =
+                (row_of(&instruction), self.directives_of(start, end), u8::try_from(end - start))
+            {
+                found.push(Encoded { row, length, range, is_first: start == 0 });
+            }
+        }
+        found
+    }
+
+    /// The directives that these bytes of the run are, if they are whole ones.
+    fn directives_of(&self, start: usize, end: usize) -> Option<Range<usize>> {
+        let first = match start {
+            0 => 0,
+            _ => self.directives.iter().position(|directive| directive.bytes == start)? + 1,
+        };
+        let last = self.directives.iter().find(|directive| directive.bytes == end)?;
+        Some(self.directives.get(first)?.start..last.end)
     }
 
     /// Whether the run is nothing but prefixes for the instruction behind it.
@@ -64,13 +109,9 @@ impl Run {
         // With an `int3` behind them, prefixes alone decode as one `int3`.
         let mut probe = self.bytes.clone();
         probe.push(0xcc);
-        let instruction = decode(&probe);
-        instruction.code() == Code::Int3 && instruction.len() == probe.len()
+        let instruction = Decoder::new(64, &probe, DecoderOptions::NONE).decode();
+        !self.is_data && instruction.code() == Code::Int3 && instruction.len() == probe.len()
     }
-}
-
-fn decode(bytes: &[u8]) -> Instruction {
-    Decoder::new(64, bytes, DecoderOptions::NONE).decode()
 }
 
 /// A byte as GAS reads an integer (manual, 3.6.2.1).
@@ -92,41 +133,44 @@ mod tests {
     use super::*;
     use crate::instructions::Class;
 
-    fn run(text: &str) -> Option<Run> {
+    fn run(text: &str) -> Run {
         let mut scanner = Scanner::new(text.as_bytes(), 0..text.len());
         match scanner.next() {
             Some(Item::Statement(first)) => Run::read(text.as_bytes(), &first, &mut scanner),
-            _ => None,
+            other => panic!("{text} starts with {other:?}"),
         }
     }
 
     #[test]
-    fn runs_decode_as_a_whole() {
-        for (text, class) in [
-            (".byte 0x0f,0x01,0xca", Some(Class::Clac)),
-            ("\t.byte\t15\n\t.byte\t1\n # comment\n\t.byte\t238", Some(Class::Rdpkru)),
-            (".byte 0x48,0x0f,0xc7,0x2f", Some(Class::Xsaves)),
-            (".byte 017, 0b1, 0312", Some(Class::Clac)),
-            (".byte 0xfa", None),
-            (".byte 0x0f,0x01,0xca,0x90", None),
-            (".byte 0x0f,0x01", None),
+    fn sensitive_instructions_of_runs() {
+        use Class::{Clac, Rdpkru, Stac, Xsaves};
+        for (text, expected) in [
+            (".byte 0x0f,0x01,0xca", vec![Clac]),
+            ("\t.byte\t15\n\t.byte\t1\n # comment\n\t.byte\t238", vec![Rdpkru]),
+            (".byte 0x48,0x0f,0xc7,0x2f", vec![Xsaves]),
+            (".byte 017, 0b1, 0312; .byte 0x0f,0x01; .byte 0xcb", vec![Clac, Stac]),
+            (".byte 0x90; .byte 0x0f,0x01,0xca", vec![Clac]),
+            // Not whole directives.
+            (".byte 0x0f,0x01,0xca,0x90", vec![]),
+            // Not whole instructions.
+            (".byte 0x0f,0x01", vec![]),
+            (".byte 0x0f,0x01,0xca\n.byte 0x0f", vec![]),
+            // Too short, too long, not numbers.
+            (".byte 0xfa", vec![]),
+            (".byte 0x0f,0x01,0xca\n.byte 0,0,0,0,0,0,0,0,0,0,0,0,0,0,0\n.byte 0,0,0,0,0,0,0,0,0,0,0,0,0,0,0", vec![]),
+            (".byte 0x0f,0x01,symbol", vec![]),
+            (".byte 0x0f,0x01,256", vec![]),
         ] {
-            let found = run(text).and_then(|run| run.sensitive()).map(|(row, _)| row.class);
-            assert_eq!(found, class, "{text}");
+            let found: Vec<Class> = run(text).sensitive().iter().map(|encoded| encoded.row.class).collect();
+            assert_eq!(found, expected, "{text}");
         }
-    }
-
-    #[test]
-    fn what_is_not_a_plain_number_or_too_long_is_no_run() {
-        assert!(run(".byte 0x0f,0x01,symbol").is_none());
-        assert!(run(".byte 0x0f,0x01,256").is_none());
-        assert!(run(".byte 0,0,0,0,0,0,0,0\n.byte 0,0,0,0,0,0,0,0").is_none());
     }
 
     #[test]
     fn prefixes() {
-        assert!(run(".byte 0xf3").is_some_and(|run| run.is_prefix()));
-        assert!(run(".byte 0x66,0x48").is_some_and(|run| run.is_prefix()));
-        assert!(!run(".byte 0x0f").is_some_and(|run| run.is_prefix()));
+        assert!(run(".byte 0xf3").is_prefix());
+        assert!(run(".byte 0x66,0x48").is_prefix());
+        assert!(!run(".byte 0x0f").is_prefix());
+        assert!(!run(".byte 0xf3, symbol").is_prefix());
     }
 }

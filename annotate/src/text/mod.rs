@@ -24,7 +24,7 @@ mod sections;
 use std::io::{self, Write};
 use std::ops::Range;
 
-use self::bytes::Run;
+use self::bytes::{Encoded, Run};
 use self::emit::{Dispatch, Insertion, Kind, LABELS};
 use self::lookup::{Mnemonic, lookup};
 use self::macros::Macros;
@@ -287,12 +287,12 @@ impl<'a> Stage<'a> {
         if !self.sections.current().executable || !self.long_mode {
             return;
         }
-        let Some(run) = Run::read(self.source, statement, scanner) else { return };
-        if let Some((row, length)) = run.sensitive() {
-            let found =
-                Found { class: row.class, range: statement.start..run.end, least_length: length, slot: row.slot };
-            self.site(found, scanner);
-        } else if run.is_prefix() {
+        let run = Run::read(self.source, statement, scanner);
+        for Encoded { row, length, range, .. } in run.sensitive() {
+            let behind = scanner.behind(range.end);
+            self.site(Found { class: row.class, range, least_length: length, slot: row.slot }, &behind);
+        }
+        if run.is_prefix() {
             self.prefixed(statement.start, scanner);
         }
     }
@@ -401,9 +401,10 @@ impl<'a> Stage<'a> {
             Part::PopRegister => self.is_register_form(&next, b"pop").then_some((next.end, 1)),
             Part::PushRegister => self.is_register_form(&next, b"push").then_some((next.end, 1)),
             Part::Class(class) if next.head(self.source).eq_ignore_ascii_case(b".byte") => {
-                let run = Run::read(self.source, &next, ahead)?;
-                let (row, length) = run.sensitive()?;
-                (row.class == class).then_some((run.end, length))
+                let run = Run::read(self.source, &next, &mut ahead.clone());
+                let first = run.sensitive().into_iter().find(|encoded| encoded.is_first && encoded.row.class == class)?;
+                *ahead = ahead.behind(first.range.end);
+                Some((first.range.end, first.length))
             }
             Part::Class(class) => {
                 let (row, length) = self.sensitive(&next)?;

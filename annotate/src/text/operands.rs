@@ -84,7 +84,7 @@ impl Syntax {
     /// displacement (SDM Vol. 2A, 2.1.5 and 2.2.1).
     pub(super) fn least_extra_length(self, operands: &[u8]) -> u8 {
         let extended = split(operands).any(|operand| self.general_register(operand).is_some_and(|r| r.number >= 8));
-        let memory = if self.intel { 0 } else { split(operands).map(memory_length).max().unwrap_or(0) };
+        let memory = if self.intel || self.bare_registers { 0 } else { split(operands).map(memory_length).max().unwrap_or(0) };
         u8::from(extended) + memory
     }
 }

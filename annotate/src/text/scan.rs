@@ -91,6 +91,11 @@ impl<'a> Scanner<'a> {
         Self { source, position: range.start, end: range.end }
     }
 
+    /// A scanner of the same text that goes on behind `position`, the end of an item.
+    pub(super) fn behind(&self, position: usize) -> Self {
+        Self { position, ..self.clone() }
+    }
+
     /// Where the next item is looked for.
     pub(super) fn position(&self) -> usize {
         self.position

@@ -1,0 +1,52 @@
+# data in text
+# Nothing here is sensitive, whatever it looks like: no line is a site.
+	.text
+cli:	ret
+sti:
+in = 5
+out == 6
+	inc	%eax
+	int3
+	ud2
+	movl	%eax, %ebx
+	movsbl	%al, %eax
+	movq	cr0(%rip), %rax
+	mov	%fs:0, %rax
+	movq	%rax, %gs:8
+	push	%rax
+	pop	%rbx
+	pushq	$cr0
+	xsave	(%rdi)
+	fxsave	(%rdi)
+	lfence
+	pause
+	rdrand	%eax
+	jmp	cli
+	call	sti
+	.byte	0xfa
+	.byte	0x0f, 0x01, 0xca, 0x0f, 0x01, 0xca, 0x0f, 0x01, 0xca, 0x0f, 0x01, 0xca, 0x0f, 0x01, 0xca, 0x0f, 0x01, 0xca
+	.long	0xca010f
+	.ascii	"cli; sti"
+	.string	"a \" cli # \\"
+	mov	$';', %al
+	mov	$'#', %al
+	mov	$'\'', %al
+/ cli
+# sti
+	/* cli
+	   sti */ nop /* hlt */ ; nop # hlt
+	.if 0
+	.endif
+	.section .rodata
+	cli
+	mov %cr0, %rax
+	.byte 0x0f, 0x01, 0xca
+	.data
+	cli
+	.pushsection .custom, "aw", @progbits
+	cli
+	.popsection
+	cli
+	.section .discard.x
+	cli
+cr0:	.quad 0
