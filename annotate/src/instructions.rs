@@ -424,8 +424,11 @@ impl Default for ClassSet {
     /// The classes that are annotated unless the user says otherwise.
     fn default() -> Self {
         let mut set = Self::EMPTY;
-        TABLE.iter().filter(|row| row.by_default).for_each(|row| set.insert(row.class));
-        SEQUENCES.iter().for_each(|sequence| set.insert(sequence.class));
+        for class in Class::ALL {
+            if TABLE.iter().all(|row| row.class != *class || row.by_default) {
+                set.insert(*class);
+            }
+        }
         set
     }
 }

@@ -202,8 +202,7 @@ impl RawRecord {
         if !padded && self.slot != self.length {
             return Err(RecordError::PaddedYetUnpadded { length: self.length, slot: self.slot });
         }
-        let liveness =
-            Liveness { registers: LiveRegisters::from_bits_retain(self.live_registers), flags: live_flags };
+        let liveness = Liveness { registers: LiveRegisters::from_bits_retain(self.live_registers), flags: live_flags };
         Ok(AllegedSite { address, length: self.length, slot: self.slot, class, liveness, flags })
     }
 }

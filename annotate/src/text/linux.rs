@@ -10,17 +10,13 @@ pub(super) const EXTABLE: &str = "__ex_table";
 
 /// Functions whose code runs from a copy (`ftrace_64.S`, `relocate_kernel_64.S`, `hibernate_asm_64.S`,
 /// `mem_encrypt_boot.S`).
-const COPIED: &[&[u8]] = &[
-    b"ftrace_caller",
-    b"ftrace_regs_caller",
-    b"relocate_kernel",
-    b"core_restore_code",
-    b"__enc_copy",
-];
+const COPIED: &[&[u8]] =
+    &[b"ftrace_caller", b"ftrace_regs_caller", b"relocate_kernel", b"core_restore_code", b"__enc_copy"];
 
 /// What a section's name says of the sites in it (`include/asm-generic/vmlinux.lds.h`).
 pub(super) fn section_flags(name: &str) -> Flags {
-    let in_family = |family: &str| name.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let in_family =
+        |family: &str| name.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     if name == ".altinstr_replacement" {
         Flags::REPLACEMENT
     } else if in_family(".init.text") || in_family(".exit.text") {

@@ -129,7 +129,8 @@ fn clears(syntax: Syntax, head: &[u8], operands: &[&[u8]]) -> bool {
 /// Shape, and flags read and written, by mnemonic; the flags are those of each instruction's page in the SDM, Vol. 2.
 fn shape(head: &[u8]) -> Option<(Shape, bool, Option<LiveFlags>)> {
     let base = match head {
-        b"movslq" | b"movabsq" | b"movzbl" | b"movzwl" | b"movzbq" | b"movzwq" | b"movsbl" | b"movswl" | b"movsbq" | b"movswq" => {
+        b"movslq" | b"movabsq" | b"movzbl" | b"movzwl" | b"movzbq" | b"movzwq" | b"movsbl" | b"movswl" | b"movsbq"
+        | b"movswq" => {
             return Some((Shape::Move, false, None));
         }
         [base @ .., b'b' | b'w' | b'l' | b'q'] => base,

@@ -24,9 +24,9 @@ pub(super) struct Candidate {
 
 /// Prefixes (SDM Vol. 2A, 2.1.1; GAS manual, 9.16.7 "Instruction Prefixes").
 const PREFIXES: &[&str] = &[
-    "rep", "repe", "repz", "repne", "repnz", "lock", "data16", "data32", "addr16", "addr32", "cs", "ds", "es", "fs", "gs",
-    "ss", "bnd", "notrack", "xacquire", "xrelease", "rex", "rex64", "rex.w", "rex.r", "rex.x", "rex.b", "rex.wr", "rex.wx",
-    "rex.wb", "rex.wrx", "rex.wrb", "rex.wxb", "rex.wrxb", "rex.rx", "rex.rb", "rex.xb", "rex.rxb",
+    "rep", "repe", "repz", "repne", "repnz", "lock", "data16", "data32", "addr16", "addr32", "cs", "ds", "es", "fs",
+    "gs", "ss", "bnd", "notrack", "xacquire", "xrelease", "rex", "rex64", "rex.w", "rex.r", "rex.x", "rex.b", "rex.wr",
+    "rex.wx", "rex.wb", "rex.wrx", "rex.wrb", "rex.wxb", "rex.wrxb", "rex.rx", "rex.rb", "rex.xb", "rex.rxb",
 ];
 
 static MNEMONICS: LazyLock<HashMap<Vec<u8>, Mnemonic>> = LazyLock::new(|| {

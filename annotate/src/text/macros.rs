@@ -104,11 +104,10 @@ impl<'a> Macros<'a> {
     }
 
     /// Notes how the statement uses the parameters of the macros that it stands in.
-    pub(super) fn note_use(&mut self, statement: Range<usize>) {
-        let text = &self.source[statement];
+    pub(super) fn note_use(&mut self, statement: &[u8]) {
         for frame in &mut self.frames {
             if let Frame::Macro { parameters, .. } = frame {
-                note_use(parameters, text);
+                note_use(parameters, statement);
             }
         }
     }
@@ -138,10 +137,8 @@ impl<'a> Macros<'a> {
             if expansions.len() * values.len() > MOST_EXPANSIONS {
                 return None;
             }
-            expansions = expansions
-                .iter()
-                .flat_map(|text| values.iter().map(|value| substitute(text, name, value)))
-                .collect();
+            expansions =
+                expansions.iter().flat_map(|text| values.iter().map(|value| substitute(text, name, value))).collect();
         }
         Some(expansions)
     }
@@ -174,7 +171,9 @@ impl<'a> Macros<'a> {
             if depth == 0 || self.work.get() > MOST_WORK {
                 return None;
             }
-            let Some((parameter, value)) = bind(parameters, call.arguments).find(|(p, _)| p.name == name) else { continue };
+            let Some((parameter, value)) = bind(parameters, call.arguments).find(|(p, _)| p.name == name) else {
+                continue;
+            };
             if is_quoted_code(parameter, value) {
                 continue;
             }
@@ -200,7 +199,7 @@ impl<'a> Calls<'a> {
         let mut within: Vec<Vec<u8>> = Vec::new();
         for item in Scanner::new(source, 0..source.len()) {
             let text = match &item {
-                Item::Label(name) => &source[name.start..name.end + 1],
+                Item::Label(name) => &source[name.start..=name.end],
                 Item::Statement(statement) => &source[statement.range()],
             };
             if let Some(parameters) = within.last().and_then(|name| all.parameters.get_mut(name)) {
@@ -264,7 +263,10 @@ fn parse_definition(arguments: &[u8]) -> (Vec<u8>, Vec<Parameter<'_>>) {
 }
 
 /// Pairs the arguments of a call with parameters, by keyword or position.
-fn bind<'p, 'a>(parameters: &'p [Parameter<'a>], arguments: &'a [u8]) -> impl Iterator<Item = (&'p Parameter<'a>, &'a [u8])> {
+fn bind<'p, 'a>(
+    parameters: &'p [Parameter<'a>],
+    arguments: &'a [u8],
+) -> impl Iterator<Item = (&'p Parameter<'a>, &'a [u8])> {
     let mut position = 0;
     split_arguments(arguments).filter_map(move |argument| {
         if let (keyword, Some(value)) = split_at_byte(argument, b'=')
@@ -329,10 +331,15 @@ fn offset_in(whole: &[u8], part: &[u8]) -> usize {
 
 /// The names behind the backslashes of a text.
 fn references(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|&byte| byte == b'\\').skip(1).map(|name| {
-        let length = name.iter().position(|&byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$' | b'@')));
-        &name[..length.unwrap_or(name.len())]
-    }).filter(|name| !name.is_empty())
+    text.split(|&byte| byte == b'\\')
+        .skip(1)
+        .map(|name| {
+            let length = name
+                .iter()
+                .position(|&byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$' | b'@')));
+            &name[..length.unwrap_or(name.len())]
+        })
+        .filter(|name| !name.is_empty())
 }
 
 /// Replaces `\name`, and `\name\()` where that ends the name.

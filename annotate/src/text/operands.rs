@@ -48,7 +48,8 @@ impl Syntax {
         if matches!(name, "es" | "cs" | "ss" | "ds" | "fs" | "gs") {
             return Some(RegisterFile::SegmentRegisters);
         }
-        let numbered = |prefix| name.strip_prefix(prefix).is_some_and(|number| number.parse::<u8>().is_ok_and(|n| n < 16));
+        let numbered =
+            |prefix| name.strip_prefix(prefix).is_some_and(|number| number.parse::<u8>().is_ok_and(|n| n < 16));
         if numbered("cr") {
             Some(RegisterFile::ControlRegisters)
         } else if numbered("dr") || numbered("db") {
@@ -76,7 +77,9 @@ impl Syntax {
                 let destination = if self.intel { split(operands).next() } else { split(operands).last() };
                 destination.and_then(|operand| self.register_file(operand)) == Some(file)
             }
-            When::Far => mnemonic.first().is_some_and(|l| l.eq_ignore_ascii_case(&b'l')) || (self.intel && is_far(operands)),
+            When::Far => {
+                mnemonic.first().is_some_and(|l| l.eq_ignore_ascii_case(&b'l')) || (self.intel && is_far(operands))
+            }
         }
     }
 
@@ -84,14 +87,16 @@ impl Syntax {
     /// displacement (SDM Vol. 2A, 2.1.5 and 2.2.1).
     pub(super) fn least_extra_length(self, operands: &[u8]) -> u8 {
         let extended = split(operands).any(|operand| self.general_register(operand).is_some_and(|r| r.number >= 8));
-        let memory = if self.intel || self.bare_registers { 0 } else { split(operands).map(memory_length).max().unwrap_or(0) };
+        let memory =
+            if self.intel || self.bare_registers { 0 } else { split(operands).map(memory_length).max().unwrap_or(0) };
         u8::from(extended) + memory
     }
 }
 
 /// Intel syntax says `far`, or gives a 6- or 10-byte pointer's size.
 fn is_far(operands: &[u8]) -> bool {
-    operands.to_ascii_lowercase().split(|byte| byte.is_ascii_whitespace()).any(|word| matches!(word, b"far" | b"fword" | b"tbyte"))
+    let operands = operands.to_ascii_lowercase();
+    operands.split(u8::is_ascii_whitespace).any(|word| matches!(word, b"far" | b"fword" | b"tbyte"))
 }
 
 /// A lower bound for the bytes that an AT&T operand adds as displacement and SIB byte.
@@ -114,11 +119,10 @@ fn memory_length(operand: &[u8]) -> u8 {
     }
     let number = std::str::from_utf8(displacement).ok().and_then(|text| text.parse::<i64>().ok());
     match number {
-        Some(0) => sib,
+        // An expression may turn out to be zero.
+        Some(0) | None => sib,
         Some(-128..=127) => 1 + sib,
         Some(_) => 4 + sib,
-        // An expression may turn out to be zero.
-        None => sib,
     }
 }
 
@@ -202,9 +206,17 @@ mod tests {
 
     #[test]
     fn general_registers() {
-        for (name, number, bits) in
-            [("al", 0, 8), ("ch", 1, 8), ("dil", 7, 8), ("sp", 4, 16), ("edi", 7, 32), ("rax", 0, 64), ("r8", 8, 64), ("r15d", 15, 32), ("r9b", 9, 8)]
-        {
+        for (name, number, bits) in [
+            ("al", 0, 8),
+            ("ch", 1, 8),
+            ("dil", 7, 8),
+            ("sp", 4, 16),
+            ("edi", 7, 32),
+            ("rax", 0, 64),
+            ("r8", 8, 64),
+            ("r15d", 15, 32),
+            ("r9b", 9, 8),
+        ] {
             assert_eq!(general_register(name), Some(GeneralRegister { number, bits }), "{name}");
         }
         for name in ["rip", "r16", "cr0", "xmm0", "e", "r", "st"] {

@@ -165,7 +165,8 @@ impl<'a> Scanner<'a> {
             Some(b'"') => return self.string(from),
             Some(b'{') => {
                 let close = memchr::memchr2(b'}', b'\n', &self.source[from..self.end]);
-                return close.map_or(self.end, |length| from + length + usize::from(self.source[from + length] == b'}'));
+                return close
+                    .map_or(self.end, |length| from + length + usize::from(self.source[from + length] == b'}'));
             }
             _ => {}
         }

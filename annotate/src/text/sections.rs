@@ -98,5 +98,9 @@ impl Sections {
 }
 
 fn executable_by_name(name: &str) -> bool {
-    name == ".text" || name.starts_with(".text.") || name.starts_with(".gnu.linkonce.t") || name == ".init" || name == ".fini"
+    name == ".text"
+        || name.starts_with(".text.")
+        || name.starts_with(".gnu.linkonce.t")
+        || name == ".init"
+        || name == ".fini"
 }
