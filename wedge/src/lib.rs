@@ -1,2 +1,7 @@
+//! The wedge: what runs between a kernel and the host that the kernel finds itself on.
+//!
+//! So far it is the part that every host shares: the table of sites, believed only after it was held against the text.
+
 #![no_std]
-//! The wedge.
+
+pub mod sites;
