@@ -37,6 +37,11 @@ elsewhere:
 	.pushsection .fixup, "ax"
 	jmp	3b
 	.popsection
+1:	cli				# site: cli
+1:	rdmsr				# site: rdmsr extable
+	.pushsection __ex_table, "a"
+	.long	1b - ., 1b - ., 0
+	.popsection
 .Ltmp5:
 	rdmsr				# site: rdmsr extable
 	.section "__ex_table", "a"

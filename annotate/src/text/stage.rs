@@ -179,7 +179,10 @@ impl<'a> Stage<'a> {
             return;
         }
         let run = Run::read(self.source, statement, scanner);
-        for Encoded { row, length, range, .. } in run.sensitive() {
+        for Encoded { row, length, range, is_first } in run.sensitive() {
+            if !is_first {
+                self.labels.clear();
+            }
             let behind = scanner.behind(range.end);
             self.site(&Found { class: row.class, range, least_length: length, slot: row.slot }, &behind);
         }
@@ -272,10 +275,15 @@ impl<'a> Stage<'a> {
             if sequence.second == this
                 && sequence.first == Part::PushRegister
                 && let Some(previous) = previous
-                && self.is_register_form(previous, b"push")
+                && let Some(length) = self.register_form(previous, b"push")
             {
                 let range = previous.start..statement.end;
-                return Found { class: sequence.class, range, least_length: least_length + 1, slot: sequence.slot };
+                return Found {
+                    class: sequence.class,
+                    range,
+                    least_length: length + least_length,
+                    slot: sequence.slot,
+                };
             }
             if sequence.first == this {
                 let mut ahead = scanner.clone();
@@ -298,8 +306,8 @@ impl<'a> Stage<'a> {
     fn part(&self, part: Part, ahead: &mut Scanner<'a>) -> Option<(usize, u8)> {
         let Some(Item::Statement(next)) = ahead.next() else { return None };
         match part {
-            Part::PopRegister => self.is_register_form(&next, b"pop").then_some((next.end, 1)),
-            Part::PushRegister => self.is_register_form(&next, b"push").then_some((next.end, 1)),
+            Part::PopRegister => self.register_form(&next, b"pop").map(|length| (next.end, length)),
+            Part::PushRegister => self.register_form(&next, b"push").map(|length| (next.end, length)),
             Part::Class(class) if next.head(self.source).eq_ignore_ascii_case(b".byte") => {
                 let run = Run::read(self.source, &next, &mut ahead.clone());
                 let first =
@@ -314,11 +322,12 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Whether the statement is `base` (with any suffix) of a 64-bit general-purpose register.
-    fn is_register_form(&self, statement: &Statement, base: &[u8]) -> bool {
+    /// The length of the statement if it is `base` of a 64-bit general-purpose register.
+    fn register_form(&self, statement: &Statement, base: &[u8]) -> Option<u8> {
         let head = statement.head(self.source).to_ascii_lowercase();
         let is_base = head.strip_prefix(base).is_some_and(|suffix| matches!(suffix, b"" | b"q"));
-        is_base && self.syntax.general_register(statement.operands(self.source)).is_some_and(|r| r.bits == 64)
+        let register = self.syntax.general_register(statement.operands(self.source))?;
+        (is_base && register.bits == 64).then_some(1 + u8::from(register.number >= 8))
     }
 
     /// A branch like `jmp .+4`, which counts bytes.
@@ -388,21 +397,24 @@ impl<'a> Stage<'a> {
     /// Whether a label of the site is named in the exception table within the next statements.
     fn is_exception_table_target(&self, scanner: &Scanner<'a>) -> bool {
         const WITHIN: usize = 24;
-        if self.labels.is_empty() {
-            return false;
-        }
+        let mut labels: Vec<&[u8]> = self.labels.iter().map(|label| &self.source[label.clone()]).collect();
         let mut in_table = false;
-        for item in scanner.clone().take(WITHIN) {
-            let Item::Statement(statement) = item else { continue };
+        for item in scanner.clone().take(if labels.is_empty() { 0 } else { WITHIN }) {
+            let statement = match item {
+                // A numeric label may be defined again, and then the old one cannot be named any more.
+                Item::Label(name) => {
+                    labels.retain(|label| *label != &self.source[name.clone()]);
+                    continue;
+                }
+                Item::Statement(statement) => statement,
+            };
             let text = &self.source[statement.range()];
             match statement.head(self.source) {
                 b".pushsection" | b".section" => {
                     in_table = memchr::memmem::find(text, linux::EXTABLE.as_bytes()).is_some()
                 }
                 b".popsection" | b".previous" => in_table = false,
-                _ if in_table && self.labels.iter().any(|label| names(text, &self.source[label.clone()])) => {
-                    return true;
-                }
+                _ if in_table && labels.iter().any(|label| names(text, label)) => return true,
                 _ => {}
             }
         }
