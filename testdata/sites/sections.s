@@ -34,6 +34,12 @@ elsewhere:
 	.long	1b - ., 2b - ., 0
 	.previous
 3:	wrmsr				# site: wrmsr
+	.pushsection __ex_table, "a"
+	.balign	4
+	.long	(2b) - .
+	.long	(3b) - .
+	.long	0
+	.popsection
 	.pushsection .fixup, "ax"
 	jmp	3b
 	.popsection

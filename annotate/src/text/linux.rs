@@ -5,8 +5,13 @@
 
 use crate::record::Flags;
 
-/// The exception table's section (`arch/x86/include/asm/extable.h`).
-pub(super) const EXTABLE: &str = "__ex_table";
+/// Fields of an entry of the exception table: instruction, fix-up, type (`arch/x86/include/asm/extable.h`).
+pub(super) const EXCEPTION_TABLE_FIELDS: u32 = 3;
+
+/// Whether a section directive's arguments name the exception table.
+pub(super) fn is_exception_table(arguments: &[u8]) -> bool {
+    memchr::memmem::find(arguments, b"__ex_table").is_some()
+}
 
 /// Functions whose code runs from a copy (`ftrace_64.S`, `relocate_kernel_64.S`, `hibernate_asm_64.S`,
 /// `mem_encrypt_boot.S`).

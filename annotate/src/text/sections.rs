@@ -14,16 +14,14 @@ pub(super) struct Section {
     pub(super) executable: bool,
     /// What its name says of the sites in it.
     pub(super) flags: Flags,
-    /// Whether it is the exception table.
-    pub(super) exception_table: bool,
 }
 
 impl Section {
-    pub(super) const TEXT: Self = Self { executable: true, flags: Flags::empty(), exception_table: false };
+    pub(super) const TEXT: Self = Self { executable: true, flags: Flags::empty() };
     const DATA: Self = Self { executable: false, ..Self::TEXT };
 
     fn new(name: &str, executable: bool) -> Self {
-        Self { executable, flags: super::linux::section_flags(name), exception_table: name == super::linux::EXTABLE }
+        Self { executable, flags: super::linux::section_flags(name) }
     }
 }
 

@@ -398,7 +398,8 @@ impl<'a> Stage<'a> {
     fn is_exception_table_target(&self, scanner: &Scanner<'a>) -> bool {
         const WITHIN: usize = 24;
         let mut labels: Vec<&[u8]> = self.labels.iter().map(|label| &self.source[label.clone()]).collect();
-        let mut in_table = false;
+        // The number of the next field, while in the table.
+        let mut field = None;
         for item in scanner.clone().take(if labels.is_empty() { 0 } else { WITHIN }) {
             let statement = match item {
                 // A numeric label may be defined again, and then the old one cannot be named any more.
@@ -408,13 +409,20 @@ impl<'a> Stage<'a> {
                 }
                 Item::Statement(statement) => statement,
             };
-            let text = &self.source[statement.range()];
+            let operands = statement.operands(self.source);
             match statement.head(self.source) {
-                b".pushsection" | b".section" => {
-                    in_table = memchr::memmem::find(text, linux::EXTABLE.as_bytes()).is_some()
+                b".pushsection" | b".section" => field = linux::is_exception_table(operands).then_some(0),
+                b".popsection" | b".previous" => field = None,
+                b".long" => {
+                    for operand in operands.split(|&byte| byte == b',') {
+                        let Some(number) = &mut field else { break };
+                        let is_site = *number % linux::EXCEPTION_TABLE_FIELDS == 0;
+                        if is_site && labels.iter().any(|label| names(operand, label)) {
+                            return true;
+                        }
+                        *number += 1;
+                    }
                 }
-                b".popsection" | b".previous" => in_table = false,
-                _ if in_table && labels.iter().any(|label| names(text, label)) => return true,
                 _ => {}
             }
         }
