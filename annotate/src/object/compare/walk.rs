@@ -1,0 +1,429 @@
+//! Two texts, walked in step.
+//!
+//! Both sides stand at corresponding instructions. The padded side leaves out its pads; both leave out the room that
+//! alternatives make behind their originals. Where the two meet different runs of NOPs and INT3s, the difference has to be
+//! filler that aligns what follows: its length depends on all that stands before. Filler is recognised by its effect: it
+//! ends at a multiple of a power of two that is greater than its length and that the section's alignment permits. There
+//! is no certainty: a NOP that was lost just before an aligned place would pass.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+
+use super::difference::{Difference, Spot};
+use super::map::OffsetMap;
+use super::{Immediates, Reference, disagreement};
+use crate::object::elf::{Elf, Place, Relocation, Target};
+use crate::object::records::Record;
+use crate::object::text::{Function, Landmark, landmarks};
+use crate::record::Flags;
+
+/// One of the two texts, and how far the walk has come.
+pub(super) struct Side<'elf, 'data> {
+    elf: &'elf Elf<'data>,
+    section: usize,
+    bytes: &'data [u8],
+    align: u64,
+    position: usize,
+    relocations: Vec<Relocation>,
+    /// The first relocation that the walk has not passed.
+    next_relocation: usize,
+    /// Pads: start and end, by start.
+    pads: Vec<(usize, usize)>,
+    /// Room behind originals: start and end, by start.
+    room: Vec<(usize, usize)>,
+    /// Where 32-bit code starts and ends, if there is any.
+    landmarks: Vec<Landmark>,
+}
+
+/// An instruction on one side. What is no instruction is one byte.
+#[derive(Clone, Copy)]
+struct Decoded<'data> {
+    instruction: Instruction,
+    bytes: &'data [u8],
+    /// Where in the bytes the distance of a direct branch or RIP-relative operand stands, if there is one.
+    distance: Option<(usize, usize)>,
+    /// Where in the bytes another immediate operand stands, if there is one.
+    immediate: Option<(usize, usize)>,
+}
+
+fn is_direct_branch(instruction: &Instruction) -> bool {
+    matches!(instruction.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64)
+}
+
+impl Decoded<'_> {
+    /// Whether the two are one direct branch, short and near. (SDM Vol. 2A, JMP and Jcc: opcode and rel8 are 2 bytes,
+    /// with rel32 they are 5 and 6. GAS does not relax a branch with prefixes.)
+    fn is_resized(&self, other: &Self) -> bool {
+        let sizes = [self.bytes.len(), other.bytes.len()];
+        is_direct_branch(&self.instruction)
+            && is_direct_branch(&other.instruction)
+            && self.instruction.mnemonic() == other.instruction.mnemonic()
+            && matches!(sizes, [2, 5 | 6] | [5 | 6, 2])
+    }
+
+    /// Whether the two have the same bytes, but for a distance.
+    fn differs_by_distance(&self, other: &Self) -> bool {
+        self.distance.is_some_and(|field| other.distance == Some(field) && self.is_equal_around(other, field))
+    }
+
+    /// The immediates of the two, if that is all that differs.
+    fn differing_immediates(&self, other: &Self) -> Option<[u64; 2]> {
+        let field = self.immediate.filter(|&field| other.immediate == Some(field) && self.is_equal_around(other, field))?;
+        let value = |decoded: &Self| {
+            let bytes = decoded.bytes.get(field.0..field.1)?;
+            Some(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+        };
+        Some([value(self)?, value(other)?])
+    }
+
+    fn is_equal_around(&self, other: &Self, (start, end): (usize, usize)) -> bool {
+        let around = |decoded: &Self| decoded.bytes.get(..start).zip(decoded.bytes.get(end..));
+        around(self).is_some() && around(self) == around(other)
+    }
+
+    /// How far behind the instruction, which starts at `position`, the target of its direct branch or RIP-relative
+    /// operand lies; `None` if there is no such thing or a relocation decides.
+    fn distance(&self, relocations: &[Relocation], position: u64) -> Option<i64> {
+        let (start, _) = self.distance?;
+        let field = position + start as u64;
+        if relocations.iter().any(|relocation| relocation.offset == field) {
+            return None;
+        }
+        let target = if is_direct_branch(&self.instruction) {
+            self.instruction.near_branch_target()
+        } else {
+            self.instruction.ip_rel_memory_address()
+        };
+        Some(target.wrapping_sub(self.instruction.next_ip()).cast_signed())
+    }
+}
+
+impl<'elf, 'data> Side<'elf, 'data> {
+    /// The text of a section; functions, records and originals (start and length) are those in it, by place.
+    pub(super) fn new(
+        elf: &'elf Elf<'data>,
+        section: usize,
+        functions: &[Function<'_>],
+        records: &[Record],
+        originals: &[(Place, u8)],
+    ) -> Self {
+        let header = &elf.sections()[section];
+        let bytes = header.bytes;
+        let offset = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+        let pad = |record: &Record| (offset(record.instruction_end()), offset(record.slot_end()));
+        let mut room: Vec<_> = originals.iter().filter_map(|&(place, length)| room(bytes, place, length)).collect();
+        room.sort_unstable();
+        let has_32_bit_code = records.iter().any(|record| record.alleged.flags.contains(Flags::CODE32));
+        Self {
+            elf,
+            section,
+            bytes,
+            align: header.align,
+            position: 0,
+            relocations: elf.relocations(section),
+            next_relocation: 0,
+            pads: records.iter().map(pad).collect(),
+            room,
+            landmarks: if has_32_bit_code { landmarks(functions, records) } else { Vec::new() },
+        }
+    }
+
+    fn rest(&self) -> &'data [u8] {
+        &self.bytes[self.position..]
+    }
+
+    /// How to decode here.
+    fn bitness(&self) -> u32 {
+        let after = self.landmarks.partition_point(|landmark| landmark.offset <= self.position as u64);
+        self.landmarks[..after].last().map_or(64, |landmark| landmark.bitness)
+    }
+
+    fn decode(&self, bitness: u32) -> Decoded<'data> {
+        let mut decoder = Decoder::with_ip(bitness, self.rest(), self.position as u64, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        let length = if instruction.is_invalid() { 1 } else { instruction.len() };
+        let offsets = decoder.get_constant_offsets(&instruction);
+        let field = |start, size| (size > 0).then_some((start, start + size));
+        let immediate = field(offsets.immediate_offset(), offsets.immediate_size());
+        let displacement = field(offsets.displacement_offset(), offsets.displacement_size());
+        let (distance, immediate) = if is_direct_branch(&instruction) {
+            (immediate, None)
+        } else {
+            (displacement.filter(|_| instruction.is_ip_rel_memory_operand()), immediate)
+        };
+        Decoded { instruction, bytes: &self.rest()[..length.min(self.rest().len())], distance, immediate }
+    }
+
+    /// What a relocation of the instruction that ends at `end` refers to. The CPU adds a relative field to the address
+    /// behind the instruction, the relocation subtracts the field's own: the addend makes up for the difference.
+    fn target(&self, relocation: &Relocation, end: u64) -> Target<'data> {
+        match self.elf.target(relocation) {
+            Target::Place(Place { section, offset }) if relocation.is_relative() => {
+                Target::Place(Place { section, offset: offset.wrapping_add(end.wrapping_sub(relocation.offset)) })
+            }
+            target => target,
+        }
+    }
+
+    /// The end of the room that starts or continues here.
+    fn end_of_room(&self) -> Option<usize> {
+        end_of_range_at(&self.room, self.position)
+    }
+
+    fn skip_room(&mut self) -> bool {
+        let end = self.end_of_room();
+        self.position = end.unwrap_or(self.position);
+        end.is_some()
+    }
+
+    /// The NOPs and INT3s that stand here, up to the next room.
+    fn run(&self) -> Run<'data> {
+        let mut run = Run { bytes: self.bytes, bounds: vec![self.position] };
+        if self.end_of_room().is_some() {
+            return run;
+        }
+        let after = self.room.partition_point(|&(start, _)| start <= self.position);
+        let end = self.room.get(after).map_or(self.bytes.len(), |&(start, _)| start);
+        let mut position = self.position;
+        while let Some(length) = nop_length(&self.bytes[position..end]) {
+            position += length;
+            run.bounds.push(position);
+        }
+        run
+    }
+
+    /// The relocations of the next `length` bytes.
+    fn relocations_of(&self, length: usize) -> &[Relocation] {
+        let rest = &self.relocations[self.next_relocation..];
+        let end = (self.position + length) as u64;
+        &rest[..rest.iter().take_while(|relocation| relocation.offset < end).count()]
+    }
+
+    fn advance(&mut self, length: usize) {
+        self.next_relocation += self.relocations_of(length).len();
+        self.position += length;
+    }
+
+    fn spot(&self) -> Spot {
+        Spot::instruction(self.bytes, self.position as u64, self.bitness())
+    }
+}
+
+/// The NOPs at the end of an alternative's original, as `.skip n, 0x90` makes them. Whoever takes the last byte of an
+/// operand for one of them does no harm: room starts to be left out only where an instruction ends.
+fn room(bytes: &[u8], place: Place, length: u8) -> Option<(usize, usize)> {
+    const NOP: u8 = 0x90;
+    let start = usize::try_from(place.offset).ok()?;
+    let end = start.checked_add(length.into())?;
+    let nops = bytes.get(start..end)?.iter().rev().take_while(|&&byte| byte == NOP).count();
+    (nops > 0).then_some((end - nops, end))
+}
+
+fn end_of_range_at(ranges: &[(usize, usize)], position: usize) -> Option<usize> {
+    let after = ranges.partition_point(|&(start, _)| start <= position);
+    ranges[..after].last().map(|&(_, end)| end).filter(|&end| position < end)
+}
+
+/// The length of the NOP or INT3 at the start of the bytes.
+fn nop_length(bytes: &[u8]) -> Option<usize> {
+    // INT3, NOP, the multi-byte NOP (SDM Vol. 2B, NOP), and the prefixes that GAS puts before them.
+    if !matches!(bytes, [0xcc | 0x90 | 0x66 | 0x2e, ..] | [0x0f, 0x1f, ..]) {
+        return None;
+    }
+    let instruction = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
+    matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3).then_some(instruction.len())
+}
+
+/// A run of NOPs and INT3s.
+struct Run<'data> {
+    bytes: &'data [u8],
+    /// Where the first starts, and where each ends.
+    bounds: Vec<usize>,
+}
+
+impl<'data> Run<'data> {
+    fn len(&self) -> usize {
+        self.bounds.len() - 1
+    }
+
+    /// The bytes of each.
+    fn nops(&self) -> impl DoubleEndedIterator<Item = &'data [u8]> + ExactSizeIterator {
+        self.bounds.windows(2).map(|bounds| &self.bytes[bounds[0]..bounds[1]])
+    }
+
+    /// What is left of the run without some NOPs before and after.
+    fn middle(&self, before: usize, after: usize) -> Middle {
+        Middle { start: self.bounds[before], end: self.bounds[self.len() - after] }
+    }
+}
+
+/// Part of a run: from here to there.
+#[derive(Clone, Copy)]
+struct Middle {
+    start: usize,
+    end: usize,
+}
+
+impl Middle {
+    fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+
+    /// Whether this may be filler in a section of this alignment.
+    fn aligns(self, section: u64) -> bool {
+        let alignment = (self.end - self.start + 1).next_power_of_two();
+        alignment as u64 <= section && self.end.is_multiple_of(alignment)
+    }
+}
+
+/// Whether two parts of runs may be filler before the same place: none at all on either side, or filler on both, be it of
+/// no bytes, up to a place that is aligned at least a little.
+fn are_filler(plain: (Middle, u64), padded: (Middle, u64)) -> bool {
+    const LEAST_ALIGNMENT: usize = 4;
+    let aligns = |(middle, section): (Middle, u64)| {
+        middle.end.is_multiple_of(LEAST_ALIGNMENT) && (middle.is_empty() || middle.aligns(section))
+    };
+    plain.0.is_empty() && padded.0.is_empty() || aligns(plain) && aligns(padded)
+}
+
+/// What a walk has found.
+#[derive(Default)]
+pub(super) struct Walked<'data> {
+    pub(super) map: OffsetMap,
+    pub(super) references: Vec<Reference<'data>>,
+    pub(super) immediates: Vec<Immediates>,
+    pub(super) instructions: usize,
+    pub(super) resized_branches: usize,
+}
+
+/// Walks the two texts from end to end.
+pub(super) fn walk<'data>(
+    plain: Side<'_, 'data>,
+    padded: Side<'_, 'data>,
+) -> Result<Walked<'data>, Difference> {
+    let mut walk = Walk { plain, padded, walked: Walked::default() };
+    while walk.step()? {}
+    Ok(walk.walked)
+}
+
+struct Walk<'elf, 'data> {
+    plain: Side<'elf, 'data>,
+    padded: Side<'elf, 'data>,
+    walked: Walked<'data>,
+}
+
+impl Walk<'_, '_> {
+    /// Takes one step; `false` at the end.
+    fn step(&mut self) -> Result<bool, Difference> {
+        if let Some(end) = end_of_range_at(&self.padded.pads, self.padded.position) {
+            self.padded.position = end;
+        }
+        self.mark();
+        // Where only one side has come to room, filler may still stand before that of the other.
+        let both_at_room = self.plain.end_of_room().is_some() && self.padded.end_of_room().is_some();
+        if !both_at_room && self.skip_filler() {
+            return Ok(true);
+        }
+        if self.plain.skip_room() | self.padded.skip_room() {
+            return Ok(true);
+        }
+        match (self.plain.rest().is_empty(), self.padded.rest().is_empty()) {
+            (true, true) => Ok(false),
+            (false, false) => self.instruction().map(|()| true),
+            _ => Err(self.difference("one text ends before the other")),
+        }
+    }
+
+    /// Notes that the two positions correspond.
+    fn mark(&mut self) {
+        self.walked.map.push(self.plain.position as u64, self.padded.position as u64);
+    }
+
+    fn difference(&self, what: &'static str) -> Difference {
+        let section = self.plain.elf.sections()[self.plain.section].name.to_owned();
+        Difference::Content { section, what, plain: self.plain.spot(), padded: self.padded.spot() }
+    }
+
+    /// Steps over the NOPs and INT3s here, if the two sides have the same or differ by filler only. Those that the runs
+    /// share at either end may belong to the text: Linux pads return thunks with up to 63 INT3s before and behind an
+    /// alignment. How many do is tried.
+    fn skip_filler(&mut self) -> bool {
+        const SHARED: usize = 64;
+        let (plain, padded) = (self.plain.run(), self.padded.run());
+        let shortest = plain.len().min(padded.len());
+        if shortest == 0 && plain.len() == padded.len() {
+            return false;
+        }
+        let leading = plain.nops().zip(padded.nops()).take_while(|(a, b)| a == b).count();
+        let trailing = plain.nops().rev().zip(padded.nops().rev()).take_while(|(a, b)| a == b).count();
+        for before in (leading.saturating_sub(SHARED)..=leading).rev() {
+            for after in (0..=trailing.min(shortest - before).min(SHARED)).rev() {
+                let (middle, counterpart) = (plain.middle(before, after), padded.middle(before, after));
+                if are_filler((middle, self.plain.align), (counterpart, self.padded.align)) {
+                    for nop in plain.nops().take(before) {
+                        self.advance(nop.len(), nop.len());
+                        self.mark();
+                    }
+                    (self.plain.position, self.padded.position) = (middle.end, counterpart.end);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn advance(&mut self, plain: usize, padded: usize) {
+        self.plain.advance(plain);
+        self.padded.advance(padded);
+        self.walked.instructions += 1;
+    }
+
+    /// Compares one instruction and steps over it.
+    fn instruction(&mut self) -> Result<(), Difference> {
+        let bitness = self.padded.bitness();
+        let plain = self.plain.decode(bitness);
+        // Equal bytes are the same instruction, elsewhere.
+        let is_equal = self.padded.rest().starts_with(plain.bytes);
+        let padded = if is_equal { plain } else { self.padded.decode(bitness) };
+        if !is_equal && plain.is_resized(&padded) {
+            self.walked.resized_branches += 1;
+        } else if !is_equal && !plain.differs_by_distance(&padded) {
+            let difference = self.difference("the instructions differ");
+            let Some(operands) = plain.differing_immediates(&padded) else { return Err(difference) };
+            self.walked.immediates.push(Immediates { section: self.plain.section, operands, difference });
+        }
+        self.refer(&plain, &padded)?;
+        self.advance(plain.bytes.len(), padded.bytes.len());
+        Ok(())
+    }
+
+    /// Notes what the instruction's relocations, and the distance in it that has none, refer to.
+    fn refer(&mut self, plain: &Decoded<'_>, padded: &Decoded<'_>) -> Result<(), Difference> {
+        let fields = self.plain.relocations_of(plain.bytes.len());
+        let counterparts = self.padded.relocations_of(padded.bytes.len());
+        let [end, padded_end] = [(&self.plain, plain), (&self.padded, padded)]
+            .map(|(side, decoded)| (side.position + decoded.bytes.len()) as u64);
+        if disagreement((self.plain.elf, fields, end), (self.padded.elf, counterparts, padded_end)).is_some() {
+            return Err(self.difference("the relocations differ"));
+        }
+        let starts = (self.plain.position as u64, self.padded.position as u64);
+        let section = self.plain.section;
+        self.walked.references.extend(fields.iter().zip(counterparts).map(|(field, counterpart)| Reference {
+            section,
+            plain: (starts.0, self.plain.target(field, end)),
+            padded: (starts.1, self.padded.target(counterpart, padded_end)),
+        }));
+        if let Some(distance) = plain.distance(fields, starts.0)
+            && let Some(counterpart) = padded.distance(counterparts, starts.1)
+        {
+            let target = |section, end: u64, distance| {
+                Target::Place(Place { section, offset: end.wrapping_add_signed(distance) })
+            };
+            self.walked.references.push(Reference {
+                section,
+                plain: (starts.0, target(section, end, distance)),
+                padded: (starts.1, target(self.padded.section, padded_end, counterpart)),
+            });
+        }
+        Ok(())
+    }
+}

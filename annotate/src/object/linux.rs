@@ -1,0 +1,210 @@
+//! What is special about a Linux kernel: names of sections and functions, and the tables that point into its text.
+//!
+//! Everything the object side knows of Linux stands here, by the names of Linux 6.1 (arch/x86 unless said otherwise). The
+//! assembler stage sees one file at a time, and macro bodies without knowing where they will be expanded; what it could
+//! not know of a site is completed here, from the object. What a record claims is never taken back but refused, where the
+//! object says otherwise.
+
+use std::collections::HashSet;
+
+use super::elf::{Elf, Place, Relocation, Section, Target};
+use super::text::Functions;
+use crate::record::Flags;
+
+/// Alternative instructions (`kernel/vmlinux.lds.S`), copied over their originals at boot and at `insmod`.
+pub const REPLACEMENTS: &str = ".altinstr_replacement";
+
+/// The table that says which replacement goes over which original: `struct alt_instr` (`include/asm/alternative.h`).
+pub const ALTERNATIVES: &str = ".altinstructions";
+
+/// Entries of three words: place of the instruction, place of the fixup, data; the first two relative to themselves
+/// (`struct exception_table_entry`, `include/asm/extable.h`).
+const EXCEPTION_TABLE: &str = "__ex_table";
+const EXCEPTION_TABLE_ENTRY: usize = 12;
+
+/// Freed when the kernel is up, or thrown away with `rmmod` (`include/linux/init.h`).
+const INIT: [&str; 2] = [".init.text", ".exit.text"];
+
+/// Entry code: runs on the user's stack pointer, on trampoline stacks and on IST stacks (`entry/entry_64.S`).
+const ENTRY: &str = ".entry.text";
+const ENTRY_START: &str = "__entry_text_start";
+const ENTRY_END: &str = "__entry_text_end";
+
+/// Code that runs at its physical address. A linked kernel has it at the start of `.text`, with no symbol at its end.
+const HEAD: &str = ".head.text";
+const TEXT: &str = ".text";
+const HEAD_FUNCTIONS: [&str; 8] = [
+    // kernel/head_64.S
+    "startup_64",
+    "secondary_startup_64",
+    "secondary_startup_64_no_verify",
+    "verify_cpu",
+    "sev_verify_cbit",
+    // kernel/head64.c
+    "__startup_64",
+    "startup_64_setup_env",
+    // platform/pvh/head.S
+    "pvh_start_xen",
+];
+
+/// Functions that the kernel copies elsewhere and runs there, where a relative branch leads astray.
+const COPIED_FUNCTIONS: [&str; 9] = [
+    // kernel/ftrace_64.S, copied by create_trampoline() in kernel/ftrace.c
+    "ftrace_caller",
+    "ftrace_regs_caller",
+    // kernel/relocate_kernel_64.S, copied to the control page by machine_kexec()
+    "relocate_kernel",
+    "identity_mapped",
+    "virtual_mapped",
+    "swap_pages",
+    // power/hibernate_asm_64.S, copied by relocate_restore_code() in power/hibernate.c
+    "core_restore_code",
+    // mm/mem_encrypt_boot.S, copied by sme_encrypt_execute()
+    "__enc_copy",
+    // kernel/kprobes/opt.c, copied by arch_prepare_optimized_kprobe(); lies in .rodata since 4.13
+    "optprobe_template_func",
+];
+
+/// What a kernel subtracts from an address in its image to get the physical one (`__START_KERNEL_map`,
+/// `include/asm/page_64_types.h`), negated as the addend that says so.
+pub const PHYSICAL_ADDEND: u64 = 0x8000_0000;
+
+/// What one kernel, object or module says about the places in its text.
+pub struct Linux {
+    relocatable: bool,
+    /// Places that the exception table names.
+    exceptions: HashSet<Place>,
+    /// Ordered by replacement.
+    alternatives: Vec<Alternative>,
+    /// Entry text of a linked kernel.
+    entry: Option<(Place, Place)>,
+}
+
+impl Linux {
+    /// Reads the tables and symbols of a file.
+    #[must_use]
+    pub fn of(elf: &Elf<'_>) -> Self {
+        let symbol = |name| elf.symbols().find(|symbol| symbol.name == name).and_then(|symbol| symbol.place);
+        let entry = if elf.relocatable() { None } else { symbol(ENTRY_START).zip(symbol(ENTRY_END)) };
+        let mut alternatives = alternatives(elf);
+        alternatives.sort_unstable_by_key(|alternative| alternative.replacement);
+        Self { relocatable: elf.relocatable(), exceptions: exceptions(elf), alternatives, entry }
+    }
+
+    /// The flags of a site, as far as the object tells.
+    #[must_use]
+    pub fn flags(&self, elf: &Elf<'_>, functions: &Functions<'_>, place: Place) -> Flags {
+        let section = elf.sections().get(place.section).map_or("", |section| section.name);
+        let mut flags = Flags::empty();
+        flags.set(Flags::INIT, in_family(section, &INIT));
+        flags.set(Flags::REPLACEMENT, section == REPLACEMENTS);
+        let place = self.original_of(place).unwrap_or(place);
+        let section = elf.sections().get(place.section).map_or("", |section| section.name);
+        let function = functions.at(place).map(|function| function.name);
+        let named = |names: &[&str]| function.is_some_and(|function| names.contains(&function));
+        let entry = self.entry.is_some_and(|(start, end)| (start..end).contains(&place));
+        flags.set(Flags::NO_STACK, in_family(section, &[ENTRY]) || entry);
+        flags.set(Flags::HEAD, in_family(section, &[HEAD]) || section == TEXT && named(&HEAD_FUNCTIONS));
+        flags.set(Flags::COPIED, named(&COPIED_FUNCTIONS));
+        flags.set(Flags::EXTABLE, self.exceptions.contains(&place));
+        flags
+    }
+
+    /// Those of the claimed flags that the object refutes, given the flags that it tells itself.
+    ///
+    /// It cannot refute everything: of a linked kernel nobody can say where `.head.text` ended, a stripped one does not
+    /// say where its entry code lies, and there may be copied code that this module has never heard of.
+    #[must_use]
+    pub fn refuted(&self, claimed: Flags, told: Flags) -> Flags {
+        let mut decidable = Flags::INIT | Flags::REPLACEMENT | Flags::EXTABLE;
+        decidable.set(Flags::HEAD, self.relocatable);
+        decidable.set(Flags::NO_STACK, self.relocatable || self.entry.is_some());
+        claimed & decidable & !told
+    }
+
+    /// Where a place in a replacement is executed, `None` for any other place. One replacement may serve several
+    /// originals; one is as good as another.
+    #[must_use]
+    pub fn original_of(&self, place: Place) -> Option<Place> {
+        let after = self.alternatives.partition_point(|alternative| alternative.replacement <= place);
+        let Alternative { original, replacement, replacement_length, .. } = *self.alternatives[..after].last()?;
+        let inside = place.offset.wrapping_sub(replacement.offset);
+        let same = replacement.section == place.section && inside < replacement_length.into();
+        same.then(|| Place { section: original.section, offset: original.offset.wrapping_add(inside) })
+    }
+}
+
+/// Whether a section is of a name, or of one with a suffix, as `-ffunction-sections` gives.
+fn in_family(section: &str, names: &[&str]) -> bool {
+    names.iter().any(|name| section.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
+/// One entry of [`ALTERNATIVES`].
+#[derive(Clone, Copy, Debug)]
+pub struct Alternative {
+    /// Where the original starts.
+    pub original: Place,
+    /// Its length with the NOPs that make room for its longest replacement.
+    pub original_length: u8,
+    /// Where the replacement starts.
+    pub replacement: Place,
+    /// Its length.
+    pub replacement_length: u8,
+}
+
+/// The alternatives of a file, in the order of the table.
+///
+/// `struct alt_instr` is two words relative to themselves (original, replacement), whatever a kernel's version needs to
+/// name the feature, and at the end two bytes, the lengths of both: 12 bytes in 6.1, 14 since 6.3. The size is the one by
+/// which every entry's replacement is one.
+#[must_use]
+pub fn alternatives(elf: &Elf<'_>) -> Vec<Alternative> {
+    let Some(table) = Table::of(elf, ALTERNATIVES) else { return Vec::new() };
+    let entry = |offset: usize, bytes: &[u8]| {
+        let &[.., original_length, replacement_length] = bytes else { return None };
+        let (original, replacement) = (table.place(offset)?, table.place(offset + 4)?);
+        let section = elf.sections().get(replacement.section)?;
+        let alternative = Alternative { original, original_length, replacement, replacement_length };
+        (section.name == REPLACEMENTS && replacement.offset <= section.size).then_some(alternative)
+    };
+    let entries = |size: usize| -> Option<Vec<Alternative>> {
+        let chunks = table.section.bytes.chunks(size).enumerate();
+        chunks.map(|(number, bytes)| entry(number * size, bytes)).collect()
+    };
+    [12, 14].into_iter().find_map(entries).unwrap_or_default()
+}
+
+/// The places that the exception table names.
+fn exceptions(elf: &Elf<'_>) -> HashSet<Place> {
+    let Some(table) = Table::of(elf, EXCEPTION_TABLE) else { return HashSet::new() };
+    (0..table.section.bytes.len()).step_by(EXCEPTION_TABLE_ENTRY).filter_map(|offset| table.place(offset)).collect()
+}
+
+/// A table of words that are relative to themselves.
+struct Table<'elf, 'data> {
+    elf: &'elf Elf<'data>,
+    index: usize,
+    section: &'elf Section<'data>,
+    /// In a relocatable object, what gives the words their meaning.
+    relocations: Vec<Relocation>,
+}
+
+impl<'elf, 'data> Table<'elf, 'data> {
+    fn of(elf: &'elf Elf<'data>, name: &str) -> Option<Self> {
+        let (index, section) = elf.section_named(name)?;
+        let relocations = if elf.relocatable() { elf.relocations(index) } else { Vec::new() };
+        Some(Self { elf, index, section, relocations })
+    }
+
+    /// The place that the word at an offset means.
+    fn place(&self, offset: usize) -> Option<Place> {
+        if self.elf.relocatable() {
+            let found = self.relocations.binary_search_by_key(&(offset as u64), |relocation| relocation.offset).ok()?;
+            let Target::Place(place) = self.elf.target(&self.relocations[found]) else { return None };
+            return Some(place);
+        }
+        let word = i32::from_le_bytes(*self.section.bytes.get(offset..)?.first_chunk()?);
+        let field = self.elf.address(Place { section: self.index, offset: offset as u64 });
+        self.elf.place_at(field.wrapping_add_signed(word.into()))
+    }
+}

@@ -1,0 +1,24 @@
+//! The object side: objects, modules and kernels that hold records.
+//!
+//! * [`elf`]: the file; [`records`]: the records in it; [`text`]: the instructions in it.
+//! * [`verify`]: every record held against the text, and every sensitive instruction of the text against the records; [`report`]: what came of
+//!   it.
+//! * [`compare`]: the padded object held against the plain one.
+//! * [`sources`]: the source line of an address.
+//! * [`linux`]: the only module that knows what is special about a Linux kernel.
+//!
+//! All of it reads files that anybody may have written: a wrong file gives an error or a finding, never a panic.
+
+pub mod compare;
+pub mod elf;
+pub mod linux;
+pub mod records;
+pub mod report;
+pub mod sources;
+pub mod text;
+pub mod verify;
+
+pub use compare::compare;
+pub use elf::{Elf, Error};
+pub use records::{Records, has_records};
+pub use verify::verify;

@@ -1,0 +1,203 @@
+//! Records held against the text, and the text against the records.
+//!
+//! Two questions, and only both together say that a file is fit to be rewritten:
+//!
+//! * *Does every record hold?* It is well-formed, means executable bytes, and agrees with them ([`check`]); it overlaps no
+//!   other; it claims nothing that the object refutes; and nothing branches into its slot. That last one matters because
+//!   the slot will be overwritten: whoever lands inside would run the middle of somebody's replacement. Its start and its
+//!   end may be branched to.
+//! * *Is every sensitive instruction recorded?* The census: all that a sweep finds sensitive is covered by a record that
+//!   holds, or there is a reason. There are few reasons, and each is listed with its instructions: a record says that it
+//!   was left unpadded and why; or a record says that this function is 32-bit code, which the wedge never runs.
+
+use iced_x86::{Instruction, OpKind};
+
+use super::elf::{Elf, Error, Place, Relocation, Section, Target};
+use super::linux::Linux;
+use super::records::{BadRecord, Record, Records};
+use super::report::{Location, Miss, Problem, Report, Site, Within};
+use super::text::{Function, Functions, Rows, landmarks, sweep};
+use crate::check::check;
+use crate::instructions::Class;
+use crate::record::Flags;
+
+/// Why an instruction without a record is no miss.
+const IN_32_BIT_FUNCTION: &str = "in a function of 32-bit code";
+
+/// Verifies the records of a file and takes the census of its text.
+///
+/// # Errors
+///
+/// When the records cannot be read at all.
+pub fn verify<'data>(elf: &Elf<'data>) -> Result<Report<'data>, Error> {
+    let Records { records, bad } = Records::read(elf)?;
+    let functions = Functions::of(elf);
+    let mut verifier = Verifier { elf, linux: Linux::of(elf), functions, report: Report::default(), valid: Vec::new() };
+    for record in bad {
+        verifier.bad(&record);
+    }
+    verifier.records(&records);
+    let mut rows = Rows::default();
+    for (index, section) in elf.executable() {
+        verifier.text(index, section, &mut rows);
+    }
+    verifier.report.problems.sort_by_key(|problem| problem.record);
+    Ok(verifier.report)
+}
+
+struct Verifier<'elf, 'data> {
+    elf: &'elf Elf<'data>,
+    linux: Linux,
+    functions: Functions<'data>,
+    report: Report<'data>,
+    /// Records that agree with the bytes at their sites, ordered by site, none overlapping.
+    valid: Vec<Record>,
+}
+
+impl<'data> Verifier<'_, 'data> {
+    fn location(&self, place: Place) -> Location<'data> {
+        let section = self.elf.sections().get(place.section).map_or("", |section| section.name);
+        let address = (!self.elf.relocatable()).then(|| self.elf.address(place));
+        let origin = self.linux.original_of(place).unwrap_or(place);
+        let function = self.functions.at(origin);
+        let function = function.map(|Function { name, start, .. }| Within { name, offset: origin.offset - start.offset });
+        Location { origin, section, offset: place.offset, address, function, source: None }
+    }
+
+    fn problem(&mut self, record: &Record, what: String) {
+        let location = self.location(record.place);
+        self.report.problems.push(Problem { record: record.number, location, what });
+    }
+
+    fn bad(&mut self, bad: &BadRecord) {
+        let location = self.location(bad.carrier);
+        self.report.problems.push(Problem { record: bad.number, location, what: bad.fault.to_string() });
+    }
+
+    /// Checks each record by itself and against its predecessor.
+    fn records(&mut self, records: &[Record]) {
+        for record in records {
+            match self.fault(record) {
+                Some(what) => self.problem(record, what),
+                None => self.accept(record),
+            }
+        }
+    }
+
+    /// What is wrong with a record, all but its flags.
+    fn fault(&self, record: &Record) -> Option<String> {
+        let Place { section, offset } = record.place;
+        let section = self.elf.sections().get(section).filter(|section| section.executable);
+        let Some(section) = section else { return Some("the site is in no executable section".to_owned()) };
+        let text = usize::try_from(offset).ok().and_then(|offset| section.bytes.get(offset..));
+        let Some(text) = text else { return Some("the site is beyond the end of its section".to_owned()) };
+        if let Err(contradiction) = check(record.alleged, text) {
+            return Some(format!("{}: {contradiction}", record.alleged.class));
+        }
+        let before = self.valid.last().filter(|before| before.place.section == record.place.section)?;
+        let Record { number, place, .. } = before;
+        if *place == record.place {
+            Some(format!("record {number} is of the same site"))
+        } else if before.slot_end() > offset {
+            Some(format!("its slot overlaps that of record {number}, {}+{:#x}", section.name, place.offset))
+        } else {
+            None
+        }
+    }
+
+    /// Takes a record that agrees with the bytes, and completes its flags.
+    fn accept(&mut self, record: &Record) {
+        let location = self.location(record.place);
+        let told = self.linux.flags(self.elf, &self.functions, record.place);
+        let mut site = record.alleged;
+        let refuted = self.linux.refuted(site.flags, told);
+        if !refuted.is_empty() {
+            self.problem(record, format!("it claims {refuted:?}, which the file refutes"));
+        }
+        site.flags |= told;
+        self.valid.push(*record);
+        self.report.sites.push(Site { location, record: record.number, site });
+    }
+
+    /// Takes the census of one section, and looks for branches into slots.
+    fn text(&mut self, index: usize, section: &Section<'data>, rows: &mut Rows) {
+        let first = self.valid.partition_point(|record| record.place.section < index);
+        let after = self.valid.partition_point(|record| record.place.section <= index);
+        let landmarks = landmarks(self.functions.in_section(index), &self.valid[first..after]);
+        let relocations = if self.elf.relocatable() { self.elf.relocations(index) } else { Vec::new() };
+        sweep(section.bytes, section.address, &landmarks, |instruction| {
+            let place = Place { section: index, offset: instruction.ip().wrapping_sub(section.address) };
+            let row = rows.of(instruction);
+            if row.is_none_or(|row| row.class != Class::Int3) {
+                self.report.executable_bytes += instruction.len() as u64;
+            }
+            if let Some(row) = row
+                && row.by_default
+                && self.record_at(place).is_none_or(|record| record.instruction_end() <= place.offset)
+            {
+                self.miss(place, row.class, section, instruction);
+            }
+            if let Some(target) = self.branch_target(place, instruction, &relocations)
+                && let Some(record) = self.record_at(target)
+                && target.offset > record.place.offset
+            {
+                self.branch_into(&record, target, place);
+            }
+        });
+    }
+
+    /// The valid record in whose slot a place lies.
+    fn record_at(&self, place: Place) -> Option<Record> {
+        let after = self.valid.partition_point(|record| record.place <= place);
+        let record = self.valid[..after].last()?;
+        (record.place.section == place.section && place.offset < record.slot_end()).then_some(*record)
+    }
+
+    /// Where a direct branch goes, if that is in this file.
+    fn branch_target(&self, place: Place, instruction: &Instruction, relocations: &[Relocation]) -> Option<Place> {
+        if !matches!(instruction.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64) {
+            return None;
+        }
+        let end = place.offset + instruction.len() as u64;
+        let next = relocations.partition_point(|relocation| relocation.offset <= place.offset);
+        if let Some(relocation) = relocations.get(next).filter(|relocation| relocation.offset < end) {
+            // The field holds S + A - P, and the CPU adds it to the address behind the instruction.
+            let Target::Place(Place { section, offset }) = self.elf.target(relocation) else { return None };
+            return Some(Place { section, offset: offset.wrapping_add(end - relocation.offset) });
+        }
+        let target = instruction.near_branch_target();
+        if self.elf.relocatable() {
+            return Some(Place { section: place.section, offset: target });
+        }
+        self.elf.place_at(target)
+    }
+
+    fn branch_into(&mut self, record: &Record, target: Place, from: Place) {
+        let (byte, from) = (target.offset - record.place.offset, self.location(from));
+        self.problem(record, format!("the branch at {from} goes to byte {byte} of its slot"));
+    }
+
+    fn miss(&mut self, place: Place, class: Class, section: &Section<'_>, instruction: &Instruction) {
+        let bytes = usize::try_from(place.offset).ok().and_then(|start| {
+            let bytes = section.bytes.get(start..start + instruction.len())?;
+            Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "))
+        });
+        let reason = self.functions.at(place).filter(|function| self.is_32_bit(function)).map(|_| IN_32_BIT_FUNCTION);
+        let miss = Miss { location: self.location(place), class, bytes: bytes.unwrap_or_default(), reason };
+        if reason.is_some() {
+            self.report.excused.push(miss);
+        } else {
+            self.report.misses.push(miss);
+        }
+    }
+
+    /// Whether a record says that a function is 32-bit code.
+    fn is_32_bit(&self, function: &Function<'_>) -> bool {
+        let first = self.valid.partition_point(|record| record.place < function.start);
+        let inside = |record: &&Record| {
+            record.place.section == function.start.section
+                && record.place.offset - function.start.offset < function.size
+        };
+        self.valid[first..].iter().take_while(inside).any(|record| record.alleged.flags.contains(Flags::CODE32))
+    }
+}

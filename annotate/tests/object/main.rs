@@ -1,0 +1,8 @@
+//! The object side, on objects that the assembler and the linker make here and now.
+
+mod comparing;
+mod mutations;
+mod reading;
+mod sourcing;
+mod support;
+mod verifying;
