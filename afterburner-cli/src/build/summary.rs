@@ -1,0 +1,207 @@
+//! The summary of a build: what became of the objects, and what was found in the kernel and its modules.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use annotate::object::report::{Count, Miss, Problem, Report};
+use annotate::object::sources::Sources;
+use annotate::object::{Elf, verify};
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::journal::{Entry, Outcome};
+use crate::verify::percent;
+
+/// How many findings of a kind are printed; the report has all.
+const SHOWN: usize = 20;
+
+/// What there is to say of a build.
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    objects: Objects,
+    files: Vec<File>,
+}
+
+/// What became of the texts that the shims saw.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Objects {
+    annotated: usize,
+    /// There was nothing to annotate.
+    plain: usize,
+    /// Left alone: reason and number.
+    excluded: BTreeMap<String, usize>,
+    /// Should have been annotated, and why that could not be.
+    missed: BTreeMap<PathBuf, String>,
+}
+
+/// What was found in one file.
+#[derive(Debug, Serialize)]
+struct File {
+    #[serde(rename = "file")]
+    path: PathBuf,
+    /// Padded and recorded.
+    sites: usize,
+    pad_bytes: u64,
+    executable_bytes: u64,
+    classes: BTreeMap<&'static str, Count>,
+    excused: BTreeMap<&'static str, usize>,
+    misses: Vec<Finding>,
+    problems: Vec<Finding>,
+}
+
+/// A miss or a record that does not hold.
+#[derive(Debug, Serialize)]
+struct Finding(String);
+
+impl Objects {
+    /// An object that was assembled several times counts as what it was last.
+    fn of(journal: &[Entry]) -> Self {
+        let last: BTreeMap<&Path, &Outcome> =
+            journal.iter().map(|entry| (entry.object.as_path(), &entry.outcome)).collect();
+        let mut objects = Self::default();
+        for (object, outcome) in last {
+            match outcome {
+                Outcome::Annotated(_) => objects.annotated += 1,
+                Outcome::Plain => objects.plain += 1,
+                Outcome::Excluded(reason) => *objects.excluded.entry(reason.clone()).or_default() += 1,
+                Outcome::Missed(why) => drop(objects.missed.insert(object.to_owned(), why.clone())),
+            }
+        }
+        objects
+    }
+
+    fn excluded(&self) -> usize {
+        self.excluded.values().sum()
+    }
+}
+
+impl File {
+    fn of(path: &Path) -> anyhow::Result<Self> {
+        let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let elf = Elf::parse(&data).with_context(|| path.display().to_string())?;
+        let mut report = verify(&elf).with_context(|| path.display().to_string())?;
+        report.find_sources(&Sources::of(&elf));
+        Ok(Self::new(path, &report))
+    }
+
+    fn new(path: &Path, report: &Report<'_>) -> Self {
+        Self {
+            path: path.to_owned(),
+            sites: report.classes().values().map(|count| count.sites).sum(),
+            pad_bytes: report.pad_bytes(),
+            executable_bytes: report.executable_bytes,
+            classes: report.classes().into_iter().map(|(class, count)| (class.name(), count)).collect(),
+            excused: report.reasons(),
+            misses: report.misses.iter().map(Miss::to_string).map(Finding).collect(),
+            problems: report.problems.iter().map(Problem::to_string).map(Finding).collect(),
+        }
+    }
+
+    fn is_image(&self) -> bool {
+        self.path.extension().is_none_or(|extension| extension != "o")
+    }
+
+    /// Whether the compiler went around the shims.
+    fn is_bypassed(&self) -> bool {
+        self.sites == 0 && !self.misses.is_empty()
+    }
+}
+
+impl Summary {
+    /// Verifies the files.
+    pub(super) fn of(journal: &[Entry], files: &[PathBuf]) -> anyhow::Result<Self> {
+        let files = files.iter().map(|path| File::of(path)).collect::<anyhow::Result<_>>()?;
+        Ok(Self { objects: Objects::of(journal), files })
+    }
+
+    /// Whether all that is sensitive is annotated, or left alone for a reason.
+    pub(super) fn holds(&self) -> bool {
+        let is_whole = |file: &File| file.misses.is_empty() && file.problems.is_empty();
+        self.objects.missed.is_empty() && self.files.iter().all(is_whole)
+    }
+
+    fn census(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut total = BTreeMap::<&str, Count>::new();
+        for (class, count) in self.files.iter().flat_map(|file| &file.classes) {
+            let sum = total.entry(class).or_default();
+            sum.sites += count.sites;
+            sum.excused += count.excused;
+            sum.misses += count.misses;
+        }
+        let mut rows: Vec<_> = total.into_iter().collect();
+        rows.sort_by_key(|(class, count)| (std::cmp::Reverse(count.sites), *class));
+        if !rows.is_empty() {
+            writeln!(f, "    {:<14} {:>8} {:>8} {:>8}", "class", "padded", "excused", "misses")?;
+        }
+        for (class, Count { sites, excused, misses }) in rows {
+            writeln!(f, "    {class:<14} {sites:>8} {excused:>8} {misses:>8}")?;
+        }
+        Ok(())
+    }
+
+    fn findings(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (object, why) in &self.objects.missed {
+            writeln!(f, "afterburner: error: {}: {why}", object.display())?;
+        }
+        for file in &self.files {
+            let path = file.path.display();
+            if file.is_bypassed() {
+                writeln!(
+                    f,
+                    "afterburner: error: {path}: nothing in it is annotated: the compiler did not use the shim"
+                )?;
+            }
+            for findings in [&file.misses, &file.problems] {
+                for Finding(finding) in findings.iter().take(SHOWN) {
+                    writeln!(f, "afterburner: error: {path}: {finding}")?;
+                }
+                if findings.len() > SHOWN {
+                    let more = findings.len() - SHOWN;
+                    writeln!(f, "afterburner: error: {path}: and {more} more: `afterburner verify {path}` lists them")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Display for Summary {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Objects { annotated, plain, excluded, missed } = &self.objects;
+        let all = annotated + plain + self.objects.excluded() + missed.len();
+        write!(f, "afterburner: objects: {all} assembled, {annotated} annotated, {plain} with nothing to annotate")?;
+        writeln!(f, ", {} left alone, {} missed", self.objects.excluded(), missed.len())?;
+        for (reason, count) in excluded {
+            writeln!(f, "    {count} left alone: {reason}")?;
+        }
+        for file in self.files.iter().filter(|file| file.is_image()) {
+            writeln!(f, "afterburner: {file}")?;
+        }
+        self.census(f)?;
+        self.findings(f)
+    }
+}
+
+impl Display for File {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { sites, pad_bytes, executable_bytes, .. } = self;
+        let share = percent(*pad_bytes, executable_bytes.saturating_sub(*pad_bytes));
+        write!(f, "{}: sites {sites}, pads {pad_bytes} of {executable_bytes} bytes (+{share})", self.path.display())?;
+        self.excused.iter().try_for_each(|(reason, count)| write!(f, ", {count} left alone: {reason}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_counts_once() {
+        let entry = |outcome| Entry { object: PathBuf::from("/a.o"), outcome };
+        let journal = [entry(Outcome::Missed("why".to_owned())), entry(Outcome::Annotated(3))];
+        let objects = Objects::of(&journal);
+        assert_eq!(objects, Objects { annotated: 1, ..Objects::default() });
+    }
+}

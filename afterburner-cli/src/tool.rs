@@ -1,0 +1,107 @@
+//! The real tools: finding and running them.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Metadata};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus, Output, Stdio};
+use std::{env, thread};
+
+use anyhow::Context as _;
+
+use crate::session;
+
+/// A program that this one stands in for.
+#[derive(Clone, Debug)]
+pub(crate) struct Tool {
+    path: PathBuf,
+    /// What it is to take for its name; messages start with it.
+    called: OsString,
+}
+
+impl Tool {
+    /// The tool at `path`, under the name `called`.
+    pub(crate) fn new(path: PathBuf, called: &OsStr) -> Self {
+        Self { path, called: called.to_owned() }
+    }
+
+    /// The tool of this name in `PATH`, passing over ourselves.
+    pub(crate) fn find(name: &OsStr) -> anyhow::Result<Self> {
+        let path = search(name).with_context(|| format!("there is no `{}` in PATH but this one", name.display()))?;
+        Ok(Self::new(path, name))
+    }
+
+    /// A command with these arguments.
+    pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(&self.path);
+        command.arg0(&self.called).args(arguments);
+        command
+    }
+
+    /// Becomes the tool. Returns only if that fails.
+    pub(crate) fn exec<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> anyhow::Error {
+        let error = self.command(arguments).exec();
+        self.cannot_run(error)
+    }
+
+    /// Runs the tool on what `text` writes, its input and output as the user set them but for that, and returns when it
+    /// is done.
+    pub(crate) fn feed(
+        &self,
+        mut command: Command,
+        text: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send,
+    ) -> anyhow::Result<Output> {
+        let mut child = command.stdin(Stdio::piped()).spawn().map_err(|error| self.cannot_run(error))?;
+        let stdin = child.stdin.take();
+        let output = thread::scope(|scope| {
+            // A tool that does not read to the end has its reasons, and says them.
+            scope.spawn(move || stdin.map(|mut stdin| text(&mut stdin)));
+            child.wait_with_output()
+        });
+        output.map_err(|error| self.cannot_run(error))
+    }
+
+    /// Runs the command to its end.
+    pub(crate) fn output(&self, mut command: Command) -> anyhow::Result<Output> {
+        command.output().map_err(|error| self.cannot_run(error))
+    }
+
+    /// Runs the command to its end, its output as set in the command.
+    pub(crate) fn status(&self, mut command: Command) -> anyhow::Result<ExitStatus> {
+        command.status().map_err(|error| self.cannot_run(error))
+    }
+
+    fn cannot_run(&self, error: io::Error) -> anyhow::Error {
+        anyhow::Error::new(error).context(format!("cannot run {}", self.path.display()))
+    }
+}
+
+/// The status that the tool ended with, as a shell would report it.
+pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
+    const KILLED: i32 = 128;
+    let code = status.code().unwrap_or_else(|| KILLED + status.signal().unwrap_or_default());
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// The program of this name in `PATH`, unless it is this one, or another directory of shims.
+pub(crate) fn search(name: &OsStr) -> Option<PathBuf> {
+    if Path::new(name).components().count() > 1 {
+        return Some(PathBuf::from(name));
+    }
+    let ourselves = env::current_exe().and_then(fs::metadata).ok();
+    env::split_paths(&env::var_os("PATH")?)
+        .filter(|directory| !session::is_shims(directory))
+        .map(|directory| directory.join(name))
+        .find(|path| fs::metadata(path).is_ok_and(|found| is_program(&found) && !is_same(&found, ourselves.as_ref())))
+}
+
+fn is_program(metadata: &Metadata) -> bool {
+    metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
+}
+
+/// Whether the two are one file.
+pub(crate) fn is_same(one: &Metadata, other: Option<&Metadata>) -> bool {
+    other.is_some_and(|other| (one.dev(), one.ino()) == (other.dev(), other.ino()))
+}

@@ -1,0 +1,265 @@
+//! The assembler shim: everything but the object is the real assembler's.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use support::{AFTERBURNER, Lab, PLAIN, Result, SENSITIVE, compare};
+
+/// Compares with the real assembler; tells whether an object was annotated.
+#[track_caller]
+fn same(files: &[(&str, &str)], arguments: &[&str]) -> bool {
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, text)| (*name, text.as_bytes())).collect();
+    compare("as", &files, None, arguments)
+}
+
+#[test]
+fn sensitive_instructions_are_annotated() {
+    assert!(same(&[("a.s", SENSITIVE)], &["a.s", "-o", "a.o"]));
+    assert!(same(&[("a.s", SENSITIVE)], &["a.s"]), "a.out is the default");
+    assert!(same(&[("a.s", SENSITIVE)], &["-g", "--64", "-oa.o", "a.s"]));
+}
+
+#[test]
+fn an_object_without_sensitive_instructions_is_the_real_one() {
+    assert!(!same(&[("a.s", PLAIN)], &["a.s", "-o", "a.o"]));
+    assert!(!same(&[("a.s", "")], &["a.s", "-o", "a.o"]));
+    assert!(!same(&[("a.s", "\n")], &["a.s", "-o", "a.o"]));
+    let unused = format!(".macro m\n\tcli\n.endm\n.if 0\n\tsti\n.endif\n{PLAIN}");
+    assert!(!same(&[("a.s", &unused)], &["a.s", "-o", "a.o"]), "a macro that is never expanded");
+    assert!(!same(&[("a.s", &unused)], &["-al=a.lst", "a.s", "-o", "a.o"]));
+}
+
+#[test]
+fn standard_input() {
+    for arguments in [&["-o", "a.o"] as &[&str], &["-", "-o", "a.o"], &["-o", "a.o", "--"], &["-g", "-o", "a.o", "-"]] {
+        assert!(compare("as", &[], Some(SENSITIVE.as_bytes()), arguments));
+        assert!(!compare("as", &[], Some(PLAIN.as_bytes()), arguments));
+        compare("as", &[], Some(format!("{SENSITIVE}\tnonsense\n").as_bytes()), arguments);
+    }
+    compare("as", &[("a.s", PLAIN.as_bytes())], Some(SENSITIVE.as_bytes()), &["a.s", "-", "-o", "a.o"]);
+    compare("as", &[("a.s", PLAIN.as_bytes())], Some(b""), &["-o", "a.o", "-", "no-such-file.s"]);
+}
+
+#[test]
+fn messages_are_the_assembler_s_and_about_the_user_s_text() {
+    let with = |line: &str| format!("{SENSITIVE}{line}\n\tsti\n");
+    for line in [
+        "\tnonsense %eax",
+        "\tmovl %rax, %eax",
+        "\t.warning \"careful\"",
+        "\t.print \"hello\"",
+        "\t.error \"no\"",
+        "\t.byte 300",
+        "\t.if 1",
+        "\t.include \"no-such-file\"",
+        "# 7 \"other.c\"\n\tnonsense",
+        "\tjmp undefined-1b",
+        ".macro m\n\tcli\n\tnonsense\n.endm\n\tm",
+    ] {
+        same(&[("a.s", &with(line))], &["a.s", "-o", "a.o"]);
+        same(&[("a.s", &with(line))], &["--fatal-warnings", "a.s", "-o", "a.o"]);
+        same(&[("a.s", &with(line))], &["-Z", "-W", "a.s", "-o", "a.o"]);
+    }
+    assert!(same(&[("a.s", &with("\t.warning \"careful\""))], &["a.s", "-o", "a.o"]), "a warning is no obstacle");
+}
+
+#[test]
+fn an_existing_object_is_replaced_or_removed_as_the_assembler_does() {
+    let broken = format!("{SENSITIVE}\tnonsense\n");
+    same(&[("a.s", &broken), ("a.o", "old")], &["a.s", "-o", "a.o"]);
+    same(&[("a.s", SENSITIVE), ("a.o", "old")], &["a.s", "-o", "a.o"]);
+    same(&[("a.s", SENSITIVE)], &["a.s", "-o", "a.s"]);
+    same(&[("a.s", SENSITIVE)], &["a.s", "-o", "./a.s"]);
+}
+
+#[test]
+fn several_inputs() {
+    let other = "\tsti\n\tret\n";
+    assert!(same(&[("a.s", SENSITIVE), ("b.s", other)], &["a.s", "b.s", "-o", "a.o"]));
+    assert!(same(&[("a.s", "\tcli"), ("b.s", other)], &["a.s", "b.s", "-o", "a.o"]));
+    same(&[("a.s", SENSITIVE), ("b.s", "\n\tnonsense\n")], &["a.s", "b.s", "-o", "a.o"]);
+    same(&[("a.s", "\tcli\n.if 1\n"), ("b.s", ".endif\n")], &["a.s", "b.s", "-o", "a.o"]);
+    same(&[("a.s", SENSITIVE)], &["a.s", "no-such-file.s", "-o", "a.o"]);
+}
+
+#[test]
+fn response_files() {
+    let files = [("a.s", SENSITIVE), ("options", "--64 -o 'a b.o'\n\"a.s\"")];
+    assert!(same(&files, &["@options"]));
+    same(&files, &["@no-such-file", "a.s", "-o", "a.o"]);
+    same(&files, &["@/", "a.s", "-o", "a.o"]);
+}
+
+#[test]
+fn listings_and_dependencies_show_the_user_s_text() {
+    let files = [("a.s", ".include \"b.inc\"\n\tcli\n"), ("b.inc", "\tnop\n")];
+    assert!(same(&files, &["-al", "a.s", "-o", "a.o"]));
+    assert!(same(&files, &["-ahlsn=a.lst", "-g", "a.s", "-o", "a.o"]));
+    assert!(same(&files, &["--MD", "a.d", "a.s", "-o", "a.o"]));
+    assert!(same(&files, &["-v", "a.s", "-o", "a.o"]));
+}
+
+#[test]
+fn questions_to_the_assembler_are_answered_by_it() {
+    for arguments in [
+        &["--version"] as &[&str],
+        &["--help"],
+        &["--target-help"],
+        &["--64", "/dev/null", "-o", "/dev/null"],
+        &["-o", "/dev/null"],
+        &["--no-such-option", "a.s"],
+        &["-march=no-such-cpu", "a.s", "-o", "a.o"],
+        &["--defsym"],
+        &["--32", "a.s", "-o", "a.o"],
+        &["--x32", "a.s", "-o", "a.o"],
+        &["-o", "no-such-directory/a.o", "a.s"],
+        &["-o", "/", "a.s"],
+        &["-o", "-", "a.s"],
+        &["/", "-o", "a.o"],
+    ] {
+        assert!(!same(&[("a.s", SENSITIVE)], arguments));
+    }
+}
+
+#[test]
+fn what_is_not_kernel_code_is_left_alone() {
+    let object = "arch/x86/boot/a.o";
+    assert!(!same(&[("a.s", SENSITIVE), (object, "old")], &["a.s", "-o", object]));
+    let text = format!("\t.file \"vclock_gettime.c\"\n{SENSITIVE}");
+    assert!(!same(&[("a.s", &text)], &["a.s", "-o", "tmp.o"]));
+    assert!(!compare("as", &[], Some(text.as_bytes()), &["-o", "tmp.o"]));
+}
+
+#[test]
+fn bad_texts() {
+    let long_line = format!("\tcli\n\t.ascii \"{}\"\n", "x".repeat(5 << 20));
+    let binary: Vec<u8> = (0..20_000_u32).map(|index| index.wrapping_mul(2_654_435_761).to_be_bytes()[1]).collect();
+    let elf = fs::read("/usr/bin/as").expect("the assembler");
+    let texts: &[&[u8]] = &[
+        b"\tcli",
+        b"\tcli\n\tnop",
+        b"\tcli\r\n\tnop\r\n",
+        b"\tcli\n\0\n",
+        b"\tcli\n\tno\0p\n\tsti\n",
+        b"\tcli\n.macro m\n\tsti\n",
+        b"\tcli\n.ascii \"unterminated\n\tsti\n",
+        b"\tcli\n/* unterminated\n\tsti\n",
+        b"\tcli\n.rept 3\n",
+        b"\tcli\n.endm\n",
+        b"\xff\xfe\n\tcli\n",
+        b"\tcli;;;;cli\n",
+        b"\\\n\tcli \\\n\n",
+        long_line.as_bytes(),
+        &binary,
+        &elf[..200_000],
+    ];
+    for text in texts {
+        compare("as", &[("a.s", text)], None, &["a.s", "-o", "a.o"]);
+        compare("as", &[], Some(text), &["-o", "a.o"]);
+    }
+}
+
+#[test]
+fn without_a_real_assembler_there_is_one_clear_error() {
+    let lab = Lab::with(&[("a.s", SENSITIVE.as_bytes())]);
+    let nowhere = lab.shims(&["as"]);
+    let mut command = lab.command(AFTERBURNER, &["as", "a.s", "-o", "a.o"]);
+    let result = Result::of(command.env("PATH", &nowhere).output().expect("the shim"));
+    assert_eq!(result.status.code(), Some(127));
+    assert_eq!(result.stderr, "afterburner: there is no `as` in PATH but this one\n");
+    assert!(!lab.path("a.o").exists());
+    let full = fs::File::create("/dev/full").expect("/dev/full");
+    assert_eq!(command.stderr(Stdio::from(full)).status().expect("the shim").code(), Some(127));
+}
+
+#[test]
+fn the_shim_passes_over_itself() {
+    let lab = Lab::with(&[("a.s", SENSITIVE.as_bytes())]);
+    let shims = lab.shims(&["as"]);
+    let path = std::env::join_paths([shims.as_path(), Path::new("/usr/bin")]).expect("a path");
+    let mut command = lab.command("as", &["a.s", "-o", "a.o"]);
+    Result::of(command.env("PATH", path).output().expect("the shim")).silent_success();
+    assert!(lab.has_records("a.o"));
+}
+
+#[test]
+fn a_full_disk() {
+    same(&[("a.s", SENSITIVE)], &["a.s", "-o", "/dev/full"]);
+    let big = format!("{SENSITIVE}\t.fill 200000\n");
+    let script = format!(
+        "mkdir small && mount -t tmpfs -o size=64k none small || exit 99
+         as a.s -o small/a.o; echo $?; ls small
+         {AFTERBURNER} as a.s -o small/a.o; echo $?; ls small"
+    );
+    let lab = Lab::with(&[("a.s", big.as_bytes())]);
+    let result = lab.run("unshare", &["--mount", "--map-root-user", "sh", "-c", &script]);
+    if result.status.code() == Some(99) || result.stderr.starts_with("unshare") {
+        eprintln!("not tested: no small file system can be mounted here: {}", result.stderr);
+        return;
+    }
+    assert_eq!(result.stdout, "1\n1\n", "{result:?}");
+    let messages: Vec<&str> = result.stderr.lines().collect();
+    assert!(!messages.is_empty() && messages.len().is_multiple_of(2), "{result:?}");
+    assert_eq!(messages[..messages.len() / 2], messages[messages.len() / 2..]);
+}
+
+#[test]
+fn a_read_only_place() {
+    let script = format!(
+        "mkdir place && mount -t tmpfs none place && cp a.s place && mount -o remount,ro place || exit 99
+         as a.s -o place/a.o; echo $?
+         {AFTERBURNER} as a.s -o place/a.o; echo $?"
+    );
+    let lab = Lab::with(&[("a.s", SENSITIVE.as_bytes())]);
+    let result = lab.run("unshare", &["--mount", "--map-root-user", "sh", "-c", &script]);
+    if result.status.code() == Some(99) || result.stderr.starts_with("unshare") {
+        eprintln!("not tested: no file system can be mounted here: {}", result.stderr);
+        return;
+    }
+    assert_eq!(result.stdout, "1\n1\n", "{result:?}");
+    let messages: Vec<&str> = result.stderr.lines().collect();
+    assert_eq!(messages[..messages.len() / 2], messages[messages.len() / 2..]);
+}
+
+#[test]
+fn gcc_finds_the_shim() {
+    let source = "int f(void) { asm volatile(\"cli\"); return 1; }\n";
+    for options in [&[] as &[&str], &["-pipe"], &["-g", "-O2"]] {
+        let lab = Lab::with(&[("a.c", source.as_bytes())]);
+        let prefix = format!("-B{}/", lab.shims(&["as"]).display());
+        lab.run("gcc", &[options, &[&prefix, "-c", "a.c", "-o", "a.o"]].concat()).silent_success();
+        assert!(lab.has_records("a.o"), "{options:?}");
+    }
+}
+
+#[test]
+fn gcc_s_user_sees_the_lines_of_the_source() {
+    let source = "int f(void)\n{\n\tasm volatile(\"cli\");\n\tasm volatile(\"nonsense\");\n\treturn 1;\n}\n";
+    let lab = Lab::with(&[("a.c", source.as_bytes())]);
+    let prefix = format!("-B{}/", lab.shims(&["as"]).display());
+    let ours = lab.run("gcc", &[&prefix, "-c", "a.c", "-o", "a.o"]);
+    assert_eq!(ours, lab.run("gcc", &["-c", "a.c", "-o", "a.o"]));
+    assert!(ours.stderr.contains("a.c:4: Error: no such instruction: `nonsense'"), "{ours:?}");
+}
+
+#[test]
+fn clang_without_its_assembler_finds_the_shim() {
+    let lab = Lab::with(&[("a.c", b"int f(void) { asm volatile(\"cli\"); return 1; }\n")]);
+    let prefix = format!("-B{}/", lab.shims(&["as"]).display());
+    lab.run("clang", &["-fno-integrated-as", &prefix, "-c", "a.c", "-o", "a.o"]).silent_success();
+    assert!(lab.has_records("a.o"));
+}
+
+#[test]
+fn a_copy_of_the_command_is_a_shim_too() {
+    let lab = Lab::with(&[("a.s", SENSITIVE.as_bytes())]);
+    let shim = lab.path("x86_64-linux-gnu-as");
+    fs::copy(AFTERBURNER, &shim).expect("a copy");
+    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).expect("permissions");
+    lab.run(&shim, &["a.s", "-o", "a.o"]).silent_success();
+    assert!(lab.has_records("a.o"));
+}
