@@ -1,0 +1,73 @@
+/*
+ * A QEMU TCG plugin that counts executed instructions, exactly: those of the kernel half of the address space, and those
+ * in a range of addresses. Arguments: out=FILE, low=HEX, high=HEX. FILE gets the two numbers.
+ *
+ * QEMU 7.2, docs/devel/tcg-plugins.rst, API version 1. Its header is not in Debian's packages; this is what we use of it.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct qemu_plugin_tb;
+struct qemu_plugin_insn;
+enum qemu_plugin_op { QEMU_PLUGIN_INLINE_ADD_U64 };
+void qemu_plugin_register_vcpu_tb_trans_cb(uint64_t id, void (*callback)(uint64_t, struct qemu_plugin_tb *));
+size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
+struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb, size_t index);
+uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *insn);
+void qemu_plugin_register_vcpu_insn_exec_inline(struct qemu_plugin_insn *insn, enum qemu_plugin_op op, void *pointer,
+						uint64_t immediate);
+void qemu_plugin_register_atexit_cb(uint64_t id, void (*callback)(uint64_t, void *), void *data);
+
+__attribute__((visibility("default"))) int qemu_plugin_version = 1;
+
+static const uint64_t KERNEL_HALF = UINT64_C(1) << 63;
+static uint64_t kernel_count, range_count, low, high;
+static const char *out;
+
+static void translated(uint64_t id, struct qemu_plugin_tb *tb)
+{
+	(void)id;
+	for (size_t i = 0; i < qemu_plugin_tb_n_insns(tb); i++) {
+		struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
+		uint64_t address = qemu_plugin_insn_vaddr(insn);
+
+		if (address >= KERNEL_HALF)
+			qemu_plugin_register_vcpu_insn_exec_inline(insn, QEMU_PLUGIN_INLINE_ADD_U64, &kernel_count, 1);
+		if (address >= low && address < high)
+			qemu_plugin_register_vcpu_insn_exec_inline(insn, QEMU_PLUGIN_INLINE_ADD_U64, &range_count, 1);
+	}
+}
+
+static void ended(uint64_t id, void *data)
+{
+	FILE *file = fopen(out, "w");
+
+	(void)id;
+	(void)data;
+	if (file) {
+		fprintf(file, "%" PRIu64 " %" PRIu64 "\n", kernel_count, range_count);
+		fclose(file);
+	}
+}
+
+__attribute__((visibility("default"))) int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
+{
+	(void)info;
+	for (int i = 0; i < argc; i++) {
+		if (!strncmp(argv[i], "out=", 4))
+			out = strdup(argv[i] + 4);
+		else if (!strncmp(argv[i], "low=", 4))
+			low = strtoull(argv[i] + 4, NULL, 16);
+		else if (!strncmp(argv[i], "high=", 5))
+			high = strtoull(argv[i] + 5, NULL, 16);
+		else
+			return 1;
+	}
+	if (!out)
+		return 1;
+	qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+	qemu_plugin_register_atexit_cb(id, ended, NULL);
+	return 0;
+}

@@ -1,0 +1,118 @@
+//! What a boot must print, and what it must never print.
+//!
+//! An expectation file stands beside the guest script it belongs to (`testdata/guests/NAME.expect`). One expectation per
+//! line, each a plain substring:
+//!
+//! ```text
+//! # a comment
+//! text        some line contains this; the lines that match stand in the order of the file
+//! ! text      no line contains this
+//! ```
+//!
+//! `never.expect` holds what no boot may print, and is part of every other file.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cache;
+
+/// The expectations of one boot.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Expectations {
+    ordered: Vec<String>,
+    never: Vec<String>,
+}
+
+impl Expectations {
+    /// Reads `testdata/guests/NAME.expect` and `never.expect`.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read or expects nothing.
+    pub fn read(name: &str) -> Result<Self> {
+        let mut expectations = Self::default();
+        for name in ["never", name] {
+            let path = cache::testdata(&format!("guests/{name}.expect"));
+            let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            expectations.parse(&text);
+        }
+        ensure!(!expectations.ordered.is_empty(), "{name}.expect expects nothing");
+        Ok(expectations)
+    }
+
+    fn parse(&mut self, text: &str) {
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            match line.strip_prefix('!') {
+                Some(never) => self.never.push(never.trim_start().to_owned()),
+                None => self.ordered.push(line.to_owned()),
+            }
+        }
+    }
+
+    /// The expectation that this line breaks by being there.
+    #[must_use]
+    pub fn forbids(&self, line: &str) -> Option<&str> {
+        self.never.iter().map(String::as_str).find(|never| line.contains(never))
+    }
+
+    /// Holds a complete log against the expectations.
+    ///
+    /// # Errors
+    ///
+    /// The first line that must not be there, or else the first expectation that nothing meets.
+    pub fn check(&self, log: &str) -> Result<()> {
+        for line in log.lines() {
+            if let Some(never) = self.forbids(line) {
+                anyhow::bail!("`{never}` must never appear, but does: {line}");
+            }
+        }
+        let mut lines = log.lines();
+        let mut previous = "the start of the log";
+        for expected in &self.ordered {
+            ensure!(lines.any(|line| line.contains(expected)), "after {previous}, no line contains `{expected}`");
+            previous = expected;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expectations(text: &str) -> Expectations {
+        let mut expectations = Expectations::default();
+        expectations.parse(text);
+        expectations
+    }
+
+    #[test]
+    fn meets_lines_in_order() {
+        let expected = expectations("# comment\n\none\n two \n! Oops\n");
+        assert!(expected.check("zero\nline one\nand two\n").is_ok());
+        assert_eq!(
+            expected.check("two\none\n").unwrap_err().to_string(),
+            "after one, no line contains `two`",
+            "the order matters"
+        );
+        assert_eq!(
+            expected.check("two\n").unwrap_err().to_string(),
+            "after the start of the log, no line contains `one`"
+        );
+    }
+
+    #[test]
+    fn one_line_meets_one_expectation() {
+        assert!(expectations("a\na").check("a\n").is_err());
+    }
+
+    #[test]
+    fn refuses_what_must_never_appear() {
+        let expected = expectations("one\n! Oops");
+        assert_eq!(
+            expected.check("one\n[1.0] Oops: 0000\n").unwrap_err().to_string(),
+            "`Oops` must never appear, but does: [1.0] Oops: 0000"
+        );
+    }
+}

@@ -1,0 +1,55 @@
+//! Counts the instructions of a boot, exactly.
+//!
+//! Under `-icount` with `sleep=off` and a virtual clock, time is the number of executed instructions and idle time is
+//! skipped, so the guest does the same on every run (QEMU, docs/devel/tcg-icount.rst). The guest's own TSC would count
+//! the skipped idle time too; a TCG plugin counts what was executed, and tells kernel from user by the address.
+
+use std::fs;
+use std::ops::Range;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::command;
+use crate::expect::Expectations;
+use crate::qemu::Machine;
+
+const PLUGIN: &str = include_str!("../plugin/count.c");
+
+/// Executed instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// In the kernel half of the address space. The few thousand that run at physical addresses, before the kernel has
+    /// turned to its page tables, are not among them.
+    pub kernel: u64,
+    /// In the range asked for.
+    pub range: u64,
+}
+
+/// Boots the machine with deterministic time and counts.
+///
+/// # Errors
+///
+/// When the plugin cannot be built, or the boot fails.
+pub fn boot(machine: &Machine, name: &str, expectations: &Expectations, range: Range<u64>) -> Result<Count> {
+    let directory = tempfile::tempdir()?;
+    let source = directory.path().join("count.c");
+    let plugin = directory.path().join("count.so");
+    let out = directory.path().join("count");
+    fs::write(&source, PLUGIN)?;
+    command::output(
+        Command::new("gcc").args(["-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o"]).arg(&plugin).arg(&source),
+    )?;
+
+    let mut machine = machine.clone();
+    let plugin = format!("{},out={},low={:x},high={:x}", plugin.display(), out.display(), range.start, range.end);
+    for option in ["-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01T00:00:00,clock=vm", "-seed", "1"] {
+        machine.options.push(option.into());
+    }
+    machine.options.extend(["-plugin".into(), plugin.into()]);
+    machine.boot(name, expectations)?;
+
+    let text = fs::read_to_string(&out).context("reading what the QEMU plugin counted")?;
+    let (kernel, range) = text.trim().split_once(' ').context("the QEMU plugin's output")?;
+    Ok(Count { kernel: kernel.parse()?, range: range.parse()? })
+}

@@ -1,0 +1,97 @@
+//! Linux's own tables about its text: alternatives and exceptions.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+
+use super::image::Image;
+
+/// An entry of `.altinstructions` (`struct alt_instr` of Linux 6.1, arch/x86/include/asm/alternative.h): `s32
+/// instr_offset`, `s32 repl_offset`, both relative to themselves, `u16 cpuid`, `u8 instrlen`, `u8 replacementlen`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Alternative {
+    /// Code that is overwritten when the CPU has the feature.
+    pub(crate) original: Range<u64>,
+    /// Code that is copied there.
+    pub(crate) replacement: Range<u64>,
+}
+
+/// All alternatives of the kernel.
+pub(crate) fn alternatives(image: &Image) -> Result<Vec<Alternative>> {
+    let entry = |(address, bytes): (u64, [u8; 12])| {
+        let [i0, i1, i2, i3, r0, r1, r2, r3, _, _, length, replacement_length] = bytes;
+        let original = relative(address, [i0, i1, i2, i3]);
+        let replacement = relative(address + 4, [r0, r1, r2, r3]);
+        Alternative {
+            original: original..original + u64::from(length),
+            replacement: replacement..replacement + u64::from(replacement_length),
+        }
+    };
+    Ok(entries(image, ".altinstructions")?.into_iter().map(entry).collect())
+}
+
+/// The kernel's exception table: `struct exception_table_entry` of arch/x86/include/asm/extable.h: `s32 insn`, `s32
+/// fixup`, both relative to themselves, `s32 data`; sorted by the instruction's address.
+#[derive(Debug)]
+pub(crate) struct Exceptions {
+    table: Range<u64>,
+    entries: Vec<(u64, u64, [u8; 4])>,
+}
+
+impl Exceptions {
+    /// Reads the table.
+    pub(crate) fn read(image: &Image) -> Result<Self> {
+        let entry = |(address, bytes): (u64, [u8; 12])| {
+            let [i0, i1, i2, i3, f0, f1, f2, f3, data @ ..] = bytes;
+            (relative(address, [i0, i1, i2, i3]), relative(address + 4, [f0, f1, f2, f3]), data)
+        };
+        let entries = entries(image, "__ex_table")?.into_iter().map(entry).collect();
+        Ok(Self { table: image.section("__ex_table")?, entries })
+    }
+
+    /// Whether one of the instructions in the range has an entry.
+    pub(crate) fn cover(&self, addresses: &Range<u64>) -> bool {
+        self.entries.iter().any(|(instruction, ..)| addresses.contains(instruction))
+    }
+
+    /// Makes the entries of moved instructions point at their new place.
+    pub(crate) fn redirect(&mut self, moved: &BTreeMap<u64, u64>) {
+        for (instruction, ..) in &mut self.entries {
+            if let Some(address) = moved.get(instruction) {
+                *instruction = *address;
+            }
+        }
+        self.entries.sort_unstable();
+    }
+
+    /// Writes the table back.
+    pub(crate) fn write(&self, image: &mut Image) -> Result<()> {
+        for (address, (instruction, fixup, data)) in self.table.clone().step_by(12).zip(&self.entries) {
+            image.write(address, &distance(address, *instruction)?)?;
+            image.write(address + 4, &distance(address + 4, *fixup)?)?;
+            image.write(address + 8, data)?;
+        }
+        Ok(())
+    }
+}
+
+/// The 12-byte entries of a section, with their addresses.
+fn entries(image: &Image, section: &str) -> Result<Vec<(u64, [u8; 12])>> {
+    let addresses = image.section(section)?;
+    if addresses.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (entries, rest) = image.read(addresses.clone())?.as_chunks::<12>();
+    ensure!(rest.is_empty(), "{section} does not consist of 12-byte entries");
+    Ok(addresses.step_by(12).zip(entries.iter().copied()).collect())
+}
+
+fn relative(address: u64, distance: [u8; 4]) -> u64 {
+    address.wrapping_add_signed(i64::from(i32::from_le_bytes(distance)))
+}
+
+/// The 32-bit distance between two addresses.
+pub(crate) fn distance(from: u64, to: u64) -> Result<[u8; 4]> {
+    Ok(i32::try_from(to.wrapping_sub(from).cast_signed())?.to_le_bytes())
+}

@@ -1,0 +1,355 @@
+//! Builds kernels, plain or through `afterburner build`, once for each combination of sources and tools.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{cache, command, source};
+
+/// What is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Config {
+    /// `min`: the smallest that boots to a shell.
+    Min,
+    /// `net`: with networking and ACPI.
+    Net,
+    /// `hard`: SMP, KASLR, IBT, ORC, ftrace, kprobes, mitigations, and Linux's self-tests.
+    Hard,
+}
+
+impl Config {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Min => "min",
+            Self::Net => "net",
+            Self::Hard => "hard",
+        }
+    }
+
+    /// The fragments that are applied to `tinyconfig`, in this order.
+    fn fragments(self) -> &'static [&'static str] {
+        match self {
+            Self::Min => &["min"],
+            Self::Net => &["net"],
+            Self::Hard => &["min", "hard", "selftests"],
+        }
+    }
+}
+
+/// What compiles it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Toolchain {
+    /// GCC and GNU binutils.
+    Gcc,
+    /// Clang with its integrated assembler, and the other LLVM tools.
+    Llvm,
+    /// Clang with GNU binutils.
+    ClangGas,
+}
+
+impl Toolchain {
+    fn make_arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Gcc => &[],
+            Self::Llvm => &["LLVM=1"],
+            Self::ClangGas => &["CC=clang", "LLVM_IAS=0"],
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Gcc => "",
+            Self::Llvm => "-llvm",
+            Self::ClangGas => "-clang-gas",
+        }
+    }
+
+    /// The programs whose version decides what comes out.
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Gcc => &["gcc", "as", "ld"],
+            Self::Llvm => &["clang", "ld.lld"],
+            Self::ClangGas => &["clang", "as", "ld"],
+        }
+    }
+}
+
+/// How it is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// By `make` alone.
+    Plain,
+    /// By `afterburner build`.
+    Afterburnt,
+    /// By `afterburner build --check`, which also compares every object with its plain assembly.
+    Checked,
+}
+
+/// One way to build one kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// What is configured.
+    pub config: Config,
+    /// What compiles it.
+    pub toolchain: Toolchain,
+    /// How it is built.
+    pub treatment: Treatment,
+}
+
+impl Variant {
+    /// `min`, built by `make` alone.
+    pub const MIN_PLAIN: Self = Self::new(Config::Min, Toolchain::Gcc, Treatment::Plain);
+    /// `min`, annotated.
+    pub const MIN: Self = Self::new(Config::Min, Toolchain::Gcc, Treatment::Afterburnt);
+    /// `net`, annotated and compared.
+    pub const NET: Self = Self::new(Config::Net, Toolchain::Gcc, Treatment::Checked);
+    /// `hard`, annotated and compared.
+    pub const HARD: Self = Self::new(Config::Hard, Toolchain::Gcc, Treatment::Checked);
+    /// `min` by clang and its own assembler, annotated and compared.
+    pub const MIN_LLVM: Self = Self::new(Config::Min, Toolchain::Llvm, Treatment::Checked);
+    /// `min` by clang and GNU as, annotated and compared.
+    pub const MIN_CLANG_GAS: Self = Self::new(Config::Min, Toolchain::ClangGas, Treatment::Checked);
+
+    const fn new(config: Config, toolchain: Toolchain, treatment: Treatment) -> Self {
+        Self { config, toolchain, treatment }
+    }
+
+    /// The name of its build directory.
+    #[must_use]
+    pub fn name(self) -> String {
+        let plain = if self.treatment == Treatment::Plain { "-plain" } else { "" };
+        format!("{}{}{plain}", self.config.name(), self.toolchain.suffix())
+    }
+
+    /// Builds the kernel, or finds it built.
+    ///
+    /// # Errors
+    ///
+    /// When a tool is missing or a step fails; the message holds the end of the log and its path.
+    pub fn build(self) -> Result<Kernel> {
+        let name = self.name();
+        let _lock = cache::lock(&name)?;
+        let tree = source::tree()?;
+        let kernel = Kernel { directory: cache::subdirectory("builds")?.join(&name) };
+        let stamp = self.stamp(&tree)?;
+        if fs::read_to_string(kernel.stamp_path()).is_ok_and(|built| built == stamp) {
+            println!("kernel {name}: already built in {}", kernel.directory.display());
+            return Ok(kernel);
+        }
+        println!("kernel {name}: building, log in {}", kernel.log_path().display());
+        let started = Instant::now();
+        if kernel.directory.exists() {
+            fs::remove_dir_all(&kernel.directory)
+                .with_context(|| format!("removing {}", kernel.directory.display()))?;
+        }
+        fs::create_dir_all(&kernel.directory).with_context(|| format!("making {}", kernel.directory.display()))?;
+        self.configure(&tree, &kernel)?;
+        self.compile(&tree, &kernel)?;
+        fs::write(kernel.stamp_path(), stamp)?;
+        println!(
+            "kernel {name}: built in {:.0} s, {:.1} s of CPU time",
+            started.elapsed().as_secs_f64(),
+            kernel.cpu_seconds()?
+        );
+        Ok(kernel)
+    }
+
+    fn configure(self, tree: &Path, kernel: &Kernel) -> Result<()> {
+        let log = kernel.directory.join("configure.log");
+        let output = &kernel.directory;
+        command::logged(self.make(tree, output).arg("tinyconfig"), &log)?;
+        command::logged(
+            Command::new(tree.join("scripts/kconfig/merge_config.sh"))
+                .current_dir(output)
+                .args(["-m", ".config"])
+                .args(self.fragments()),
+            &log,
+        )?;
+        command::logged(self.make(tree, output).arg("olddefconfig"), &log)
+    }
+
+    /// Compiles, with GNU time around it to count the CPU time of all that it starts.
+    fn compile(self, tree: &Path, kernel: &Kernel) -> Result<()> {
+        let make = self.make(tree, &kernel.directory);
+        let mut timed = Command::new("/usr/bin/time");
+        timed.args(["--quiet", "--format", "%U %S", "--output"]).arg(kernel.time_path());
+        if self.treatment != Treatment::Plain {
+            timed.arg(afterburner()?).arg("build").arg("--report").arg(kernel.report_path());
+            if self.toolchain != Toolchain::Gcc {
+                timed.args(["--compiler", "clang"]);
+            }
+            if self.treatment == Treatment::Checked {
+                timed.arg("--check");
+            }
+            timed.arg("--");
+        }
+        timed.arg(make.get_program()).args(make.get_args()).args(["vmlinux", "modules", "bzImage"]);
+        timed.envs(make.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command::logged(&mut timed, &kernel.log_path())
+    }
+
+    /// The banner holds no date and no name of a machine: two builds of the same sources are the same.
+    fn make(self, tree: &Path, output: &Path) -> Command {
+        let mut make = Command::new("make");
+        let jobs = thread::available_parallelism().map_or(1, NonZero::get);
+        make.arg("-C").arg(tree).arg(assignment("O", output)).arg(format!("-j{jobs}"));
+        make.args(self.toolchain.make_arguments());
+        make.env("KBUILD_BUILD_TIMESTAMP", "2020-01-01T00:00:00")
+            .env("KBUILD_BUILD_USER", "afterburner")
+            .env("KBUILD_BUILD_HOST", "afterburner")
+            .env("KBUILD_BUILD_VERSION", "1");
+        make
+    }
+
+    fn fragments(self) -> impl Iterator<Item = PathBuf> {
+        self.config.fragments().iter().map(|name| cache::testdata(&format!("configs/{name}.config")))
+    }
+
+    /// Everything that the build depends on.
+    fn stamp(self, tree: &Path) -> Result<String> {
+        let mut stamp = format!("{self:?}\n{}\n", source::identity(tree)?);
+        for fragment in self.fragments() {
+            let text = fs::read_to_string(&fragment).with_context(|| format!("reading {}", fragment.display()))?;
+            writeln!(stamp, "{text}")?;
+        }
+        for program in self.toolchain.programs() {
+            let version = command::output(Command::new(program).arg("--version"))?;
+            writeln!(stamp, "{}", version.lines().next().unwrap_or_default())?;
+        }
+        if self.treatment != Treatment::Plain {
+            let path = afterburner()?;
+            let mut hasher = DefaultHasher::new();
+            fs::read(&path).with_context(|| format!("reading {}", path.display()))?.hash(&mut hasher);
+            writeln!(stamp, "afterburner {:016x}", hasher.finish())?;
+        }
+        Ok(stamp)
+    }
+}
+
+/// A built kernel.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    directory: PathBuf,
+}
+
+impl Kernel {
+    /// The linked kernel.
+    #[must_use]
+    pub fn vmlinux(&self) -> PathBuf {
+        self.directory.join("vmlinux")
+    }
+
+    /// All of the kernel in one relocatable object, as it is before the final link aligns its parts.
+    #[must_use]
+    pub fn vmlinux_object(&self) -> PathBuf {
+        self.directory.join("vmlinux.o")
+    }
+
+    /// The compressed kernel.
+    #[must_use]
+    pub fn bzimage(&self) -> PathBuf {
+        self.directory.join("arch/x86/boot/bzImage")
+    }
+
+    /// All modules, in the order that `make` lists them.
+    ///
+    /// # Errors
+    ///
+    /// When the list cannot be read, or is empty.
+    pub fn modules(&self) -> Result<Vec<PathBuf>> {
+        let list = self.directory.join("modules.order");
+        let text = fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
+        let modules: Vec<_> = text.lines().map(|path| self.directory.join(path)).collect();
+        ensure!(!modules.is_empty(), "{} is empty", list.display());
+        Ok(modules)
+    }
+
+    /// The modules with these names, in the order of the names.
+    ///
+    /// # Errors
+    ///
+    /// When one is missing.
+    pub fn modules_named(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
+        let modules = self.modules()?;
+        let find = |name: &&str| {
+            let module = modules.iter().find(|path| path.file_stem() == Some(OsStr::new(name)));
+            module.cloned().with_context(|| format!("no module {name} in {}", self.directory.display()))
+        };
+        names.iter().map(find).collect()
+    }
+
+    /// What the build printed.
+    ///
+    /// # Errors
+    ///
+    /// When the log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        let path = self.log_path();
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    }
+
+    /// User and system time of the build, in seconds.
+    ///
+    /// # Errors
+    ///
+    /// When it was not recorded.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let text = fs::read_to_string(self.time_path()).context("reading the time of the build")?;
+        text.split_whitespace().map(|field| field.parse::<f64>().context("time of the build")).sum()
+    }
+
+    /// The machine-readable report of `afterburner build`.
+    #[must_use]
+    pub fn report_path(&self) -> PathBuf {
+        self.directory.join("afterburner.json")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.join("build.log")
+    }
+
+    fn time_path(&self) -> PathBuf {
+        self.directory.join("build.time")
+    }
+
+    fn stamp_path(&self) -> PathBuf {
+        self.directory.join("build.stamp")
+    }
+}
+
+/// The `afterburner` command: that named by `AFTERBURNER`, or that built from this checkout.
+///
+/// # Errors
+///
+/// When it cannot be built.
+pub fn afterburner() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("AFTERBURNER") {
+        return fs::canonicalize(&path).with_context(|| format!("AFTERBURNER={}", path.display()));
+    }
+    let _lock = cache::lock("afterburner")?;
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    command::output(Command::new(cargo).current_dir(cache::repository()).args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "afterburner-cli",
+    ]))?;
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    Ok(cache::repository().join(target).join("release/afterburner"))
+}
+
+fn assignment(name: &str, value: &Path) -> OsString {
+    let mut assignment = OsString::from(format!("{name}="));
+    assignment.push(value);
+    assignment
+}

@@ -1,0 +1,19 @@
+//! Builds Linux through `afterburner`, boots it in QEMU, and holds the result against oracles of its own.
+//!
+//! Nothing here shares code with the parts it tests: the sensitive instructions are found by `objdump` and a list of
+//! mnemonics ([`census`]), the records are read straight from the file format ([`records`]), and whether a site can be
+//! rewritten is tried by rewriting every one of them ([`identity`]).
+
+pub mod cache;
+pub mod census;
+pub mod command;
+pub mod cpio;
+pub mod expect;
+pub mod guest;
+pub mod icount;
+pub mod identity;
+pub mod kernel;
+pub mod qemu;
+pub mod records;
+pub mod source;
+pub mod warnings;

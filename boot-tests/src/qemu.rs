@@ -1,0 +1,139 @@
+//! Boots a kernel in QEMU and reads its serial console.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::expect::Expectations;
+use crate::{cache, command};
+
+/// How long a boot goes on after a line that must never appear: long enough for the rest of an oops.
+const AFTERMATH: Duration = Duration::from_secs(3);
+
+/// A machine to boot.
+#[derive(Clone, Debug)]
+pub struct Machine<'a> {
+    /// A vmlinux, entered by PVH, or a bzImage, which randomises its address.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// Words added to the kernel's command line.
+    pub append: &'a str,
+    /// Number of CPUs, one per socket: the MP table of `SeaBIOS`, all that a kernel without ACPI has, lists sockets.
+    pub cpus: u32,
+    /// CPU model.
+    pub cpu: &'a str,
+    /// The boot is given up after this time.
+    pub timeout: Duration,
+    /// Further options of QEMU.
+    pub options: Vec<OsString>,
+}
+
+impl Machine<'_> {
+    /// One CPU of QEMU's default model.
+    #[must_use]
+    pub fn new(kernel: impl Into<PathBuf>, initramfs: impl Into<PathBuf>) -> Self {
+        Self {
+            kernel: kernel.into(),
+            initramfs: initramfs.into(),
+            append: "",
+            cpus: 1,
+            cpu: "qemu64",
+            timeout: Duration::from_secs(120),
+            options: Vec::new(),
+        }
+    }
+
+    /// The command that boots the machine with its serial console on `serial`.
+    #[must_use]
+    pub fn command(&self, serial: &str) -> Command {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        // One thread for all CPUs: with a thread for each, a busy host makes them wait for each other beyond measure.
+        qemu.args(["-accel", "tcg,thread=single", "-m", "256", "-nodefaults", "-nographic", "-no-reboot"])
+            .args(["-serial", serial])
+            .args(["-cpu", self.cpu, "-smp", &format!("{0},sockets={0}", self.cpus)])
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            .args(["-append", &format!("console=ttyS0 printk.devkmsg=on panic=-1 {}", self.append)])
+            .args(&self.options);
+        qemu
+    }
+
+    /// Boots until the guest ends, and holds what it printed against the expectations. The log is kept in the cache.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU cannot be started, the time runs out, or an expectation is not met; the message holds the end of the
+    /// log and its path.
+    pub fn boot(&self, name: &str, expectations: &Expectations) -> Result<String> {
+        let path = cache::subdirectory("logs")?.join(format!("{name}.log"));
+        let started = Instant::now();
+        let mut qemu = self
+            .command("stdio")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting qemu-system-x86_64")?;
+        let mut errors = qemu.stderr.take().context("QEMU's standard error")?;
+        let lines = lines(&mut qemu)?;
+        let (log, in_time) = self.collect(&lines, expectations);
+        qemu.kill().context("killing QEMU")?;
+        qemu.wait().context("waiting for QEMU")?;
+        fs::write(&path, &log).with_context(|| format!("writing {}", path.display()))?;
+
+        let mut complaint = String::new();
+        errors.read_to_string(&mut complaint).context("QEMU's standard error")?;
+        let verdict = expectations
+            .check(&log)
+            .and_then(|()| in_time.then_some(()).ok_or_else(|| anyhow!("no end after {} s", self.timeout.as_secs())));
+        verdict.with_context(|| {
+            format!("boot {name}: {complaint}\n{}\nlog: {}", command::tail(&log, 40), path.display())
+        })?;
+        println!("boot {name}: ok, {:.1} s", started.elapsed().as_secs_f64());
+        Ok(log)
+    }
+
+    /// The log, and whether the guest ended before the time ran out.
+    fn collect(&self, lines: &Receiver<String>, expectations: &Expectations) -> (String, bool) {
+        let mut log = String::new();
+        let mut deadline = Instant::now() + self.timeout;
+        loop {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    if expectations.forbids(&line).is_some() {
+                        deadline = deadline.min(Instant::now() + AFTERMATH);
+                    }
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+                Err(RecvTimeoutError::Disconnected) => return (log, true),
+                Err(RecvTimeoutError::Timeout) => return (log, false),
+            }
+        }
+    }
+}
+
+/// The lines of the serial console, as they come.
+fn lines(qemu: &mut Child) -> Result<Receiver<String>> {
+    let console = BufReader::new(qemu.stdout.take().context("QEMU's standard output")?);
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in console.split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(receiver)
+}

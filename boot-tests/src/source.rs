@@ -1,0 +1,78 @@
+//! The Linux source tree: Debian's `linux-source-6.1`, or the tree named by `AFTERBURNER_LINUX`.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{cache, command};
+
+const NAME: &str = "linux-source-6.1";
+const TARBALL: &str = "/usr/src/linux-source-6.1.tar.xz";
+
+/// The tree to build from. Debian's is unpacked into the cache the first time.
+///
+/// # Errors
+///
+/// When there is no tree, or it cannot be unpacked.
+pub fn tree() -> Result<PathBuf> {
+    if let Some(tree) = env::var_os("AFTERBURNER_LINUX") {
+        let tree = fs::canonicalize(&tree).with_context(|| format!("AFTERBURNER_LINUX={}", tree.display()))?;
+        ensure!(tree.join("scripts/kconfig/merge_config.sh").exists(), "{} is not a Linux tree", tree.display());
+        return Ok(tree);
+    }
+    let tree = cache::directory()?.join(NAME);
+    let _lock = cache::lock(NAME)?;
+    if !tree.exists() {
+        unpack(&tree)?;
+    }
+    Ok(tree)
+}
+
+/// The version that the tree's Makefile states, and the path of the tree.
+///
+/// # Errors
+///
+/// When its Makefile cannot be read.
+pub fn identity(tree: &Path) -> Result<String> {
+    let makefile = tree.join("Makefile");
+    let text = fs::read_to_string(&makefile).with_context(|| format!("reading {}", makefile.display()))?;
+    let value = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='))
+            .map_or(String::new(), |value| value.trim().to_owned())
+    };
+    let [version, patch, sub, extra] = ["VERSION", "PATCHLEVEL", "SUBLEVEL", "EXTRAVERSION"].map(value);
+    Ok(format!("Linux {version}.{patch}.{sub}{extra} in {}", tree.display()))
+}
+
+/// Unpacks beside the final place and renames, so that an interrupted run leaves no half tree behind.
+fn unpack(tree: &Path) -> Result<()> {
+    ensure!(
+        Path::new(TARBALL).exists(),
+        "{TARBALL} is missing: install Debian's package {NAME}, or set AFTERBURNER_LINUX to a Linux tree"
+    );
+    println!("unpacking {TARBALL} into {}", tree.display());
+    let temporary = tempfile::tempdir_in(cache::directory()?)?;
+    command::output(Command::new("tar").arg("-C").arg(temporary.path()).arg("-xf").arg(TARBALL))?;
+    fs::rename(temporary.path().join(NAME), tree).with_context(|| format!("renaming to {}", tree.display()))
+}
+
+/// Builds one of the tree's user-space tests of the x86 entry code (tools/testing/selftests/x86) as a static program.
+///
+/// # Errors
+///
+/// When it does not compile.
+pub fn selftest(tree: &Path, name: &str, directory: &Path) -> Result<PathBuf> {
+    let source = tree.join("tools/testing/selftests/x86");
+    let program = directory.join(name);
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O2", "-w", "-static", "-no-pie", "-pthread", "-o"]).arg(&program).arg(source.join(format!("{name}.c")));
+    if name == "sysret_ss_attrs" {
+        gcc.arg(source.join("thunks.S"));
+    }
+    command::output(&mut gcc)?;
+    Ok(program)
+}

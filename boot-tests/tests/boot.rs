@@ -1,0 +1,138 @@
+//! Annotated kernels boot on their NOPs, and do what plain ones do.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use boot_tests::expect::Expectations;
+use boot_tests::guest::Guest;
+use boot_tests::kernel::Variant;
+use boot_tests::qemu::Machine;
+use boot_tests::source;
+
+/// The event tests of the `hard` kernel take half of its boot; any other boot of it goes without.
+const NO_EVENT_TESTS: &str = "trace_event=initcall";
+
+fn boots_to_a_shell(variant: Variant) -> Result<()> {
+    let kernel = variant.build()?;
+    let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?).initramfs()?;
+    for cpu in ["qemu64", "max"] {
+        let machine = Machine { cpu, ..Machine::new(kernel.vmlinux(), guest.path()) };
+        machine.boot(&format!("{}-{cpu}", variant.name()), &Expectations::read("shell")?)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn min() -> Result<()> {
+    boots_to_a_shell(Variant::MIN)
+}
+
+#[test]
+fn min_llvm() -> Result<()> {
+    boots_to_a_shell(Variant::MIN_LLVM)
+}
+
+#[test]
+fn min_clang_gas() -> Result<()> {
+    boots_to_a_shell(Variant::MIN_CLANG_GAS)
+}
+
+#[test]
+fn net() -> Result<()> {
+    let kernel = Variant::NET.build()?;
+    let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid", "dummy"])?).initramfs()?;
+    Machine::new(kernel.vmlinux(), guest.path()).boot("net", &Expectations::read("network")?)?;
+    Ok(())
+}
+
+#[test]
+fn hard_runs_the_kernels_own_tests() -> Result<()> {
+    let kernel = Variant::HARD.build()?;
+    let modules = [
+        "test_module",
+        "test_user_copy",
+        "kprobe_event_gen_test",
+        "synth_event_gen_test",
+        "test_static_key_base",
+        "test_static_keys",
+        "test_fpu",
+    ];
+    let guest = Guest::script("selftests", kernel.modules_named(&modules)?).initramfs()?;
+    let machine =
+        Machine { cpus: 2, timeout: Duration::from_secs(300), ..Machine::new(kernel.vmlinux(), guest.path()) };
+    machine.boot("hard-selftests", &Expectations::read("selftests")?)?;
+    Ok(())
+}
+
+/// Signals, LDT, single steps, NT and odd selectors on the way in and out of the kernel: all that depends on where exactly
+/// an exception in the entry code is raised.
+#[test]
+fn hard_passes_linux_tests_of_the_entry_code() -> Result<()> {
+    let kernel = Variant::HARD.build()?;
+    let tree = source::tree()?;
+    let directory = tempfile::tempdir()?;
+    let names = [
+        "fsgsbase",
+        "fsgsbase_restore",
+        "ioperm",
+        "iopl",
+        "ldt_gdt",
+        "ptrace_syscall",
+        "sigaltstack",
+        "sigreturn",
+        "sigtrap_loop",
+        "single_step_syscall",
+        "syscall_arg_fault",
+        "syscall_nt",
+        "syscall_numbering",
+        "sysret_rip",
+        "sysret_ss_attrs",
+    ];
+    let programs = names.iter().map(|name| source::selftest(&tree, name, directory.path()));
+    let programs = programs.collect::<Result<Vec<_>>>()?;
+    let guest = Guest { programs, ..Guest::script("entry", Vec::new()) }.initramfs()?;
+    let machine = Machine { append: NO_EVENT_TESTS, cpus: 2, ..Machine::new(kernel.vmlinux(), guest.path()) };
+    let log = machine.boot("hard-entry", &Expectations::read("entry")?)?;
+    for name in names {
+        ensure!(log.contains(&format!("guest: {name} passed")), "{name} did not pass");
+    }
+    Ok(())
+}
+
+#[test]
+fn hard_with_page_table_isolation() -> Result<()> {
+    for cpu in ["qemu64", "max"] {
+        let log = boot_hard_bzimage(&format!("pti=on nokaslr {NO_EVENT_TESTS}"), cpu)?;
+        ensure!(log.contains("Kernel/User page tables isolation: enabled"), "page-table isolation is off");
+    }
+    Ok(())
+}
+
+#[test]
+fn hard_with_and_without_kaslr() -> Result<()> {
+    let fixed = text_address(&boot_hard_bzimage(&format!("nokaslr {NO_EVENT_TESTS}"), "max")?)?;
+    ensure!(fixed == "ffffffff81000000", "without KASLR, text is at {fixed}");
+    // One boot in 490 lands at the default address by chance.
+    for _ in 0..3 {
+        let random = text_address(&boot_hard_bzimage(NO_EVENT_TESTS, "max")?)?;
+        println!("with KASLR, text is at {random}");
+        if random != fixed {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("text is at its default address in every boot with KASLR")
+}
+
+fn boot_hard_bzimage(append: &str, cpu: &str) -> Result<String> {
+    let kernel = Variant::HARD.build()?;
+    let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?).initramfs()?;
+    let machine = Machine { append, cpu, cpus: 2, ..Machine::new(kernel.bzimage(), guest.path()) };
+    let words: Vec<_> = append.split_whitespace().filter(|word| *word != NO_EVENT_TESTS).collect();
+    machine.boot(&format!("hard-{cpu}-{}", words.join("-")), &Expectations::read("shell")?)
+}
+
+fn text_address(log: &str) -> Result<String> {
+    let line = log.lines().find(|line| line.contains("guest: text at ")).context("the guest did not say")?;
+    let address = line.split("guest: text at ").nth(1).and_then(|rest| rest.split(' ').next());
+    Ok(address.context("the guest did not say where its text is")?.to_owned())
+}

@@ -1,0 +1,43 @@
+//! Every sensitive instruction of a kernel and its modules has a record, by a census that shares nothing with the tool.
+
+use anyhow::{Result, ensure};
+use boot_tests::census;
+use boot_tests::kernel::Variant;
+
+/// `at_least` guards against a census of nothing: the kernel is known to have that many sites.
+fn census_of(variant: Variant, at_least: usize) -> Result<()> {
+    let kernel = variant.build()?;
+    let sites = census::take(&kernel.vmlinux())?.sensitive;
+    ensure!(sites >= at_least, "only {sites} sensitive instructions in vmlinux");
+    for path in [kernel.vmlinux()].into_iter().chain(kernel.modules()?) {
+        let census = census::take(&path)?;
+        println!("{}: {census}", path.display());
+        ensure!(census.misses.is_empty(), "{}: {:#?}", path.display(), census.misses);
+    }
+    Ok(())
+}
+
+#[test]
+fn min() -> Result<()> {
+    census_of(Variant::MIN, 3000)
+}
+
+#[test]
+fn min_llvm() -> Result<()> {
+    census_of(Variant::MIN_LLVM, 3000)
+}
+
+#[test]
+fn min_clang_gas() -> Result<()> {
+    census_of(Variant::MIN_CLANG_GAS, 3000)
+}
+
+#[test]
+fn net() -> Result<()> {
+    census_of(Variant::NET, 4000)
+}
+
+#[test]
+fn hard() -> Result<()> {
+    census_of(Variant::HARD, 1500)
+}

@@ -1,0 +1,39 @@
+//! A build through `afterburner` prints no warning that the plain build does not print; objtool's are among them.
+
+use anyhow::{Result, ensure};
+use boot_tests::kernel::Variant;
+use boot_tests::{source, warnings};
+
+fn no_new_warning(variant: Variant) -> Result<()> {
+    let log = variant.build()?.log()?;
+    ensure!(log.contains(" vmlinux"), "the log does not show the link of vmlinux");
+    let unexpected = warnings::unexpected(&log, &source::tree()?, &variant.name())?;
+    println!("{}: {} unexpected warnings", variant.name(), unexpected.len());
+    ensure!(unexpected.is_empty(), "{}: {unexpected:#?}", variant.name());
+    Ok(())
+}
+
+#[test]
+fn min() -> Result<()> {
+    no_new_warning(Variant::MIN)
+}
+
+#[test]
+fn min_llvm() -> Result<()> {
+    no_new_warning(Variant::MIN_LLVM)
+}
+
+#[test]
+fn min_clang_gas() -> Result<()> {
+    no_new_warning(Variant::MIN_CLANG_GAS)
+}
+
+#[test]
+fn net() -> Result<()> {
+    no_new_warning(Variant::NET)
+}
+
+#[test]
+fn hard() -> Result<()> {
+    no_new_warning(Variant::HARD)
+}
