@@ -126,7 +126,8 @@ fn table<'a>(file: &'a Path, by: By, sites: &[Site<'_>]) -> Table<'a> {
 }
 
 fn print(table: &Table<'_>, out: &mut impl Write) -> io::Result<()> {
-    let mut line = |sites: &str, share: &str, pad: &str, key: &str| writeln!(out, "{sites:>7}  {share:>8}  {pad:>8}  {key}");
+    let mut line =
+        |sites: &str, share: &str, pad: &str, key: &str| writeln!(out, "{sites:>7}  {share:>8}  {pad:>8}  {key}");
     line("sites", "share", "padding", table.by.heading())?;
     for Row { key, sites, pad_bytes } in &table.rows {
         line(&sites.to_string(), &percent(*sites, table.sites), &pad_bytes.to_string(), key)?;

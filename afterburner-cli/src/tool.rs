@@ -85,16 +85,23 @@ pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
-/// The program of this name in `PATH`, unless it is this one, or another directory of shims.
+/// The program of this name in `PATH`.
 pub(crate) fn search(name: &OsStr) -> Option<PathBuf> {
+    candidates(name).into_iter().next()
+}
+
+/// The programs of this name in `PATH`, in its order, but neither this one nor another directory's shims.
+pub(crate) fn candidates(name: &OsStr) -> Vec<PathBuf> {
     if Path::new(name).components().count() > 1 {
-        return Some(PathBuf::from(name));
+        return vec![PathBuf::from(name)];
     }
     let ourselves = env::current_exe().and_then(fs::metadata).ok();
-    env::split_paths(&env::var_os("PATH")?)
-        .filter(|directory| !session::is_shims(directory))
-        .map(|directory| directory.join(name))
-        .find(|path| fs::metadata(path).is_ok_and(|found| is_program(&found) && !is_same(&found, ourselves.as_ref())))
+    let is_other = |path: &PathBuf| {
+        fs::metadata(path).is_ok_and(|found| is_program(&found) && !is_same(&found, ourselves.as_ref()))
+    };
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories = env::split_paths(&path).filter(|directory| !session::is_shims(directory));
+    directories.map(|directory| directory.join(name)).filter(is_other).collect()
 }
 
 fn is_program(metadata: &Metadata) -> bool {

@@ -77,7 +77,11 @@ fn file(path: &Path, json: bool, out: &mut impl Write) -> anyhow::Result<Outcome
         Ok(report) => report,
         Err(error) => return unreadable(path, &named(path, error), json, out),
     };
-    if json { print_json(path, &report, out)? } else { print(path, &report, out)? }
+    if json {
+        print_json(path, &report, out)?;
+    } else {
+        print(path, &report, out)?;
+    }
     Ok(if report.holds() { Outcome::Holds } else { Outcome::Fails })
 }
 

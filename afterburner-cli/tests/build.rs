@@ -172,8 +172,10 @@ fn what_cannot_be_padded_fails_the_build() {
 fn what_is_left_alone_is_listed_with_its_reason() {
     let lab = tree();
     lab.write("arch/x86/boot/x.c", "int x(void) { asm(\"cli\"); return 1; }\n");
-    let result = build(&lab, &[], &["arch/x86/boot/x.o"]).success();
+    let result = build(&lab, &["--report", "report"], &["arch/x86/boot/x.o"]).success();
     assert!(result.stderr.contains("1 left alone: boot loader stub"), "{result:?}");
+    let report = String::from_utf8(lab.read("report")).unwrap_or_default();
+    assert!(report.contains("arch/x86/boot/x.o"), "{report}");
 }
 
 #[test]
@@ -202,6 +204,24 @@ fn a_compiler_cache_sees_a_change_of_the_shim() {
         let other = build(&lab, &["--without", "cli"], &["-B", cc]).success();
         assert!(other.stderr.contains("1 left alone: class switched off"), "{cc}: {other:?}");
         assert_eq!(shim_directories(&lab).len(), 2);
+    }
+}
+
+#[test]
+fn a_cache_under_the_compiler_s_name_keeps_working() {
+    for arguments in [&[] as &[&str], &["LLVM=1"], &["LLVM=1", "LLVM_IAS=0"]] {
+        let lab = tree();
+        let ccache = lab.run("sh", &["-c", "command -v ccache"]).success();
+        for name in ["gcc", "clang"] {
+            std::fs::create_dir_all(lab.path("bin")).expect("a directory");
+            std::os::unix::fs::symlink(ccache.stdout.trim(), lab.path("bin").join(name)).expect("a link");
+        }
+        let path = format!("{}:{}", lab.path("bin").display(), std::env::var("PATH").expect("PATH"));
+        for expected in ["objects: 3 assembled", "objects: 0 assembled"] {
+            let result = build_with(&lab, &[("PATH", &path)], &[], &[arguments, &["-B"]].concat()).success();
+            assert!(result.stderr.contains(expected), "{arguments:?}: {result:?}");
+            assert_annotated(&lab, &["vmlinux", "m.ko"]);
+        }
     }
 }
 

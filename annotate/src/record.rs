@@ -34,6 +34,11 @@ pub const IMAGE_SECTION: &str = ".afterburn";
 /// that is what makes every site rewritable.
 pub const MINIMUM_SLOT: u8 = 5;
 
+/// Added to `site` in the record of a site that is not padded. Linux's objtool takes a relocation that points at an
+/// instruction for a code pointer that escapes, and wants an ENDBR64 there (`validate_ibt`). A padded site it can be told
+/// not to mind, but not one in 32-bit code, whose boundaries it does not see. So such a record points nowhere.
+pub const UNPADDED_DISPLACEMENT: i32 = 1 << 30;
+
 bitflags! {
     /// What is known of a site beside its place and class.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -137,7 +142,7 @@ impl Liveness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, packed)]
 pub struct RawRecord {
-    /// Address of the site minus the address of this field.
+    /// Address of the site minus the address of this field, plus [`UNPADDED_DISPLACEMENT`] if the site is not padded.
     pub site: i32,
     /// Bytes of the sensitive instruction, prefixes included, or of the sequence.
     pub length: u8,
@@ -183,7 +188,19 @@ impl RawRecord {
         [s0, s1, s2, s3, self.length, self.slot, self.class, self.live_flags, r0, r1, f0, f1]
     }
 
-    /// What the record alleges about the site at `address` (the address of the record plus `site`).
+    /// What was added to the distance from the record to the site.
+    #[must_use]
+    pub fn displacement(self) -> i32 {
+        if Flags::from_bits_retain(self.flags).intersects(Flags::UNPADDED) { UNPADDED_DISPLACEMENT } else { 0 }
+    }
+
+    /// The distance from the record to the site.
+    #[must_use]
+    pub fn distance(self) -> i64 {
+        i64::from(self.site) - i64::from(self.displacement())
+    }
+
+    /// What the record alleges about the site at `address` (the address of the record plus [`Self::distance`]).
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! A reader of annotation records, straight from the file format: no code is shared with the crate that writes them.
 //!
 //! An ELF note with the name `Afterburner` and type 1 holds records of 12 little-endian bytes:
-//! `i32 site` (minus the address of this field), `u8 length`, `u8 slot`, `u8 class`, `u8 live_flags`,
+//! `i32 site` (minus the address of this field, plus 1 GiB if the site is not padded), `u8 length`, `u8 slot`, `u8 class`, `u8 live_flags`,
 //! `u16 live_registers`, `u16 flags`. In a linked kernel the notes are in `.notes`; in an object or a module they are in
 //! `.note.afterburn`, and each `site` has a relocation.
 
@@ -15,6 +15,7 @@ use object::{
 const NAME: &[u8] = b"Afterburner\0";
 const VERSION: u32 = 1;
 const SIZE: usize = 12;
+const UNPADDED_DISPLACEMENT: i64 = 1 << 30;
 
 /// In text that is copied and run elsewhere.
 pub const COPIED: u16 = 1 << 3;
@@ -58,18 +59,22 @@ pub fn read(file: &object::File) -> Result<BTreeMap<Place, Record>> {
     let mut records = BTreeMap::new();
     for section in file.sections().filter(|section| section.name() == Ok(section_name)) {
         let data = section.data()?;
-        let relocations = relocations(file, &section)?;
+        // A relocatable kernel keeps its relocations after the link; those are done.
+        let relocations = if relocatable { relocations(file, &section)? } else { BTreeMap::new() };
         for at in record_offsets(data)? {
             let bytes = &data[at..at + SIZE];
             let field = at as u64;
+            let flags = u16::from_le_bytes([bytes[10], bytes[11]]);
+            let displacement =
+                if UNPADDED.iter().any(|(flag, _)| flags & flag != 0) { UNPADDED_DISPLACEMENT } else { 0 };
             let place = if relocatable {
-                let place = relocations.get(&field);
-                place.cloned().with_context(|| format!("the record at {field:#x} has no relocation"))?
+                let place = relocations.get(&field).cloned();
+                let (section, offset) = place.with_context(|| format!("the record at {field:#x} has no relocation"))?;
+                (section, offset.wrapping_sub_signed(displacement))
             } else {
                 let distance = i64::from(i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-                executable_place(file, (section.address() + field).wrapping_add_signed(distance))?
+                executable_place(file, (section.address() + field).wrapping_add_signed(distance - displacement))?
             };
-            let flags = u16::from_le_bytes([bytes[10], bytes[11]]);
             let record = Record { length: bytes[4], slot: bytes[5], flags };
             ensure!(records.insert(place.clone(), record).is_none(), "two records for {}+{:#x}", place.0, place.1);
         }

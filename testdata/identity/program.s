@@ -11,7 +11,8 @@
 	.balign 4
 	.long 12, 12, 1
 	.ascii "Afterburner\0"
-	.long \site - .
+	# A site that is not padded is displaced by 1 GiB.
+	.long \site - . + ((\flags) / SWITCHED_OFF << 30)
 	.byte \length, \slot, 0, 127
 	.short 0xffff
 	.ifnb \name

@@ -96,7 +96,7 @@ impl<'a> SiteTable<'a> {
     fn record(&self, number: usize) -> Result<CheckedSite, Refusal> {
         let record = RawRecord::from_bytes(&self.records[number]);
         let field = self.address.wrapping_add((number * RECORD_SIZE) as u64);
-        let address = field.wrapping_add_signed(record.site.into());
+        let address = field.wrapping_add_signed(record.distance());
         let refuse = |reason| Refusal::Record { number, address, reason };
         let alleged = record.allegation(address).map_err(|error| refuse(Reason::Record(error)))?;
         let bytes = self.text.from(address).ok_or(refuse(Reason::OutOfText))?;

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -100,7 +101,10 @@ impl Make {
             (true, true) if words.len() > launchers + 1 => {
                 bail!("CC={cc}: give the options of clang in KCFLAGS and KAFLAGS, a wrapper takes its place")
             }
-            (true, true) => Way::Wrapper { launchers: words[..launchers].iter().copied().map(str::to_owned).collect() },
+            (true, true) => {
+                let given = words[..launchers].iter().copied().map(str::to_owned);
+                Way::Wrapper { launchers: given.chain(masquerading(word)).collect() }
+            }
         };
         Ok(Toolchain { compiler: word.to_owned(), way })
     }
@@ -188,10 +192,23 @@ fn file_name(word: &str) -> &str {
     Path::new(word).file_name().and_then(OsStr::to_str).unwrap_or(word)
 }
 
+/// The launchers that are found in `PATH` under a compiler's name.
+fn masquerading(compiler: &str) -> Vec<String> {
+    let found = tool::candidates(OsStr::new(compiler)).into_iter();
+    found.map_while(|path| launcher(&path)).map(|path| path.to_string_lossy().into_owned()).collect()
+}
+
+/// The launcher that a file really is.
+fn launcher(path: &Path) -> Option<PathBuf> {
+    let path = fs::canonicalize(path).ok()?;
+    let name = path.file_name()?.to_str()?;
+    LAUNCHERS.contains(&name).then_some(path)
+}
+
 impl Toolchain {
     /// The compiler's own file, if it can be found.
     pub(super) fn compiler_path(&self) -> Option<PathBuf> {
-        tool::search(OsStr::new(&self.compiler))
+        tool::candidates(OsStr::new(&self.compiler)).into_iter().find(|path| launcher(path).is_none())
     }
 
     /// The assembler that the compiler would run.

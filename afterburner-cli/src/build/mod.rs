@@ -26,7 +26,8 @@ use crate::{atomic, journal};
 /// Runs the make command with the assembler shim in its way, then verifies the kernel and every module that it built: each
 /// sensitive instruction in them is annotated, or there is a stated reason why not. Works with gcc and with clang, with either
 /// assembler (`LLVM=1`, `LLVM_IAS=0`), with ccache, sccache or distcc in front, in and out of tree, and for external modules.
-/// distcc's other machines need the directory of the shims at the same path; it stays in the user's cache directory.
+/// distcc's other machines need the directory of the shims at the same path; it stays in the user's cache directory. With
+/// clang's integrated assembler its `clang` has to be in their `DISTCC_CMDLIST`.
 ///
 /// Make's output and input are left alone; the summary goes to standard error.
 #[derive(Debug, clap::Args)]
@@ -52,7 +53,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let make = Make::new(&arguments.command);
     let toolchain = make.toolchain(arguments.compiler)?;
     let directory = shims::directory(&shims::cache()?, session(arguments, &toolchain))?;
-    let journal = tempfile::Builder::new().prefix("afterburner-journal-").tempfile().context("cannot create a journal")?;
+    let journal =
+        tempfile::Builder::new().prefix("afterburner-journal-").tempfile().context("cannot create a journal")?;
     let start = SystemTime::now();
     let mut command = make.with_shims(&toolchain.way, &directory);
     command.envs(shims::cache_environment(&directory)).env(journal::VARIABLE, journal.path());

@@ -30,8 +30,8 @@ struct Objects {
     annotated: usize,
     /// There was nothing to annotate.
     plain: usize,
-    /// Left alone: reason and number.
-    excluded: BTreeMap<String, usize>,
+    /// Left alone, by reason.
+    excluded: BTreeMap<String, Vec<PathBuf>>,
     /// Should have been annotated, and why that could not be.
     missed: BTreeMap<PathBuf, String>,
 }
@@ -65,7 +65,9 @@ impl Objects {
             match outcome {
                 Outcome::Annotated(_) => objects.annotated += 1,
                 Outcome::Plain => objects.plain += 1,
-                Outcome::Excluded(reason) => *objects.excluded.entry(reason.clone()).or_default() += 1,
+                Outcome::Excluded(reason) => {
+                    objects.excluded.entry(reason.clone()).or_default().push(object.to_owned());
+                }
                 Outcome::Missed(why) => drop(objects.missed.insert(object.to_owned(), why.clone())),
             }
         }
@@ -73,7 +75,7 @@ impl Objects {
     }
 
     fn excluded(&self) -> usize {
-        self.excluded.values().sum()
+        self.excluded.values().map(Vec::len).sum()
     }
 }
 
@@ -173,8 +175,8 @@ impl Display for Summary {
         let all = annotated + plain + self.objects.excluded() + missed.len();
         write!(f, "afterburner: objects: {all} assembled, {annotated} annotated, {plain} with nothing to annotate")?;
         writeln!(f, ", {} left alone, {} missed", self.objects.excluded(), missed.len())?;
-        for (reason, count) in excluded {
-            writeln!(f, "    {count} left alone: {reason}")?;
+        for (reason, objects) in excluded {
+            writeln!(f, "    {} left alone: {reason}", objects.len())?;
         }
         for file in self.files.iter().filter(|file| file.is_image()) {
             writeln!(f, "afterburner: {file}")?;

@@ -1,9 +1,9 @@
 //! The object side: objects, modules and kernels that hold records.
 //!
 //! * [`elf`]: the file; [`records`]: the records in it; [`text`]: the instructions in it.
-//! * [`verify`]: every record held against the text, and every sensitive instruction of the text against the records; [`report`]: what came of
-//!   it.
-//! * [`compare`]: the padded object held against the plain one.
+//! * [`mod@verify`]: every record held against the text, and every sensitive instruction of the text against the records;
+//!   [`report`]: what came of it.
+//! * [`mod@compare`]: the padded object held against the plain one.
 //! * [`sources`]: the source line of an address.
 //! * [`linux`]: the only module that knows what is special about a Linux kernel.
 //!

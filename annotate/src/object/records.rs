@@ -118,7 +118,8 @@ pub fn has_records(data: &[u8]) -> bool {
     sections.iter().any(|section| {
         let name = sections.section_name(LittleEndian, section).unwrap_or_default();
         let bytes = section.data(LittleEndian, data).unwrap_or_default();
-        let hold_some = |descriptors: &[Descriptor<'_>]| descriptors.iter().any(|descriptor| !descriptor.bytes.is_empty());
+        let hold_some =
+            |descriptors: &[Descriptor<'_>]| descriptors.iter().any(|descriptor| !descriptor.bytes.is_empty());
         name == IMAGE_SECTION.as_bytes() && !bytes.is_empty()
             || section.sh_type(LittleEndian) == SHT_NOTE
                 && descriptors(bytes, section.sh_addralign(LittleEndian)).map_or(true, |found| hold_some(&found))
@@ -219,7 +220,7 @@ impl Reader<'_, '_> {
     /// The place that a record's `site` means.
     fn site(&self, carrier: Place, raw: RawRecord, relocations: &[Relocation]) -> Result<Place, Fault> {
         if !self.elf.relocatable() {
-            let address = self.elf.address(carrier).wrapping_add_signed(raw.site.into());
+            let address = self.elf.address(carrier).wrapping_add_signed(raw.distance());
             return self.elf.place_at(address).ok_or(Fault::NoSection(address));
         }
         let first = relocations.partition_point(|relocation| relocation.offset < carrier.offset);
@@ -233,7 +234,9 @@ impl Reader<'_, '_> {
             return Err(Fault::Relocations(0));
         }
         match self.elf.target(relocation) {
-            Target::Place(place) => Ok(place),
+            Target::Place(Place { section, offset }) => {
+                Ok(Place { section, offset: offset.wrapping_sub_signed(raw.displacement().into()) })
+            }
             Target::Symbol(name, _) => Err(Fault::Undefined(name.to_owned())),
         }
     }

@@ -140,7 +140,7 @@ pub struct Report<'data> {
     pub misses: Vec<Miss<'data>>,
     /// Records that do not hold.
     pub problems: Vec<Problem<'data>>,
-    /// Bytes of instructions in executable sections. INT3 is not counted: linkers fill with it.
+    /// Bytes of instructions in executable sections, without what linkers fill gaps with.
     pub executable_bytes: u64,
 }
 

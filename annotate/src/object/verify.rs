@@ -10,7 +10,7 @@
 //!   holds, or there is a reason. There are few reasons, and each is listed with its instructions: a record says that it
 //!   was left unpadded and why; or a record says that this function is 32-bit code, which the wedge never runs.
 
-use iced_x86::{Instruction, OpKind};
+use iced_x86::{Code, Instruction, OpKind, Register};
 
 use super::elf::{Elf, Error, Place, Relocation, Section, Target};
 use super::linux::Linux;
@@ -60,7 +60,8 @@ impl<'data> Verifier<'_, 'data> {
         let address = (!self.elf.relocatable()).then(|| self.elf.address(place));
         let origin = self.linux.original_of(place).unwrap_or(place);
         let function = self.functions.at(origin);
-        let function = function.map(|Function { name, start, .. }| Within { name, offset: origin.offset - start.offset });
+        let function =
+            function.map(|Function { name, start, .. }| Within { name, offset: origin.offset - start.offset });
         Location { origin, section, offset: place.offset, address, function, source: None }
     }
 
@@ -128,7 +129,7 @@ impl<'data> Verifier<'_, 'data> {
         sweep(section.bytes, section.address, &landmarks, |instruction| {
             let place = Place { section: index, offset: instruction.ip().wrapping_sub(section.address) };
             let row = rows.of(instruction);
-            if row.is_none_or(|row| row.class != Class::Int3) {
+            if !is_linker_filler(instruction) {
                 self.report.executable_bytes += instruction.len() as u64;
             }
             if let Some(row) = row
@@ -199,5 +200,15 @@ impl<'data> Verifier<'_, 'data> {
                 && record.place.offset - function.start.offset < function.size
         };
         self.valid[first..].iter().take_while(inside).any(|record| record.alleged.flags.contains(Flags::CODE32))
+    }
+}
+
+/// Whether this is what linkers fill gaps between sections with, as far as a decoder can tell: INT3 by `= 0xcccc` in
+/// Linux's linker script, of which LLD makes the word 0xcccc, so that every other instruction is `add %al, (%rax)` (00 00).
+fn is_linker_filler(instruction: &Instruction) -> bool {
+    match instruction.code() {
+        Code::Int3 => true,
+        Code::Add_rm8_r8 => instruction.op1_register() == Register::AL && instruction.memory_base() == Register::RAX,
+        _ => false,
     }
 }

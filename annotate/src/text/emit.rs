@@ -30,7 +30,7 @@ use std::ops::Range;
 
 use super::lookup::spellings;
 use crate::instructions::{Class, When};
-use crate::record::{Flags, Liveness, NOTE_NAME, NOTE_SECTION, VERSION};
+use crate::record::{Flags, Liveness, NOTE_NAME, NOTE_SECTION, UNPADDED_DISPLACEMENT, VERSION};
 
 /// Recommended multi-byte NOPs (SDM Vol. 2B, NOP, Table 4-12), as `.byte` operands, by length.
 const NOPS: [&str; 10] = [
@@ -177,15 +177,18 @@ impl Insertion {
         if let Some(nop) = NOPS.get(usize::from(self.pad)).filter(|nop| !nop.is_empty()) {
             write!(out, ".byte {nop};")?;
         }
+        let is_padded = !self.flags.intersects(Flags::UNPADDED);
+        let displacement = if is_padded { 0 } else { UNPADDED_DISPLACEMENT };
         write!(
             out,
-            "{END}:.pushsection {NOTE_SECTION};.long {SITE}b-.;.byte {PAD}b-{SITE}b,{END}b-{SITE}b,{class},{};.short {},{};.popsection",
+            "{END}:.pushsection {NOTE_SECTION};.long {SITE}b+{displacement}-.;\
+             .byte {PAD}b-{SITE}b,{END}b-{SITE}b,{class},{};.short {},{};.popsection",
             self.liveness.flags.bits(),
             self.liveness.registers.bits(),
             self.flags.bits(),
         )?;
         // objtool takes the record's relocation for a code pointer that escapes, and asks for an ENDBR64 there.
-        if objtool_hints && !self.flags.contains(Flags::CODE32) {
+        if objtool_hints && is_padded {
             write!(out, ";.pushsection .discard.noendbr;.quad {SITE}b;.popsection")?;
         }
         Ok(())

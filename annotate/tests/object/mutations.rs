@@ -60,7 +60,8 @@ enum Change {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let word = prop_oneof![any::<u32>(), 0u32..64, Just(u32::MAX), Just(i32::MAX as u32), (0u32..64).prop_map(|low| !low)];
+    let word =
+        prop_oneof![any::<u32>(), 0u32..64, Just(u32::MAX), Just(i32::MAX as u32), (0u32..64).prop_map(|low| !low)];
     prop_oneof![
         6 => (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Change::Byte(at, byte)),
         6 => (any::<Index>(), word).prop_map(|(at, word)| Change::Word(at, word)),

@@ -54,8 +54,13 @@ fn records_of_a_linked_file_are_self_relative() {
     workshop.assemble("a", &format!("{PRELUDE}.globl _start\n_start: {}", padded("cli", Class::Cli)), &[]);
     workshop.assemble("b", &format!("{PRELUDE}{}{}", padded("sti", Class::Sti), padded("hlt", Class::Hlt)), &[]);
     // Other people's notes, one of them aligned to 8, before, between and behind ours.
-    let property = ".section .note.gnu.property,\"a\",@note\n.balign 8\n.long 4, 8, 5\n.asciz \"GNU\"\n.long 0xc0000002, 0\n";
-    workshop.assemble("n", &format!(".section .note.x,\"a\",@note\n.long 3, 1, 9\n.asciz \"ab\"\n.balign 4\n.byte 7\n{property}"), &[]);
+    let property =
+        ".section .note.gnu.property,\"a\",@note\n.balign 8\n.long 4, 8, 5\n.asciz \"GNU\"\n.long 0xc0000002, 0\n";
+    workshop.assemble(
+        "n",
+        &format!(".section .note.x,\"a\",@note\n.long 3, 1, 9\n.asciz \"ab\"\n.balign 4\n.byte 7\n{property}"),
+        &[],
+    );
     let script = "SECTIONS { . = 0xffffffff81000000; .text : { *(.text) }
         .notes : { *(.note.x) a.o(.note.afterburn) *(.note.gnu.property) b.o(.note.afterburn) } }";
     std::fs::write(workshop.path("script"), script).unwrap();
@@ -88,7 +93,10 @@ fn an_unusable_record_is_reported_by_what_is_wrong() {
         (record("1b", "1", "5", 0, 0), Fault::Malformed(annotate::record::RecordError::Class(0)).to_string()),
         (record("1b", "1", "5", 1, 0).replace("1b-.", "7"), Fault::Relocations(0).to_string()),
         (record("elsewhere", "1", "5", 1, 0), Fault::Undefined("elsewhere".to_owned()).to_string()),
-        (record("1b", "1", "5", 1, 0).replace("1b-.", "1b"), "relocation of type 10 for its site instead of R_X86_64_PC32".to_owned()),
+        (
+            record("1b", "1", "5", 1, 0).replace("1b-.", "1b"),
+            "relocation of type 10 for its site instead of R_X86_64_PC32".to_owned(),
+        ),
         (record("1b", "1", "1", 1, Flags::INIT.bits()), "a slot of 1 bytes, shorter than 5".to_owned()),
     ];
     for (record, fault) in cases {

@@ -11,7 +11,9 @@ fn lines(data: &[u8]) -> Vec<Option<String>> {
     let mut report = verify(&elf).unwrap();
     report.find_sources(&Sources::of(&elf));
     let file = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
-    let line = |miss: &annotate::object::report::Miss<'_>| miss.location.source.as_ref().map(|source| file(&source.to_string()));
+    let line = |miss: &annotate::object::report::Miss<'_>| {
+        miss.location.source.as_ref().map(|source| file(&source.to_string()))
+    };
     report.misses.iter().map(line).collect()
 }
 

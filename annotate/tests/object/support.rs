@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use annotate::instructions::Class;
-use annotate::record::Flags;
+use annotate::record::{Flags, UNPADDED_DISPLACEMENT};
 use tempfile::TempDir;
 
 /// Opens the note that the records of an object go to; once per text.
@@ -36,6 +36,8 @@ pub(crate) fn padded(instruction: &str, class: Class) -> String {
 /// A record by itself.
 pub(crate) fn record(site: &str, length: &str, slot: &str, class: u8, flags: u16) -> String {
     let mut text = String::from(".pushsection .note.afterburn\n");
+    let is_unpadded = Flags::from_bits_retain(flags).intersects(Flags::UNPADDED);
+    let site = if is_unpadded { format!("{site}+{UNPADDED_DISPLACEMENT}") } else { site.to_owned() };
     let _ = writeln!(text, ".long {site}-.\n.byte {length},{slot},{class},0x7f\n.short 0xffff,{flags}\n.popsection");
     text
 }

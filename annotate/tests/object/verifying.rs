@@ -120,12 +120,16 @@ fn records_may_not_overlap() {
 #[test]
 fn branches_may_go_to_either_end_of_a_slot_only() {
     let cli = format!("start: {}end: ", padded("cli", Class::Cli));
-    let good = format!(".globl global\n jmp start; jne end; call end\n global: {cli} jmp start; loop start; jmp global");
+    let good =
+        format!(".globl global\n jmp start; jne end; call end\n global: {cli} jmp start; loop start; jmp global");
     assert!(problems(&annotated(&good)).is_empty());
     let cases = [
         (format!("from: jmp start + 1\n {cli}"), "the branch at .text+0x0 goes to byte 1 of its slot"),
         (format!("{cli} jne start + 4"), "the branch at .text+0x5 goes to byte 4 of its slot"),
-        (format!("{cli}.section .other,\"ax\"\n call start + 2"), "the branch at .other+0x0 goes to byte 2 of its slot"),
+        (
+            format!("{cli}.section .other,\"ax\"\n call start + 2"),
+            "the branch at .other+0x0 goes to byte 2 of its slot",
+        ),
         (format!("{cli} nop; jrcxz start + 3"), "the branch at .text+0x6 goes to byte 3 of its slot"),
     ];
     for (text, what) in cases {
@@ -151,10 +155,12 @@ fn branches_of_a_linked_file_are_followed_between_sections() {
 
 #[test]
 fn claims_are_completed() {
-    let flags = |text: &str| verified(&annotated(text), |report| {
-        assert!(report.holds(), "{report:?}");
-        report.sites[0].site.flags
-    });
+    let flags = |text: &str| {
+        verified(&annotated(text), |report| {
+            assert!(report.holds(), "{report:?}");
+            report.sites[0].site.flags
+        })
+    };
     let cli = padded("cli", Class::Cli);
     let section = |name: &str| format!(".section {name},\"ax\"\n{cli}");
     assert_eq!(flags(&cli), Flags::empty());
@@ -163,7 +169,9 @@ fn claims_are_completed() {
     assert_eq!(flags(&section(".entry.text")), Flags::NO_STACK);
     assert_eq!(flags(&section(".head.text")), Flags::HEAD);
     assert_eq!(flags(&section(".altinstr_replacement")), Flags::REPLACEMENT);
-    let copied = format!(".type ftrace_regs_caller,@function\nftrace_regs_caller: {cli}.size ftrace_regs_caller,.-ftrace_regs_caller");
+    let copied = format!(
+        ".type ftrace_regs_caller,@function\nftrace_regs_caller: {cli}.size ftrace_regs_caller,.-ftrace_regs_caller"
+    );
     assert_eq!(flags(&copied), Flags::COPIED);
     let table = "nop; 2: .section __ex_table,\"a\"\n.long 2b-., 1b-., 1, 1b-., 2b-., 1";
     assert_eq!(flags(&format!("1: {}{table}", padded("wrmsr", Class::Wrmsr))), Flags::EXTABLE);
@@ -177,13 +185,15 @@ fn a_replacement_is_executed_where_its_original_stands() {
         .section .altinstr_replacement,\"ax\"\nnop; 663: nop; nop; {}664:",
         padded(".byte 0x0f,0x01,0xca", Class::Clac)
     );
-    let check = |data: &[u8], flags: Flags| verified(data, |report| {
-        assert!(report.holds(), "{report:?}");
-        let site = &report.sites[0];
-        assert_eq!(site.site.flags, flags);
-        assert_eq!(site.location.section, ".altinstr_replacement");
-        assert_eq!(site.location.function.unwrap().to_string(), "f+0x3");
-    });
+    let check = |data: &[u8], flags: Flags| {
+        verified(data, |report| {
+            assert!(report.holds(), "{report:?}");
+            let site = &report.sites[0];
+            assert_eq!(site.site.flags, flags);
+            assert_eq!(site.location.section, ".altinstr_replacement");
+            assert_eq!(site.location.function.unwrap().to_string(), "f+0x3");
+        });
+    };
     let workshop = Workshop::new();
     let object = workshop.assemble("a", &format!("{PRELUDE}.globl _start\n_start:\n{text}"), &[]);
     check(&object, Flags::REPLACEMENT | Flags::NO_STACK);

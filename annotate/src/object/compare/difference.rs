@@ -60,10 +60,8 @@ pub enum Difference {
         padded: Spot,
     },
     /// A symbol differs.
-    #[error("symbol number {number} of those in sections: plain {plain}, padded {padded}")]
+    #[error("the symbols differ: plain {plain}, padded {padded}")]
     Symbol {
-        /// Its number among the named symbols in sections.
-        number: usize,
         /// What it is in the plain object.
         plain: String,
         /// What it is in the padded object.

@@ -7,10 +7,10 @@
 //! What padding cannot but change, and what is therefore compared by its meaning instead of its bytes:
 //!
 //! * distances: every branch, RIP-relative operand, relocation and symbol is resolved to a place on both sides, and the
-//!   two places have to correspond ([`map`]);
+//!   two places have to correspond (`map`);
 //! * the size of a direct branch, short or near, which the assembler chooses by distance;
 //! * an immediate operand that is the distance of a label from a symbol;
-//! * filler before an aligned place ([`walk`]), and the NOPs behind an alternative's original, which make it as long as
+//! * filler before an aligned place (`filler`), and the NOPs behind an alternative's original, which make it as long as
 //!   its longest replacement; in `.altinstructions`, the lengths of both;
 //! * tables about text that hold distances as numbers: unwind tables and debug information are not compared.
 //!
@@ -18,6 +18,7 @@
 //! is one pass over both texts: an instruction whose bytes are equal is decoded once.
 
 mod difference;
+mod filler;
 mod map;
 mod walk;
 
@@ -86,7 +87,8 @@ fn open(data: &[u8], which: Which) -> Result<Elf<'_>, Difference> {
 
 /// The records of the padded object, each of which agrees with the bytes at its site.
 fn records(padded: &Elf<'_>) -> Result<Vec<Record>, Difference> {
-    let Records { records, bad } = Records::read(padded).map_err(|error| Difference::Unreadable(Which::Padded, error))?;
+    let Records { records, bad } =
+        Records::read(padded).map_err(|error| Difference::Unreadable(Which::Padded, error))?;
     if let Some(bad) = bad.first() {
         return Err(Difference::Record { number: bad.number, what: bad.fault.to_string() });
     }
@@ -290,38 +292,33 @@ impl<'data> Comparer<'_, 'data> {
         Ok(())
     }
 
-    /// Holds the named symbols against each other: same order, same name, binding and type, corresponding start and end.
+    /// Holds the named symbols against each other: same name, binding and type, corresponding start and end.
     fn symbols(&self) -> Result<(), Difference> {
-        let mut plain = named_symbols(self.plain);
-        let mut padded = named_symbols(self.padded);
-        for number in 0.. {
-            let (plain, padded) = match (plain.next(), padded.next()) {
-                (None, None) => break,
-                (Some(plain), Some(padded)) if self.same_symbol(&plain, &padded) => continue,
-                pair => pair,
-            };
-            let describe = |elf: &Elf<'_>, symbol: Option<Symbol<'_>>| {
-                let Some(Symbol { name, place: Some(Place { section, offset }), size, .. }) = symbol else {
-                    return "none".to_owned();
-                };
+        let (plain, padded) = (named_symbols(self.plain), named_symbols(self.padded));
+        let pairs = plain.iter().zip(&padded);
+        let equal = pairs.take_while(|(plain, padded)| self.same_symbol(plain, padded)).count();
+        if equal == plain.len() && equal == padded.len() {
+            return Ok(());
+        }
+        let describe = |elf: &Elf<'_>, symbols: &[Symbol<'_>]| match symbols.get(equal) {
+            Some(&Symbol { name, place: Some(Place { section, offset }), size, .. }) => {
                 let section = elf.sections().get(section).map_or("", |section| section.name);
                 format!("{name} = {section}+{offset:#x}, {size} bytes")
-            };
-            return Err(Difference::Symbol {
-                number,
-                plain: describe(self.plain, plain),
-                padded: describe(self.padded, padded),
-            });
-        }
-        Ok(())
+            }
+            _ => "none".to_owned(),
+        };
+        Err(Difference::Symbol { plain: describe(self.plain, &plain), padded: describe(self.padded, &padded) })
     }
 
     /// An immediate operand may differ where it is how far a place is from a symbol in the same section, on either side
     /// (Linux: `add $(identity_mapped - relocate_kernel), %r8`).
     fn immediates(&self) -> Result<(), Difference> {
+        if self.immediates.is_empty() {
+            return Ok(());
+        }
+        let bases: Vec<_> = named_symbols(self.plain).into_iter().zip(named_symbols(self.padded)).collect();
         for Immediates { section, operands, difference } in &self.immediates {
-            let bases = named_symbols(self.plain).zip(named_symbols(self.padded));
-            let mut places = bases.filter_map(|(plain, padded)| plain.place.zip(padded.place));
+            let mut places = bases.iter().filter_map(|(plain, padded)| plain.place.zip(padded.place));
             let [distance, counterpart] = *operands;
             let is_distance = places.any(|(plain, padded)| {
                 let (plain_base, padded_base) = (plain.offset, padded.offset);
@@ -338,9 +335,11 @@ impl<'data> Comparer<'_, 'data> {
     }
 
     fn same_symbol(&self, plain: &Symbol<'data>, padded: &Symbol<'data>) -> bool {
-        let end = |symbol: &Symbol<'_>| symbol.place.map(|Place { section, offset }| {
-            Target::Place(Place { section, offset: offset.wrapping_add(symbol.size) })
-        });
+        let end = |symbol: &Symbol<'_>| {
+            symbol.place.map(|Place { section, offset }| {
+                Target::Place(Place { section, offset: offset.wrapping_add(symbol.size) })
+            })
+        };
         let start = |symbol: &Symbol<'_>| symbol.place.map(Target::Place);
         let corresponds = |plain: Option<Target<'data>>, padded: Option<Target<'data>>| {
             plain.zip(padded).is_some_and(|(plain, padded)| self.corresponds(&plain, &padded))
@@ -374,27 +373,33 @@ fn in_section<T>(items: &[T], section: usize, place: impl Fn(&T) -> Place) -> &[
 /// The number of the first relocation that has no counterpart of the same type and symbol at the same distance from the
 /// origin. Targets are another matter.
 fn disagreement(plain: (&Elf<'_>, &[Relocation], u64), padded: (&Elf<'_>, &[Relocation], u64)) -> Option<usize> {
-    let name = |elf: &Elf<'_>, relocation: &Relocation| {
-        elf.symbol_of(relocation).filter(|symbol| symbol.kind != STT_SECTION).map(|symbol| symbol.name.to_owned())
-    };
     let agrees = |a: &Relocation, b: &Relocation| {
         a.kind == b.kind
             && a.offset.wrapping_sub(plain.2) == b.offset.wrapping_sub(padded.2)
-            && name(plain.0, a) == name(padded.0, b)
+            && symbol_name(plain.0, a) == symbol_name(padded.0, b)
     };
-    let pairs = plain.1.iter().zip(padded.1);
-    let count = pairs.len();
-    let longest = plain.1.len().max(padded.1.len());
-    pairs.enumerate().find(|(_, (a, b))| !agrees(a, b)).map(|(number, _)| number).or((count < longest).then_some(count))
+    let equal = plain.1.iter().zip(padded.1).take_while(|(a, b)| agrees(a, b)).count();
+    (equal < plain.1.len().max(padded.1.len())).then_some(equal)
 }
 
-/// The symbols that name places in sections which are compared.
-fn named_symbols<'data>(elf: &Elf<'data>) -> impl Iterator<Item = Symbol<'data>> {
-    elf.symbols().filter(|symbol| {
-        let section = symbol.place.and_then(|place| elf.sections().get(place.section));
+/// The name of the symbol that a relocation refers to; sections have none.
+fn symbol_name<'data>(elf: &Elf<'data>, relocation: &Relocation) -> Option<&'data str> {
+    elf.symbol_of(relocation).filter(|symbol| symbol.kind != STT_SECTION).map(|symbol| symbol.name)
+}
+
+/// The symbols that name places in sections which are compared, by name, section and offset: the order of a symbol table
+/// is that in which a linker met them.
+fn named_symbols<'data>(elf: &Elf<'data>) -> Vec<Symbol<'data>> {
+    let section = |symbol: &Symbol<'_>| symbol.place.and_then(|place| elf.sections().get(place.section));
+    let is_compared = |symbol: &Symbol<'data>| {
         !symbol.name.is_empty()
             && symbol.kind != STT_SECTION
             && symbol.kind != STT_FILE
-            && section.is_some_and(|section| Comparability::of(section) != Comparability::Nothing)
-    })
+            && section(symbol).is_some_and(|section| Comparability::of(section) != Comparability::Nothing)
+    };
+    let mut symbols: Vec<_> = elf.symbols().filter(is_compared).collect();
+    symbols.sort_by_key(|symbol| {
+        (symbol.name, section(symbol).map(|section| section.name), symbol.place.map(|place| place.offset))
+    });
+    symbols
 }

@@ -1,14 +1,13 @@
 //! Two texts, walked in step.
 //!
 //! Both sides stand at corresponding instructions. The padded side leaves out its pads; both leave out the room that
-//! alternatives make behind their originals. Where the two meet different runs of NOPs and INT3s, the difference has to be
-//! filler that aligns what follows: its length depends on all that stands before. Filler is recognised by its effect: it
-//! ends at a multiple of a power of two that is greater than its length and that the section's alignment permits. There
-//! is no certainty: a NOP that was lost just before an aligned place would pass.
+//! alternatives make behind their originals. Where the two meet different runs of NOPs, the difference has to be filler
+//! ([`super::filler`]).
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
 
 use super::difference::{Difference, Spot};
+use super::filler::{Run, filler_between};
 use super::map::OffsetMap;
 use super::{Immediates, Reference, disagreement};
 use crate::object::elf::{Elf, Place, Relocation, Target};
@@ -67,7 +66,8 @@ impl Decoded<'_> {
 
     /// The immediates of the two, if that is all that differs.
     fn differing_immediates(&self, other: &Self) -> Option<[u64; 2]> {
-        let field = self.immediate.filter(|&field| other.immediate == Some(field) && self.is_equal_around(other, field))?;
+        let field =
+            self.immediate.filter(|&field| other.immediate == Some(field) && self.is_equal_around(other, field))?;
         let value = |decoded: &Self| {
             let bytes = decoded.bytes.get(field.0..field.1)?;
             Some(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
@@ -169,26 +169,15 @@ impl<'elf, 'data> Side<'elf, 'data> {
         end_of_range_at(&self.room, self.position)
     }
 
-    fn skip_room(&mut self) -> bool {
-        let end = self.end_of_room();
-        self.position = end.unwrap_or(self.position);
-        end.is_some()
+    fn skip_room(&mut self) {
+        self.position = self.end_of_room().unwrap_or(self.position);
     }
 
     /// The NOPs and INT3s that stand here, up to the next room.
     fn run(&self) -> Run<'data> {
-        let mut run = Run { bytes: self.bytes, bounds: vec![self.position] };
-        if self.end_of_room().is_some() {
-            return run;
-        }
         let after = self.room.partition_point(|&(start, _)| start <= self.position);
         let end = self.room.get(after).map_or(self.bytes.len(), |&(start, _)| start);
-        let mut position = self.position;
-        while let Some(length) = nop_length(&self.bytes[position..end]) {
-            position += length;
-            run.bounds.push(position);
-        }
-        run
+        Run::of(self.bytes, self.position, if self.end_of_room().is_some() { self.position } else { end })
     }
 
     /// The relocations of the next `length` bytes.
@@ -223,68 +212,6 @@ fn end_of_range_at(ranges: &[(usize, usize)], position: usize) -> Option<usize> 
     ranges[..after].last().map(|&(_, end)| end).filter(|&end| position < end)
 }
 
-/// The length of the NOP or INT3 at the start of the bytes.
-fn nop_length(bytes: &[u8]) -> Option<usize> {
-    // INT3, NOP, the multi-byte NOP (SDM Vol. 2B, NOP), and the prefixes that GAS puts before them.
-    if !matches!(bytes, [0xcc | 0x90 | 0x66 | 0x2e, ..] | [0x0f, 0x1f, ..]) {
-        return None;
-    }
-    let instruction = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
-    matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3).then_some(instruction.len())
-}
-
-/// A run of NOPs and INT3s.
-struct Run<'data> {
-    bytes: &'data [u8],
-    /// Where the first starts, and where each ends.
-    bounds: Vec<usize>,
-}
-
-impl<'data> Run<'data> {
-    fn len(&self) -> usize {
-        self.bounds.len() - 1
-    }
-
-    /// The bytes of each.
-    fn nops(&self) -> impl DoubleEndedIterator<Item = &'data [u8]> + ExactSizeIterator {
-        self.bounds.windows(2).map(|bounds| &self.bytes[bounds[0]..bounds[1]])
-    }
-
-    /// What is left of the run without some NOPs before and after.
-    fn middle(&self, before: usize, after: usize) -> Middle {
-        Middle { start: self.bounds[before], end: self.bounds[self.len() - after] }
-    }
-}
-
-/// Part of a run: from here to there.
-#[derive(Clone, Copy)]
-struct Middle {
-    start: usize,
-    end: usize,
-}
-
-impl Middle {
-    fn is_empty(self) -> bool {
-        self.start == self.end
-    }
-
-    /// Whether this may be filler in a section of this alignment.
-    fn aligns(self, section: u64) -> bool {
-        let alignment = (self.end - self.start + 1).next_power_of_two();
-        alignment as u64 <= section && self.end.is_multiple_of(alignment)
-    }
-}
-
-/// Whether two parts of runs may be filler before the same place: none at all on either side, or filler on both, be it of
-/// no bytes, up to a place that is aligned at least a little.
-fn are_filler(plain: (Middle, u64), padded: (Middle, u64)) -> bool {
-    const LEAST_ALIGNMENT: usize = 4;
-    let aligns = |(middle, section): (Middle, u64)| {
-        middle.end.is_multiple_of(LEAST_ALIGNMENT) && (middle.is_empty() || middle.aligns(section))
-    };
-    plain.0.is_empty() && padded.0.is_empty() || aligns(plain) && aligns(padded)
-}
-
 /// What a walk has found.
 #[derive(Default)]
 pub(super) struct Walked<'data> {
@@ -296,10 +223,7 @@ pub(super) struct Walked<'data> {
 }
 
 /// Walks the two texts from end to end.
-pub(super) fn walk<'data>(
-    plain: Side<'_, 'data>,
-    padded: Side<'_, 'data>,
-) -> Result<Walked<'data>, Difference> {
+pub(super) fn walk<'data>(plain: Side<'_, 'data>, padded: Side<'_, 'data>) -> Result<Walked<'data>, Difference> {
     let mut walk = Walk { plain, padded, walked: Walked::default() };
     while walk.step()? {}
     Ok(walk.walked)
@@ -318,12 +242,14 @@ impl Walk<'_, '_> {
             self.padded.position = end;
         }
         self.mark();
+        let at_room = [&self.plain, &self.padded].map(|side| side.end_of_room().is_some());
         // Where only one side has come to room, filler may still stand before that of the other.
-        let both_at_room = self.plain.end_of_room().is_some() && self.padded.end_of_room().is_some();
-        if !both_at_room && self.skip_filler() {
+        if at_room != [true; 2] && self.skip_filler(at_room == [false; 2])? {
             return Ok(true);
         }
-        if self.plain.skip_room() | self.padded.skip_room() {
+        if at_room != [false; 2] {
+            self.plain.skip_room();
+            self.padded.skip_room();
             return Ok(true);
         }
         match (self.plain.rest().is_empty(), self.padded.rest().is_empty()) {
@@ -343,32 +269,25 @@ impl Walk<'_, '_> {
         Difference::Content { section, what, plain: self.plain.spot(), padded: self.padded.spot() }
     }
 
-    /// Steps over the NOPs and INT3s here, if the two sides have the same or differ by filler only. Those that the runs
-    /// share at either end may belong to the text: Linux pads return thunks with up to 63 INT3s before and behind an
-    /// alignment. How many do is tried.
-    fn skip_filler(&mut self) -> bool {
-        const SHARED: usize = 64;
+    /// Steps over the NOPs and INT3s here, if there are any, and the two sides have the same or differ by filler only.
+    /// If they `have_to`, anything else is a difference.
+    fn skip_filler(&mut self, have_to: bool) -> Result<bool, Difference> {
         let (plain, padded) = (self.plain.run(), self.padded.run());
-        let shortest = plain.len().min(padded.len());
-        if shortest == 0 && plain.len() == padded.len() {
-            return false;
+        if plain.is_empty() && padded.is_empty() {
+            return Ok(false);
         }
-        let leading = plain.nops().zip(padded.nops()).take_while(|(a, b)| a == b).count();
-        let trailing = plain.nops().rev().zip(padded.nops().rev()).take_while(|(a, b)| a == b).count();
-        for before in (leading.saturating_sub(SHARED)..=leading).rev() {
-            for after in (0..=trailing.min(shortest - before).min(SHARED)).rev() {
-                let (middle, counterpart) = (plain.middle(before, after), padded.middle(before, after));
-                if are_filler((middle, self.plain.align), (counterpart, self.padded.align)) {
-                    for nop in plain.nops().take(before) {
-                        self.advance(nop.len(), nop.len());
-                        self.mark();
-                    }
-                    (self.plain.position, self.padded.position) = (middle.end, counterpart.end);
-                    return true;
-                }
-            }
+        let filler = filler_between((&plain, self.plain.align), (&padded, self.padded.align));
+        if filler.is_none() && !have_to {
+            return Ok(false);
         }
-        false
+        let shared = filler.map_or_else(|| plain.shared_with(&padded), |filler| filler.before);
+        for nop in plain.nops().take(shared) {
+            self.advance(nop.len(), nop.len());
+            self.mark();
+        }
+        let Some(filler) = filler else { return Err(self.difference("the instructions differ")) };
+        (self.plain.position, self.padded.position) = filler.ends;
+        Ok(true)
     }
 
     fn advance(&mut self, plain: usize, padded: usize) {
