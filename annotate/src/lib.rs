@@ -15,6 +15,8 @@ pub mod instructions;
 pub mod record;
 
 #[cfg(feature = "std")]
+mod linux;
+#[cfg(feature = "std")]
 pub mod object;
 #[cfg(feature = "std")]
 pub mod text;

@@ -135,7 +135,7 @@ proptest! {
         let text = annotated(&source);
         prop_assert!(is_subsequence(&source, &text));
         if text != source {
-            let lines = |text: &[u8]| text.iter().filter(|byte| **byte == b'\n').count();
+            let lines = |text: &[u8]| text.split(|byte| *byte == b'\n').count();
             prop_assert_eq!(lines(&text), lines(&source) + 2, "the prelude and the line marker");
         }
     }

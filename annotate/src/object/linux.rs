@@ -1,37 +1,25 @@
-//! What is special about a Linux kernel: names of sections and functions, and the tables that point into its text.
+//! The tables of a Linux kernel that point into its text, and the flags that follow from them (Linux 6.1, `arch/x86`).
 //!
-//! Everything the object side knows of Linux stands here, by the names of Linux 6.1 (arch/x86 unless said otherwise). The
-//! assembler stage sees one file at a time, and macro bodies without knowing where they will be expanded; what it could
-//! not know of a site is completed here, from the object. What a record claims is never taken back but refused, where the
-//! object says otherwise.
+//! What the assembler stage could not know of a site is completed here, from the object. What a record claims is never
+//! taken back but refused, where the object says otherwise. Plain names are in [`crate::linux`].
 
 use std::collections::HashSet;
 
 use super::elf::{Elf, Place, Relocation, Section, Target};
 use super::text::Functions;
+use crate::linux::{EXCEPTION_TABLE, EXCEPTION_TABLE_FIELDS, REPLACEMENTS, function_flags, section_flags};
 use crate::record::Flags;
-
-/// Alternative instructions (`kernel/vmlinux.lds.S`), copied over their originals at boot and at `insmod`.
-pub const REPLACEMENTS: &str = ".altinstr_replacement";
 
 /// The table that says which replacement goes over which original: `struct alt_instr` (`include/asm/alternative.h`).
 pub const ALTERNATIVES: &str = ".altinstructions";
 
-/// Entries of three words: place of the instruction, place of the fixup, data; the first two relative to themselves
-/// (`struct exception_table_entry`, `include/asm/extable.h`).
-const EXCEPTION_TABLE: &str = "__ex_table";
-const EXCEPTION_TABLE_ENTRY: usize = 12;
+const EXCEPTION_TABLE_ENTRY: usize = EXCEPTION_TABLE_FIELDS * size_of::<i32>();
 
-/// Freed when the kernel is up, or thrown away with `rmmod` (`include/linux/init.h`).
-const INIT: [&str; 2] = [".init.text", ".exit.text"];
-
-/// Entry code: runs on the user's stack pointer, on trampoline stacks and on IST stacks (`entry/entry_64.S`).
-const ENTRY: &str = ".entry.text";
+/// The entry code of a linked kernel.
 const ENTRY_START: &str = "__entry_text_start";
 const ENTRY_END: &str = "__entry_text_end";
 
 /// Code that runs at its physical address. A linked kernel has it at the start of `.text`, with no symbol at its end.
-const HEAD: &str = ".head.text";
 const TEXT: &str = ".text";
 const HEAD_FUNCTIONS: [&str; 8] = [
     // kernel/head_64.S
@@ -45,24 +33,6 @@ const HEAD_FUNCTIONS: [&str; 8] = [
     "startup_64_setup_env",
     // platform/pvh/head.S
     "pvh_start_xen",
-];
-
-/// Functions that the kernel copies elsewhere and runs there, where a relative branch leads astray.
-const COPIED_FUNCTIONS: [&str; 9] = [
-    // kernel/ftrace_64.S, copied by create_trampoline() in kernel/ftrace.c
-    "ftrace_caller",
-    "ftrace_regs_caller",
-    // kernel/relocate_kernel_64.S, copied to the control page by machine_kexec()
-    "relocate_kernel",
-    "identity_mapped",
-    "virtual_mapped",
-    "swap_pages",
-    // power/hibernate_asm_64.S, copied by relocate_restore_code() in power/hibernate.c
-    "core_restore_code",
-    // mm/mem_encrypt_boot.S, copied by sme_encrypt_execute()
-    "__enc_copy",
-    // kernel/kprobes/opt.c, copied by arch_prepare_optimized_kprobe(); lies in .rodata since 4.13
-    "optprobe_template_func",
 ];
 
 /// What a kernel subtracts from an address in its image to get the physical one (`__START_KERNEL_map`,
@@ -95,17 +65,18 @@ impl Linux {
     #[must_use]
     pub fn flags(&self, elf: &Elf<'_>, functions: &Functions<'_>, place: Place) -> Flags {
         let section = elf.sections().get(place.section).map_or("", |section| section.name);
-        let mut flags = Flags::empty();
-        flags.set(Flags::INIT, in_family(section, &INIT));
-        flags.set(Flags::REPLACEMENT, section == REPLACEMENTS);
+        let mut flags = section_flags(section);
         let place = self.original_of(place).unwrap_or(place);
         let section = elf.sections().get(place.section).map_or("", |section| section.name);
-        let function = functions.at(place).map(|function| function.name);
-        let named = |names: &[&str]| function.is_some_and(|function| names.contains(&function));
-        let entry = self.entry.is_some_and(|(start, end)| (start..end).contains(&place));
-        flags.set(Flags::NO_STACK, in_family(section, &[ENTRY]) || entry);
-        flags.set(Flags::HEAD, in_family(section, &[HEAD]) || section == TEXT && named(&HEAD_FUNCTIONS));
-        flags.set(Flags::COPIED, named(&COPIED_FUNCTIONS));
+        let function = functions.at(place).map_or("", |function| function.name);
+        flags |= section_flags(section) & (Flags::NO_STACK | Flags::HEAD);
+        flags |= function_flags(function);
+        if self.entry.is_some_and(|(start, end)| (start..end).contains(&place)) {
+            flags |= Flags::NO_STACK;
+        }
+        if section == TEXT && HEAD_FUNCTIONS.contains(&function) {
+            flags |= Flags::HEAD;
+        }
         flags.set(Flags::EXTABLE, self.exceptions.contains(&place));
         flags
     }
@@ -132,11 +103,6 @@ impl Linux {
         let same = replacement.section == place.section && inside < replacement_length.into();
         same.then(|| Place { section: original.section, offset: original.offset.wrapping_add(inside) })
     }
-}
-
-/// Whether a section is of a name, or of one with a suffix, as `-ffunction-sections` gives.
-fn in_family(section: &str, names: &[&str]) -> bool {
-    names.iter().any(|name| section.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }
 
 /// One entry of [`ALTERNATIVES`].

@@ -9,13 +9,12 @@
 //! * `scan` cuts the text into labels and statements; `sections` follows where they go, `stage` what they are.
 //! * `lookup` and `operands` decide whether a statement is sensitive, `bytes` whether a hand-encoded one is.
 //! * `macros` knows what parameters can stand for, `dispatch` which statements they decide.
-//! * `liveness` finds what matters after a site; `linux` knows the names that tell more of it.
+//! * `liveness` finds what matters after a site; [`crate::linux`] knows the names that tell more of it.
 //! * `emit` is the only one that knows what is inserted.
 
 mod bytes;
 mod dispatch;
 mod emit;
-mod linux;
 mod liveness;
 mod lookup;
 mod macros;

@@ -21,7 +21,7 @@ impl Section {
     const DATA: Self = Self { executable: false, ..Self::TEXT };
 
     fn new(name: &str, executable: bool) -> Self {
-        Self { executable, flags: super::linux::section_flags(name) }
+        Self { executable, flags: crate::linux::section_flags(name) }
     }
 }
 

@@ -5,7 +5,6 @@ use std::ops::Range;
 use super::Options;
 use super::bytes::{Encoded, Run};
 use super::emit::{Insertion, Kind, LABELS};
-use super::linux;
 use super::liveness;
 use super::lookup::{Mnemonic, lookup};
 use super::macros::Macros;
@@ -13,6 +12,7 @@ use super::operands::Syntax;
 use super::scan::{Item, Scanner, Statement};
 use super::sections::{Section, Sections};
 use crate::instructions::{Class, ClassSet, Part, Row, SEQUENCES, When};
+use crate::linux::{self, EXCEPTION_TABLE};
 use crate::record::{Flags, Liveness, MINIMUM_SLOT};
 
 /// Statements that a branch relative to `.` is taken to reach, on either side.
@@ -113,7 +113,7 @@ impl<'a> Stage<'a> {
         match text.first() {
             Some(b'0'..=b'9') => self.labels_collide |= LABELS.iter().any(|label| label.as_bytes() == text),
             Some(b'.' | b'\\') | None => {}
-            Some(_) => self.function_flags = linux::function_flags(text),
+            Some(_) => self.function_flags = std::str::from_utf8(text).map_or(Flags::empty(), linux::function_flags),
         }
         if self.macros.in_body() {
             self.macros.note_use(&self.source[name.start..=name.end]);
@@ -411,7 +411,9 @@ impl<'a> Stage<'a> {
             };
             let operands = statement.operands(self.source);
             match statement.head(self.source) {
-                b".pushsection" | b".section" => field = linux::is_exception_table(operands).then_some(0),
+                b".pushsection" | b".section" => {
+                    field = memchr::memmem::find(operands, EXCEPTION_TABLE.as_bytes()).map(|_| 0);
+                }
                 b".popsection" | b".previous" => field = None,
                 b".long" => {
                     for operand in operands.split(|&byte| byte == b',') {
