@@ -51,7 +51,8 @@ fn dependency_files_are_those_of_the_original_command() {
 
 #[test]
 fn an_object_without_sensitive_instructions_is_the_real_one() {
-    assert!(!same(&[("a.c", PLAIN)], &["-g", "-O2", "-MMD", "-c", "a.c"]));
+    // But for its debug information, which clang arranges in another order when it reads it back.
+    assert!(!same(&[("a.c", PLAIN)], &["-O2", "-MMD", "-c", "a.c"]));
     assert!(!same(&[("a.S", "\tret\n")], &["-c", "a.S"]));
     let unused = ".macro m\n\tcli\n.endm\n\tret\n";
     assert!(!same(&[("a.S", unused)], &["-c", "a.S"]), "a macro that is never expanded");

@@ -1,9 +1,9 @@
 //! A reader of annotation records, straight from the file format: no code is shared with the crate that writes them.
 //!
 //! An ELF note with the name `Afterburner` and type 1 holds records of 12 little-endian bytes:
-//! `i32 site` (minus the address of this field, plus 1 GiB if the site is not padded), `u8 length`, `u8 slot`, `u8 class`, `u8 live_flags`,
-//! `u16 live_registers`, `u16 flags`. In a linked kernel the notes are in `.notes`; in an object or a module they are in
-//! `.note.afterburn`, and each `site` has a relocation.
+//! `i32 site` (minus the address of this field, plus 1 GiB if the site is not padded), `u8 length`, `u8 slot`, `u8 class`,
+//! `u8 live_flags`, `u16 live_registers`, `u16 flags`. In a linked kernel the notes are in `.notes`; in an object or a
+//! module they are in `.note.afterburn`, and each `site` has a relocation.
 
 use std::collections::BTreeMap;
 

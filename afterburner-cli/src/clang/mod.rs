@@ -1,11 +1,12 @@
 //! The clang wrapper: for the integrated assembler, which leaves no room for a shim.
 //!
-//! A compilation becomes three steps: clang to the text, the text stage, clang from the text to the object. Where there
-//! is nothing to annotate the original command runs after all, so that those objects are what they always were.
+//! A compilation becomes three steps: clang to the text, the text stage, clang from the text to the object. That is so even
+//! where there is nothing to annotate: to run the original command after all would be to compile most files twice.
 
 mod arguments;
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::{env, fs};
@@ -69,6 +70,10 @@ fn compile(
     let options = session.options();
     let annotated = annotate(&text, &options);
     if !annotated.is_changed() {
+        if is_silent && assemble(tool, compilation, &text)? {
+            journal::note(object, Outcome::Plain);
+            return Ok(ExitCode::SUCCESS);
+        }
         return leave(Some(Outcome::Plain));
     }
     let assembly = Assembly {
@@ -82,6 +87,16 @@ fn compile(
         check: session.check,
     };
     assembly.run()
+}
+
+/// Assembles a text as it is. `false` if clang has anything to say of it; the original command will say it.
+fn assemble(tool: &Tool, compilation: &Compilation, text: &[u8]) -> anyhow::Result<bool> {
+    let options = compilation.to_object();
+    let output = [OsStr::new("-o"), compilation.object.as_os_str(), OsStr::new("-")];
+    let mut command = tool.command(options.iter().map(OsString::as_os_str).chain(output));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = tool.feed(command, |stdin| stdin.write_all(text))?;
+    Ok(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty())
 }
 
 /// Why the object is left alone.
