@@ -25,11 +25,17 @@ const ENTRY: [&str; 1] = [".entry.text"];
 /// Code that runs at its physical address (`kernel/head_64.S`).
 const HEAD: [&str; 1] = [".head.text"];
 
-/// Functions that the kernel copies elsewhere and runs there, where a relative branch leads astray.
-const COPIED_FUNCTIONS: [&str; 9] = [
+/// Functions that the kernel copies elsewhere and runs there, where a relative branch leads astray; and the labels inside
+/// them, for text does not tell a label from a function.
+const COPIED_FUNCTIONS: [&str; 14] = [
     // kernel/ftrace_64.S, copied by create_trampoline() in kernel/ftrace.c
     "ftrace_caller",
+    "ftrace_caller_op_ptr",
+    "ftrace_call",
     "ftrace_regs_caller",
+    "ftrace_regs_caller_op_ptr",
+    "ftrace_regs_call",
+    "ftrace_regs_caller_jmp",
     // kernel/relocate_kernel_64.S, copied to the control page by machine_kexec()
     "relocate_kernel",
     "identity_mapped",

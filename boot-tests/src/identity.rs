@@ -122,7 +122,7 @@ pub fn patch(vmlinux: Vec<u8>) -> Result<(Vec<u8>, Report)> {
     let mut moved = BTreeMap::new();
 
     for ((_, site), record) in records {
-        report.contradictions.extend(tables.contradictions(site, record));
+        report.contradictions.extend(tables.contradiction(site, record));
         let (original, route) = match tables.route(&image, site, record)? {
             Ok(way) => way,
             Err(skipped) => {
@@ -169,14 +169,17 @@ impl Tables {
         })
     }
 
-    /// What the flags of a record say against the tables.
-    fn contradictions(&self, site: u64, record: Record) -> Option<String> {
+    /// What the flags of a record say against the tables. A flag that is not set says nothing, but for `COPIED`: nothing
+    /// else tells that.
+    fn contradiction(&self, site: u64, record: Record) -> Option<String> {
         let flagged = |flag| record.flags & flag != 0;
-        if flagged(records::REPLACEMENT) != self.replacements.contains(&site) {
-            return Some(format!("{site:#x}: the record is wrong about .altinstr_replacement"));
+        if flagged(records::REPLACEMENT) && !self.replacements.contains(&site) {
+            Some(format!("{site:#x}: the record is wrong about .altinstr_replacement"))
+        } else if !flagged(records::COPIED) && self.is_copied(site) {
+            Some(format!("{site:#x}: the record does not say that the text is copied"))
+        } else {
+            None
         }
-        let copied = !flagged(records::COPIED) && self.is_copied(site);
-        copied.then(|| format!("{site:#x}: the record does not say that the text is copied"))
     }
 
     fn is_copied(&self, site: u64) -> bool {
@@ -282,15 +285,16 @@ mod tests {
     #[test]
     fn wrong_flags_are_reported() {
         let directory = tempfile::tempdir().unwrap();
-        let mut image = Image::new(program(directory.path())).unwrap();
-        for flags in ["replacement_flags", "copied_flags"] {
-            image.write(image.symbol(flags).unwrap(), &[0, 0]).unwrap();
+        for (flags, expected) in [(0, "that the text is copied"), (records::REPLACEMENT, "wrong about .altinstr_repl")]
+        {
+            let mut image = Image::new(program(directory.path())).unwrap();
+            let field = image.symbol("copied_flags").unwrap();
+            image.write(field, &flags.to_le_bytes()).unwrap();
+            let (_, report) = patch(image.into_bytes()).unwrap();
+            let [contradiction] = report.contradictions.as_slice() else { panic!("{:?}", report.contradictions) };
+            assert!(contradiction.contains(expected), "{contradiction}");
+            assert_eq!((report.called, report.jumped, report.sites()), (1, 5, 12), "{report}");
         }
-        let (_, report) = patch(image.into_bytes()).unwrap();
-        let [replacement, copied] = report.contradictions.as_slice() else { panic!("{:?}", report.contradictions) };
-        assert!(copied.contains("that the text is copied"), "{copied}");
-        assert!(replacement.contains("wrong about .altinstr_replacement"), "{replacement}");
-        assert_eq!((report.called, report.jumped, report.sites()), (1, 5, 12), "{report}");
     }
 
     #[test]

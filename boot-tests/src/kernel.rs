@@ -141,18 +141,21 @@ impl Variant {
         let tree = source::tree()?;
         let kernel = Kernel { directory: cache::subdirectory("builds")?.join(&name) };
         let stamp = self.stamp(&tree)?;
-        if fs::read_to_string(kernel.stamp_path()).is_ok_and(|built| built == stamp) {
+        let built = fs::read_to_string(kernel.stamp_path()).is_ok_and(|built| built == stamp);
+        if built && !source::may_change() {
             println!("kernel {name}: already built in {}", kernel.directory.display());
             return Ok(kernel);
         }
         println!("kernel {name}: building, log in {}", kernel.log_path().display());
         let started = Instant::now();
-        if kernel.directory.exists() {
-            fs::remove_dir_all(&kernel.directory)
-                .with_context(|| format!("removing {}", kernel.directory.display()))?;
+        if !built {
+            if kernel.directory.exists() {
+                fs::remove_dir_all(&kernel.directory)
+                    .with_context(|| format!("removing {}", kernel.directory.display()))?;
+            }
+            fs::create_dir_all(&kernel.directory).with_context(|| format!("making {}", kernel.directory.display()))?;
+            self.configure(&tree, &kernel)?;
         }
-        fs::create_dir_all(&kernel.directory).with_context(|| format!("making {}", kernel.directory.display()))?;
-        self.configure(&tree, &kernel)?;
         self.compile(&tree, &kernel)?;
         fs::write(kernel.stamp_path(), stamp)?;
         println!(
@@ -181,7 +184,7 @@ impl Variant {
     fn compile(self, tree: &Path, kernel: &Kernel) -> Result<()> {
         let make = self.make(tree, &kernel.directory);
         let mut timed = Command::new("/usr/bin/time");
-        timed.args(["--quiet", "--format", "%U %S", "--output"]).arg(kernel.time_path());
+        timed.args(["--quiet", "--format", "%U %S", "--append", "--output"]).arg(kernel.time_path());
         if self.treatment != Treatment::Plain {
             timed.arg(afterburner()?).arg("build").arg("--report").arg(kernel.report_path());
             if self.toolchain != Toolchain::Gcc {
@@ -297,7 +300,7 @@ impl Kernel {
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     }
 
-    /// User and system time of the build, in seconds.
+    /// User and system time of the build, in seconds; of all its runs, if the sources changed in between.
     ///
     /// # Errors
     ///

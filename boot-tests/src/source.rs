@@ -31,6 +31,12 @@ pub fn tree() -> Result<PathBuf> {
     Ok(tree)
 }
 
+/// Whether the tree is the user's, who may change it at any time.
+#[must_use]
+pub fn may_change() -> bool {
+    env::var_os("AFTERBURNER_LINUX").is_some()
+}
+
 /// The version that the tree's Makefile states, and the path of the tree.
 ///
 /// # Errors

@@ -117,7 +117,7 @@ faulting_original_end:
 replacement:
 	annotated "lsl %ecx, %ecx"
 replacement_end:
-	record replacement, 3, 5, REPLACEMENT, replacement_flags
+	record replacement, 3, 5, REPLACEMENT
 	ret
 
 long_replacement:

@@ -26,6 +26,8 @@
 	.text
 relocate_kernel:
 	mov	%rdi, %cr3		# site: mov-to-cr copied
+ftrace_regs_caller_jmp:
+	popfq				# site: popf copied
 elsewhere:
 	mov	%rdi, %cr3		# site: mov-to-cr
 1:	rdmsr				# site: rdmsr extable
