@@ -103,7 +103,7 @@ impl fmt::Display for Report {
             let more = if sites.len() > addresses.len() { " ..." } else { "" };
             writeln!(f, "{:6} not: {reason}: {}{more}", sites.len(), addresses.join(" "))?;
         }
-        writeln!(f, "{} records contradict the kernel's own tables", self.contradictions.len())
+        self.contradictions.iter().try_for_each(|contradiction| writeln!(f, "       {contradiction}"))
     }
 }
 

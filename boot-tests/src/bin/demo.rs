@@ -33,6 +33,9 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     println!("building with {}", kernel::afterburner()?.display());
     let kernel = Variant::MIN.build()?;
+    let log = kernel.log()?;
+    let summary = log.find("afterburner: objects:").context("the build left no summary")?;
+    print!("{}", &log[summary..]);
     let vmlinux = kernel.vmlinux();
     let sites = sites(&vmlinux)?;
     println!("{}: {sites} annotated sites", vmlinux.display());
