@@ -34,7 +34,7 @@ fn run() -> Result<()> {
     println!("building with {}", kernel::afterburner()?.display());
     let kernel = Variant::MIN.build()?;
     let log = kernel.log()?;
-    let summary = log.find("afterburner: objects:").context("the build left no summary")?;
+    let summary = log.rfind("afterburner: objects:").context("the build left no summary")?;
     print!("{}", &log[summary..]);
     let vmlinux = kernel.vmlinux();
     let sites = sites(&vmlinux)?;
