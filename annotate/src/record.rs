@@ -40,7 +40,11 @@ pub const MINIMUM_SLOT: u8 = 5;
 pub const UNPADDED_DISPLACEMENT: i32 = 1 << 30;
 
 bitflags! {
-    /// What is known of a site beside its place and class.
+    /// What is known of a site beside its place and class. In a record that the text stage wrote, a clear bit says nothing:
+    /// of a site in a macro or its arguments it cannot tell where that will be expanded. [`object::verify`] completes the
+    /// flags from the object.
+    ///
+    /// [`object::verify`]: ../object/verify/index.html
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Flags: u16 {
         /// In text that is freed after boot (`.init.text`, `.exit.text`): never touch it later.
