@@ -17,6 +17,9 @@ use crate::{cache, command};
 /// How long a boot goes on after a line that must never appear: long enough for the rest of an oops.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
+/// How long QEMU may take to end once it has closed its console: its plugins write what they have counted after that.
+const FAREWELL: Duration = Duration::from_secs(20);
+
 /// A machine to boot.
 #[derive(Clone, Debug)]
 pub struct Machine<'a> {
@@ -87,8 +90,7 @@ impl Machine<'_> {
         let mut errors = qemu.stderr.take().context("QEMU's standard error")?;
         let lines = lines(&mut qemu)?;
         let (log, in_time) = self.collect(&lines, expectations);
-        qemu.kill().context("killing QEMU")?;
-        qemu.wait().context("waiting for QEMU")?;
+        end(&mut qemu, if in_time { FAREWELL } else { Duration::ZERO })?;
         fs::write(&path, &log).with_context(|| format!("writing {}", path.display()))?;
 
         let mut complaint = String::new();
@@ -121,6 +123,20 @@ impl Machine<'_> {
             }
         }
     }
+}
+
+/// Waits for QEMU to end by itself, and kills it after `patience`.
+fn end(qemu: &mut Child, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
+        if qemu.try_wait().context("waiting for QEMU")?.is_some() {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    qemu.kill().context("killing QEMU")?;
+    qemu.wait().context("waiting for QEMU")?;
+    Ok(())
 }
 
 /// The lines of the serial console, as they come.
