@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{StandIn, build, compare, complain, sites, text_file, verify};
+use crate::{StandIn, build, compare, complain, pack, profile, run, sites, text_file, unpack, verify};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -25,7 +25,8 @@ Examples:
   afterburner build -- make -j8                   the kernel in this directory, with gcc
   afterburner build -- make -j8 LLVM=1 O=../out   with clang, out of tree
   afterburner verify vmlinux drivers/net/tun.ko   every sensitive instruction has its record
-  afterburner sites vmlinux --by function         where they are";
+  afterburner sites vmlinux --by function         where they are
+  afterburner pack --kernel vmlinux -o image      wedge and kernel in one bootable file";
 
 /// Prepares a kernel to run on any host, at the stage of the assembler
 ///
@@ -50,6 +51,10 @@ enum Command {
     Sites(sites::Arguments),
     Compare(compare::Arguments),
     Annotate(text_file::Arguments),
+    Pack(pack::Arguments),
+    Unpack(unpack::Arguments),
+    Run(run::Arguments),
+    Profile(profile::Arguments),
     /// The assembler: GNU as, except that the object is padded and annotated
     ///
     /// Also under the name `as` or one that ends in `-as`: a directory with a copy of, or a link to, this program called `as`
@@ -122,6 +127,10 @@ impl Command {
             Self::Sites(arguments) => sites::run(arguments),
             Self::Compare(arguments) => compare::run(arguments),
             Self::Annotate(arguments) => text_file::run(arguments),
+            Self::Pack(arguments) => pack::run(arguments),
+            Self::Unpack(arguments) => unpack::run(arguments),
+            Self::Run(arguments) => run::run(arguments),
+            Self::Profile(arguments) => profile::run(arguments),
             Self::As(passed) => Ok(StandIn::Assembler.run("as".as_ref(), &passed.arguments)),
             Self::Clang(passed) => Ok(StandIn::Clang.run("clang".as_ref(), &passed.arguments)),
             Self::Completions { shell } => completions(*shell),

@@ -13,10 +13,14 @@ mod compare;
 mod exclusions;
 mod gas;
 mod journal;
+mod pack;
+mod profile;
+mod run;
 mod session;
 mod sites;
 mod text_file;
 mod tool;
+mod unpack;
 mod verify;
 
 use std::ffi::{OsStr, OsString};

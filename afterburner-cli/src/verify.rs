@@ -127,7 +127,8 @@ fn print_json(path: &Path, report: &Report<'_>, out: &mut impl Write) -> anyhow:
     Ok(())
 }
 
-fn print(path: &Path, report: &Report<'_>, out: &mut impl Write) -> anyhow::Result<()> {
+/// Prints a report.
+pub(crate) fn print(path: &Path, report: &Report<'_>, out: &mut impl Write) -> anyhow::Result<()> {
     let file = path.display();
     for miss in &report.misses {
         writeln!(out, "{file}: {miss}")?;

@@ -1,6 +1,7 @@
 /*
  * A QEMU TCG plugin that counts executed instructions, exactly: those of the kernel half of the address space, and those
- * in a range of addresses. Arguments: out=FILE, low=HEX, high=HEX. FILE gets the two numbers.
+ * in a range of addresses, both from the moment on that the instruction at a third address is executed for the first time.
+ * Arguments: out=FILE, low=HEX, high=HEX, start=HEX. FILE gets the two numbers.
  *
  * QEMU 7.2, docs/devel/tcg-plugins.rst, API version 1. Its header is not in Debian's packages; this is what we use of it.
  */
@@ -18,13 +19,26 @@ struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb
 uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *insn);
 void qemu_plugin_register_vcpu_insn_exec_inline(struct qemu_plugin_insn *insn, enum qemu_plugin_op op, void *pointer,
 						uint64_t immediate);
+enum qemu_plugin_cb_flags { QEMU_PLUGIN_CB_NO_REGS };
+void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *insn, void (*callback)(unsigned int, void *),
+					    enum qemu_plugin_cb_flags flags, void *data);
 void qemu_plugin_register_atexit_cb(uint64_t id, void (*callback)(uint64_t, void *), void *data);
 
 __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 static const uint64_t KERNEL_HALF = UINT64_C(1) << 63;
-static uint64_t kernel_count, range_count, low, high;
+static uint64_t kernel_count, range_count, low, high, start;
+static int started;
 static const char *out;
+
+static void start_reached(unsigned int vcpu, void *data)
+{
+	(void)vcpu;
+	(void)data;
+	if (!started)
+		kernel_count = range_count = 0;
+	started = 1;
+}
 
 static void translated(uint64_t id, struct qemu_plugin_tb *tb)
 {
@@ -33,6 +47,8 @@ static void translated(uint64_t id, struct qemu_plugin_tb *tb)
 		struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
 		uint64_t address = qemu_plugin_insn_vaddr(insn);
 
+		if (address == start)
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, start_reached, QEMU_PLUGIN_CB_NO_REGS, NULL);
 		if (address >= KERNEL_HALF)
 			qemu_plugin_register_vcpu_insn_exec_inline(insn, QEMU_PLUGIN_INLINE_ADD_U64, &kernel_count, 1);
 		if (address >= low && address < high)
@@ -62,10 +78,12 @@ __attribute__((visibility("default"))) int qemu_plugin_install(uint64_t id, cons
 			low = strtoull(argv[i] + 4, NULL, 16);
 		else if (!strncmp(argv[i], "high=", 5))
 			high = strtoull(argv[i] + 5, NULL, 16);
+		else if (!strncmp(argv[i], "start=", 6))
+			start = strtoull(argv[i] + 6, NULL, 16);
 		else
 			return 1;
 	}
-	if (!out)
+	if (!out || !start)
 		return 1;
 	qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
 	qemu_plugin_register_atexit_cb(id, ended, NULL);

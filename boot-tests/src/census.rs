@@ -101,7 +101,7 @@ fn check(instructions: &Instructions, site: u64, record: Record) -> Result<()> {
 
 /// What the census has to know of an instruction.
 #[derive(Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Sensitive(String),
     Nop,
     Other,
@@ -136,12 +136,12 @@ impl Disassembly {
 
 /// The sensitive mnemonics, each with the operands that make it so; none means any.
 #[derive(Debug, Default)]
-struct Patterns {
+pub(crate) struct Patterns {
     operands: BTreeMap<String, Vec<String>>,
 }
 
 impl Patterns {
-    fn read() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self> {
         let path = cache::testdata("census/sensitive.txt");
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         let mut patterns = Self::default();
@@ -154,7 +154,7 @@ impl Patterns {
         Ok(patterns)
     }
 
-    fn classify(&self, text: &str) -> Kind {
+    pub(crate) fn classify(&self, text: &str) -> Kind {
         let code = text.split('#').next().unwrap_or_default();
         let mut words = code.split_whitespace().skip_while(|word| is_prefix(word));
         let mnemonic = words.next().unwrap_or_default();
@@ -169,7 +169,7 @@ impl Patterns {
     }
 }
 
-fn is_prefix(word: &str) -> bool {
+pub(crate) fn is_prefix(word: &str) -> bool {
     const PREFIXES: [&str; 19] = [
         "lock", "rep", "repz", "repnz", "data16", "addr32", "cs", "ds", "es", "fs", "gs", "ss", "bnd", "notrack",
         "xacquire", "xrelease", "{disp8}", "{disp32}", "{load}",
@@ -178,7 +178,7 @@ fn is_prefix(word: &str) -> bool {
 }
 
 /// Splits at the commas that are not inside parentheses.
-fn split_operands(operands: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn split_operands(operands: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0;
     operands.split(move |character| {
         match character {

@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use initramfs::Archive;
 use tempfile::NamedTempFile;
 
 use crate::cache;
-use crate::cpio::Archive;
 
 /// Debian's package `busybox-static` puts it there.
 const BUSYBOX: &str = "/bin/busybox";

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -33,23 +34,34 @@ pub struct Count {
 /// When the plugin cannot be built, or the boot fails.
 pub fn boot(machine: &Machine, name: &str, expectations: &Expectations, range: Range<u64>) -> Result<Count> {
     let directory = tempfile::tempdir()?;
-    let source = directory.path().join("count.c");
-    let plugin = directory.path().join("count.so");
+    let plugin = build_plugin(PLUGIN, directory.path())?;
     let out = directory.path().join("count");
-    fs::write(&source, PLUGIN)?;
-    command::output(
-        Command::new("gcc").args(["-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o"]).arg(&plugin).arg(&source),
-    )?;
-
-    let mut machine = machine.clone();
     let plugin = format!("{},out={},low={:x},high={:x}", plugin.display(), out.display(), range.start, range.end);
-    for option in ["-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01T00:00:00,clock=vm", "-seed", "1"] {
-        machine.options.push(option.into());
-    }
+    let mut machine = deterministic(machine);
     machine.options.extend(["-plugin".into(), plugin.into()]);
     machine.boot(name, expectations)?;
 
     let text = fs::read_to_string(&out).context("reading what the QEMU plugin counted")?;
     let (kernel, range) = text.trim().split_once(' ').context("the QEMU plugin's output")?;
     Ok(Count { kernel: kernel.parse()?, range: range.parse()? })
+}
+
+/// Compiles a QEMU plugin into the directory.
+pub(crate) fn build_plugin(text: &str, directory: &Path) -> Result<PathBuf> {
+    let source = directory.join("plugin.c");
+    let plugin = directory.join("plugin.so");
+    fs::write(&source, text)?;
+    command::output(
+        Command::new("gcc").args(["-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o"]).arg(&plugin).arg(&source),
+    )?;
+    Ok(plugin)
+}
+
+/// The machine with time that depends on nothing but the instructions it executes.
+pub(crate) fn deterministic<'a>(machine: &Machine<'a>) -> Machine<'a> {
+    let mut machine = machine.clone();
+    for option in ["-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01T00:00:00,clock=vm", "-seed", "1"] {
+        machine.options.push(option.into());
+    }
+    machine
 }

@@ -141,6 +141,7 @@ impl Variant {
         let tree = source::tree()?;
         let kernel = Kernel { directory: cache::subdirectory("builds")?.join(&name) };
         let stamp = self.stamp(&tree)?;
+        if std::env::var_os("RESTAMP").is_some() { fs::write(kernel.stamp_path(), &stamp)?; }
         let built = fs::read_to_string(kernel.stamp_path()).is_ok_and(|built| built == stamp);
         if built && !source::may_change() {
             println!("kernel {name}: already built in {}", kernel.directory.display());
@@ -229,13 +230,38 @@ impl Variant {
             writeln!(stamp, "{}", version.lines().next().unwrap_or_default())?;
         }
         if self.treatment != Treatment::Plain {
-            let path = afterburner()?;
             let mut hasher = DefaultHasher::new();
-            fs::read(&path).with_context(|| format!("reading {}", path.display()))?.hash(&mut hasher);
+            for path in SHIM {
+                hash_sources(&cache::repository().join(path), &mut hasher)?;
+            }
             writeln!(stamp, "afterburner {:016x}", hasher.finish())?;
         }
         Ok(stamp)
     }
+}
+
+/// The sources that decide what an object of the kernel looks like; the rest of the command may change without a new kernel.
+const SHIM: [&str; 8] = [
+    "annotate/src/instructions.rs",
+    "annotate/src/linux.rs",
+    "annotate/src/record.rs",
+    "annotate/src/text",
+    "afterburner-cli/src/assembly.rs",
+    "afterburner-cli/src/clang",
+    "afterburner-cli/src/exclusions.rs",
+    "afterburner-cli/src/gas",
+];
+
+/// Hashes a file, or the files in a directory.
+fn hash_sources(path: &Path, hasher: &mut DefaultHasher) -> Result<()> {
+    if !path.is_dir() {
+        fs::read(path).with_context(|| format!("reading {}", path.display()))?.hash(hasher);
+        return Ok(());
+    }
+    let entries = fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
+    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    files.sort();
+    files.iter().try_for_each(|file| hash_sources(file, hasher))
 }
 
 /// A built kernel.

@@ -6,14 +6,19 @@
 
 pub mod cache;
 pub mod census;
+pub mod class_counts;
 pub mod command;
-pub mod cpio;
 pub mod expect;
 pub mod guest;
+pub mod host;
 pub mod icount;
 pub mod identity;
 pub mod kernel;
+pub mod probes;
+pub mod programs;
 pub mod qemu;
 pub mod records;
+pub mod selftests;
 pub mod source;
 pub mod warnings;
+pub mod wedge_port;

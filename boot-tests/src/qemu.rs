@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read};
-use std::path::PathBuf;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -28,7 +29,7 @@ pub struct Machine<'a> {
     /// The initramfs.
     pub initramfs: PathBuf,
     /// Words added to the kernel's command line.
-    pub append: &'a str,
+    pub append: String,
     /// Number of CPUs, one per socket: the MP table of `SeaBIOS`, all that a kernel without ACPI has, lists sockets.
     pub cpus: u32,
     /// CPU model.
@@ -37,6 +38,8 @@ pub struct Machine<'a> {
     pub timeout: Duration,
     /// Further options of QEMU.
     pub options: Vec<OsString>,
+    /// What to tell QEMU's monitor when a line with this text appears.
+    pub commands: Vec<(&'static str, String)>,
 }
 
 impl Machine<'_> {
@@ -46,11 +49,12 @@ impl Machine<'_> {
         Self {
             kernel: kernel.into(),
             initramfs: initramfs.into(),
-            append: "",
+            append: String::new(),
             cpus: 1,
             cpu: "qemu64",
             timeout: Duration::from_secs(120),
             options: Vec::new(),
+            commands: Vec::new(),
         }
     }
 
@@ -80,8 +84,13 @@ impl Machine<'_> {
     pub fn boot(&self, name: &str, expectations: &Expectations) -> Result<String> {
         let path = cache::subdirectory("logs")?.join(format!("{name}.log"));
         let started = Instant::now();
-        let mut qemu = self
-            .command("stdio")
+        let directory = tempfile::tempdir()?;
+        let socket = directory.path().join("monitor");
+        let mut command = self.command("stdio");
+        if !self.commands.is_empty() {
+            command.args(["-monitor", &format!("unix:{},server,nowait", socket.display())]);
+        }
+        let mut qemu = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -89,7 +98,7 @@ impl Machine<'_> {
             .context("starting qemu-system-x86_64")?;
         let mut errors = qemu.stderr.take().context("QEMU's standard error")?;
         let lines = lines(&mut qemu)?;
-        let (log, in_time) = self.collect(&lines, expectations);
+        let (log, in_time) = self.collect(&lines, expectations, &socket)?;
         end(&mut qemu, if in_time { FAREWELL } else { Duration::ZERO })?;
         fs::write(&path, &log).with_context(|| format!("writing {}", path.display()))?;
 
@@ -106,7 +115,7 @@ impl Machine<'_> {
     }
 
     /// The log, and whether the guest ended before the time ran out.
-    fn collect(&self, lines: &Receiver<String>, expectations: &Expectations) -> (String, bool) {
+    fn collect(&self, lines: &Receiver<String>, expectations: &Expectations, monitor: &Path) -> Result<(String, bool)> {
         let mut log = String::new();
         let mut deadline = Instant::now() + self.timeout;
         loop {
@@ -115,14 +124,36 @@ impl Machine<'_> {
                     if expectations.forbids(&line).is_some() {
                         deadline = deadline.min(Instant::now() + AFTERMATH);
                     }
+                    for (_, command) in self.commands.iter().filter(|(text, _)| line.contains(text)) {
+                        tell(monitor, command).with_context(|| format!("QEMU's monitor: {command}"))?;
+                    }
                     log.push_str(&line);
                     log.push('\n');
                 }
-                Err(RecvTimeoutError::Disconnected) => return (log, true),
-                Err(RecvTimeoutError::Timeout) => return (log, false),
+                Err(RecvTimeoutError::Disconnected) => return Ok((log, true)),
+                Err(RecvTimeoutError::Timeout) => return Ok((log, false)),
             }
         }
     }
+}
+
+/// Gives QEMU's monitor a command, and waits until it is done.
+fn tell(monitor: &Path, command: &str) -> Result<()> {
+    const PROMPT: &[u8] = b"(qemu) ";
+    let mut monitor = UnixStream::connect(monitor)?;
+    monitor.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let wait = |monitor: &mut UnixStream| -> Result<()> {
+        let mut answer = Vec::new();
+        while !answer.ends_with(PROMPT) {
+            let mut byte = [0];
+            monitor.read_exact(&mut byte)?;
+            answer.push(byte[0]);
+        }
+        Ok(())
+    };
+    wait(&mut monitor)?;
+    monitor.write_all(format!("{command}\n").as_bytes())?;
+    wait(&mut monitor)
 }
 
 /// Waits for QEMU to end by itself, and kills it after `patience`.

@@ -91,7 +91,7 @@ fn hard_passes_linux_tests_of_the_entry_code() -> Result<()> {
     let programs = names.iter().map(|name| source::selftest(&tree, name, directory.path()));
     let programs = programs.collect::<Result<Vec<_>>>()?;
     let guest = Guest { programs, ..Guest::script("entry", Vec::new()) }.initramfs()?;
-    let machine = Machine { append: NO_EVENT_TESTS, cpus: 2, ..Machine::new(kernel.vmlinux(), guest.path()) };
+    let machine = Machine { append: NO_EVENT_TESTS.into(), cpus: 2, ..Machine::new(kernel.vmlinux(), guest.path()) };
     let log = machine.boot("hard-entry", &Expectations::read("entry")?)?;
     for name in names {
         ensure!(log.contains(&format!("guest: {name} passed")), "{name} did not pass");
@@ -126,7 +126,7 @@ fn hard_with_and_without_kaslr() -> Result<()> {
 fn boot_hard_bzimage(append: &str, cpu: &str) -> Result<String> {
     let kernel = Variant::HARD.build()?;
     let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?).initramfs()?;
-    let machine = Machine { append, cpu, cpus: 2, ..Machine::new(kernel.bzimage(), guest.path()) };
+    let machine = Machine { append: append.into(), cpu, cpus: 2, ..Machine::new(kernel.bzimage(), guest.path()) };
     let words: Vec<_> = append.split_whitespace().filter(|word| *word != NO_EVENT_TESTS).collect();
     machine.boot(&format!("hard-{cpu}-{}", words.join("-")), &Expectations::read("shell")?)
 }

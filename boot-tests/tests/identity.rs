@@ -42,7 +42,7 @@ fn boots(variant: Variant, append: &str) -> Result<()> {
     let (vmlinux, _) = patched(&kernel)?;
     let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?).initramfs()?;
     for cpu in ["qemu64", "max"] {
-        let machine = Machine { cpu, append, ..Machine::new(vmlinux.path(), guest.path()) };
+        let machine = Machine { cpu, append: append.into(), ..Machine::new(vmlinux.path(), guest.path()) };
         machine.boot(&format!("identity-{}-{cpu}", variant.name()), &Expectations::read("shell")?)?;
     }
     Ok(())
@@ -68,7 +68,7 @@ fn hard() -> Result<()> {
 fn the_stubs_run() -> Result<()> {
     let (vmlinux, report) = patched(&Variant::MIN.build()?)?;
     let guest = Guest::script("nothing", Vec::new()).initramfs()?;
-    let machine = Machine { append: "rodata=off nopti", ..Machine::new(vmlinux.path(), guest.path()) };
+    let machine = Machine { append: "rodata=off nopti".into(), ..Machine::new(vmlinux.path(), guest.path()) };
     let count = icount::boot(&machine, "identity-icount", &Expectations::read("nothing")?, report.stubs)?;
     println!("{} of {} instructions executed in stubs", count.range, count.kernel);
     ensure!(count.range > 1_000_000, "only {} instructions executed in stubs", count.range);

@@ -4,4 +4,10 @@
 
 #![no_std]
 
+pub mod image;
+pub mod loader;
+pub mod memory;
+pub mod modules;
+pub mod port;
+pub mod rewrite;
 pub mod sites;

@@ -15,6 +15,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 
 use self::make::{Compiler, Make, Toolchain};
+pub(crate) use self::shims::cache;
 use self::summary::Summary;
 use crate::cli::Without;
 use crate::session::Session;
@@ -52,7 +53,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let make = Make::new(&arguments.command);
     let toolchain = make.toolchain(arguments.compiler)?;
-    let directory = shims::directory(&shims::cache()?, session(arguments, &toolchain))?;
+    let directory = shims::directory(&cache()?, session(arguments, &toolchain))?;
     let journal =
         tempfile::Builder::new().prefix("afterburner-journal-").tempfile().context("cannot create a journal")?;
     let start = SystemTime::now();

@@ -19,10 +19,10 @@ use crate::session::{self, Session};
 const NAMES: [&str; 2] = ["as", "clang"];
 
 /// Where this program keeps what it can make again.
-pub(super) fn cache() -> anyhow::Result<PathBuf> {
+pub(crate) fn cache() -> anyhow::Result<PathBuf> {
     let given = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = given("XDG_CACHE_HOME").or_else(|| given("HOME").map(|home| home.join(".cache")));
-    Ok(cache.context("neither XDG_CACHE_HOME nor HOME names a directory for the shims")?.join("afterburner"))
+    Ok(cache.context("neither XDG_CACHE_HOME nor HOME names a directory for the cache")?.join("afterburner"))
 }
 
 /// Makes sure that there is a directory of shims with this session, and returns its path.

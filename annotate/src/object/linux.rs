@@ -3,6 +3,8 @@
 //! What the assembler stage could not know of a site is completed here, from the object. What a record claims is never
 //! taken back but refused, where the object says otherwise. Plain names are in [`crate::linux`].
 
+pub mod patched;
+
 use std::collections::HashSet;
 
 use super::elf::{Elf, Place, Relocation, Section, Target};
@@ -91,6 +93,18 @@ impl Linux {
         decidable.set(Flags::HEAD, self.relocatable);
         decidable.set(Flags::NO_STACK, self.relocatable || self.entry.is_some());
         claimed & decidable & !told
+    }
+
+    /// Whether the exception table names a place, so that it may go on at a fix-up.
+    #[must_use]
+    pub fn may_fault(&self, place: Place) -> bool {
+        self.exceptions.contains(&place)
+    }
+
+    /// Whether a place is in the section of replacements, where nothing is executed.
+    #[must_use]
+    pub fn is_replacement(elf: &Elf<'_>, place: Place) -> bool {
+        elf.sections().get(place.section).is_some_and(|section| section.name == REPLACEMENTS)
     }
 
     /// Where a place in a replacement is executed, `None` for any other place. One replacement may serve several

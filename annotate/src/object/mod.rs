@@ -4,6 +4,7 @@
 //! * [`mod@verify`]: every record held against the text, and every sensitive instruction of the text against the records;
 //!   [`report`]: what came of it.
 //! * [`mod@compare`]: the padded object held against the plain one.
+//! * `liveness`: which status flags matter after a site, where the linked text tells more than the assembler's.
 //! * [`sources`]: the source line of an address.
 //! * [`linux`]: the only module that knows what is special about a Linux kernel.
 //!
@@ -12,6 +13,7 @@
 pub mod compare;
 pub mod elf;
 pub mod linux;
+mod liveness;
 pub mod records;
 pub mod report;
 pub mod sources;

@@ -14,6 +14,7 @@ use iced_x86::{Code, Instruction, OpKind, Register};
 
 use super::elf::{Elf, Error, Place, Relocation, Section, Target};
 use super::linux::Linux;
+use super::liveness;
 use super::records::{BadRecord, Record, Records};
 use super::report::{Location, Miss, Problem, Report, Site, Within};
 use super::text::{Function, Functions, Rows, landmarks, sweep};
@@ -37,6 +38,9 @@ pub fn verify<'data>(elf: &Elf<'data>) -> Result<Report<'data>, Error> {
         verifier.bad(&record);
     }
     verifier.records(&records);
+    if !elf.relocatable() {
+        liveness::complete(elf, &verifier.linux, &mut verifier.report.sites);
+    }
     let mut rows = Rows::default();
     for (index, section) in elf.executable() {
         verifier.text(index, section, &mut rows);

@@ -1,6 +1,7 @@
 //! The object side, on objects that the assembler and the linker make here and now.
 
 mod comparing;
+mod liveness;
 mod mutations;
 mod reading;
 mod sourcing;

@@ -1,5 +1,8 @@
 //! A writer for initramfs archives: cpio in the "newc" format.
 //!
+//! An initramfs may be several archives end to end, compressed or not: the kernel unpacks them over each other
+//! ([`concatenate`]).
+//!
 //! The format is that of Linux's Documentation/driver-api/early-userspace/buffer-format.rst: a header of `070701` and 13
 //! fields of 8 hexadecimal digits, the name with its NUL, the data; name and data each padded with NULs to 4 bytes.
 
@@ -77,6 +80,18 @@ impl Archive {
     }
 }
 
+/// Puts archives end to end. Each starts at a multiple of 4 bytes, or the kernel (`unpack_to_rootfs`, init/initramfs.c) takes
+/// one that is not compressed for garbage.
+#[must_use]
+pub fn concatenate(archives: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(archives.iter().map(|archive| archive.len() + 3).sum());
+    for archive in archives.iter().filter(|archive| !archive.is_empty()) {
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend_from_slice(archive);
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -107,5 +122,12 @@ mod tests {
         assert_eq!((lines[1][0], lines[1][4], lines[1][5]), ("crw-------", "5,", "1"));
         assert_eq!((lines[2][0], lines[2][4], lines[2].last()), ("-rwxr-xr-x", "10", Some(&"init")));
         assert_eq!(lines.len(), 3);
+    }
+
+    #[test]
+    fn archives_start_at_multiples_of_4() {
+        assert_eq!(concatenate(&[b"12345", b"", b"6"]), b"12345\0\0\x006");
+        assert_eq!(concatenate(&[b"1", b""]), b"1");
+        assert!(concatenate(&[]).is_empty());
     }
 }

@@ -1,0 +1,207 @@
+//! The image: one file that several boot loaders take for theirs.
+//!
+//! QEMU, GRUB and Xen all load an ELF file by its program headers, to `p_paddr`. The wedge comes directly behind the kernel's
+//! place, so that its memory cuts off as little as may be of the guest's; behind it and its arena, the payload.
+//!
+//! Two things are as they are because of GRUB. It looks for `e_entry`, which other loaders take for a physical address, among
+//! the *virtual* addresses of the segments (`grub_multiboot_load_elf64`); so these are the physical ones too. Where the wedge
+//! is linked, the addresses of its sections and symbols say. And the large sections have addresses, since GRUB takes those
+//! without for symbols and loads them once more.
+//!
+//! Where in the file the headers lie that loaders look for, and why QEMU must not find one of them, is told in
+//! `backends::boot_information::headers`.
+
+use annotate::object::{Elf, elf};
+use annotate::record::IMAGE_SECTION;
+use anyhow::{Context as _, ensure};
+use backends::boot_information::headers::{
+    MULTIBOOT1_OFFSETS, MULTIBOOT2_ALIGNMENT, PVH_NOTE_ALIGNMENT, multiboot1_header, multiboot2_header, pvh_note,
+};
+use object::elf::{
+    PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE, SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_NOTE, SHT_PROGBITS, STB_LOCAL,
+    STT_FILE, STT_SECTION, SectionFlags, SymbolInfo, SymbolOther, SymbolSection,
+};
+use object::write::elf::{ProgramHeader, SectionHeader, SinglePhaseWriter, Sym};
+use wedge::image::{Header, Parameters, Span, arena_length};
+
+use super::elf_file::{self, Section, Symbol, section_index};
+use super::payload::Contents;
+use super::wedge_file::{LARGE_PAGE, WINDOW, Wedge};
+
+const PAGE: u64 = 4096;
+
+/// An image.
+pub(super) struct Image {
+    pub(super) bytes: Vec<u8>,
+    pub(super) parameters: Parameters,
+}
+
+/// Writes an image.
+pub(super) fn write(wedge: &Wedge, contents: &Contents) -> anyhow::Result<Image> {
+    let (payload, header) = contents.payload();
+    let parameters = parameters(wedge, contents, payload.len() as u64)?;
+    let entry = u32::try_from(parameters.load_address + wedge.entry)?;
+    let elf = wedge.elf()?;
+    let symbols = symbols(&elf);
+    let bytes = elf_file::write(entry.into(), 3, &symbols, |writer| {
+        let note = write_headers(writer, entry);
+        let mut content = wedge.content.clone();
+        let place = content.get_mut(wedge.parameters..).and_then(<[u8]>::first_chunk_mut);
+        *place.context("the wedge's parameters are not in the file")? = parameters.to_bytes();
+        let start = writer.write_align(PAGE);
+        writer.write(&content);
+        let payload_start = writer.write_align(PAGE);
+        writer.write(&payload);
+        let segments = vec![
+            load(start, &parameters, Span { offset: 0, length: content.len() as u64 }, parameters.payload.offset),
+            load(payload_start, &parameters, parameters.payload, parameters.payload.length),
+            note_segment(note),
+        ];
+        let mut sections = wedge_sections(&elf, wedge, start);
+        sections.push(note_section(note));
+        sections.extend(payload_sections(&header, &parameters, payload_start));
+        Ok((segments, sections))
+    })?;
+    Ok(Image { bytes, parameters })
+}
+
+/// Where everything is in memory.
+fn parameters(wedge: &Wedge, contents: &Contents, length: u64) -> anyhow::Result<Parameters> {
+    let arena =
+        Span { offset: wedge.length.next_multiple_of(PAGE), length: arena_length(contents.sites.count() as u64) };
+    let payload = Span { offset: (arena.offset + arena.length).next_multiple_of(PAGE), length };
+    let load_address = contents.extent.end.next_multiple_of(LARGE_PAGE);
+    ensure!(
+        payload.offset <= WINDOW.end - wedge.address,
+        "the wedge and its arena for {} sites take {:#x} bytes; in its window there are {:#x}",
+        contents.sites.count(),
+        payload.offset,
+        WINDOW.end - wedge.address
+    );
+    let end = payload.offset.checked_add(length).and_then(|size| size.checked_add(load_address));
+    ensure!(
+        end.is_some_and(|end| end < 1 << 32),
+        "the image does not fit below 4 GB: the payload has {length:#x} bytes"
+    );
+    Ok(Parameters { load_address, arena, payload })
+}
+
+/// Writes what boot loaders look for, and returns where the PVH note is.
+fn write_headers(writer: &mut SinglePhaseWriter<'_>, entry: u32) -> Span {
+    writer.write_align(MULTIBOOT2_ALIGNMENT);
+    writer.write(&multiboot2_header(entry));
+    let note = pvh_note(entry);
+    let offset = writer.write_align(PVH_NOTE_ALIGNMENT);
+    writer.write(&note);
+    // Behind the place where QEMU looks, which would refuse a 64-bit file; GRUB looks here too.
+    writer.pad_until(*MULTIBOOT1_OFFSETS.start());
+    writer.write(&multiboot1_header());
+    Span { offset, length: note.len() as u64 }
+}
+
+/// The segment with a part of the image, which takes so much memory.
+fn load(p_offset: u64, parameters: &Parameters, part: Span, p_memsz: u64) -> ProgramHeader {
+    let address = parameters.load_address + part.offset;
+    ProgramHeader {
+        p_type: PT_LOAD,
+        p_flags: PF_R | PF_W | PF_X,
+        p_offset,
+        p_vaddr: address,
+        p_paddr: address,
+        p_filesz: part.length,
+        p_memsz,
+        p_align: PAGE,
+    }
+}
+
+fn note_segment(note: Span) -> ProgramHeader {
+    ProgramHeader {
+        p_type: PT_NOTE,
+        p_flags: PF_R,
+        p_offset: note.offset,
+        p_vaddr: 0,
+        p_paddr: 0,
+        p_filesz: note.length,
+        p_memsz: note.length,
+        p_align: PVH_NOTE_ALIGNMENT,
+    }
+}
+
+fn note_section(note: Span) -> Section<'static> {
+    let header = SectionHeader { sh_type: SHT_NOTE, sh_addralign: PVH_NOTE_ALIGNMENT, ..part(note, 0) };
+    Section { name: b".note.Xen", header }
+}
+
+/// The payload's parts that tools may want to see.
+fn payload_sections(header: &Header, parameters: &Parameters, start: u64) -> Vec<Section<'static>> {
+    let physical = |span: Span| parameters.load_address + parameters.payload.offset + span.offset;
+    let section = |name, span: Span, sh_addr| Section {
+        name,
+        header: SectionHeader { sh_addr, ..part(Span { offset: start + span.offset, ..span }, 8) },
+    };
+    // Records are relative to themselves, so where the table is said to be is part of what it says.
+    let mut sections = vec![section(IMAGE_SECTION.as_bytes(), header.sites, header.sites_address)];
+    for (name, span) in [(&b".kernel"[..], header.kernel), (b".initramfs", header.initramfs)] {
+        if span.length > 0 {
+            sections.push(section(name, span, physical(span)));
+        }
+    }
+    sections
+}
+
+/// The header of a section that holds a part of the file.
+fn part(span: Span, sh_addralign: u64) -> SectionHeader {
+    SectionHeader {
+        sh_name: 0,
+        sh_type: SHT_PROGBITS,
+        sh_flags: SectionFlags(0),
+        sh_addr: 0,
+        sh_offset: span.offset,
+        sh_size: span.length,
+        sh_link: 0,
+        sh_info: 0,
+        sh_addralign,
+        sh_entsize: 0,
+    }
+}
+
+/// The sections of the wedge that are loaded; its first byte is at an offset of the file.
+fn wedge_sections<'data>(elf: &Elf<'data>, wedge: &Wedge, start: u64) -> Vec<Section<'data>> {
+    let loaded = elf.sections().iter().filter(|section| section.alloc);
+    let header = loaded.map(|section| {
+        let is_bss = section.kind == SHT_NOBITS;
+        let offset = if is_bss { 0 } else { start + section.address.wrapping_sub(wedge.address) };
+        let executable = if section.executable { SHF_EXECINSTR } else { SectionFlags(0) };
+        let header = SectionHeader {
+            sh_type: section.kind,
+            sh_flags: SHF_ALLOC | executable,
+            sh_addr: section.address,
+            ..part(Span { offset, length: section.size }, section.align)
+        };
+        Section { name: section.name.as_bytes(), header }
+    });
+    header.collect()
+}
+
+/// The symbols of the wedge's loaded sections, local ones first.
+fn symbols<'data>(elf: &Elf<'data>) -> Vec<Symbol<'data>> {
+    let loaded = elf.sections().iter().enumerate().filter(|(_, section)| section.alloc).map(|(index, _)| index);
+    let loaded: Vec<usize> = loaded.collect();
+    let symbol = |symbol: elf::Symbol<'data>| {
+        let place = symbol.place.filter(|_| symbol.kind != STT_SECTION && symbol.kind != STT_FILE)?;
+        let position = loaded.iter().position(|&index| index == place.section)?;
+        let entry = Sym {
+            section: Some(section_index(position)),
+            st_name: 0,
+            st_info: SymbolInfo(symbol.info),
+            st_other: SymbolOther(0),
+            st_shndx: SymbolSection(0),
+            st_value: elf.address(place),
+            st_size: symbol.size,
+        };
+        Some(Symbol { name: symbol.name.as_bytes(), symbol: entry })
+    };
+    let mut symbols: Vec<_> = elf.symbols().filter_map(symbol).collect();
+    symbols.sort_by_key(|symbol| symbol.symbol.st_info.st_bind() != STB_LOCAL);
+    symbols
+}

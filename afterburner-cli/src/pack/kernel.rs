@@ -1,0 +1,114 @@
+//! The kernel that is to be packed: read, and held to its annotations.
+
+use std::borrow::Cow;
+use std::io::{self, BufWriter, Write as _};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::{fmt, fs};
+
+use annotate::object::report::Report;
+use annotate::object::sources::Sources;
+use annotate::object::{Elf, verify};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use wedge::loader::elf;
+use wedge::loader::relocations::Relocations;
+use wedge::memory::{OutOfMemory, PhysicalMemory};
+
+use crate::verify::{named, print, read};
+
+/// Where a bzImage says that it is one (Linux, Documentation/x86/boot.rst, "header").
+const BZIMAGE_HEADER: Range<usize> = 0x202..0x206;
+
+/// A kernel whose annotations verify.
+pub(super) struct Kernel<'data> {
+    path: PathBuf,
+    pub(super) data: &'data [u8],
+    pub(super) elf: Elf<'data>,
+    /// What the wedge will see of it.
+    pub(super) loaded: elf::Kernel<'data>,
+    pub(super) report: Report<'data>,
+}
+
+impl<'data> Kernel<'data> {
+    /// Reads a kernel; `None` if its annotations do not verify, which is then said.
+    pub(super) fn verified(path: &Path, data: &'data [u8]) -> anyhow::Result<Option<Self>> {
+        let file = path.display();
+        if data.get(BZIMAGE_HEADER) == Some(b"HdrS") {
+            bail!(
+                "{file} is a bzImage: give the vmlinux that it was made of, in the top directory of the kernel's build"
+            );
+        }
+        let elf = Elf::parse(data).map_err(|error| named(path, error))?;
+        ensure!(!elf.relocatable(), "{file} is an object or a module, not a linked kernel");
+        let mut report = verify(&elf).map_err(|error| named(path, error))?;
+        if !report.holds() {
+            report.find_sources(&Sources::of(&elf));
+            let mut out = BufWriter::new(io::stdout().lock());
+            print(path, &report, &mut out)?;
+            out.flush()?;
+            crate::complain(&anyhow!("{file}: the annotations do not verify, so the kernel cannot be packed"));
+            return Ok(None);
+        }
+        if report.sites.is_empty() {
+            crate::complain(&anyhow!(
+                "{file}: there are no annotations; `afterburner build` makes a kernel that has them"
+            ));
+            return Ok(None);
+        }
+        let loaded = elf::Kernel::parse(data).with_context(|| file.to_string())?;
+        Ok(Some(Self { path: path.to_owned(), data, elf, loaded, report }))
+    }
+
+    /// The kernel's relocations: those that were asked for, those of its build, or none.
+    pub(super) fn relocations(&self, given: Option<&Path>) -> anyhow::Result<Vec<u8>> {
+        let built = self.path.with_file_name("arch/x86/boot/compressed/vmlinux.relocs");
+        let path: Cow<'_, Path> = match given {
+            Some(given) => given.into(),
+            None if is_up_to_date(&built, &self.path) => built.into(),
+            None => return Ok(Vec::new()),
+        };
+        let relocations = read(&path)?;
+        Relocations::check(&relocations, &self.loaded).with_context(|| path.display().to_string())?;
+        Ok(relocations)
+    }
+
+    /// The kernel as it lies in memory after it was loaded, and its virtual address.
+    pub(super) fn memory(&self) -> anyhow::Result<(Vec<u8>, u64)> {
+        let extent = self.loaded.extent();
+        let length = extent.end - extent.start;
+        ensure!(
+            length < 1 << 30,
+            "{}: takes {length:#x} bytes of memory; Linux has 1 GB for itself",
+            self.path.display()
+        );
+        let mut memory = Memory { bytes: vec![0; usize::try_from(length)?], start: extent.start };
+        self.loaded.load(&mut memory)?;
+        Ok((memory.bytes, self.loaded.virtual_extent().start))
+    }
+
+    /// An error about this kernel.
+    pub(super) fn error(&self, what: impl fmt::Display) -> anyhow::Error {
+        anyhow!("{}: {what}", self.path.display())
+    }
+}
+
+/// Whether a file is there, and not older than what it was made from.
+fn is_up_to_date(file: &Path, source: &Path) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified(file).is_ok_and(|file| modified(source).is_ok_and(|source| file >= source))
+}
+
+/// Memory that starts at a physical address.
+struct Memory {
+    bytes: Vec<u8>,
+    start: u64,
+}
+
+impl PhysicalMemory for Memory {
+    fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
+        let start = address.checked_sub(self.start).and_then(|start| usize::try_from(start).ok());
+        let end = start.zip(usize::try_from(length).ok()).and_then(|(start, length)| start.checked_add(length));
+        let range = start.zip(end).and_then(|(start, end)| self.bytes.get_mut(start..end));
+        range.ok_or(OutOfMemory { address, length })
+    }
+}

@@ -1,0 +1,181 @@
+//! The command line of QEMU.
+//!
+//! The machine is the plainest that runs a kernel: no devices but what the PC always has, and a serial console. It has no
+//! display and is told so, for with `-nographic` the firmware would write to the console and clear the user's terminal. It
+//! ends, by `-no-reboot`, when the guest reboots or panics (`panic=-1`).
+//!
+//! QEMU splits some arguments at commas, and takes `,,` for one: of what is written here, the list of modules of a
+//! multiboot kernel (`-initrd` for Xen, hw/i386/multiboot.c).
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+/// The emulator.
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
+
+/// Xen's own words: its console on the first serial port, which does no more than show; the guest has the second.
+const XEN_WORDS: &str = "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all";
+
+/// What is booted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Boot {
+    /// A kernel or an image, by QEMU's own loader.
+    Kernel(PathBuf),
+    /// An ISO image, by the firmware.
+    Iso(PathBuf),
+    /// An image as the first guest of Xen.
+    Xen { hypervisor: PathBuf, image: PathBuf },
+}
+
+/// A machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) boot: Boot,
+    pub(crate) memory: u32,
+    pub(crate) cpus: u32,
+    pub(crate) cpu: String,
+    /// Words for the kernel's command line.
+    pub(crate) append: String,
+    pub(crate) initrd: Option<PathBuf>,
+    /// Whether somebody can type.
+    pub(crate) terminal: bool,
+    /// The user's own options of QEMU.
+    pub(crate) options: Vec<String>,
+}
+
+impl Machine {
+    /// The arguments of QEMU.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = Arguments::default();
+        let own = ["-accel", "--accel", "-enable-kvm", "--enable-kvm"];
+        if !self.options.iter().any(|option| own.contains(&option.as_str())) {
+            // One thread for all CPUs: with a thread for each, a busy host makes them wait for each other beyond measure.
+            arguments.add(["-accel", "tcg,thread=single"]);
+        }
+        // One CPU per socket: the MP table of SeaBIOS, all that a kernel without ACPI has, lists sockets.
+        arguments.add(["-cpu", &self.cpu, "-smp", &format!("{0},sockets={0}", self.cpus)]);
+        arguments.add(["-m", &self.memory.to_string(), "-nodefaults", "-no-reboot", "-display", "none"]);
+        let console = if self.terminal { "mon:stdio" } else { "stdio" };
+        match &self.boot {
+            Boot::Kernel(kernel) => {
+                arguments.add(["-serial", console, "-kernel"]);
+                arguments.add([kernel]);
+                if let Some(initrd) = &self.initrd {
+                    arguments.add(["-initrd"]);
+                    arguments.add([initrd]);
+                }
+                arguments.add(["-append", &self.append]);
+            }
+            Boot::Iso(iso) => {
+                arguments.add(["-serial", console, "-cdrom"]);
+                arguments.add([iso]);
+            }
+            Boot::Xen { hypervisor, image } => {
+                arguments.add(["-machine", "q35", "-chardev", "stdio,id=console,mux=on,signal=off"]);
+                arguments.add(["-serial", "chardev:console", "-serial", "chardev:console", "-kernel"]);
+                arguments.add([hypervisor]);
+                arguments.add(["-append", XEN_WORDS, "-initrd"]);
+                arguments.add([self.xen_modules(image)]);
+            }
+        }
+        arguments.add(&self.options);
+        arguments.0
+    }
+
+    /// The modules of a multiboot kernel: file names, each with its words behind a blank, separated by commas.
+    fn xen_modules(&self, image: &Path) -> OsString {
+        let mut modules = with_commas_doubled(image.as_os_str());
+        modules.push(" ");
+        modules.push(with_commas_doubled(self.append.as_ref()));
+        if let Some(initrd) = &self.initrd {
+            modules.push(",");
+            modules.push(with_commas_doubled(initrd.as_os_str()));
+        }
+        modules
+    }
+
+    /// The command as one writes it in a shell.
+    pub(crate) fn command_line(&self) -> anyhow::Result<Vec<u8>> {
+        let arguments = self.arguments();
+        let words = std::iter::once(OsStr::new(QEMU)).chain(arguments.iter().map(AsRef::as_ref));
+        let mut line = shlex::bytes::try_join(words.map(OsStr::as_bytes)).context("a NUL in a word of the command")?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
+/// Whether QEMU takes a path for nothing but that wherever it stands, in a list of modules too.
+pub(crate) fn is_plain(path: &Path) -> bool {
+    !path.as_os_str().as_bytes().iter().any(|byte| b", ".contains(byte))
+}
+
+fn with_commas_doubled(text: &OsStr) -> OsString {
+    let doubled = text.as_bytes().iter().flat_map(|byte| std::iter::repeat_n(*byte, 1 + usize::from(*byte == b',')));
+    OsString::from_vec(doubled.collect())
+}
+
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn add<A: AsRef<OsStr>>(&mut self, arguments: impl IntoIterator<Item = A>) {
+        self.0.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(boot: Boot) -> Machine {
+        let (cpu, append) = ("qemu64".to_owned(), "console=ttyS0".to_owned());
+        Machine { boot, memory: 256, cpus: 1, cpu, append, initrd: None, terminal: false, options: Vec::new() }
+    }
+
+    fn line(machine: &Machine) -> String {
+        String::from_utf8(machine.command_line().expect("no NUL")).expect("text")
+    }
+
+    #[test]
+    fn every_word_survives_a_shell() {
+        let mut machine = machine(Boot::Kernel("/a b/it's,$HOME".into()));
+        machine.append = "x=\"1 2\" `y`".to_owned();
+        let words = shlex::bytes::Shlex::new(line(&machine).as_bytes()).map(OsString::from_vec).collect::<Vec<_>>();
+        assert_eq!(words[0], QEMU);
+        assert_eq!(words[1..], machine.arguments());
+        let echoed =
+            std::process::Command::new("sh").arg("-c").arg(format!("printf '%s\\n' {}", line(&machine))).output();
+        let echoed = String::from_utf8(echoed.expect("a shell").stdout).expect("text");
+        assert_eq!(echoed.lines().skip(1).map(OsString::from).collect::<Vec<_>>(), machine.arguments());
+    }
+
+    #[test]
+    fn the_commas_of_a_module_are_doubled() {
+        let mut machine = machine(Boot::Xen { hypervisor: "/xen".into(), image: "/a,b".into() });
+        machine.append = "earlyprintk=serial,keep".to_owned();
+        machine.initrd = Some("/c,d".into());
+        assert_eq!(machine.arguments().last().expect("one"), "/a,,b earlyprintk=serial,,keep,/c,,d");
+        machine.boot = Boot::Kernel("/a,b".into());
+        assert!(line(&machine).contains("-kernel '/a,b' -initrd '/c,d'"), "{}", line(&machine));
+    }
+
+    #[test]
+    fn a_terminal_gets_the_monitor_too() {
+        let mut machine = machine(Boot::Iso("/image.iso".into()));
+        assert!(line(&machine).contains(" -serial stdio -cdrom /image.iso\n"), "{}", line(&machine));
+        machine.terminal = true;
+        assert!(line(&machine).contains(" -serial mon:stdio "), "{}", line(&machine));
+    }
+
+    #[test]
+    fn the_user_may_choose_the_accelerator() {
+        let mut machine = machine(Boot::Kernel("/k".into()));
+        assert!(line(&machine).contains("tcg"));
+        machine.options = vec!["-accel".to_owned(), "kvm".to_owned()];
+        assert!(!line(&machine).contains("tcg"));
+        assert!(line(&machine).ends_with(" -accel kvm\n"));
+    }
+}

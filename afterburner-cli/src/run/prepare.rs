@@ -1,0 +1,140 @@
+//! From what the user says to a machine: what boots what, and whether that can be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail, ensure};
+use wedge::image::Payload;
+
+use super::files::Files;
+use super::guest::{self, Script};
+use super::input::Input;
+use super::machine::{Boot, Machine, is_plain};
+use super::{Host, MachineArguments, Mode};
+use crate::tool::Tool;
+use crate::verify::read;
+
+/// What is to be done.
+pub(crate) struct Job<'a> {
+    pub(crate) image: &'a Path,
+    pub(crate) host: Option<Host>,
+    pub(crate) mode: Option<Mode>,
+    pub(crate) machine: &'a MachineArguments,
+    pub(crate) script: Option<&'a Script>,
+    /// Whether somebody can type to the guest.
+    pub(crate) terminal: bool,
+}
+
+impl Job<'_> {
+    /// The machine. Files that it needs are written to `files`.
+    pub(super) fn machine(&self, files: &Files) -> anyhow::Result<Machine> {
+        let data = read(self.image)?;
+        let input = Input::of(&data).map_err(|what| anyhow::anyhow!("{}: {what}", self.image.display()))?;
+        let host = self.host(&input)?;
+        let payload = match &input {
+            Input::Image { payload, .. } if host == Host::None => {
+                let payload = Payload::check(data.get(payload.clone()).unwrap_or_default());
+                Some(payload.map_err(|damage| anyhow::anyhow!("{}: {damage}", self.image.display()))?)
+            }
+            _ => None,
+        };
+        let boot = match (&input, &payload) {
+            (Input::Iso, _) => Boot::Iso(self.image.to_owned()),
+            (_, Some(payload)) => Boot::Kernel(files.write("kernel", payload.kernel)?),
+            _ if host == Host::Xen => Boot::Xen { hypervisor: hypervisor(files)?, image: self.image.to_owned() },
+            _ => Boot::Kernel(self.image.to_owned()),
+        };
+        let arguments = self.machine;
+        let (memory, cpu) = if host == Host::Xen { (1024, "max,-smap") } else { (256, "qemu64") };
+        Ok(Machine {
+            boot,
+            memory: arguments.memory.unwrap_or(memory),
+            cpus: arguments.cpus,
+            cpu: arguments.cpu.clone().unwrap_or_else(|| cpu.to_owned()),
+            append: self.words(host, payload.map_or("", |payload| payload.command_line)),
+            initrd: self.initrd(payload.map_or(&[], |payload| payload.initramfs), files)?,
+            terminal: self.terminal,
+            options: options(&arguments.qemu_opts)?,
+        })
+    }
+
+    /// The host, if this can run on it.
+    fn host(&self, input: &Input) -> anyhow::Result<Host> {
+        let image = self.image.display();
+        let default = if *input == Input::Kernel { Host::None } else { Host::Bare };
+        let host = self.host.unwrap_or(default);
+        match input {
+            Input::Kernel => ensure!(
+                host == Host::None,
+                "{image} is a kernel without a wedge, which runs on --host none; `afterburner pack` makes an image of it"
+            ),
+            Input::Iso => {
+                ensure!(host == Host::Bare, "{image} is an ISO image, which boots on --host bare only");
+                let own = self.machine.append.is_some() || self.machine.initrd.is_some();
+                ensure!(
+                    !own && self.mode.is_none() && self.script.is_none(),
+                    "{image} is an ISO image, whose command line and initramfs GRUB reads from it: give the ELF image instead"
+                );
+            }
+            Input::Image { xen, .. } => ensure!(host != Host::Xen || *xen, "{image} has no Xen PV entry"),
+        }
+        ensure!(host != Host::None || self.mode.is_none(), "--mode is for the wedge, and on --host none there is none");
+        Ok(host)
+    }
+
+    /// The kernel's command line, as far as the wedge does not add the image's own.
+    fn words(&self, host: Host, of_image: &str) -> String {
+        let console = if host == Host::Xen { "console=ttyS1" } else { "console=ttyS0" };
+        let mut words = vec![of_image, console, "panic=-1"];
+        if self.script.is_some() {
+            words.extend(["printk.devkmsg=on", guest::INIT]);
+        }
+        words.extend(self.mode.map(Mode::word));
+        words.extend(self.machine.append.as_deref());
+        words.retain(|words| !words.is_empty());
+        words.join(" ")
+    }
+
+    /// The initramfs: that of the image, as far as the wedge does not add it, the user's, and the command's.
+    fn initrd(&self, of_image: &[u8], files: &Files) -> anyhow::Result<Option<PathBuf>> {
+        let given = self.machine.initrd.as_deref();
+        let script = self.script.map(|script| script.initramfs(self.terminal)).transpose()?;
+        if of_image.is_empty()
+            && script.is_none()
+            && let Some(given) = given
+            && is_plain(given)
+        {
+            fs::File::open(given).with_context(|| given.display().to_string())?;
+            return Ok(Some(given.to_owned()));
+        }
+        let given = given.map(read).transpose()?;
+        let parts = [of_image, given.as_deref().unwrap_or_default(), script.as_deref().unwrap_or_default()];
+        let initramfs = initramfs::concatenate(&parts);
+        if initramfs.is_empty() { Ok(None) } else { files.write("initramfs", &initramfs).map(Some) }
+    }
+}
+
+/// The user's options of QEMU, as words.
+fn options(given: &[String]) -> anyhow::Result<Vec<String>> {
+    let words = |text: &String| shlex::split(text).with_context(|| format!("--qemu-opts: an open quote in: {text}"));
+    Ok(given.iter().map(words).collect::<anyhow::Result<Vec<_>>>()?.concat())
+}
+
+/// The newest Xen in /boot, which Debian's package compresses and QEMU does not decompress.
+fn hypervisor(files: &Files) -> anyhow::Result<PathBuf> {
+    let entries = fs::read_dir("/boot").context("cannot read /boot")?;
+    let names = entries.flatten().map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("xen-") && name.ends_with(".gz")
+    });
+    let Some(path) = names.max() else { bail!("there is no /boot/xen-*.gz (Debian: xen-hypervisor-4.17-amd64)") };
+    let gzip = Tool::find("gzip".as_ref())?;
+    let output = gzip.output({
+        let mut command: Command = gzip.command(["-dc"]);
+        command.arg(&path);
+        command
+    })?;
+    ensure!(output.status.success(), "cannot decompress {}", path.display());
+    files.write("xen", &output.stdout)
+}

@@ -1,0 +1,405 @@
+//! `afterburner pack` and `afterburner unpack`, on a kernel and a wedge that are made here and now.
+
+mod support;
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use annotate::record::RECORD_SIZE;
+use object::LittleEndian;
+use object::elf::{FileHeader64, PT_LOAD, PT_NOTE};
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use support::{AFTERBURNER, Lab, Result};
+use wedge::image::{Copied, GuestFacts, Header, Payload, arena_length};
+
+const KERNEL: &str = "vmlinux";
+const RELOCATIONS: &str = "arch/x86/boot/compressed/vmlinux.relocs";
+
+/// Where the wedge is loaded: behind the kernel, which ends at 0x1216345 with these tables.
+const LOAD_ADDRESS: u64 = 0x140_0000;
+
+/// How the kernel's page tables are.
+#[derive(Clone, Copy)]
+struct Tables {
+    /// Pages of the top-level table: two with page-table isolation.
+    top_pages: u32,
+    /// Large pages that the kernel's image may take.
+    large_pages: u32,
+}
+
+const ISOLATED: Tables = Tables { top_pages: 2, large_pages: 512 };
+
+/// A lab with a kernel and a wedge.
+fn lab() -> Lab {
+    let lab = Lab::new();
+    make_kernel(&lab, ISOLATED, &source("kernel.s"));
+    make_wedge(&lab, &source("wedge.s"), &source("wedge.ld"));
+    lab
+}
+
+fn source(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../testdata/pack").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn make_kernel(lab: &Lab, tables: Tables, text: &str) {
+    lab.write_all(&[("kernel.s", text), ("kernel.ld", &source("kernel.ld"))]);
+    let symbols = [format!("TOP_PAGES={}", tables.top_pages), format!("LARGE_PAGES={}", tables.large_pages)];
+    lab.run("as", &["--defsym", &symbols[0], "--defsym", &symbols[1], "kernel.s", "-o", "kernel.o"]).silent_success();
+    lab.run("ld", &["-z", "noexecstack", "-z", "max-page-size=0x200000", "-T", "kernel.ld", "kernel.o", "-o", KERNEL])
+        .silent_success();
+}
+
+fn make_wedge(lab: &Lab, text: &str, script: &str) {
+    lab.write_all(&[("wedge.s", text), ("wedge.ld", script)]);
+    lab.run("as", &["wedge.s", "-o", "wedge.o"]).silent_success();
+    lab.run("ld", &["--no-warn-rwx-segments", "-T", "wedge.ld", "wedge.o", "-o", "wedge"]).silent_success();
+}
+
+/// Packs with the lab's kernel and wedge, and with these further arguments.
+fn pack(lab: &Lab, arguments: &[&str]) -> Result {
+    lab.afterburner(&[&["pack", "--kernel", KERNEL, "--wedge", "wedge", "-o", "image"], arguments].concat())
+}
+
+/// The image, which has to come about.
+fn image(lab: &Lab, arguments: &[&str]) -> Vec<u8> {
+    pack(lab, arguments).success();
+    lab.read("image")
+}
+
+/// The file's parts that are loaded: address, what the file holds, bytes in memory.
+fn loads(image: &[u8]) -> Vec<(u64, &[u8], u64)> {
+    let header = FileHeader64::<LittleEndian>::parse(image).expect("an ELF file");
+    let segments = header.program_headers(LittleEndian, image).expect("segments");
+    let loads = segments.iter().filter(|segment| segment.p_type(LittleEndian) == PT_LOAD);
+    let load = loads.map(|segment| {
+        assert_eq!(segment.p_vaddr(LittleEndian), segment.p_paddr(LittleEndian));
+        let bytes = segment.data(LittleEndian, image).expect("a segment in the file");
+        (segment.p_paddr(LittleEndian), bytes, segment.p_memsz(LittleEndian))
+    });
+    load.collect()
+}
+
+fn payload(image: &[u8]) -> Payload<'_> {
+    Payload::check(loads(image)[1].1).expect("a payload")
+}
+
+fn word(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(*bytes[offset..].first_chunk().expect("a word"))
+}
+
+#[test]
+fn an_image_holds_what_was_packed() {
+    let lab = lab();
+    lab.write("initrd", b"initramfs");
+    let image = image(&lab, &["--initrd", "initrd", "--cmdline", "console=ttyS0 -- single"]);
+    let payload = payload(&image);
+    assert_eq!(payload.initramfs, b"initramfs");
+    assert_eq!(payload.command_line, "console=ttyS0 -- single");
+    assert_eq!(payload.sites.len(), 6 * RECORD_SIZE);
+    assert!(payload.relocations.is_empty());
+    let copies: Vec<Copied> = payload.copies().collect();
+    let [first, second] = ["first", "second"].map(|name| address(&lab.read(KERNEL), name));
+    assert_eq!(
+        copies,
+        [first, second].map(|address| Copied { record: 4, address }),
+        "the longer replacement is not listed"
+    );
+    let read_back = lab.afterburner(&["unpack", "image", "-d", "parts"]).success();
+    assert_eq!(read_back.stdout.lines().count(), 4, "{read_back:?}");
+    assert_eq!(lab.read("parts/vmlinux"), payload.kernel);
+    assert_eq!(lab.read("parts/initramfs"), b"initramfs");
+    assert_eq!(lab.read("parts/cmdline"), b"console=ttyS0 -- single\n");
+    let sites = String::from_utf8(lab.read("parts/sites.txt")).expect("a text");
+    let classes: Vec<_> = sites.lines().skip(1).filter_map(|line| line.split_whitespace().nth(3)).collect();
+    assert_eq!(classes, ["cli", "swapgs", "iret", "rdmsr", "clac", "rdtsc"]);
+    assert!(lab.afterburner(&["verify", "parts/vmlinux"]).success().stdout.contains("6 sites"));
+}
+
+fn address(file: &[u8], name: &str) -> u64 {
+    let file = object::File::parse(file).expect("an ELF file");
+    file.symbols().find(|symbol| symbol.name() == Ok(name)).expect("a symbol").address()
+}
+
+#[test]
+fn the_wedge_is_told_where_everything_is() {
+    let lab = lab();
+    let image = image(&lab, &[]);
+    let loads = loads(&image);
+    let [(wedge, content, size), (payload, bytes, payload_size)] = loads[..] else { panic!("{loads:x?}") };
+    let parameters: Vec<u64> = content.as_chunks().0.iter().take(5).map(|word| u64::from_le_bytes(*word)).collect();
+    let arena = arena_length(6);
+    // The dummy takes a page, and three for its .bss.
+    assert_eq!(parameters, [LOAD_ADDRESS, 0x4000, arena, 0x4000 + arena, bytes.len() as u64]);
+    assert_eq!((wedge, size, payload), (LOAD_ADDRESS, 0x4000 + arena, LOAD_ADDRESS + 0x4000 + arena));
+    assert_eq!(payload_size, bytes.len() as u64);
+}
+
+#[test]
+fn every_loader_finds_its_header_and_the_entry() {
+    let lab = lab();
+    let image = image(&lab, &[]);
+    let entry = u32::try_from(LOAD_ADDRESS + address(&lab.read("wedge"), "start32") - 0xffff_ffff_7f00_0000).unwrap();
+    let header = FileHeader64::<LittleEndian>::parse(&*image).expect("an ELF file");
+    assert_eq!(header.e_entry(LittleEndian), entry.into());
+    let mut notes = header.program_headers(LittleEndian, &*image).expect("segments").iter();
+    let note = notes.rfind(|segment| segment.p_type(LittleEndian) == PT_NOTE).expect("a note segment");
+    let note = note.data(LittleEndian, &*image).expect("a note in the file");
+    assert_eq!([0, 4, 8, 12, 16].map(|at| word(note, at)), [4, 8, 18, u32::from_le_bytes(*b"Xen\0"), entry]);
+    let find = |magic: u32, step: usize, end: usize| (0..end).step_by(step).find(|&at| word(&image, at) == magic);
+    let second = find(0xe852_50d6, 8, 32768).expect("a multiboot 2 header");
+    assert_eq!([16, 20, 24].map(|at| word(&image, second + at)), [3, 12, entry], "its first tag");
+    let first = find(0x1bad_b002, 4, 8192 - 12).expect("a multiboot 1 header");
+    assert!(first >= 8192 - 48, "QEMU would find it at {first:#x}");
+}
+
+#[test]
+fn tools_see_the_parts_and_the_wedges_symbols() {
+    let lab = lab();
+    lab.write("initrd", b"initramfs");
+    let image = image(&lab, &["--initrd", "initrd"]);
+    let (payload, wedge) = (payload(&image), lab.read("wedge"));
+    let file = object::File::parse(&*image).expect("an ELF file");
+    let data = |name: &str| file.section_by_name(name).expect("a section").data().expect("its data").to_vec();
+    assert_eq!(data(".kernel"), payload.kernel);
+    assert_eq!(data(".initramfs"), payload.initramfs);
+    assert_eq!(data(".afterburn"), payload.sites);
+    assert_eq!(file.section_by_name(".afterburn").unwrap().address(), payload.sites_address);
+    assert_eq!(data(".text"), object::File::parse(&*wedge).unwrap().section_by_name(".text").unwrap().data().unwrap());
+    for name in ["start32", "table"] {
+        assert_eq!(address(&image, name), address(&lab.read("wedge"), name), "{name}");
+    }
+}
+
+#[test]
+fn the_wedge_is_told_what_the_kernels_symbols_tell() {
+    let lab = lab();
+    let facts = |tables, text: &str| {
+        make_kernel(&lab, tables, text);
+        payload(&image(&lab, &[])).guest
+    };
+    let isolated = GuestFacts {
+        window_entry: 0x120_2000 + 509 * 8,
+        user_window_entry: 0x120_1000 + 511 * 8,
+        modules_start: 0xffff_ffff_c000_0000,
+        modules_end: 0xffff_ffff_ff00_0000,
+    };
+    assert_eq!(facts(ISOLATED, &source("kernel.s")), isolated);
+    let plain = GuestFacts {
+        window_entry: 0x120_1000 + 509 * 8,
+        user_window_entry: 0,
+        modules_start: 0xffff_ffff_a000_0000,
+        ..isolated
+    };
+    assert_eq!(facts(Tables { top_pages: 1, large_pages: 256 }, &source("kernel.s")), plain);
+    for name in ["init_top_pgt", "level3_kernel_pgt", "level2_kernel_pgt"] {
+        make_kernel(&lab, ISOLATED, &source("kernel.s").replace(name, "something_else"));
+        let expected = format!(
+            "afterburner: vmlinux: has no symbol {name}; a Linux kernel for x86-64 with its symbol table is needed\n"
+        );
+        assert_eq!(pack(&lab, &[]).stderr, expected);
+    }
+    make_kernel(&lab, Tables { top_pages: 2, large_pages: 0 }, &source("kernel.s"));
+    assert_eq!(pack(&lab, &[]).stderr, "afterburner: vmlinux: level2_kernel_pgt does not map the kernel\n");
+}
+
+/// A `vmlinux.relocs` of one 32-bit entry, which is for an address in the kernel's data.
+fn relocations(entry: u32) -> Vec<u8> {
+    [0_u32, 0, 0, entry].map(u32::to_le_bytes).concat()
+}
+
+#[test]
+fn relocations_are_those_of_the_kernels_build() {
+    let lab = lab();
+    let (ours, others) = (relocations(0x8120_0000), relocations(0x8120_0008));
+    let packed = |arguments: &[&str]| payload(&image(&lab, arguments)).relocations.to_vec();
+    assert!(packed(&[]).is_empty(), "there are none");
+    lab.write_all(&[(RELOCATIONS, &ours), ("others", &others)]);
+    assert_eq!(packed(&[]), ours);
+    assert_eq!(packed(&["--relocs", "others"]), others);
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    File::options().write(true).open(lab.path(RELOCATIONS)).unwrap().set_modified(old).unwrap();
+    assert!(packed(&[]).is_empty(), "they are older than the kernel");
+    lab.write("others", relocations(0x8000_0000));
+    let refused = pack(&lab, &["--relocs", "others"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(refused.stderr.starts_with("afterburner: others: "), "{refused:?}");
+}
+
+#[test]
+fn a_kernel_whose_annotations_do_not_verify_is_refused() {
+    let lab = lab();
+    let text = source("kernel.s");
+    for (text, found, said) in [
+        (text.replace("first:", "hlt\nfirst:"), "hlt (f4) has no record", "the annotations do not verify, so"),
+        (
+            text.replace("site cli, 7, 1", "site sti, 7, 1"),
+            "cli: the instruction there is of class sti",
+            "do not verify",
+        ),
+        (".globl _start\n_start: ret\n".to_owned(), "", "there are no annotations;"),
+    ] {
+        lab.write("image", b"as it was");
+        make_kernel(&lab, ISOLATED, &text);
+        let result = pack(&lab, &[]);
+        assert_eq!(result.status.code(), Some(1), "{result:?}");
+        assert!(result.stdout.contains(found) && result.stderr.contains(said), "{result:?}");
+        assert_eq!(lab.read("image"), b"as it was");
+    }
+}
+
+#[test]
+fn a_wrong_input_is_named() {
+    let lab = lab();
+    let mut bzimage = vec![0; 1024];
+    bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+    lab.write_all(&[("bzImage", &bzimage[..]), ("text", b"text")]);
+    for (arguments, expected) in [
+        (
+            ["--kernel", "bzImage", "--wedge", "wedge"],
+            "bzImage is a bzImage: give the vmlinux that it was made of, in the top directory",
+        ),
+        (["--kernel", "kernel.o", "--wedge", "wedge"], "kernel.o is an object or a module, not a linked kernel\n"),
+        (["--kernel", "text", "--wedge", "wedge"], "text: not a 64-bit x86-64 ELF file\n"),
+        (["--kernel", "none", "--wedge", "wedge"], "none: No such file"),
+        (["--kernel", KERNEL, "--wedge", "none"], "none: No such file"),
+        (["--kernel", KERNEL, "--wedge", "text"], "text is no wedge: not a 64-bit x86-64 ELF file\n"),
+        (["--kernel", KERNEL, "--wedge", "wedge.o"], "wedge.o is no wedge: it is not linked\n"),
+        (
+            ["--kernel", KERNEL, "--wedge", KERNEL],
+            "vmlinux is no wedge: its segments are not contiguous at 0xffffffff81200000\n",
+        ),
+    ] {
+        let result = lab.afterburner(&[&["pack", "-o", "image"], &arguments[..]].concat());
+        assert_eq!(result.status.code(), Some(2), "{result:?}");
+        assert!(result.stderr.starts_with(&format!("afterburner: {expected}")), "{result:?}");
+    }
+    for (arguments, expected) in [
+        (["--initrd", "none"], "none: No such file"),
+        (["--relocs", "none"], "none: No such file"),
+        (["--cmdline", "afterburn.mod=x"], "--cmdline: afterburn.mod: no such option"),
+        (["--cmdline", "afterburn.backend=kvm"], "--cmdline: afterburn.backend=kvm: no such backend"),
+    ] {
+        let result = pack(&lab, &arguments);
+        assert_eq!(result.status.code(), Some(2), "{result:?}");
+        assert!(result.stderr.starts_with(&format!("afterburner: {expected}")), "{result:?}");
+    }
+    let long = "x".repeat(3000);
+    assert!(pack(&lab, &["--cmdline", &long]).stderr.starts_with("afterburner: --cmdline: "));
+    assert!(!lab.path("image").exists());
+}
+
+#[test]
+fn a_wedge_has_its_shape() {
+    let lab = lab();
+    let (text, script) = (source("wedge.s"), source("wedge.ld"));
+    for (text, script, expected) in [
+        (text.replace(".skip 40", ".skip 48"), script.clone(), "its section .parameters has 48 bytes, not 40"),
+        (
+            text.replace(".parameters", ".other"),
+            script.replace(".parameters", ".other"),
+            "it has no section .parameters",
+        ),
+        (text.replace("start32", "start64"), script.replace("start32", "start64"), "it has no symbol start32"),
+        (
+            text.clone(),
+            script.replace("0xffffffff7f000000", "0xffffffff7f001000"),
+            "it is linked at 0xffffffff7f001000, and",
+        ),
+        (text.clone(), script.replace(". = ALIGN(4096)", ". += 0x10000"), "its segments are not contiguous at 0x"),
+        (text.replace(".skip 0x3000", ".skip 0xf00000"), script.clone(), "the wedge and its arena for 6 sites take"),
+        (
+            text.replace("\nstart32:", "\nother:").replace("\ntable:", "\nstart32:"),
+            script,
+            "start32 is not in the file",
+        ),
+    ] {
+        make_wedge(&lab, &text, &script);
+        let result = pack(&lab, &[]);
+        assert_eq!(result.status.code(), Some(2), "{result:?}");
+        assert!(result.stderr.contains(expected), "{expected}: {result:?}");
+    }
+}
+
+#[test]
+fn the_wedge_is_looked_for_where_it_usually_is() {
+    let lab = lab();
+    let program = lab.path("bin/afterburner");
+    lab.write("bin/afterburner", b"");
+    fs::copy(AFTERBURNER, &program).expect("a copy");
+    let pack = |variable: &str| {
+        let mut command = lab.command(&program, &["pack", "--kernel", KERNEL, "-o", "image"]);
+        Result::of(command.env("AFTERBURNER_WEDGE", variable).output().expect("the command"))
+    };
+    let beside = lab.path("bin/afterburner-wedge");
+    let expected = format!(
+        "afterburner: no wedge: --wedge and AFTERBURNER_WEDGE name none, and there is no {}; `scripts/wedge` in \
+         Afterburner's source builds one\n",
+        beside.display()
+    );
+    assert_eq!(pack("").stderr, expected);
+    pack("wedge").success();
+    assert!(pack("none").stderr.starts_with("afterburner: none: "));
+    fs::copy(lab.path("wedge"), beside).expect("a copy");
+    pack("").success();
+}
+
+#[test]
+fn unpack_takes_only_whole_images() {
+    let lab = lab();
+    let image = image(&lab, &[]);
+    let payload_end = {
+        let start = loads(&image)[0].1.as_ptr_range().start as usize - image.as_ptr() as usize;
+        let bytes = loads(&image)[1].1;
+        let header: &[u8; size_of::<Header>()] = bytes.first_chunk().expect("a header");
+        assert!(start > 0 && Header::from_bytes(header).length == bytes.len() as u64);
+        bytes.as_ptr_range().end as usize - image.as_ptr() as usize
+    };
+    let mut flipped = image.clone();
+    flipped[payload_end - 5000] ^= 1;
+    lab.write_all(&[("flipped", &flipped[..]), ("short", &image[..payload_end - 1]), ("text", b"text")]);
+    for (name, expected) in [
+        ("flipped", "flipped: the payload is damaged: its checksum is"),
+        ("short", "short: "),
+        ("text", "text: "),
+        (KERNEL, "vmlinux is a kernel, not an image"),
+    ] {
+        let result = lab.afterburner(&["unpack", name, "-d", "parts"]);
+        assert_eq!(result.status.code(), Some(2), "{result:?}");
+        assert!(result.stderr.starts_with(&format!("afterburner: {expected}")), "{result:?}");
+    }
+    assert!(!lab.path("parts").exists());
+}
+
+#[test]
+fn an_iso_needs_grub() {
+    let lab = lab();
+    let arguments = ["pack", "--kernel", KERNEL, "--wedge", "wedge", "-o", "image.iso", "--iso"];
+    let result =
+        Result::of(lab.command(AFTERBURNER, &arguments).env("PATH", lab.path("")).output().expect("the command"));
+    assert_eq!(result.status.code(), Some(2));
+    assert!(
+        result
+            .stderr
+            .starts_with("afterburner: --iso needs more programs; Debian has them in grub-common, xorriso, mtools"),
+        "{result:?}"
+    );
+    assert!(!lab.path("image.iso").exists());
+}
+
+#[test]
+fn the_summary_says_what_was_packed() {
+    let lab = lab();
+    let summary = pack(&lab, &["--cmdline", "quiet"]).success().stdout;
+    for line in [
+        format!("image: {} bytes", lab.read("image").len()),
+        "with its arena at 0x1400000-0x1604000".to_owned(),
+        "sites        6; the kernel copies replacements to 2 places".to_owned(),
+        "relocations  none".to_owned(),
+        "command line quiet".to_owned(),
+    ] {
+        assert!(summary.contains(&line), "{line}: {summary}");
+    }
+}

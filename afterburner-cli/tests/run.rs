@@ -1,0 +1,235 @@
+//! `afterburner run` and `afterburner profile`, as far as they can be seen without a guest: what they would run, and what
+//! they refuse. QEMU's command is taken from `--dry-run`.
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use support::{AFTERBURNER, Lab, Result};
+use wedge::image::{CHECKED_FROM, Header, Span, checksum};
+
+const COMMAND_LINE: &str = "root=/dev/ram0 quiet";
+
+/// An ELF file of x86-64 with these segments: their types and contents.
+fn elf(segments: &[(u32, &[u8])]) -> Vec<u8> {
+    let word = |number: usize| u64::try_from(number).expect("a small file").to_le_bytes();
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    file.extend([word(0), word(64), word(0)].concat()); // e_entry, e_phoff, e_shoff
+    let count = u16::try_from(segments.len()).expect("a few segments");
+    file.extend([0, 0, 64, 56, count, 64, 0, 0_u16].map(u16::to_le_bytes).concat());
+    let mut offset = 64 + segments.len() * 56;
+    for (kind, contents) in segments {
+        file.extend([kind.to_le_bytes(), 0_u32.to_le_bytes()].concat());
+        file.extend([word(offset), word(0), word(0), word(contents.len()), word(contents.len()), word(4)].concat());
+        offset += contents.len();
+    }
+    for (_, contents) in segments {
+        file.extend_from_slice(contents);
+    }
+    file
+}
+
+/// An image: a wedge of four bytes, and a payload with a kernel of one segment, an initramfs, and a command line.
+fn image(notes: &[u8]) -> Vec<u8> {
+    let kernel = kernel();
+    let parts = [&kernel[..], b"initramfs", COMMAND_LINE.as_bytes()];
+    let mut offset = u64::try_from(size_of::<Header>()).expect("a small header");
+    let [kernel, initramfs, command_line] = parts.map(|part| {
+        let span = Span { offset, length: part.len() as u64 };
+        offset += span.length;
+        span
+    });
+    let header =
+        Header { kernel, initramfs, command_line, length: offset, magic: wedge::image::MAGIC, ..Header::default() };
+    let bytes = |header: &Header| [&header.to_bytes()[..], parts.concat().as_slice()].concat();
+    let checksum = checksum(&bytes(&header)[CHECKED_FROM..]);
+    let payload = bytes(&Header { checksum, ..header });
+    elf(&[(1, b"code"), (4, notes), (1, &payload)])
+}
+
+fn kernel() -> Vec<u8> {
+    elf(&[(1, b"text")])
+}
+
+/// A note of Xen's with its PV entry (`XEN_ELFNOTE_ENTRY`).
+const XEN_ENTRY: &[u8] = b"\x04\0\0\0\x08\0\0\0\x01\0\0\0Xen\0\0\0\0\0\0\0\0\0";
+
+fn lab() -> Lab {
+    Lab::with(&[
+        ("image", &image(b"")),
+        ("vmlinux", &kernel()),
+        ("more.cpio", b"070701more"),
+        ("a,b.cpio", b"070701ab"),
+    ])
+}
+
+fn run(lab: &Lab, arguments: &[&str]) -> Result {
+    let mut command: Command = lab.command(AFTERBURNER, &[&["run"], arguments].concat());
+    Result::of(command.env("XDG_CACHE_HOME", lab.path("cache")).output().expect("the command"))
+}
+
+/// The command that `--dry-run` prints, the directory of the cache left out.
+fn dry_run(lab: &Lab, arguments: &[&str]) -> String {
+    let result = run(lab, &[&["--dry-run"], arguments].concat()).success();
+    assert_eq!(result.stderr, "");
+    let kept = format!("{}/", lab.path("cache/afterburner/dry-run").display());
+    result.stdout.replace(&kept, "KEPT/").trim_end().to_owned()
+}
+
+const COMMON: &str = "-m 256 -nodefaults -no-reboot -display none -serial stdio";
+
+#[test]
+fn a_kernel_boots_on_no_host() {
+    let lab = lab();
+    assert_eq!(
+        dry_run(&lab, &["vmlinux"]),
+        format!(
+            "qemu-system-x86_64 -accel 'tcg,thread=single' -cpu qemu64 -smp '1,sockets=1' {COMMON} \
+             -kernel vmlinux -append 'console=ttyS0 panic=-1'"
+        )
+    );
+    assert!(!lab.path("cache/afterburner/dry-run/initramfs").exists());
+}
+
+#[test]
+fn every_option_has_its_place() {
+    let options =
+        ["--memory", "512", "--cpus", "2", "--cpu", "max,-smap", "--append", "nokaslr quiet", "--initrd", "more.cpio"];
+    let options =
+        [&options[..], &["--qemu-opts", "-device 'isa-debug-exit,iobase=0xf4'", "--mode", "profile", "image"]];
+    assert_eq!(
+        dry_run(&lab(), &options.concat()),
+        "qemu-system-x86_64 -accel 'tcg,thread=single' -cpu 'max,-smap' -smp '2,sockets=2' -m 512 -nodefaults -no-reboot \
+         -display none -serial stdio -kernel image -initrd more.cpio \
+         -append 'console=ttyS0 panic=-1 afterburn.mode=profile nokaslr quiet' -device 'isa-debug-exit,iobase=0xf4'"
+    );
+}
+
+#[test]
+fn without_a_host_the_image_is_taken_apart() {
+    let lab = lab();
+    let command = dry_run(&lab, &["--host", "none", "--initrd", "more.cpio", "image"]);
+    let words = format!("{COMMAND_LINE} console=ttyS0 panic=-1");
+    assert!(command.ends_with(&format!("-kernel KEPT/kernel -initrd KEPT/initramfs -append '{words}'")), "{command}");
+    assert_eq!(lab.read("cache/afterburner/dry-run/kernel"), kernel());
+    assert_eq!(lab.read("cache/afterburner/dry-run/initramfs"), [&b"initramfs\0\0\0"[..], b"070701more"].concat());
+}
+
+#[test]
+fn a_command_goes_in_over_the_image() {
+    let lab = lab();
+    let command = dry_run(&lab, &["image", "--", "echo", "a  b"]);
+    let words = "console=ttyS0 panic=-1 printk.devkmsg=on rdinit=/afterburner/init";
+    assert!(command.ends_with(&format!("-kernel image -initrd KEPT/initramfs -append '{words}'")), "{command}");
+    let files = lab.path("files");
+    std::fs::create_dir(&files).expect("a directory");
+    let unpack = "cpio --extract --make-directories --quiet 'afterburner/*' < ../cache/afterburner/dry-run/initramfs";
+    let status = lab.command("sh", &["-c", unpack]).current_dir(&files).status().expect("a shell");
+    assert!(status.success());
+    assert_eq!(lab.read("files/afterburner/command"), b"echo a  b\n");
+    assert!(lab.path("files/afterburner/init").exists() && lab.path("files/afterburner/busybox").exists());
+    assert!(!lab.path("files/afterburner/terminal").exists());
+}
+
+#[test]
+fn a_path_that_a_multiboot_loader_would_split_is_copied() {
+    let lab = lab();
+    let command = dry_run(&lab, &["image", "--initrd", "a,b.cpio"]);
+    assert!(command.contains("-initrd KEPT/initramfs "), "{command}");
+    assert_eq!(lab.read("cache/afterburner/dry-run/initramfs"), b"070701ab");
+}
+
+#[test]
+fn an_iso_boots_as_it_is() {
+    let lab = lab();
+    let mut iso = vec![0; 0x8800];
+    iso[0x8001..0x8006].copy_from_slice(b"CD001");
+    lab.write("image.iso", iso);
+    assert!(dry_run(&lab, &["image.iso"]).ends_with(&format!("{COMMON} -cdrom image.iso")));
+    for more in [&["--append", "x"] as &[&str], &["--initrd", "more.cpio"], &["--mode", "native"], &["--", "true"]] {
+        let result = run(&lab, &[&["image.iso"], more].concat());
+        assert_eq!(result.status.code(), Some(2), "{more:?}");
+        assert!(result.stderr.contains("is an ISO image, whose command line"), "{}", result.stderr);
+    }
+}
+
+#[test]
+fn what_cannot_run_is_refused() {
+    let lab = lab();
+    lab.write("script", "#!/bin/sh\n");
+    lab.write("xen-image", image(XEN_ENTRY));
+    let mut damaged = image(b"");
+    *damaged.last_mut().expect("a byte") ^= 1;
+    lab.write("damaged", damaged);
+    for (arguments, message) in [
+        (&["image", "--host", "xen"] as &[&str], "image has no Xen PV entry"),
+        (&["vmlinux", "--host", "bare"], "vmlinux is a kernel without a wedge, which runs on --host none"),
+        (&["vmlinux", "--host", "xen"], "vmlinux is a kernel without a wedge, which runs on --host none"),
+        (&["vmlinux", "--mode", "native"], "--mode is for the wedge, and on --host none there is none"),
+        (&["image", "--host", "none", "--mode", "native"], "--mode is for the wedge"),
+        (&["damaged", "--host", "none"], "damaged: the payload is damaged: its checksum is"),
+        (&["script"], "script: a script, and not a kernel or an image"),
+        (&["nothing"], "nothing: No such file"),
+        (&["image", "--initrd", "nothing"], "nothing: No such file"),
+        (&["image", "--qemu-opts", "-append 'open"], "--qemu-opts: an open quote in: -append 'open"),
+        (&["image", "--timeout=-1"], "invalid value '-1' for '--timeout <S>'"),
+        (&["image", "--timeout", "soon"], "not a number of seconds"),
+        (&["image", "--cpus", "0"], "0 is not in 1.."),
+        (&["image", "--host", "kvm"], "possible values: none, bare, xen"),
+    ] {
+        let result = run(&lab, &[&["--dry-run"], arguments].concat());
+        assert_eq!(result.status.code(), Some(2), "{arguments:?}: {result:?}");
+        assert!(result.stderr.contains(message), "{arguments:?}: {}", result.stderr);
+    }
+}
+
+#[test]
+fn an_image_for_xen_is_a_module_of_xen() {
+    if !Path::new("/boot/xen-4.17-amd64.gz").exists() {
+        return;
+    }
+    let lab = lab();
+    lab.write("xen-image", image(XEN_ENTRY));
+    let command = dry_run(&lab, &["xen-image", "--host", "xen", "--append", "a,b", "--initrd", "more.cpio"]);
+    assert_eq!(
+        command,
+        "qemu-system-x86_64 -accel 'tcg,thread=single' -cpu 'max,-smap' -smp '1,sockets=1' -m 1024 -nodefaults -no-reboot \
+         -display none -machine q35 -chardev 'stdio,id=console,mux=on,signal=off' -serial chardev:console \
+         -serial chardev:console -kernel KEPT/xen -append 'console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all' \
+         -initrd 'xen-image console=ttyS1 panic=-1 a,,b,more.cpio'"
+    );
+}
+
+#[test]
+fn without_qemu_the_status_is_that_of_a_shell() {
+    let lab = lab();
+    for arguments in [&["run", "image"] as &[&str], &["profile", "image", "--", "true"]] {
+        let mut command = lab.command(AFTERBURNER, arguments);
+        command.env("XDG_CACHE_HOME", lab.path("cache")).env("PATH", lab.path("tools"));
+        std::fs::create_dir_all(lab.path("tools")).expect("a directory");
+        for tool in ["cc", "as", "ld"] {
+            let found = Path::new("/usr/bin").join(tool);
+            let _ = std::os::unix::fs::symlink(found, lab.path(&format!("tools/{tool}")));
+        }
+        let result = Result::of(command.output().expect("the command"));
+        assert_eq!(result.status.code(), Some(127), "{result:?}");
+        assert!(result.stderr.contains("there is no qemu-system-x86_64 in PATH"), "{}", result.stderr);
+    }
+}
+
+#[test]
+fn a_profile_needs_a_wedge_and_for_functions_a_kernel() {
+    let lab = lab();
+    for (arguments, message) in [
+        (&["vmlinux", "--", "true"] as &[&str], "vmlinux is a kernel without a wedge"),
+        (&["image", "--by", "function", "--", "true"], "known by the kernel's symbols: --kernel VMLINUX"),
+        (&["image", "--kernel", "more.cpio", "--", "true"], "more.cpio: not a 64-bit x86-64 ELF file"),
+        (&["image"], "required arguments were not provided"),
+    ] {
+        let mut command = lab.command(AFTERBURNER, &[&["profile"], arguments].concat());
+        let result = Result::of(command.env("XDG_CACHE_HOME", lab.path("cache")).output().expect("the command"));
+        assert_eq!(result.status.code(), Some(2), "{arguments:?}: {result:?}");
+        assert!(result.stderr.contains(message), "{arguments:?}: {}", result.stderr);
+    }
+}

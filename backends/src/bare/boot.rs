@@ -1,0 +1,335 @@
+//! From the boot loader's words to the guest's first instruction.
+//!
+//! All that can be wrong is found out before anything is written: the payload, the command line, the machine's memory, the
+//! kernel. Then the guest is loaded, its sites are rewritten, and the wedge withdraws to its window.
+
+use core::fmt;
+use core::ops::Range;
+
+use wedge::image::{Damage, Parameters, Payload};
+use wedge::loader::boot_params::{self, Display};
+use wedge::loader::command_line::{CommandLine, CommandLineError};
+use wedge::loader::initramfs::Piece;
+use wedge::loader::{Guest, LoadError, Plan};
+use wedge::memory::{OutOfMemory, PhysicalMemory as _, TooManyRegions};
+use wedge::rewrite::{Engine, Form, Summary};
+use wedge::sites::{Refusal, SiteTable};
+
+use super::hooks::hooks;
+use super::paging::{USABLE, Window};
+use super::physical::{Firmware, Usable};
+use super::resident::{self, Arena, Resident};
+use super::say;
+use crate::boot_information::{self, BootInformation, Framebuffer, InvalidBootInformation, Modules, Pixels, ReadMemory as _};
+use crate::options::{InvalidOption, Options};
+use crate::selection::{Impossible, select};
+use crate::Backend;
+
+/// Written by `afterburner pack`.
+#[unsafe(link_section = ".parameters")]
+#[used]
+static mut PARAMETERS: Parameters =
+    Parameters { load_address: 0, arena: wedge::image::Span { offset: 0, length: 0 }, payload: wedge::image::Span { offset: 0, length: 0 } };
+
+/// Copied here, since it may lie in memory that the guest takes.
+static mut COMMAND_LINE: Option<CommandLine> = None;
+static mut RSDP: [u8; 64] = [0; 64];
+
+/// Why a boot ends before it has begun.
+#[derive(Debug)]
+pub(super) enum Failure<'a> {
+    NotPacked,
+    Moved { expected: u64, found: u64 },
+    Protocol { eax: u32, first_word: u32 },
+    Window { length: u64 },
+    BootInformation(InvalidBootInformation),
+    Payload(Damage),
+    CommandLine(CommandLineError),
+    Option(InvalidOption<'a>),
+    Backend(Impossible),
+    Load(LoadError),
+    Memory(OutOfMemory),
+    MemoryMap(TooManyRegions),
+    Sites(Refusal),
+    WindowEntry { address: u64 },
+}
+
+impl fmt::Display for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPacked => write!(f, "this is the wedge alone; `afterburner pack` makes an image of it and a kernel"),
+            Self::Moved { expected, found } => write!(f, "loaded at {found:#x}, not at {expected:#x} as the image says"),
+            Self::Protocol { eax, first_word } => write!(
+                f,
+                "entered neither by PVH nor by multiboot: EAX is {eax:#x}, and EBX points to {first_word:#x}"
+            ),
+            Self::Window { length } => write!(f, "the wedge needs {length} bytes, its window has {USABLE}"),
+            Self::BootInformation(error) => error.fmt(f),
+            Self::Payload(error) => error.fmt(f),
+            Self::CommandLine(error) => error.fmt(f),
+            Self::Option(error) => error.fmt(f),
+            Self::Backend(error) => error.fmt(f),
+            Self::Load(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+            Self::MemoryMap(error) => error.fmt(f),
+            Self::Sites(refusal) => write!(f, "the table of sites is refused: {refusal}"),
+            Self::WindowEntry { address } => {
+                write!(f, "the kernel's page table has no free entry for the wedge's window at {address:#x}")
+            }
+        }
+    }
+}
+
+/// Boots the guest. Returns only if that fails.
+pub(super) fn boot(eax: u32, information: u64, base: u64) -> Failure<'static> {
+    match prepare(eax, information, base) {
+        Ok(ready) => ready.enter(),
+        Err(failure) => failure,
+    }
+}
+
+/// A guest that is loaded.
+struct Ready {
+    entry: u64,
+    boot_params: u64,
+}
+
+impl Ready {
+    /// Enters the guest by Linux's 64-bit boot protocol (Documentation/x86/boot.rst): paging on, the first memory mapped at
+    /// its own addresses, flat segments, interrupts off, RSI pointing to `boot_params`.
+    fn enter(&self) -> ! {
+        // SAFETY: the plan has put a kernel there, whose entry point this is.
+        unsafe {
+            core::arch::asm!(
+                "xor ebp, ebp", "xor edi, edi", "xor ebx, ebx", "jmp rax",
+                in("rax") self.entry, in("rsi") self.boot_params, options(noreturn)
+            )
+        }
+    }
+}
+
+fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'static>> {
+    // SAFETY: written by `afterburner pack`, and by nobody at run time.
+    let parameters = unsafe { (&raw const PARAMETERS).read_volatile() };
+    if parameters.payload.length == 0 {
+        return Err(Failure::NotPacked);
+    }
+    if parameters.load_address != base {
+        return Err(Failure::Moved { expected: parameters.load_address, found: base });
+    }
+    let end = parameters.arena.offset + parameters.arena.length;
+    if end > USABLE {
+        return Err(Failure::Window { length: end });
+    }
+    resident::set_base(base);
+    let own = base..base + end;
+    let payload = base + parameters.payload.offset..base + parameters.payload.offset + parameters.payload.length;
+
+    let information = boot_information(eax, information)?;
+    let bytes = Firmware.read(payload.start, payload.end - payload.start);
+    let payload_bytes = bytes.ok_or(Failure::Memory(OutOfMemory { address: payload.start, length: parameters.payload.length }))?;
+    let contents = Payload::check(payload_bytes).map_err(Failure::Payload)?;
+    let command_line = command_line(&contents, &information)?;
+    let options = Options::parse(command_line.as_str()).map_err(Failure::Option)?;
+    let backend = select(options.backend, information.protocol, hypervisor()).map_err(Failure::Backend)?;
+    say!("backend {backend}, mode {}, entered by {}", options.mode, information.protocol);
+    debug_assert_eq!(backend, Backend::Bare);
+
+    let mut map = information.memory;
+    map.reserve(&own).map_err(Failure::MemoryMap)?;
+    let mut pieces = [Piece { address: 0, bytes: &[] }; 1 + Modules::CAPACITY];
+    let pieces = initramfs(&mut pieces, &contents, &information);
+    let guest = Guest {
+        kernel: contents.kernel,
+        relocations: contents.relocations,
+        command_line,
+        initramfs: pieces,
+        map: &map,
+        rsdp: rsdp(&information),
+        display: information.framebuffer.map_or(Display::None, display),
+        entropy: entropy(),
+    };
+    let mut busy: [Range<u64>; 3 + Modules::CAPACITY + 4] = [const { 0..0 }; _];
+    let ranges = [own.clone(), payload].into_iter().chain(information.occupied());
+    let count = busy.iter_mut().zip(ranges).map(|(place, range)| *place = range).count();
+    let plan = guest.plan(&busy[..count]).map_err(Failure::Load)?;
+    // SAFETY: the plan keeps off the payload, the boot loader's words and the wedge, and off its own pieces.
+    let mut memory = unsafe { Usable::new(&map, own.clone()) };
+    plan.load(&mut memory).map_err(Failure::Memory)?;
+    take_over(&plan, &contents, &options, &mut memory, base, &parameters)?;
+    Ok(Ready { entry: plan.kernel.entry(), boot_params: plan.boot_params })
+}
+
+/// Loads the sites' table, rewrites the sites, and makes the wedge resident.
+fn take_over(
+    plan: &Plan<'_>,
+    contents: &Payload<'_>,
+    options: &Options,
+    memory: &mut Usable<'_>,
+    base: u64,
+    parameters: &Parameters,
+) -> Result<(), Failure<'static>> {
+    let moved = u64::from(plan.offset.unwrap_or(0));
+    let extent = plan.kernel.extent();
+    let image = memory.bytes(extent.start, extent.end - extent.start).map_err(Failure::Memory)?;
+    let address = plan.kernel.virtual_extent().start.wrapping_add(moved);
+
+    let arena = Arena::new(parameters.arena);
+    let window = Window::new(base, &arena.stubs(), parameters.arena.offset + parameters.arena.length);
+    let entry = contents.guest.window_entry;
+    let place = usize::try_from(entry.wrapping_sub(extent.start)).ok();
+    let place = place.and_then(|offset| image.get_mut(offset..)).and_then(|bytes| bytes.first_chunk_mut::<8>());
+    match place {
+        Some(place) if *place == [0; 8] => *place = window.entry().to_le_bytes(),
+        _ => return Err(Failure::WindowEntry { address: entry }),
+    }
+    window.show_to_head_code(moved);
+
+    // SAFETY: the arena is in the window, and this is the only call.
+    let mut engine = Engine::new(options.mode, hooks(), unsafe { arena.memory() });
+    let table = SiteTable::new(contents.sites, contents.sites_address.wrapping_add(moved)).map_err(Failure::Sites)?;
+    let mut copies = contents.copies().peekable();
+    let copy = |number: usize| {
+        while copies.next_if(|copied| copied.record < number as u64).is_some() {}
+        copies.next_if(|copied| copied.record == number as u64).map(|copied| copied.address.wrapping_add(moved))
+    };
+    let started = timestamp();
+    let mut text = wedge::rewrite::Piece { bytes: image, address };
+    let summary = engine.rewrite(&table, copy, &mut text).map_err(Failure::Sites)?;
+    report(&summary, timestamp() - started);
+    let kernel = address..address + (extent.end - extent.start);
+    Resident::new(engine, summary, window, kernel, moved, &contents.guest).stay();
+    Ok(())
+}
+
+/// The boot log's account of the sites.
+fn report(summary: &Summary, ticks: u64) {
+    say!(
+        "{} of {} sites rewritten: {} fused, {} jmp, {} call, {} of them hooked; {ticks} TSC ticks",
+        summary.rewritten(),
+        summary.sites(),
+        summary.in_form(Form::Fused),
+        summary.in_form(Form::Jump),
+        summary.in_form(Form::Call),
+        summary.hooked(),
+    );
+    say!("rewritten: {}", List(|| summary.classes()));
+    for (reason, count) in summary.left() {
+        say!("left as they are: {count}, {reason}");
+    }
+}
+
+/// Counts with names.
+struct List<F>(F);
+
+impl<T: fmt::Display, I: Iterator<Item = (T, u32)>, F: Fn() -> I> fmt::Display for List<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (name, count)) in (self.0)().enumerate() {
+            let comma = if number == 0 { "" } else { ", " };
+            write!(f, "{comma}{name} {count}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What the boot loader says.
+fn boot_information(eax: u32, address: u64) -> Result<BootInformation<'static>, Failure<'static>> {
+    let first_word = Firmware.read(address, 4).and_then(|bytes| bytes.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word));
+    let protocol = boot_information::entered_by(eax, first_word).ok_or(Failure::Protocol { eax, first_word })?;
+    BootInformation::read(protocol, &Firmware, address).map_err(Failure::BootInformation)
+}
+
+/// The image's command line and the boot loader's, in the wedge's own memory.
+fn command_line(contents: &Payload<'_>, information: &BootInformation<'_>) -> Result<&'static CommandLine, Failure<'static>> {
+    let joined = CommandLine::join(contents.command_line, information.command_line).map_err(Failure::CommandLine)?;
+    // SAFETY: the guest does not run yet, and this is called once.
+    let place = unsafe { &mut *(&raw mut COMMAND_LINE) };
+    Ok(place.insert(joined))
+}
+
+/// The archives: the image's own first.
+fn initramfs<'a>(
+    pieces: &'a mut [Piece<'static>; 1 + Modules::CAPACITY],
+    contents: &Payload<'static>,
+    information: &BootInformation<'static>,
+) -> &'a [Piece<'static>] {
+    let module = |range: &Range<u64>| Firmware.read(range.start, range.end - range.start);
+    let modules = information.modules.iter().filter_map(module);
+    let all = core::iter::once(contents.initramfs).chain(modules).filter(|bytes| !bytes.is_empty());
+    let mut count = 0;
+    for (piece, bytes) in pieces.iter_mut().zip(all) {
+        *piece = Piece { address: bytes.as_ptr().addr() as u64, bytes };
+        count += 1;
+    }
+    &pieces[..count]
+}
+
+/// ACPI's root pointer. A copy in the boot loader's words is copied to where the guest finds it later.
+fn rsdp(information: &BootInformation<'_>) -> u64 {
+    let Some(range) = &information.rsdp else { return 0 };
+    if information.protocol != crate::selection::Protocol::Multiboot2 {
+        return range.start;
+    }
+    // SAFETY: the guest does not run yet, and this is called once.
+    let place = unsafe { &mut *(&raw mut RSDP) };
+    let Some(bytes) = Firmware.read(range.start, range.end - range.start) else { return 0 };
+    let length = bytes.len().min(place.len());
+    place[..length].copy_from_slice(&bytes[..length]);
+    resident::physical(place.as_ptr())
+}
+
+/// What the guest can draw on.
+fn display(framebuffer: Framebuffer) -> Display {
+    let narrow = |value: u32| u16::try_from(value).ok();
+    let size = narrow(framebuffer.pitch).zip(narrow(framebuffer.width)).zip(narrow(framebuffer.height));
+    match (framebuffer.pixels, size) {
+        (Pixels::Text, _) => Display::Text { row: 0 },
+        (Pixels::Direct { red, green, blue }, Some(((pitch, width), height))) => {
+            let field = |channel: crate::boot_information::Channel| boot_params::ColourField {
+                position: channel.position,
+                size: channel.size,
+            };
+            Display::Framebuffer(boot_params::Framebuffer {
+                address: framebuffer.address,
+                pitch,
+                width,
+                height,
+                bits_per_pixel: framebuffer.depth,
+                red: field(red),
+                green: field(green),
+                blue: field(blue),
+            })
+        }
+        _ => Display::None,
+    }
+}
+
+/// Random bits: the processor's, if it has any (RDRAND: CPUID 1, ECX bit 30), and the time since it was started.
+fn entropy() -> u64 {
+    let has_rdrand = core::arch::x86_64::__cpuid(1).ecx & 1 << 30 != 0;
+    let mut random: u64 = 0;
+    if has_rdrand {
+        // SAFETY: the processor has the instruction.
+        unsafe { core::arch::asm!("rdrand {}", inout(reg) random, options(nomem, nostack)) };
+    }
+    (random ^ timestamp()).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+}
+
+/// The time-stamp counter.
+fn timestamp() -> u64 {
+    // SAFETY: every 64-bit processor has it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// The name of the hypervisor, if one says that it is there (CPUID 1, ECX bit 31; leaf 4000_0000).
+fn hypervisor() -> Option<[u8; 12]> {
+    if core::arch::x86_64::__cpuid(1).ecx & 1 << 31 == 0 {
+        return None;
+    }
+    let leaf = core::arch::x86_64::__cpuid(0x4000_0000);
+    let mut name = [0; 12];
+    for (part, register) in name.chunks_exact_mut(4).zip([leaf.ebx, leaf.ecx, leaf.edx]) {
+        part.copy_from_slice(&register.to_le_bytes());
+    }
+    Some(name)
+}

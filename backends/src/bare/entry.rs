@@ -1,0 +1,139 @@
+//! The way from a boot loader into Rust.
+//!
+//! PVH and both multiboots enter in 32-bit protected mode without paging, at whatever physical address the image lies, with
+//! EBX pointing to what the loader has to say, and without a stack (Xen public header `arch-x86/hvm/start_info.h`; Multiboot
+//! Specification 0.6.96, 3.2; Multiboot2 Specification 2.0, 3.5). Rust code is linked at the wedge's window. So the entry code
+//! finds out where it is, writes page tables that map the first 4 GB at their own addresses and the wedge at its window,
+//! enters 64-bit mode, and goes there.
+//!
+//! How it finds out: a CALL pushes the address, and the one piece of memory that is known to be writable is the loader's
+//! structure at EBX. Its first word serves as a stack for one instruction and is put back.
+
+use core::arch::global_asm;
+
+/// Selectors that Linux's 64-bit boot protocol wants (Documentation/x86/boot.rst: `__BOOT_CS` and `__BOOT_DS`).
+pub(super) const CODE_SELECTOR: u16 = 0x10;
+/// The data selector.
+pub(super) const DATA_SELECTOR: u16 = 0x18;
+
+global_asm!(
+    r#"
+    .section .text.entry, "ax"
+    .code32
+    .globl start32
+start32:
+    cli
+    cld
+    movl %eax, %edi                     // what EAX says of the protocol
+    movl %ebx, %esi                     // where the loader's structure is
+    movl (%ebx), %edx
+    leal 4(%ebx), %esp
+    call mark
+    .globl mark
+mark:
+    popl %ebp
+    movl %edx, (%ebx)
+    subl $mark_offset, %ebp             // physical address of the image
+
+    // PML4, then the tables that it needs: each a page. Entry bits: present 1, writable 2, page size 80
+    // (SDM Vol. 3A, 4.5.4, tables 4-15 to 4-19).
+    leal boot_tables_offset(%ebp), %ebx // PML4
+    leal 0x1003(%ebx), %eax
+    movl %eax, (%ebx)                   // entry 0: first 512 GB
+    leal 0x2003(%ebx), %eax
+    movl %eax, 511*8(%ebx)              // entry 511: last 512 GB
+    leal 0x4003(%ebx), %eax             // four directories of 1 GB each, at their own addresses
+    movl $0, %ecx
+1:  movl %eax, 0x1000(%ebx,%ecx,8)
+    addl $0x1000, %eax
+    incl %ecx
+    cmpl $4, %ecx
+    jne 1b
+    movl $0x83, %eax
+    movl $0, %ecx
+2:  movl %eax, 0x4000(%ebx,%ecx,8)
+    addl $0x200000, %eax
+    incl %ecx
+    cmpl $2048, %ecx
+    jne 2b
+    leal 0x3003(%ebx), %eax             // the GB with the window, the last but two
+    movl %eax, 0x2000+509*8(%ebx)
+    leal 0x83(%ebp), %eax               // the last 16 MB of it: the image
+    movl $504, %ecx
+3:  movl %eax, 0x3000(%ebx,%ecx,8)
+    addl $0x200000, %eax
+    incl %ecx
+    cmpl $512, %ecx
+    jne 3b
+
+    leal boot_descriptors_offset(%ebp), %eax
+    leal 8(%eax), %ecx
+    movl %ecx, 2(%eax)
+    lgdt (%eax)
+    movl %cr4, %eax
+    orl $0x20, %eax                     // CR4.PAE
+    movl %eax, %cr4
+    movl %ebx, %cr3
+    movl $0xc0000080, %ecx              // IA32_EFER
+    rdmsr
+    orl $0x100, %eax                    // LME
+    wrmsr
+    movl %cr0, %eax
+    orl $0x80010000, %eax               // CR0.PG, CR0.WP
+    andl $0x9fffffff, %eax              // caches on: not CR0.CD, CR0.NW
+    movl %eax, %cr0
+    leal start64_offset(%ebp), %eax
+    leal boot_descriptors_offset+48(%ebp), %ecx
+    movl %eax, (%ecx)
+    ljmpl *(%ecx)
+
+    .code64
+    .globl start64
+start64:
+    movl $0x18, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %ss
+    xorl %eax, %eax
+    movl %eax, %fs
+    movl %eax, %gs
+    movabsq $4f, %rax
+    jmpq *%rax                          // from the physical address to the window
+4:  leaq boot_stack_end(%rip), %rsp
+    movl %edi, %edi                     // what EAX said
+    movl %esi, %esi                     // the loader's structure
+    movl %ebp, %edx                     // physical address of the image
+    xorl %ebp, %ebp
+    call {start}
+    ud2
+
+    .data
+    .balign 16
+    .globl boot_descriptors
+boot_descriptors:                       // the operand of LGDT, then the table (SDM Vol. 3A, 3.4.5 and 5.2.1)
+    .word 5*8-1
+    .long 0
+    .word 0
+    .quad 0
+    .quad 0
+    .quad 0x00af9a000000ffff            // 0x10: code, 64-bit
+    .quad 0x00cf92000000ffff            // 0x18: data
+    .quad 0
+    .long 0                             // operand of the far jump
+    .word 0x10
+    .word 0
+
+    .bss
+    .balign 4096
+    .globl boot_tables
+boot_tables:
+    .skip 9 * 4096
+boot_stack:
+    .skip 262144
+    .globl boot_stack_end
+boot_stack_end:
+    .text
+    "#,
+    start = sym super::start,
+    options(att_syntax)
+);

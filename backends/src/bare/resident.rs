@@ -1,0 +1,386 @@
+//! The wedge while the guest runs: what the hooks do.
+//!
+//! There is one wedge for all processors, behind a lock. It is entered at hooked sites only, with interrupts off.
+
+use core::fmt::{self, Write as _};
+use core::ops::Range;
+use core::slice;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use annotate::instructions::Class;
+use annotate::record::AllegedSite;
+use wedge::image::{GuestFacts, Span};
+use wedge::modules::{Event, ModuleMemory, Modules, Rewriter, Run};
+use wedge::port::{Command, Commands, Line, More, Port};
+use wedge::rewrite::{Engine, Entry, GuestText, Hook, Memory, Mode, Outcome, Presented, STUB_SIZE, Summary};
+
+use super::exceptions::{Frame, interpose_all};
+use super::hooks::{self, Call};
+use super::lock::{Lock, processor};
+use super::paging::{PAGE, WINDOW, Window, WriteUnprotected};
+use super::{say, world};
+use crate::Backend;
+
+static RESIDENT: Lock<Option<Resident>> = Lock::new(None);
+
+/// Physical address of the wedge, less the address that it is linked at.
+static DISTANCE: AtomicU64 = AtomicU64::new(0);
+
+/// Remembers where the wedge lies.
+pub(super) fn set_base(base: u64) {
+    DISTANCE.store(base.wrapping_sub(WINDOW), Ordering::Relaxed);
+}
+
+/// Physical address of something of the wedge's.
+pub(super) fn physical<T: ?Sized>(of: *const T) -> u64 {
+    (of.addr() as u64).wrapping_add(DISTANCE.load(Ordering::Relaxed))
+}
+
+/// The memory behind the wedge: stubs first, since they are executed, then counters, snapshot, entries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arena {
+    span: Span,
+    sites: usize,
+}
+
+impl Arena {
+    /// As many sites as fit.
+    pub(super) fn new(span: Span) -> Self {
+        let each = STUB_SIZE + 2 * size_of::<u64>() + size_of::<Option<Entry>>();
+        // Each of the four parts may be followed by most of a page.
+        let length = usize::try_from(span.length.saturating_sub(4 * PAGE)).unwrap_or(0);
+        Self { span, sites: length / each }
+    }
+
+    /// The stubs, as offsets in the image, in whole pages.
+    pub(super) fn stubs(&self) -> Range<u64> {
+        let length = (self.sites * STUB_SIZE) as u64;
+        self.span.offset..self.span.offset + length.next_multiple_of(PAGE)
+    }
+
+    /// # Safety
+    ///
+    /// The arena is mapped in the window, and this is called once.
+    pub(super) unsafe fn memory(&self) -> Memory<'static> {
+        let stubs = self.stubs();
+        let counters = WINDOW + stubs.end;
+        let bytes = (self.sites * size_of::<u64>()) as u64;
+        let snapshot = (counters + bytes).next_multiple_of(PAGE);
+        let entries = (snapshot + bytes).next_multiple_of(PAGE);
+        let stubs_address = WINDOW + stubs.start;
+        let place = |address: u64| core::ptr::with_exposed_provenance_mut::<u8>(usize::try_from(address).unwrap_or(0));
+        let empty = place(entries).cast::<Option<Entry>>();
+        for number in 0..self.sites {
+            // SAFETY: in the arena, by `new`, and aligned to a page.
+            unsafe { empty.wrapping_add(number).write(None) };
+        }
+        // SAFETY: four pieces of the arena that do not overlap, aligned to pages; zeroed by the boot loader, or just
+        // initialised.
+        unsafe {
+            Memory {
+                entries: slice::from_raw_parts_mut(empty, self.sites),
+                stubs: slice::from_raw_parts_mut(place(stubs_address).cast(), self.sites),
+                stubs_address,
+                counters: slice::from_raw_parts(place(counters).cast(), self.sites),
+                counters_address: counters,
+                snapshot: slice::from_raw_parts_mut(place(snapshot).cast(), self.sites),
+            }
+        }
+    }
+}
+
+/// What the wedge keeps.
+#[derive(Debug)]
+pub(super) struct Resident {
+    engine: Engine<'static>,
+    summary: Summary,
+    window: Window,
+    modules: Modules,
+    text: LiveText,
+    port: Port,
+    /// Physical address of the PML4 entry of user mode's tables, until the window is in them; 0 then, or if there are none.
+    user_window_entry: u64,
+    /// By how much the kernel was moved.
+    moved: u64,
+    answered: Answered,
+}
+
+/// What an answer is made of.
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    outcome: Result<Outcome, world::NotStopped>,
+    /// The next counter to look at.
+    counter: usize,
+}
+
+impl Resident {
+    /// A wedge for a guest that is about to run.
+    pub(super) fn new(
+        engine: Engine<'static>,
+        summary: Summary,
+        window: Window,
+        kernel: Range<u64>,
+        moved: u64,
+        facts: &GuestFacts,
+    ) -> Self {
+        let modules = facts.modules_start..facts.modules_end;
+        Self {
+            engine,
+            summary,
+            window,
+            modules: Modules::new(modules.clone()),
+            text: LiveText { kernel, modules },
+            port: Port::new(),
+            user_window_entry: facts.user_window_entry,
+            moved,
+            answered: Answered { outcome: Ok(Outcome::default()), counter: 0 },
+        }
+    }
+
+    /// From here on hooks find it.
+    pub(super) fn stay(self) {
+        RESIDENT.with(|resident| *resident = Some(self));
+    }
+
+    fn hooked(&mut self, hook: Hook, call: &mut Call) {
+        self.window.used_by(processor());
+        if self.user_window_entry != 0 && self.window.show_to_user_tables(self.user_window_entry) {
+            self.user_window_entry = 0;
+        }
+        match hook {
+            Hook::Port => self.port(call),
+            Hook::Flush if self.flushes_elsewhere(call) => {}
+            Hook::Flush => self.look_for_modules(),
+            Hook::Descriptor => {
+                world::enlist();
+                self.interpose();
+            }
+            Hook::Fault => self.interpose(),
+            Hook::Return => {
+                if let Some(rip) = self.engine.resume(call.frame.rip) {
+                    call.frame.rip = rip;
+                }
+            }
+        }
+    }
+
+    /// Whether a flush is of one page, and that is none of a module's.
+    fn flushes_elsewhere(&self, call: &Call) -> bool {
+        let base = self.engine.at_stub(call.return_address).and_then(Entry::base_of_invlpg);
+        base.is_some_and(|base| !self.text.modules.contains(&call.registers.by_number(base)))
+    }
+
+    fn interpose(&self) {
+        if self.engine.mode() != Mode::Native {
+            interpose_all();
+        }
+    }
+
+    /// An IN or OUT of AL at the wedge's port.
+    fn port(&mut self, call: &mut Call) {
+        let is_in = self.engine.at_stub(call.return_address).is_some_and(|entry| entry.class() == Class::In);
+        let mut port = self.port;
+        let [al, ..] = call.registers.rax.to_le_bytes();
+        if is_in {
+            call.registers.rax = call.registers.rax & !0xff | u64::from(port.read(self));
+        } else {
+            port.write(al, self);
+        }
+        self.port = port;
+    }
+
+    fn look_for_modules(&mut self) {
+        let mut live = LiveModules { window: &mut self.window };
+        let mut rewriter = LiveRewriter { engine: &mut self.engine, text: &mut self.text };
+        let _unprotected = WriteUnprotected::new();
+        self.modules.look(&mut live, &mut rewriter, |event| match event {
+            Event::Rewritten { .. } => {}
+            Event::Refused { start, site, reason } => {
+                say!("module text at {start:#x} stays as it is: site {site:#x}: {reason}");
+            }
+            Event::TooMany => say!("more pieces of module text than can be watched"),
+        });
+    }
+
+    fn switch(&mut self, on: bool) {
+        self.look_for_modules();
+        let (engine, text) = (&mut self.engine, &mut self.text);
+        self.answered.outcome = world::stopped(&mut self.window, || {
+            let _unprotected = WriteUnprotected::new();
+            if on { engine.apply(text) } else { engine.revert(text) }
+        });
+    }
+
+    fn status(&self, number: usize, line: &mut Line) -> Result<More, fmt::Error> {
+        let state = if self.engine.is_on() { "on" } else { "off" };
+        let in_modules = self.engine.entries().count() - self.summary.rewritten() as usize;
+        match number {
+            0 => write!(line, "backend {}", Backend::Bare)?,
+            1 => write!(line, "mode {}", self.engine.mode())?,
+            2 => write!(line, "state {state}")?,
+            3 => write!(line, "offset {:#x}", self.moved)?,
+            4 => write!(line, "sites {}", self.summary.sites())?,
+            5 => write!(line, "rewritten {}", self.summary.rewritten())?,
+            6 => write!(line, "modules {in_modules}")?,
+            _ => match self.summary.left().nth(number - 7) {
+                Some((reason, count)) => write!(line, "left {count} {reason}")?,
+                None => return Ok(More::End),
+            },
+        }
+        Ok(More::Line)
+    }
+
+    fn switched(&self, number: usize, what: &str, line: &mut Line) -> Result<More, fmt::Error> {
+        match (number, self.answered.outcome) {
+            (0, Err(world::NotStopped)) => write!(line, "error: another processor could not be stopped")?,
+            (0, Ok(outcome)) => write!(line, "{what} {}", outcome.changed)?,
+            (1, Ok(outcome)) => write!(line, "busy {}", outcome.busy)?,
+            _ => return Ok(More::End),
+        }
+        Ok(More::Line)
+    }
+
+    fn counter(&mut self, line: &mut Line) -> Result<More, fmt::Error> {
+        let next = self.engine.counts_from(self.answered.counter).next();
+        let Some((index, address, class, count)) = next else { return Ok(More::End) };
+        self.answered.counter = index + 1;
+        write!(line, "{address:016x} {class} {count}")?;
+        Ok(More::Line)
+    }
+}
+
+impl Commands for Resident {
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Status => {}
+            Command::SwitchOff => self.switch(false),
+            Command::SwitchOn => self.switch(true),
+            Command::Counters => {
+                self.answered.counter = 0;
+                snapshot(&mut self.engine);
+            }
+            Command::Zero => zero(&self.engine),
+        }
+    }
+
+    fn answer(&mut self, command: Command, number: usize, line: &mut Line) -> Result<More, fmt::Error> {
+        match command {
+            Command::Status => self.status(number, line),
+            Command::SwitchOff => self.switched(number, "restored", line),
+            Command::SwitchOn => self.switched(number, "rewritten", line),
+            Command::Counters => self.counter(line),
+            Command::Zero => Ok(More::End),
+        }
+    }
+}
+
+/// The moment of a snapshot, as a place that whoever counts from outside can name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "Rust" fn snapshot(engine: &mut Engine<'static>) {
+    engine.snapshot();
+}
+
+/// The moment from which on is counted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "Rust" fn zero(engine: &Engine<'static>) {
+    engine.zero();
+}
+
+/// A stub has called.
+pub(super) extern "C" fn hooked(call: &mut Call) {
+    let Some(hook) = hooks::HOOKS.get(usize::try_from(call.hook).unwrap_or(usize::MAX)) else { return };
+    RESIDENT.with(|resident| {
+        if let Some(resident) = resident {
+            resident.hooked(*hook, call);
+        }
+    });
+}
+
+/// Presents an exception that was raised in a stub at its site.
+pub(super) fn present(frame: &mut Frame) {
+    let presented = RESIDENT.with(|resident| resident.as_ref().and_then(|resident| resident.engine.site_of(frame.rip)));
+    match presented.flatten() {
+        None => {}
+        Some(Presented::At(address)) => frame.rip = address,
+        Some(Presented::Caller(offset)) => {
+            let stack = core::ptr::with_exposed_provenance::<u64>(usize::try_from(frame.rsp).unwrap_or(0));
+            // SAFETY: the stub was called, and its original does not touch the stack: the return address is on top of it.
+            frame.rip = unsafe { stack.read_volatile() }.wrapping_add_signed(offset);
+            frame.rsp += 8;
+        }
+    }
+}
+
+/// Where a context goes on that stood still while the sites were rewritten.
+///
+/// # Safety
+///
+/// The processor that rewrote them holds the lock and does nothing but wait for this one.
+pub(super) unsafe fn resume(rip: u64) -> Option<u64> {
+    // SAFETY: by the above, nobody writes to it.
+    let resident = unsafe { RESIDENT.peek() }.as_ref()?;
+    if resident.engine.is_on() { resident.engine.resume(rip) } else { None }
+}
+
+/// The guest's text where it runs.
+#[derive(Debug)]
+struct LiveText {
+    kernel: Range<u64>,
+    modules: Range<u64>,
+}
+
+impl GuestText for LiveText {
+    fn slot(&mut self, address: u64, length: usize) -> Option<&mut [u8]> {
+        let end = address.checked_add(length as u64)?;
+        let inside = |range: &Range<u64>| range.start <= address && end <= range.end;
+        if !inside(&self.kernel) && !inside(&self.modules) {
+            return None;
+        }
+        let place = core::ptr::with_exposed_provenance_mut(usize::try_from(address).ok()?);
+        // SAFETY: the kernel's image is mapped as long as it runs, and the engine has a site of a module only while
+        // `Modules` knows its pages to be mapped. The other processors stand still, or do not execute this text yet.
+        Some(unsafe { slice::from_raw_parts_mut(place, length) })
+    }
+}
+
+/// The pages in the range of the guest's modules.
+struct LiveModules<'a> {
+    window: &'a mut Window,
+}
+
+impl ModuleMemory for LiveModules<'_> {
+    fn next_run(&mut self, from: u64, to: u64) -> Option<Run> {
+        let (start, first) = self.window.next_mapped(from, to)?;
+        let mut run = Run { start, end: start + PAGE, frame: first.physical, executable: first.executable };
+        while let Some((_, next)) = self.window.next_mapped(run.end, run.end + 1) {
+            run.end += PAGE;
+            run.executable |= next.executable;
+        }
+        Some(run)
+    }
+
+    fn bytes(&mut self, run: &Run) -> &[u8] {
+        let place = core::ptr::with_exposed_provenance(usize::try_from(run.start).unwrap_or(0));
+        let length = usize::try_from(run.end - run.start).unwrap_or(0);
+        // SAFETY: the run was found mapped at this very look.
+        unsafe { slice::from_raw_parts(place, length) }
+    }
+}
+
+/// Rewrites what is found in modules.
+struct LiveRewriter<'a> {
+    engine: &'a mut Engine<'static>,
+    text: &'a mut LiveText,
+}
+
+impl Rewriter for LiveRewriter<'_> {
+    fn add(&mut self, site: &AllegedSite) -> bool {
+        matches!(self.engine.add(site, self.text), Ok(Ok(())))
+    }
+
+    fn forget(&mut self, range: &Range<u64>) {
+        self.engine.forget(range);
+    }
+}

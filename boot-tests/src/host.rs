@@ -1,0 +1,96 @@
+//! What a kernel runs on: the machine itself, or the wedge in one of its modes.
+//!
+//! What must hold on one of them must hold on all: a test names what it runs, and runs it on a list of hosts.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result};
+
+use crate::kernel::{Kernel, afterburner};
+use crate::qemu::Machine;
+use crate::{cache, command};
+
+/// A host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// The machine, without a wedge: an annotated kernel runs on its NOPs.
+    Plain,
+    /// The wedge's bare backend in `mode=native`.
+    Native,
+    /// In `mode=identity`.
+    Identity,
+    /// In `mode=profile`.
+    Profile,
+}
+
+impl Host {
+    /// All of them, the one that the others are compared with first.
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Native, Self::Identity, Self::Profile];
+
+    /// Those with a wedge.
+    pub const WEDGE: [Self; 3] = [Self::Native, Self::Identity, Self::Profile];
+
+    /// The wedge's mode.
+    #[must_use]
+    pub const fn mode(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Native => Some("native"),
+            Self::Identity => Some("identity"),
+            Self::Profile => Some("profile"),
+        }
+    }
+
+    /// A machine that boots the kernel on this host. A randomisable kernel is not moved by a boot as [`Host::Plain`] from
+    /// its vmlinux; the wedge moves it, unless `nokaslr` is added to the command line.
+    ///
+    /// # Errors
+    ///
+    /// When the wedge cannot be built, or the kernel not packed.
+    pub fn machine<'a>(self, kernel: &Kernel, initramfs: &Path) -> Result<Machine<'a>> {
+        let Some(mode) = self.mode() else { return Ok(Machine::new(kernel.vmlinux(), initramfs)) };
+        let append = format!("afterburn.mode={mode}");
+        Ok(Machine { append, ..Machine::new(image(kernel)?, initramfs) })
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.mode().unwrap_or("plain"))
+    }
+}
+
+/// The wedge, built by the project's script.
+///
+/// # Errors
+///
+/// When it cannot be built; the message holds what the script printed.
+pub fn wedge() -> Result<PathBuf> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(path) = BUILT.get() {
+        return Ok(path.clone());
+    }
+    let _lock = cache::lock("wedge")?;
+    let path = cache::subdirectory("wedge")?.join("afterburner-wedge");
+    command::output(Command::new(cache::repository().join("scripts/wedge")).arg(&path))?;
+    Ok(BUILT.get_or_init(|| path).clone())
+}
+
+/// Packs a kernel, without an initramfs or command line of its own: those come from the boot loader.
+///
+/// # Errors
+///
+/// When it cannot be packed.
+pub fn image(kernel: &Kernel) -> Result<PathBuf> {
+    let vmlinux = kernel.vmlinux();
+    let directory = vmlinux.parent().context("the kernel's directory")?;
+    let image = directory.join("image");
+    let _lock = cache::lock("image")?;
+    let mut pack = Command::new(afterburner()?);
+    pack.arg("pack").arg("--kernel").arg(&vmlinux).arg("--wedge").arg(wedge()?).arg("-o").arg(&image);
+    command::output(&mut pack)?;
+    Ok(image)
+}

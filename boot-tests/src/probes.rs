@@ -1,0 +1,64 @@
+//! Where to set kprobes: the sites inside given functions of a kernel, as the guest script `probes` takes them.
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use object::{Object as _, ObjectSymbol as _, SymbolKind};
+
+use crate::records;
+
+/// Functions of the kernel `hard` that have sites, may be probed, and are executed by the script's workload.
+pub const FUNCTIONS: [&str; 19] = [
+    "__rdmsr_safe_on_cpu",
+    "_flat_send_IPI_mask",
+    "call_rcu",
+    "copy_thread",
+    "do_idle",
+    "do_softirq",
+    "exit_to_user_mode_prepare",
+    "flush_ldt",
+    "load_new_mm_cr3",
+    "mm_release",
+    "native_flush_tlb_one_user",
+    "note_gp_changes",
+    "pci_conf1_read",
+    "prb_reserve",
+    "queue_delayed_work_on",
+    "raise_softirq",
+    "rcu_core",
+    "tick_nohz_idle_enter",
+    "vprintk_store",
+];
+
+/// Lines `FUNCTION+0xOFFSET`, one for each padded site in one of the functions.
+///
+/// # Errors
+///
+/// When the kernel cannot be read, a function is not in it or more than once, or has no site.
+pub fn sites(vmlinux: &Path, functions: &[&str]) -> Result<String> {
+    let data = fs::read(vmlinux).with_context(|| format!("reading {}", vmlinux.display()))?;
+    let file = object::File::parse(&*data).with_context(|| vmlinux.display().to_string())?;
+    let records = records::read(&file)?;
+    let mut lines = String::new();
+    for name in functions {
+        let function = function(&file, name)?;
+        let sites = records.iter().filter(|(_, record)| record.unpadded_reason().is_none());
+        let sites = sites.map(|((_, address), _)| *address).filter(|address| function.contains(address));
+        let found: Vec<_> = sites.map(|address| format!("{name}+{:#x}\n", address - function.start)).collect();
+        ensure!(!found.is_empty(), "{name} has no site");
+        lines.extend(found);
+    }
+    Ok(lines)
+}
+
+fn function(file: &object::File, name: &str) -> Result<Range<u64>> {
+    let mut symbols = file
+        .symbols()
+        .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0 && symbol.name() == Ok(name))
+        .map(|symbol| symbol.address()..symbol.address() + symbol.size());
+    let function = symbols.next().with_context(|| format!("no function {name}"))?;
+    ensure!(symbols.next().is_none(), "more than one function {name}");
+    Ok(function)
+}

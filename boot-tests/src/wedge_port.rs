@@ -1,0 +1,45 @@
+//! The wedge port from the outside: the program that guests talk to it with, and what the wedge's own file tells of it.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use object::{Object as _, ObjectSymbol as _};
+
+use crate::{cache, command, host};
+
+/// Builds the program that the command gives to its guests.
+///
+/// # Errors
+///
+/// When it cannot be compiled.
+pub fn program(directory: &Path) -> Result<PathBuf> {
+    let path = directory.join("wedge-port");
+    let source = cache::repository().join("afterburner-cli/guest/wedge-port.c");
+    command::output(Command::new("gcc").args(["-O2", "-static", "-o"]).arg(&path).arg(source))?;
+    Ok(path)
+}
+
+/// The address of a function of the wedge.
+///
+/// # Errors
+///
+/// When the wedge cannot be built or has no such function.
+pub fn wedge_symbol(name: &str) -> Result<u64> {
+    let data = fs::read(host::wedge()?)?;
+    let file = object::File::parse(&*data)?;
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
+    Ok(symbol.with_context(|| format!("the wedge has no symbol {name}"))?.address())
+}
+
+/// The addresses of an image's stubs: they start where the wedge's own memory ends.
+///
+/// # Errors
+///
+/// When the wedge cannot be built.
+pub fn stubs() -> Result<Range<u64>> {
+    const END_OF_WINDOW: u64 = 0xffff_ffff_8000_0000;
+    Ok(wedge_symbol("image_end")?..END_OF_WINDOW)
+}

@@ -1,0 +1,4 @@
+# Waits while the text is looked at from outside.
+
+say "look at the text: off"
+sleep 2

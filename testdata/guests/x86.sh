@@ -1,0 +1,17 @@
+# Linux's tests of its x86 entry code, each with its verdict in one line: exit status, and the marks that it printed.
+
+count() {
+    grep -c "^\[$1\]" /tmp/output || true
+}
+
+for program in /programs/*; do
+    status=0
+    timeout -s KILL 30 "$program" > /tmp/output 2>&1 || status=$?
+    verdict=ok
+    if [ $status != 0 ]; then
+        verdict=FAIL
+        tail -n 20 /tmp/output | while read -r line; do say "output: $line"; done
+    fi
+    marks="$(count OK) OK, $(count FAIL) FAIL, $(count SKIP) SKIP, $(count WARN) WARN, $(count NOTE) NOTE"
+    say "$verdict x86-$(basename "$program"): status $status, $marks"
+done

@@ -1,0 +1,482 @@
+//! What `afterburner pack` and the wedge agree on: where in an image the guest lies, and what the guest consists of.
+//!
+//! An image is one ELF file with two segments, contiguous in physical memory: the wedge with its *arena* (memory that the
+//! file does not hold, sized by `pack` for the number of sites), and behind it the *payload*: kernel, table of sites,
+//! initramfs, command line. The wedge keeps its own segment; the payload's memory goes to the guest, once it is unpacked.
+//!
+//! `pack` writes two structures. [`Parameters`] lies in the wedge's section [`PARAMETERS_SECTION`] and says where arena and
+//! payload are. [`Header`] is the start of the payload. Both are little-endian, `repr(C)`, without padding.
+//!
+//! A file may be cut short, or have been through bad memory or a bad download; and a kernel with one wrong bit may fail in
+//! any way at all. So the payload has a checksum, and [`Payload::check`] believes nothing before that holds.
+
+use core::fmt;
+
+/// The section of the wedge that holds its [`Parameters`].
+pub const PARAMETERS_SECTION: &str = ".parameters";
+
+/// First bytes of a payload.
+pub const MAGIC: [u8; 16] = *b"Afterburner 0001";
+
+/// The checksum covers a payload from here on.
+pub const CHECKED_FROM: usize = 32;
+
+/// Part of a larger piece of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Span {
+    /// Bytes from the start of the larger piece.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+/// Where in the image things are, as offsets from the wedge's first byte. All zero in a wedge that was not packed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Parameters {
+    /// Physical address that the first byte of the wedge is loaded at.
+    pub load_address: u64,
+    /// Memory for stubs and counters, behind the wedge's own.
+    pub arena: Span,
+    /// The payload.
+    pub payload: Span,
+}
+
+impl Parameters {
+    /// The bytes of [`PARAMETERS_SECTION`].
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+        let words = [self.load_address, self.arena.offset, self.arena.length, self.payload.offset, self.payload.length];
+        let mut bytes = [0; size_of::<Self>()];
+        for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// How long the arena has to be for a kernel with so many sites: for each, and for each of the sites that modules may
+/// bring, a stub, a counter, the counter's last snapshot, and an entry in the list of rewritten sites.
+#[must_use]
+pub const fn arena_length(sites: u64) -> u64 {
+    const SITES_OF_MODULES: u64 = 1024;
+    const STUB: u64 = 64;
+    const COUNTER: u64 = 8;
+    const SNAPSHOT: u64 = 8;
+    const ENTRY: u64 = 64;
+    const GRANULE: u64 = 2 << 20;
+    (sites + SITES_OF_MODULES).saturating_mul(STUB + COUNTER + SNAPSHOT + ENTRY).next_multiple_of(GRANULE)
+}
+
+/// The first bytes of a payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// [`MAGIC`]; the digits are the version of the format.
+    pub magic: [u8; 16],
+    /// Bytes of the payload, this header included.
+    pub length: u64,
+    /// [`checksum`] of the payload from [`CHECKED_FROM`] on.
+    pub checksum: u64,
+    /// The kernel, an ELF file.
+    pub kernel: Span,
+    /// The table of sites: records ([`annotate::record::RawRecord`]) with completed flags, ordered by site.
+    pub sites: Span,
+    /// The link-time address at which the first record is to be taken to stand; a record is relative to itself.
+    pub sites_address: u64,
+    /// Where the kernel copies replacements to: [`Copied`], ordered by record.
+    pub copies: Span,
+    /// What has to be changed in the kernel to run it at another address (Linux's `vmlinux.relocs`); may be empty.
+    pub relocations: Span,
+    /// The initramfs; may be empty.
+    pub initramfs: Span,
+    /// The command line, UTF-8 without a terminating NUL.
+    pub command_line: Span,
+    /// What the wedge must know of this kernel.
+    pub guest: GuestFacts,
+}
+
+/// A site in a replacement, and the place that the kernel may copy it to when it applies alternatives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Copied {
+    /// Number of the site's record.
+    pub record: u64,
+    /// Link-time address of the copy of the site.
+    pub address: u64,
+}
+
+impl Copied {
+    /// Its bytes in a payload.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        let (record, address) = bytes.split_at_mut(8);
+        record.copy_from_slice(&self.record.to_le_bytes());
+        address.copy_from_slice(&self.address.to_le_bytes());
+        bytes
+    }
+}
+
+/// What `pack` finds out about a kernel from its symbols. Addresses are those it is linked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct GuestFacts {
+    /// Physical address of the page-directory-pointer entry that maps the GB with the wedge's window in the kernel's page
+    /// tables (in Linux, entry 509 of `level3_kernel_pgt`).
+    pub window_entry: u64,
+    /// Physical address of the PML4 entry of the upper 512 GB in the page table that user mode runs on, where the kernel
+    /// keeps a separate one (in Linux, the second page of `init_top_pgt`); 0 if it does not.
+    pub user_window_entry: u64,
+    /// First address of the range that modules are loaded to.
+    pub modules_start: u64,
+    /// The address behind that range.
+    pub modules_end: u64,
+}
+
+const _: () = assert!(size_of::<Header>() == 32 + 16 * 6 + 8 + 32 && size_of::<Parameters>() == 40);
+
+/// A checksum that finds every changed word, every swap of words, and a change of length: each 8-byte word is mixed into
+/// one of four sums (so that a CPU can work on four at a time) by a multiplication with an odd constant, which loses no bit.
+#[must_use]
+pub fn checksum(bytes: &[u8]) -> u64 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mix = |sum: u64, word: [u8; 8]| (sum ^ u64::from_le_bytes(word)).wrapping_mul(FACTOR).rotate_left(29);
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    let mut sums = [bytes.len() as u64, 1, 2, 3];
+    for block in blocks {
+        let (words, _) = block.as_chunks::<8>();
+        for (sum, word) in sums.iter_mut().zip(words) {
+            *sum = mix(*sum, *word);
+        }
+    }
+    for byte in rest {
+        sums[0] = mix(sums[0], [*byte, 0, 0, 0, 0, 0, 0, 0]);
+    }
+    sums.iter().fold(0, |sum, word| mix(sum, word.to_le_bytes()))
+}
+
+/// A payload that is whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    /// The kernel, an ELF file.
+    pub kernel: &'a [u8],
+    /// The records.
+    pub sites: &'a [u8],
+    /// Link-time address of the first record.
+    pub sites_address: u64,
+    /// The copies of replacements, raw.
+    pub copies: &'a [u8],
+    /// The relocations, raw.
+    pub relocations: &'a [u8],
+    /// The initramfs.
+    pub initramfs: &'a [u8],
+    /// The command line.
+    pub command_line: &'a str,
+    /// What was found out about the kernel.
+    pub guest: GuestFacts,
+}
+
+/// Why a payload is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// It does not start as a payload does.
+    Magic,
+    /// It is shorter than it says.
+    Truncated {
+        /// Bytes that are there.
+        length: u64,
+        /// Bytes that there should be.
+        expected: u64,
+    },
+    /// The checksum is another.
+    Checksum {
+        /// That of the bytes.
+        found: u64,
+        /// That in the header.
+        expected: u64,
+    },
+    /// A part does not lie in the payload.
+    Part(&'static str),
+    /// The command line is not UTF-8.
+    CommandLine,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic => write!(f, "the payload has no header of this version of the wedge"),
+            Self::Truncated { length, expected } => {
+                write!(f, "the payload is cut short: {length} bytes of {expected}")
+            }
+            Self::Checksum { found, expected } => {
+                write!(f, "the payload is damaged: its checksum is {found:#018x}, not {expected:#018x}")
+            }
+            Self::Part(part) => write!(f, "the payload's {part} does not lie in the payload"),
+            Self::CommandLine => write!(f, "the payload's command line is not UTF-8"),
+        }
+    }
+}
+
+impl core::error::Error for Damage {}
+
+impl Header {
+    /// Reads a header.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; size_of::<Self>()]) -> Self {
+        let mut words = Words(&bytes[16..]);
+        let mut magic = [0; 16];
+        magic.copy_from_slice(&bytes[..16]);
+        Self {
+            magic,
+            length: words.next(),
+            checksum: words.next(),
+            kernel: words.span(),
+            sites: words.span(),
+            sites_address: words.next(),
+            copies: words.span(),
+            relocations: words.span(),
+            initramfs: words.span(),
+            command_line: words.span(),
+            guest: GuestFacts {
+                window_entry: words.next(),
+                user_window_entry: words.next(),
+                modules_start: words.next(),
+                modules_end: words.next(),
+            },
+        }
+    }
+
+    /// The header's bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+        let span = |span: Span| [span.offset, span.length];
+        let [[k0, k1], [s0, s1], [c0, c1]] = [self.kernel, self.sites, self.copies].map(span);
+        let [[r0, r1], [i0, i1], [l0, l1]] = [self.relocations, self.initramfs, self.command_line].map(span);
+        let facts = self.guest;
+        let words = [
+            [self.length, self.checksum, k0, k1, s0, s1, self.sites_address, c0, c1, r0],
+            [
+                r1,
+                i0,
+                i1,
+                l0,
+                l1,
+                facts.window_entry,
+                facts.user_window_entry,
+                facts.modules_start,
+                facts.modules_end,
+                0,
+            ],
+        ];
+        let mut bytes = [0; size_of::<Self>()];
+        bytes[..16].copy_from_slice(&self.magic);
+        for (to, word) in bytes[16..].chunks_exact_mut(8).zip(words.as_flattened()) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// Little-endian words, one after the other.
+struct Words<'a>(&'a [u8]);
+
+impl Words<'_> {
+    fn next(&mut self) -> u64 {
+        let Some((word, rest)) = self.0.split_first_chunk() else { return 0 };
+        self.0 = rest;
+        u64::from_le_bytes(*word)
+    }
+
+    fn span(&mut self) -> Span {
+        Span { offset: self.next(), length: self.next() }
+    }
+}
+
+impl<'a> Payload<'a> {
+    /// Checks a payload, which starts with the first of `bytes` and may end before the last.
+    ///
+    /// # Errors
+    ///
+    /// When it is cut short or damaged.
+    pub fn check(bytes: &'a [u8]) -> Result<Self, Damage> {
+        let header = bytes.first_chunk().map(Header::from_bytes).ok_or(Damage::Magic)?;
+        if header.magic != MAGIC {
+            return Err(Damage::Magic);
+        }
+        let truncated = Damage::Truncated { length: bytes.len() as u64, expected: header.length };
+        let bytes = usize::try_from(header.length).ok().and_then(|length| bytes.get(..length)).ok_or(truncated)?;
+        let found = checksum(bytes.get(CHECKED_FROM..).ok_or(Damage::Magic)?);
+        if found != header.checksum {
+            return Err(Damage::Checksum { found, expected: header.checksum });
+        }
+        let part = |name, span: Span| {
+            let start = usize::try_from(span.offset).ok();
+            let end = span.offset.checked_add(span.length).and_then(|end| usize::try_from(end).ok());
+            start.zip(end).and_then(|(start, end)| bytes.get(start..end)).ok_or(Damage::Part(name))
+        };
+        Ok(Self {
+            kernel: part("kernel", header.kernel)?,
+            sites: part("table of sites", header.sites)?,
+            sites_address: header.sites_address,
+            copies: part("list of copies", header.copies)?,
+            relocations: part("relocations", header.relocations)?,
+            initramfs: part("initramfs", header.initramfs)?,
+            command_line: core::str::from_utf8(part("command line", header.command_line)?)
+                .map_err(|_| Damage::CommandLine)?,
+            guest: header.guest,
+        })
+    }
+
+    /// The copies of replacements.
+    pub fn copies(&self) -> impl Iterator<Item = Copied> {
+        let (copies, _) = self.copies.as_chunks::<{ size_of::<Copied>() }>();
+        copies.iter().map(|bytes| {
+            let mut words = Words(bytes);
+            Copied { record: words.next(), address: words.next() }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEADER_SIZE: usize = size_of::<Header>();
+
+    /// The parts of [`payload`], one behind the other.
+    const PARTS: &[u8] = b"kernel;sites;0123456789abcdef;reloc;initramfs;quiet \xc3\xa9";
+
+    fn span(offset: usize, length: u64) -> Span {
+        Span { offset: (HEADER_SIZE + offset) as u64, length }
+    }
+
+    fn header() -> Header {
+        Header {
+            magic: MAGIC,
+            length: (HEADER_SIZE + PARTS.len()) as u64,
+            checksum: 0,
+            kernel: span(0, 6),
+            sites: span(7, 5),
+            sites_address: 0xffff_ffff_8160_0000,
+            copies: span(13, 16),
+            relocations: span(30, 5),
+            initramfs: span(36, 9),
+            command_line: span(46, 8),
+            guest: GuestFacts { window_entry: 1, user_window_entry: 2, modules_start: 3, modules_end: 4 },
+        }
+    }
+
+    /// A payload with this header, its checksum put right.
+    fn payload(header: Header) -> Vec<u8> {
+        let mut bytes = [&header.to_bytes(), PARTS].concat();
+        let checksum = checksum(&bytes[CHECKED_FROM..]);
+        bytes[..HEADER_SIZE].copy_from_slice(&Header { checksum, ..header }.to_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_whole_payload_yields_its_parts() {
+        // What is behind it in memory is not part of it.
+        let bytes = [&payload(header())[..], &[0xee; 40]].concat();
+        let payload = Payload::check(&bytes).unwrap();
+        assert_eq!(payload.kernel, b"kernel");
+        assert_eq!(payload.sites, b"sites");
+        assert_eq!(payload.sites_address, 0xffff_ffff_8160_0000);
+        assert_eq!(payload.relocations, b"reloc");
+        assert_eq!(payload.initramfs, b"initramfs");
+        assert_eq!(payload.command_line, "quiet \u{e9}");
+        assert_eq!(payload.guest, header().guest);
+        let copied = Copied { record: u64::from_le_bytes(*b"01234567"), address: u64::from_le_bytes(*b"89abcdef") };
+        assert_eq!(payload.copies().collect::<Vec<_>>(), [copied]);
+    }
+
+    #[test]
+    fn a_part_that_does_not_lie_in_the_payload_is_named() {
+        let outside = |length| Span { length, ..span(PARTS.len(), 0) };
+        for (header, damage) in [
+            (Header { kernel: outside(1), ..header() }, Damage::Part("kernel")),
+            (Header { sites: outside(u64::MAX), ..header() }, Damage::Part("table of sites")),
+            (Header { copies: outside(2), ..header() }, Damage::Part("list of copies")),
+            (Header { relocations: Span { offset: u64::MAX, length: 1 }, ..header() }, Damage::Part("relocations")),
+            (Header { initramfs: Span { offset: 0, length: u64::MAX }, ..header() }, Damage::Part("initramfs")),
+            (Header { command_line: outside(1), ..header() }, Damage::Part("command line")),
+            (Header { command_line: span(46, 7), ..header() }, Damage::CommandLine),
+            (Header { magic: *b"Afterburner 0002", ..header() }, Damage::Magic),
+            (Header { length: 31, ..header() }, Damage::Magic),
+        ] {
+            assert_eq!(Payload::check(&payload(header)).unwrap_err(), damage, "{damage}");
+        }
+        assert!(Payload::check(&payload(Header { kernel: outside(0), ..header() })).is_ok());
+    }
+
+    #[test]
+    fn a_payload_that_was_cut_short_anywhere_is_refused() {
+        let bytes = payload(header());
+        for length in 0..bytes.len() {
+            let damage = Payload::check(&bytes[..length]).unwrap_err();
+            assert_eq!(damage == Damage::Magic, length < HEADER_SIZE, "{length}: {damage}");
+        }
+        let expected = bytes.len() as u64;
+        let damage = Payload::check(&bytes[..bytes.len() - 1]).unwrap_err();
+        assert_eq!(damage, Damage::Truncated { length: expected - 1, expected });
+        assert_eq!(damage.to_string(), std::format!("the payload is cut short: {} bytes of {expected}", expected - 1));
+    }
+
+    #[test]
+    fn zeros_of_different_lengths_have_different_checksums() {
+        let sums: std::collections::BTreeSet<_> = (0..200).map(|length| checksum(&[0; 200][..length])).collect();
+        assert_eq!(sums.len(), 200);
+    }
+
+    #[test]
+    fn no_single_bit_can_change() {
+        let bytes = payload(header());
+        for bit in 0..bytes.len() * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Payload::check(&bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_header_survives_its_bytes(words: [u64; 32]) {
+            let mut bytes = [0; HEADER_SIZE];
+            for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+                to.copy_from_slice(&word.to_le_bytes());
+            }
+            prop_assert_eq!(Header::from_bytes(&bytes).to_bytes(), bytes);
+        }
+
+        #[test]
+        fn whatever_the_header_says_it_does_not_panic(at in 16..HEADER_SIZE / 8 * 8 - 8, value: u64) {
+            let mut bytes = header().to_bytes();
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            let _ = Payload::check(&payload(Header::from_bytes(&bytes)));
+        }
+
+        #[test]
+        fn the_checksum_finds_a_changed_byte_a_swap_and_a_changed_length(
+            bytes in prop::collection::vec(any::<u8>(), 1..200),
+            at: prop::sample::Index, other: prop::sample::Index, change in 1..=u8::MAX,
+        ) {
+            let (at, other) = (at.index(bytes.len()), other.index(bytes.len()));
+            let mut changed = bytes.clone();
+            changed[at] ^= change;
+            prop_assert_ne!(checksum(&changed), checksum(&bytes));
+            let mut swapped = bytes.clone();
+            swapped.swap(at, other);
+            prop_assert_eq!(checksum(&swapped) == checksum(&bytes), swapped == bytes);
+            prop_assert_ne!(checksum(&bytes[..at]), checksum(&bytes));
+        }
+    }
+}

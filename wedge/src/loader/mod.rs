@@ -1,0 +1,284 @@
+//! The guest's boot loader.
+//!
+//! On a real machine a boot loader, the decompressor in the bzImage and the firmware do what is done here: put the kernel
+//! where it wants to be, move it to a random virtual address, find a place for the initramfs, and describe the machine.
+//! The kernel is then entered as a bzImage's decompressor enters it: at its ELF entry point, in 64-bit mode, paging on
+//! with an identity mapping, the address of `boot_params` in RSI (`Documentation/x86/boot.rst`, "64-bit Boot Protocol";
+//! `startup_64` in `arch/x86/kernel/head_64.S`).
+//!
+//! All of it is split in two. [`Guest::plan`] decides and checks, and writes nothing; it fails with a message as long as
+//! there is a machine to print it on. [`Plan::load`] writes. The order there is not free: pieces of the initramfs may lie
+//! where the kernel goes, so they are copied first.
+//!
+//! This module and those below it are what the wedge knows of Linux as a guest to be booted; [`elf`] alone would do for
+//! any kernel.
+
+pub mod boot_params;
+pub mod command_line;
+pub mod elf;
+pub mod initramfs;
+pub mod relocations;
+#[cfg(test)]
+mod synthetic;
+
+use core::fmt;
+use core::ops::Range;
+
+use crate::memory::{MemoryMap, OutOfMemory, PhysicalMemory, overlap};
+use boot_params::{BootParams, Display};
+use command_line::{CommandLine, Word};
+use elf::{ElfError, Kernel};
+use initramfs::{Initramfs, NoRoom, Piece};
+use relocations::{RelocationError, Relocations};
+
+/// The word by which the kernel is told not to randomise addresses.
+const NO_KASLR: Word = Word { name: "nokaslr", value: None };
+
+/// The block with `boot_params` and, behind it, the command line; below 2 GB, where any loader might put it.
+const BLOCK: u64 = 2 * 4096;
+const BLOCK_LIMIT: u64 = 2 << 30;
+
+/// What is to be booted, and what it is to be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest<'a> {
+    /// The kernel, an ELF file.
+    pub kernel: &'a [u8],
+    /// The contents of its `vmlinux.relocs`; empty if it cannot run elsewhere.
+    pub relocations: &'a [u8],
+    /// Its command line.
+    pub command_line: &'a CommandLine,
+    /// What its initramfs consists of.
+    pub initramfs: &'a [Piece<'a>],
+    /// The machine's memory. What is usable in it will belong to the guest.
+    pub map: &'a MemoryMap,
+    /// Physical address of ACPI's root pointer, or 0.
+    pub rsdp: u64,
+    /// What can be drawn on.
+    pub display: Display,
+    /// Random bits.
+    pub entropy: u64,
+}
+
+/// A guest with a place for each of its parts.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    guest: Guest<'a>,
+    /// The kernel.
+    pub kernel: Kernel<'a>,
+    relocations: Option<Relocations<'a>>,
+    /// By how much the kernel is moved above the address that it is linked at; `None` if addresses are not randomised.
+    pub offset: Option<u32>,
+    /// The initramfs.
+    pub initramfs: Option<Initramfs<'a>>,
+    /// Physical address of `boot_params`.
+    pub boot_params: u64,
+}
+
+/// Why a guest cannot be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadError {
+    /// The kernel is refused.
+    Kernel(ElfError),
+    /// The kernel's place is not free memory.
+    Occupied {
+        /// First physical address.
+        start: u64,
+        /// The address behind the last.
+        end: u64,
+    },
+    /// The relocations are refused.
+    Relocations(RelocationError),
+    /// The initramfs finds no place.
+    Initramfs(NoRoom),
+    /// `boot_params` finds no place.
+    BootParams,
+}
+
+impl<'a> Guest<'a> {
+    /// Finds a place for each part, away from what is `busy`: at least the memory that the parts come from, but for the
+    /// pieces of the initramfs, which are looked after here.
+    ///
+    /// # Errors
+    ///
+    /// When a part does not hold or finds no place.
+    pub fn plan(self, busy: &[Range<u64>]) -> Result<Plan<'a>, LoadError> {
+        let kernel = Kernel::parse(self.kernel).map_err(LoadError::Kernel)?;
+        let extent = kernel.extent();
+        if !self.map.is_usable(&extent) || busy.iter().any(|range| overlap(range, &extent)) {
+            return Err(LoadError::Occupied { start: extent.start, end: extent.end });
+        }
+        let randomised = !self.relocations.is_empty() && !self.command_line.words().any(|word| word == NO_KASLR);
+        let relocations = randomised
+            .then(|| Relocations::check(self.relocations, &kernel))
+            .transpose()
+            .map_err(LoadError::Relocations)?;
+        let offset = relocations.as_ref().map(|relocations| relocations.choose_offset(self.entropy));
+        let initramfs = Initramfs::place(self.initramfs, &extent, self.map, busy).map_err(LoadError::Initramfs)?;
+        let taken = busy.iter().cloned().chain([extent]);
+        let taken = taken.chain(self.initramfs.iter().map(Piece::range)).chain(initramfs.map(|it| it.range()));
+        let boot_params = self.map.place(taken, BLOCK, 4096, BLOCK_LIMIT).ok_or(LoadError::BootParams)?;
+        Ok(Plan { guest: self, kernel, relocations, offset, initramfs, boot_params })
+    }
+}
+
+impl Plan<'_> {
+    /// Loads the guest: kernel, initramfs, `boot_params` and command line.
+    ///
+    /// # Errors
+    ///
+    /// When a place turns out not to be memory.
+    pub fn load(&self, memory: &mut impl PhysicalMemory) -> Result<(), OutOfMemory> {
+        if let Some(initramfs) = &self.initramfs {
+            initramfs.load(memory)?;
+        }
+        self.kernel.load(memory)?;
+        if let (Some(relocations), Some(offset)) = (&self.relocations, self.offset) {
+            relocations.apply(memory, offset)?;
+        }
+        let block = memory.bytes(self.boot_params, BLOCK)?;
+        let (params, behind) =
+            block.split_first_chunk_mut().ok_or(OutOfMemory { address: self.boot_params, length: BLOCK })?;
+        self.boot_params().write(params);
+        let line = self.guest.command_line.as_bytes();
+        behind[..line.len()].copy_from_slice(line);
+        Ok(())
+    }
+
+    fn boot_params(&self) -> BootParams<'_> {
+        BootParams {
+            command_line: self.boot_params + boot_params::SIZE as u64,
+            initramfs: self.initramfs.map_or(0..0, |initramfs| initramfs.range()),
+            map: self.guest.map,
+            rsdp: self.guest.rsdp,
+            display: self.guest.display,
+            randomised: self.offset.is_some(),
+        }
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel(error) => error.fmt(f),
+            Self::Occupied { start, end } => write!(f, "the kernel's place, {start:#x}-{end:#x}, is not free memory"),
+            Self::Relocations(error) => error.fmt(f),
+            Self::Initramfs(error) => error.fmt(f),
+            Self::BootParams => write!(f, "no room for the boot parameters below {BLOCK_LIMIT:#x}"),
+        }
+    }
+}
+
+impl core::error::Error for LoadError {}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::memory::{Kind, Region};
+    use synthetic::{Memory, PHYSICAL, SIZE, VIRTUAL};
+
+    /// What a guest consists of; a test changes one thing.
+    struct Parts {
+        kernel: Vec<u8>,
+        relocations: Vec<u8>,
+        command_line: &'static str,
+        initramfs: Vec<Piece<'static>>,
+        /// Bytes of usable memory, from where the kernel goes.
+        memory: u64,
+        busy: Vec<Range<u64>>,
+    }
+
+    impl Default for Parts {
+        fn default() -> Self {
+            Self {
+                kernel: synthetic::vmlinux(),
+                relocations: synthetic::relocations([&[VIRTUAL + 0x3000], &[], &[]]),
+                command_line: "quiet",
+                initramfs: std::vec![Piece { address: PHYSICAL, bytes: b"archive" }],
+                memory: 0x80_0000,
+                busy: Vec::new(),
+            }
+        }
+    }
+
+    impl Parts {
+        fn plan<T>(&self, inspect: impl FnOnce(Plan) -> T) -> Result<T, LoadError> {
+            let mut map = MemoryMap::default();
+            map.add(Region { start: PHYSICAL, end: PHYSICAL + self.memory, kind: Kind::Usable }).unwrap();
+            let guest = Guest {
+                kernel: &self.kernel,
+                relocations: &self.relocations,
+                command_line: &CommandLine::join(self.command_line, "").unwrap(),
+                initramfs: &self.initramfs,
+                map: &map,
+                rsdp: 0xe_0000,
+                display: Display::None,
+                entropy: 3,
+            };
+            guest.plan(&self.busy).map(inspect)
+        }
+    }
+
+    fn word(bytes: &[u8], at: u64) -> u64 {
+        u64::from_le_bytes(*bytes[usize::try_from(at).unwrap()..].first_chunk().unwrap())
+    }
+
+    #[test]
+    fn a_guest_is_loaded_with_all_its_parts() {
+        let mut memory = Memory::new(PHYSICAL, 0x80_0000);
+        let (initramfs, params) = Parts::default()
+            .plan(|plan| {
+                assert_eq!(plan.offset, Some(3 * 0x20_0000));
+                plan.load(&mut memory).unwrap();
+                (plan.initramfs.unwrap().range(), plan.boot_params)
+            })
+            .unwrap();
+        let (start, page) = (initramfs.start - PHYSICAL, params - PHYSICAL);
+        assert_eq!((start, page), (0x7f_f000, 0x7f_d000));
+        assert_eq!(word(&memory.bytes, start), u64::from_le_bytes(*b"archive\xee"));
+        assert_eq!(word(&memory.bytes, 0x3000), 0x0303_0303_0303_0303 + 3 * 0x20_0000);
+        assert_eq!(word(&memory.bytes, page + 0x70), 0xe_0000);
+        assert_eq!(word(&memory.bytes, page + 0x218), initramfs.start | 7 << 32);
+        assert_eq!(memory.bytes[usize::try_from(page + 0x211).unwrap()], 1 | 2);
+        // cmd_line_ptr leads to the line.
+        let line = (word(&memory.bytes, page + 0x228) & 0xffff_ffff) - PHYSICAL;
+        assert_eq!(word(&memory.bytes, line), u64::from_le_bytes(*b"quiet\0\0\0"));
+    }
+
+    #[test]
+    fn addresses_are_not_randomised_if_they_cannot_or_must_not_be() {
+        for (parts, offset) in [
+            (Parts::default(), Some(0x60_0000)),
+            (Parts { command_line: "a nokaslr", ..Parts::default() }, None),
+            (Parts { command_line: "-- nokaslr", ..Parts::default() }, Some(0x60_0000)),
+            (Parts { relocations: Vec::new(), ..Parts::default() }, None),
+        ] {
+            assert_eq!(parts.plan(|plan| plan.offset), Ok(offset), "{}", parts.command_line);
+        }
+    }
+
+    #[test]
+    fn a_plan_fails_with_the_part_that_is_wrong() {
+        let occupied = LoadError::Occupied { start: PHYSICAL, end: PHYSICAL + SIZE };
+        let above_the_kernel = PHYSICAL + SIZE..PHYSICAL + 0x80_0000;
+        for (parts, error) in [
+            (Parts { kernel: Vec::new(), ..Parts::default() }, LoadError::Kernel(ElfError::Identification)),
+            (Parts { relocations: std::vec![1], ..Parts::default() }, LoadError::Relocations(RelocationError::Lists)),
+            (Parts { memory: SIZE - 1, ..Parts::default() }, occupied),
+            (Parts { busy: std::vec![PHYSICAL + SIZE - 1..PHYSICAL + SIZE], ..Parts::default() }, occupied),
+            (
+                Parts { busy: std::vec![above_the_kernel.clone()], ..Parts::default() },
+                LoadError::Initramfs(NoRoom { length: 7 }),
+            ),
+            (
+                Parts { busy: std::vec![above_the_kernel], initramfs: Vec::new(), ..Parts::default() },
+                LoadError::BootParams,
+            ),
+        ] {
+            assert_eq!(parts.plan(|_| ()), Err(error), "{error}");
+        }
+    }
+}

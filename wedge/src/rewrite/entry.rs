@@ -1,0 +1,176 @@
+//! What is kept of a site, and how a site that is like another is recognised.
+//!
+//! Checking a record and deciding how its site is taken depends on the record and on the bytes in the slot, not on where the
+//! site is. A kernel has thousands of sites but only a few hundred different ones, so what was found out about one is
+//! taken over for those that are alike.
+
+use annotate::instructions::Class;
+use annotate::record::{AllegedSite, Flags, LiveFlags, RECORD_SIZE};
+
+use super::bytes::Bytes;
+use super::fuse::Site;
+use super::way::{Form, Hook};
+
+/// A site that is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub(super) address: u64,
+    /// Where the kernel may have copied the site to, 0 if nowhere.
+    pub(super) copy: u64,
+    pub(super) original: Bytes,
+    /// What the slot becomes, if it is fused.
+    pub(super) fused: Bytes,
+    pub(super) key: Key,
+    pub(super) class: Class,
+    pub(super) second: u8,
+    pub(super) displacement: u8,
+    pub(super) form: Form,
+    pub(super) hook: Option<Hook>,
+    pub(super) count: bool,
+    pub(super) flags_free: bool,
+    /// Offset of the original in the stub.
+    pub(super) body: u8,
+}
+
+/// What matters of a record here but its place: its bytes, without the live registers, and with one bit for all live flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key(u64);
+
+impl Key {
+    #[inline]
+    pub(super) fn of(record: &[u8; RECORD_SIZE]) -> Self {
+        const STATUS: u8 = LiveFlags::all().difference(LiveFlags::DF).bits();
+        let [_, _, _, _, bytes @ ..] = *record;
+        let live = u64::from(bytes[3] & STATUS != 0);
+        let dropped = u64::from_le_bytes([0, 0, 0, LiveFlags::all().bits(), 0xff, 0xff, 0, 0]);
+        Self(u64::from_le_bytes(bytes) & !dropped | live << 24)
+    }
+
+    pub(super) fn from_site(site: &AllegedSite) -> Self {
+        let [f0, f1] = site.flags.bits().to_le_bytes();
+        Self::of(&[0, 0, 0, 0, site.length, site.slot, site.class as u8, site.liveness.flags.bits(), 0, 0, f0, f1])
+    }
+
+    #[inline]
+    pub(super) fn length(self) -> u8 {
+        self.0.to_le_bytes()[0]
+    }
+
+    #[inline]
+    pub(super) fn slot(self) -> u8 {
+        self.0.to_le_bytes()[1]
+    }
+
+    #[inline]
+    pub(super) fn flags(self) -> Flags {
+        let [.., f0, f1] = self.0.to_le_bytes();
+        Flags::from_bits_retain(u16::from_le_bytes([f0, f1]))
+    }
+}
+
+impl Entry {
+    /// Address of the site.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Class of the site.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// What its slot becomes.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// The number of the register that an INVLPG takes its address from, if it is such a one: `0f 01 /7` without
+    /// displacement (SDM Vol. 2A, INVLPG and table 2-2), with REX.B or without.
+    #[must_use]
+    pub fn base_of_invlpg(&self) -> Option<u8> {
+        let (modrm, extension) = match self.original.array() {
+            [0x0f, 0x01, modrm, ..] => (modrm, 0),
+            [0x41, 0x0f, 0x01, modrm, ..] => (modrm, 8),
+            _ => return None,
+        };
+        let plain = self.class == Class::Invlpg && modrm >> 6 == 0 && !matches!(modrm & 7, 4 | 5);
+        plain.then_some(modrm & 7 | extension)
+    }
+
+    /// The hook in its stub.
+    #[must_use]
+    pub fn hook(&self) -> Option<Hook> {
+        self.hook
+    }
+
+    /// Length of the slot.
+    #[must_use]
+    pub fn slot(&self) -> u8 {
+        self.key.slot()
+    }
+
+    /// Length of the instruction or sequence.
+    #[must_use]
+    pub fn length(&self) -> u8 {
+        self.key.length()
+    }
+
+    pub(super) fn flags(&self) -> Flags {
+        self.key.flags()
+    }
+
+    /// The instructions as they stand in the slot.
+    pub(super) fn in_slot(&self) -> Site {
+        let Self { original: bytes, second, displacement, .. } = *self;
+        Site { bytes, slot: self.slot(), length: self.length(), second, displacement }
+    }
+
+    /// The places that are the site's as long as the guest runs.
+    pub(super) fn lasting(&self) -> impl Iterator<Item = u64> + use<> {
+        let own = (!self.flags().intersects(Flags::INIT.union(Flags::REPLACEMENT))).then_some(self.address);
+        own.into_iter().chain((self.copy != 0).then_some(self.copy))
+    }
+}
+
+/// Where a site was that had the same record (but for its place) and the same bytes: what was found out about one holds for
+/// the other. Most sites of a kernel are one of a few instructions.
+pub(super) struct Seen([u16; Self::PLACES]);
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self([u16::MAX; Self::PLACES])
+    }
+}
+
+impl Seen {
+    const PLACES: usize = 1024;
+
+    /// The place where to look for one.
+    #[inline]
+    pub(super) fn place(key: Key, bytes: Option<Bytes>) -> usize {
+        let first = bytes.map_or(0, Bytes::low);
+        ((first ^ key.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize
+    }
+
+    /// The number of a site that is alike.
+    #[inline]
+    pub(super) fn like(
+        &self,
+        place: usize,
+        key: Key,
+        bytes: Option<Bytes>,
+        entries: &[Option<Entry>],
+    ) -> Option<usize> {
+        let index = usize::from(self.0[place]);
+        let entry = entries.get(index)?.as_ref()?;
+        (entry.key == key && Some(entry.original) == bytes).then_some(index)
+    }
+
+    #[inline]
+    pub(super) fn remember(&mut self, place: usize, index: usize) {
+        self.0[place] = u16::try_from(index).unwrap_or(u16::MAX);
+    }
+}

@@ -1,0 +1,227 @@
+//! Stubs: where a site's original instruction runs when its slot is a branch.
+//!
+//! A stub is position independent and has one size, so that the number of a site, of its stub and of its counter are one.
+//! In front of the original there may be a counter and a hook:
+//!
+//! * *Counting* must be right on several processors and under interrupts, and must not change a register, a flag or, where
+//!   there is none, the stack. `lock inc` overwrites flags (SDM Vol. 2A, INC). Where these are not free, they are kept in AH
+//!   and AL: `lahf` and `seto` save, `add $0x7f, %al` overflows exactly if AL is 1, `sahf` restores the others. No `pushf`,
+//!   no `popf`: the only sensitive instruction in a stub is its site's own.
+//! * *The port* is compared without flags, too: `jecxz` tests a register.
+//! * *A hook* is a plain `call`. The wedge's routine keeps all registers and flags, and knows the site by its return
+//!   address.
+//!
+//! The original is verbatim, but for a displacement from RIP: an exception is presented at the same offset in the site, and
+//! a program that disassembles a stub finds what it expects.
+
+use super::bytes::Bytes;
+use super::entry::Entry;
+use super::fuse::{NOPS, Site, moved};
+use super::way::{Form, Hook, Left};
+use crate::port::PORT;
+use annotate::instructions::Class;
+
+/// Bytes of a stub: a cache line.
+pub const STUB_SIZE: usize = 64;
+
+/// Length of `call rel32` and `jmp rel32` (SDM Vol. 2A, CALL and JMP).
+pub(super) const BRANCH: u8 = 5;
+
+const CALL: u8 = 0xe8;
+const JMP: u8 = 0xe9;
+const RET: u8 = 0xc3;
+const INT3: u8 = 0xcc;
+
+/// Addresses of the wedge's routines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// [`Hook::Port`]. Returns behind the IN or OUT, with AL set for an IN.
+    pub port: u64,
+    /// [`Hook::Flush`].
+    pub flush: u64,
+    /// [`Hook::Descriptor`].
+    pub descriptor: u64,
+    /// [`Hook::Fault`].
+    pub fault: u64,
+    /// [`Hook::Return`]. The frame that IRETQ takes stands above its return address.
+    pub ret: u64,
+}
+
+/// A stub, and where in it the original stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stub {
+    pub(super) code: [u8; STUB_SIZE],
+    pub(super) body: u8,
+}
+
+/// Makes the stub of a site, to run at `address`.
+pub(super) fn stub(entry: &Entry, address: u64, counter: u64, hooks: &Hooks) -> Result<Stub, Left> {
+    let mut code = Code { bytes: [INT3; STUB_SIZE], length: 0, address };
+    let (site, slot) = (entry.address, u64::from(entry.slot()));
+    let back = site.wrapping_add(slot);
+    // In front of the counter: what is meant for the wedge is not executed.
+    let skipped = match entry.hook {
+        Some(Hook::Port) => Some(code.port_filter(entry.flags_free)?),
+        _ => None,
+    };
+    if entry.count {
+        code.count(entry.flags_free, counter)?;
+    }
+    match entry.hook {
+        Some(Hook::Flush) => code.flush(entry, hooks.flush)?,
+        Some(Hook::Fault) => code.branch(CALL, hooks.fault)?,
+        Some(Hook::Return) => {
+            code.push(&[0xf6, 0x44, 0x24, 0x08, 0x03])?; // testb $3, 8(%rsp): the privilege level in CS
+            code.push(&[0x75, BRANCH])?; // jnz body
+            code.branch(CALL, hooks.ret)?;
+        }
+        Some(Hook::Port | Hook::Descriptor) | None => {}
+    }
+    let body = code.length;
+    code.original(entry)?;
+    if entry.hook == Some(Hook::Descriptor) {
+        code.branch(CALL, hooks.descriptor)?;
+    }
+    code.leave(entry.form, entry.class, back)?;
+    if let Some(filter) = skipped {
+        code.port_call(filter, hooks.port)?;
+        code.leave(entry.form, entry.class, back)?;
+    }
+    Ok(Stub { code: code.bytes, body: u8::try_from(body).map_err(|_| Left::TooLong)? })
+}
+
+/// What the slot at `place` becomes to branch to its stub.
+pub(super) fn branch(form: Form, place: u64, slot: u8, stub: u64) -> Option<Bytes> {
+    let opcode = if form == Form::Call { CALL } else { JMP };
+    let distance = distance(place.wrapping_add(BRANCH.into()), stub).ok()?;
+    let branch = u128::from(opcode) | u128::from(u32::from_le_bytes(distance)) << 8;
+    Some(Bytes(branch).or(NOPS.before(slot).behind(BRANCH)))
+}
+
+/// The 32-bit distance between two addresses.
+fn distance(from: u64, to: u64) -> Result<[u8; 4], Left> {
+    let distance = i32::try_from(to.wrapping_sub(from).cast_signed()).map_err(|_| Left::OutOfReach)?;
+    Ok(distance.to_le_bytes())
+}
+
+/// A filter on the port number: where its branch to the slow path is, and whether RCX is on the stack there.
+#[derive(Clone, Copy)]
+struct Filter {
+    branch: usize,
+    pushed: bool,
+}
+
+/// A stub that is being written.
+struct Code {
+    bytes: [u8; STUB_SIZE],
+    length: usize,
+    address: u64,
+}
+
+impl Code {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Left> {
+        let place =
+            self.bytes.get_mut(self.length..).and_then(|free| free.get_mut(..bytes.len())).ok_or(Left::TooLong)?;
+        place.copy_from_slice(bytes);
+        self.length += bytes.len();
+        Ok(())
+    }
+
+    /// A 32-bit distance from the byte behind it.
+    fn push_distance(&mut self, to: u64) -> Result<(), Left> {
+        self.push(&distance(self.address.wrapping_add(self.length as u64 + 4), to)?)
+    }
+
+    fn branch(&mut self, opcode: u8, to: u64) -> Result<(), Left> {
+        self.push(&[opcode])?;
+        self.push_distance(to)
+    }
+
+    fn count(&mut self, flags_free: bool, counter: u64) -> Result<(), Left> {
+        if !flags_free {
+            self.push(&[0x50, 0x9f, 0x0f, 0x90, 0xc0])?; // push %rax; lahf; seto %al
+        }
+        self.push(&[0xf0, 0x48, 0xff, 0x05])?; // lock incq counter(%rip)
+        self.push_distance(counter)?;
+        if !flags_free {
+            self.push(&[0x04, 0x7f, 0x9e, 0x58])?; // add $0x7f, %al; sahf; pop %rax
+        }
+        Ok(())
+    }
+
+    /// Calls the wedge, but not for a page in the lower half of the address space: most flushes are of user mode's pages.
+    fn flush(&mut self, entry: &Entry, hook: u64) -> Result<(), Left> {
+        let Some(base) = entry.base_of_invlpg().filter(|_| !entry.count) else { return self.branch(CALL, hook) };
+        self.push(&[0x51])?; // push %rcx
+        self.push(&[0x48 | base >> 3, 0x8b, 0xc8 | base & 7])?; // mov base, %rcx
+        self.push(&[0x48, 0x0f, 0xc9])?; // bswap %rcx
+        self.push(&[0x0f, 0xb6, 0xc9])?; // movzbl %cl, %ecx
+        self.push(&[0x67, 0xe3, 0x08])?; // jecxz lower
+        self.push(&[0x59])?; // pop %rcx
+        self.branch(CALL, hook)?;
+        self.push(&[0xeb, 0x01])?; // jmp body
+        self.push(&[0x59]) // lower: pop %rcx
+    }
+
+    /// Branches off if DX is the wedge's port.
+    fn port_filter(&mut self, flags_free: bool) -> Result<Filter, Left> {
+        if flags_free {
+            let [low, high] = PORT.to_le_bytes();
+            self.push(&[0x66, 0x81, 0xfa, low, high])?; // cmp $PORT, %dx
+            self.push(&[0x74, 0])?; // je slow
+            return Ok(Filter { branch: self.length, pushed: false });
+        }
+        self.push(&[0x51, 0x0f, 0xb7, 0xca])?; // push %rcx; movzwl %dx, %ecx
+        self.push(&[0x8d, 0x89])?; // lea -PORT(%rcx), %ecx
+        self.push(&(-i32::from(PORT)).to_le_bytes())?;
+        self.push(&[0x67, 0xe3, 0])?; // jecxz slow
+        let branch = self.length;
+        self.push(&[0x59])?; // pop %rcx
+        Ok(Filter { branch, pushed: true })
+    }
+
+    /// The slow path of a filter.
+    fn port_call(&mut self, filter: Filter, hook: u64) -> Result<(), Left> {
+        let distance = u8::try_from(self.length - filter.branch).map_err(|_| Left::TooLong)?;
+        *self.bytes.get_mut(filter.branch - 1).ok_or(Left::TooLong)? = distance;
+        if filter.pushed {
+            self.push(&[0x59])?; // pop %rcx
+        }
+        self.branch(CALL, hook)
+    }
+
+    fn original(&mut self, entry: &Entry) -> Result<(), Left> {
+        let site = entry.in_slot();
+        let here = self.address.wrapping_add(self.length as u64);
+        let by = entry.address.wrapping_sub(here).cast_signed();
+        let bytes = if site.displacement == 0 { site.bytes } else { moved(&site, by).ok_or(Left::OutOfReach)? };
+        let Site { length, .. } = site;
+        self.push(bytes.array().get(..usize::from(length)).ok_or(Left::TooLong)?)
+    }
+
+    fn leave(&mut self, form: Form, class: Class, back: u64) -> Result<(), Left> {
+        match form {
+            _ if !falls_through(class) => Ok(()),
+            Form::Call => self.push(&[RET]),
+            Form::Jump | Form::Fused => self.branch(JMP, back),
+        }
+    }
+}
+
+/// Whether the instruction behind one of this class is ever reached from it.
+fn falls_through(class: Class) -> bool {
+    !matches!(
+        class,
+        Class::Iret
+            | Class::Lret
+            | Class::Ljmp
+            | Class::Sysret
+            | Class::Sysenter
+            | Class::Sysexit
+            | Class::Uiret
+            | Class::Erets
+            | Class::Eretu
+            | Class::Rsm
+            | Class::Seamret
+    )
+}

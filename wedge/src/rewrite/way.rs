@@ -1,0 +1,243 @@
+//! How a site is taken: what its slot becomes, and whether the wedge is called.
+//!
+//! A site is *fused* (the instruction stays, see [`fuse`](super::fuse)), or becomes a branch to its stub: `jmp`, which needs
+//! nothing of the site, or `call`, which needs a stack but may stand in a replacement, for the kernel relocates a lone
+//! 5-byte call when it copies the replacement over its original (Linux 6.1, `arch/x86/kernel/alternative.c`,
+//! `apply_alternatives`).
+//!
+//! In native mode all is fused but the few sites that have a hook, and a site that cannot have one is fused all the same:
+//! without its hook the wedge is deaf there, but the guest runs. In the other modes a site that cannot be taken is left as it
+//! is, with the reason.
+
+use core::fmt;
+
+use annotate::instructions::Class;
+use annotate::record::{AllegedSite, Flags, LiveFlags, MINIMUM_SLOT};
+
+use super::encoding::{Operand, Shape};
+
+/// What is done with the sites.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Pads are fused into their instructions, nothing else.
+    #[default]
+    Native,
+    /// Every site goes through the wedge, which executes the original.
+    Identity,
+    /// The same, and each site counts how often it is executed.
+    Profile,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Native, Self::Identity, Self::Profile];
+
+    /// The name that the command line and the boot log use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Identity => "identity",
+            Self::Profile => "profile",
+        }
+    }
+
+    /// The mode of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What a slot becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The instruction with its pad in front.
+    Fused,
+    /// `jmp rel32` to the stub.
+    Jump,
+    /// `call rel32` to the stub.
+    Call,
+}
+
+/// Where a stub calls into the wedge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Instead of an IN or OUT of AL that is meant for the wedge.
+    Port,
+    /// Before the TLB is flushed: text may have come or gone.
+    Flush,
+    /// After a descriptor table was loaded.
+    Descriptor,
+    /// Before an instruction that may fault and whose fault the guest expects.
+    Fault,
+    /// Before a return to kernel mode: the interrupted context may be inside a slot that has changed since.
+    Return,
+}
+
+/// Why a site is left as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Left {
+    /// Its record says that it was not padded: code of another mode.
+    Code32,
+    /// Its record says that it was not padded: not wanted.
+    SwitchedOff,
+    /// Its record says that it was not padded: a branch spans it.
+    DotRelative,
+    /// The kernel copies the text, and the branch in the copy would miss.
+    Copied,
+    /// Part of a longer replacement, of which the kernel relocates nothing, and whose copy nobody looks for.
+    LongReplacement,
+    /// In a replacement, where only a call is relocated, and a call would move the stack under it.
+    ReplacementUsesStack,
+    /// In a replacement that has been copied over its original already.
+    Applied,
+    /// To count, flags or a stack have to be free.
+    NoPlaceToCount,
+    /// At its physical address, and the stub is gone from the new address space.
+    AddressSpace,
+    /// A hypervisor may replace it in place.
+    Hypercall,
+    /// The stub, or what it refers to, is more than 2 GB away.
+    OutOfReach,
+    /// The slot is longer than any instruction.
+    TooLong,
+    /// There is no stub left for it.
+    NoStub,
+}
+
+impl Left {
+    /// All reasons.
+    pub const ALL: [Self; 13] = [
+        Self::Code32,
+        Self::SwitchedOff,
+        Self::DotRelative,
+        Self::Copied,
+        Self::LongReplacement,
+        Self::ReplacementUsesStack,
+        Self::Applied,
+        Self::NoPlaceToCount,
+        Self::AddressSpace,
+        Self::Hypercall,
+        Self::OutOfReach,
+        Self::TooLong,
+        Self::NoStub,
+    ];
+
+    /// The reason in a few words.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Code32 => Flags::CODE32.unpadded_reason().unwrap_or_default(),
+            Self::SwitchedOff => Flags::SWITCHED_OFF.unpadded_reason().unwrap_or_default(),
+            Self::DotRelative => Flags::DOT_RELATIVE.unpadded_reason().unwrap_or_default(),
+            Self::Copied => "in text that the kernel copies",
+            Self::LongReplacement => "part of a longer replacement",
+            Self::ReplacementUsesStack => "a replacement that uses the stack",
+            Self::Applied => "a replacement that is applied already",
+            Self::NoPlaceToCount => "no flags and no stack to count with",
+            Self::AddressSpace => "changes the address space at its physical address",
+            Self::Hypercall => "a hypercall, which the host may patch",
+            Self::OutOfReach => "out of a stub's reach",
+            Self::TooLong => "a slot longer than an instruction",
+            Self::NoStub => "no stub left",
+        }
+    }
+
+    /// The reason why a site was not padded, if it was not.
+    pub(super) fn unpadded(flags: Flags) -> Option<Self> {
+        if flags.intersection(Flags::UNPADDED).is_empty() {
+            None
+        } else if flags.contains(Flags::CODE32) {
+            Some(Self::Code32)
+        } else if flags.contains(Flags::SWITCHED_OFF) {
+            Some(Self::SwitchedOff)
+        } else {
+            Some(Self::DotRelative)
+        }
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.reason())
+    }
+}
+
+/// How a site is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) form: Form,
+    pub(super) hook: Option<Hook>,
+    pub(super) count: bool,
+    /// Whether the status flags may be overwritten before the instruction.
+    pub(super) flags_free: bool,
+}
+
+/// How a padded site is taken; `whole` if it is all of a replacement.
+pub(super) fn way(site: &AllegedSite, shape: Shape, whole: bool, mode: Mode) -> Result<Way, Left> {
+    let stack = !site.flags.intersects(Flags::NO_STACK.union(Flags::HEAD));
+    let hook = if stack { hook(site, shape, mode) } else { None };
+    let flags_free = flags_free(site);
+    if site.flags.contains(Flags::REPLACEMENT) && !(whole && site.slot == MINIMUM_SLOT && shape.second == 0) {
+        return Err(Left::LongReplacement);
+    }
+    let moves = site.flags.intersects(Flags::COPIED.union(Flags::REPLACEMENT));
+    if mode == Mode::Native && (hook.is_none() || moves) {
+        if matches!(site.class, Class::Vmcall | Class::Vmmcall) {
+            return Err(Left::Hypercall);
+        }
+        return Ok(Way { form: Form::Fused, hook: None, count: false, flags_free });
+    }
+    if site.flags.contains(Flags::COPIED) {
+        return Err(Left::Copied);
+    }
+    if site.flags.contains(Flags::HEAD) && matches!(site.class, Class::MovToCr | Class::MovFromCr) {
+        return Err(Left::AddressSpace);
+    }
+    let count = mode == Mode::Profile;
+    if count && !stack && !flags_free {
+        return Err(Left::NoPlaceToCount);
+    }
+    let form = if !site.flags.contains(Flags::REPLACEMENT) {
+        Form::Jump
+    } else if shape.stack || !stack {
+        return Err(Left::ReplacementUsesStack);
+    } else {
+        Form::Call
+    };
+    Ok(Way { form, hook, count, flags_free })
+}
+
+/// The hook of a site that has a stack.
+fn hook(site: &AllegedSite, shape: Shape, mode: Mode) -> Option<Hook> {
+    match (site.class, shape.operand) {
+        (Class::In | Class::Out, Operand::AlDx) => Some(Hook::Port),
+        (Class::Invlpg | Class::Invpcid, _) | (Class::MovToCr, Operand::Cr4) => Some(Hook::Flush),
+        // Each processor loads its task register once: that is how the wedge learns of it.
+        (Class::Ltr, _) => Some(Hook::Descriptor),
+        _ if mode == Mode::Native => None,
+        (Class::Lidt | Class::Lldt, _) => Some(Hook::Descriptor),
+        _ => site.flags.contains(Flags::EXTABLE).then_some(Hook::Fault),
+    }
+}
+
+/// Whether nobody reads the status flags that stand before the site.
+///
+/// What is live after a site does not say it of an instruction that stores the flags, nor of one that may go on at a fix-up.
+/// An instruction that loads all of them makes it true whatever is live behind it.
+fn flags_free(site: &AllegedSite) -> bool {
+    match site.class {
+        Class::Popf | Class::PushPopf | Class::Iret | Class::Sysret => true,
+        Class::Pushf | Class::PushfPop | Class::Int | Class::Int1 | Class::Int3 | Class::Syscall => false,
+        _ if site.flags.contains(Flags::EXTABLE) => false,
+        _ => !site.liveness.flags.intersects(LiveFlags::all().difference(LiveFlags::DF)),
+    }
+}
