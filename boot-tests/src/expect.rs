@@ -41,6 +41,13 @@ impl Expectations {
         Ok(expectations)
     }
 
+    /// These lines, in this order, and none of the others.
+    #[must_use]
+    pub fn new(ordered: &[&str], never: &[&str]) -> Self {
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        Self { ordered: owned(ordered), never: owned(never) }
+    }
+
     fn parse(&mut self, text: &str) {
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             match line.strip_prefix('!') {

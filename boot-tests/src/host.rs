@@ -2,6 +2,7 @@
 //!
 //! What must hold on one of them must hold on all: a test names what it runs, and runs it on a list of hosts.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -89,8 +90,17 @@ pub fn image(kernel: &Kernel) -> Result<PathBuf> {
     let directory = vmlinux.parent().context("the kernel's directory")?;
     let image = directory.join("image");
     let _lock = cache::lock("image")?;
-    let mut pack = Command::new(afterburner()?);
-    pack.arg("pack").arg("--kernel").arg(&vmlinux).arg("--wedge").arg(wedge()?).arg("-o").arg(&image);
-    command::output(&mut pack)?;
+    pack(kernel, &[], &image)?;
     Ok(image)
+}
+
+/// Packs a kernel with further options of `afterburner pack`, and returns what that printed.
+///
+/// # Errors
+///
+/// When it cannot be packed.
+pub fn pack(kernel: &Kernel, options: &[&OsStr], image: &Path) -> Result<String> {
+    let mut pack = Command::new(afterburner()?);
+    pack.arg("pack").arg("--kernel").arg(kernel.vmlinux()).arg("--wedge").arg(wedge()?).args(options);
+    command::output(pack.arg("-o").arg(image))
 }

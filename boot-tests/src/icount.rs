@@ -17,6 +17,9 @@ use crate::qemu::Machine;
 
 const PLUGIN: &str = include_str!("../plugin/count.c");
 
+/// Physical address of the kernel's first byte, `startup_64` (Linux, `CONFIG_PHYSICAL_START`).
+const KERNEL: u64 = 0x100_0000;
+
 /// Executed instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
@@ -36,7 +39,14 @@ pub fn boot(machine: &Machine, name: &str, expectations: &Expectations, range: R
     let directory = tempfile::tempdir()?;
     let plugin = build_plugin(PLUGIN, directory.path())?;
     let out = directory.path().join("count");
-    let plugin = format!("{},out={},low={:x},high={:x}", plugin.display(), out.display(), range.start, range.end);
+    // Where every kernel here is entered, by PVH or by the wedge: what a loader does before is not counted.
+    let plugin = format!(
+        "{},out={},low={:x},high={:x},start={KERNEL:x}",
+        plugin.display(),
+        out.display(),
+        range.start,
+        range.end
+    );
     let mut machine = deterministic(machine);
     machine.options.extend(["-plugin".into(), plugin.into()]);
     machine.boot(name, expectations)?;

@@ -13,6 +13,7 @@ pub mod guest;
 pub mod host;
 pub mod icount;
 pub mod identity;
+pub mod image_file;
 pub mod kernel;
 pub mod probes;
 pub mod programs;

@@ -21,13 +21,17 @@ const AFTERMATH: Duration = Duration::from_secs(3);
 /// How long QEMU may take to end once it has closed its console: its plugins write what they have counted after that.
 const FAREWELL: Duration = Duration::from_secs(20);
 
+/// What every kernel here is told: to speak on the serial console, to take what `/dev/kmsg` is given, to end with a panic.
+pub const WORDS: &str = "console=ttyS0 printk.devkmsg=on panic=-1";
+
 /// A machine to boot.
 #[derive(Clone, Debug)]
 pub struct Machine<'a> {
-    /// A vmlinux, entered by PVH, or a bzImage, which randomises its address.
-    pub kernel: PathBuf,
-    /// The initramfs.
-    pub initramfs: PathBuf,
+    /// A vmlinux or an image, entered by PVH, or a bzImage, which randomises its address. Without one the machine boots
+    /// what is in [`options`](Self::options).
+    pub kernel: Option<PathBuf>,
+    /// The initramfs. Without one it is in the image, and so are [`WORDS`].
+    pub initramfs: Option<PathBuf>,
     /// Words added to the kernel's command line.
     pub append: String,
     /// Number of CPUs, one per socket: the MP table of `SeaBIOS`, all that a kernel without ACPI has, lists sockets.
@@ -40,21 +44,40 @@ pub struct Machine<'a> {
     pub options: Vec<OsString>,
     /// What to tell QEMU's monitor when a line with this text appears.
     pub commands: Vec<(&'static str, String)>,
+    /// A line that starts with this text is the end, without one the end of QEMU.
+    pub last_line: Option<&'static str>,
 }
 
 impl Machine<'_> {
     /// One CPU of QEMU's default model.
     #[must_use]
     pub fn new(kernel: impl Into<PathBuf>, initramfs: impl Into<PathBuf>) -> Self {
+        Self { kernel: Some(kernel.into()), initramfs: Some(initramfs.into()), ..Self::empty() }
+    }
+
+    /// The same with an image that has an initramfs and [`WORDS`] of its own.
+    #[must_use]
+    pub fn image(image: impl Into<PathBuf>) -> Self {
+        Self { kernel: Some(image.into()), ..Self::empty() }
+    }
+
+    /// The same with options of QEMU that give it something which its firmware boots.
+    #[must_use]
+    pub fn firmware(options: Vec<OsString>) -> Self {
+        Self { options, ..Self::empty() }
+    }
+
+    fn empty() -> Self {
         Self {
-            kernel: kernel.into(),
-            initramfs: initramfs.into(),
+            kernel: None,
+            initramfs: None,
             append: String::new(),
             cpus: 1,
             cpu: "qemu64",
             timeout: Duration::from_secs(120),
             options: Vec::new(),
             commands: Vec::new(),
+            last_line: None,
         }
     }
 
@@ -65,13 +88,17 @@ impl Machine<'_> {
         // One thread for all CPUs: with a thread for each, a busy host makes them wait for each other beyond measure.
         qemu.args(["-accel", "tcg,thread=single", "-m", "256", "-nodefaults", "-nographic", "-no-reboot"])
             .args(["-serial", serial])
-            .args(["-cpu", self.cpu, "-smp", &format!("{0},sockets={0}", self.cpus)])
-            .arg("-kernel")
-            .arg(&self.kernel)
-            .arg("-initrd")
-            .arg(&self.initramfs)
-            .args(["-append", &format!("console=ttyS0 printk.devkmsg=on panic=-1 {}", self.append)])
-            .args(&self.options);
+            .args(["-cpu", self.cpu, "-smp", &format!("{0},sockets={0}", self.cpus)]);
+        if let Some(kernel) = &self.kernel {
+            qemu.arg("-kernel").arg(kernel);
+            match &self.initramfs {
+                Some(initramfs) => {
+                    qemu.arg("-initrd").arg(initramfs).args(["-append", &format!("{WORDS} {}", self.append)])
+                }
+                None => qemu.args(["-append", &self.append]),
+            };
+        }
+        qemu.args(&self.options);
         qemu
     }
 
@@ -99,7 +126,8 @@ impl Machine<'_> {
         let mut errors = qemu.stderr.take().context("QEMU's standard error")?;
         let lines = lines(&mut qemu)?;
         let (log, in_time) = self.collect(&lines, expectations, &socket)?;
-        end(&mut qemu, if in_time { FAREWELL } else { Duration::ZERO })?;
+        let ends_by_itself = in_time && self.last_line.is_none();
+        end(&mut qemu, if ends_by_itself { FAREWELL } else { Duration::ZERO })?;
         fs::write(&path, &log).with_context(|| format!("writing {}", path.display()))?;
 
         let mut complaint = String::new();
@@ -129,6 +157,9 @@ impl Machine<'_> {
                     }
                     log.push_str(&line);
                     log.push('\n');
+                    if self.last_line.is_some_and(|last| line.starts_with(last)) {
+                        return Ok((log, true));
+                    }
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok((log, true)),
                 Err(RecvTimeoutError::Timeout) => return Ok((log, false)),

@@ -197,8 +197,24 @@ fn text(kernel: &Kernel) -> Result<(u64, u64)> {
     Ok((start - KERNEL_MAP, symbol("_etext")? - start))
 }
 
+/// Longest slot of an IN or OUT in bytes.
+const PORT_SLOT: u64 = 5;
+
+/// The offsets in the text of the two instructions that the guest asks the wedge by, and that stay hooked.
+fn kept(log: &str) -> Result<Vec<std::ops::Range<usize>>> {
+    const TEXT: u64 = 0xffff_ffff_8100_0000;
+    let addresses = log.lines().filter_map(|line| line.split("guest: kept ").nth(1));
+    let slot = |address: &str| -> Result<_> {
+        let start = u64::from_str_radix(address.trim(), 16)? - TEXT;
+        Ok(usize::try_from(start)?..usize::try_from(start + PORT_SLOT)?)
+    };
+    let kept = addresses.map(slot).collect::<Result<Vec<_>>>()?;
+    ensure!(kept.len() == 2, "{} sites are kept, not one IN and one OUT", kept.len());
+    Ok(kept)
+}
+
 /// Off and on again under load, until the text is looked at from outside the machine: with the wedge off it is, byte for byte,
-/// the text of the same kernel booted without a wedge.
+/// the text of the same kernel booted without a wedge, but for the slots of the two instructions that the wedge is asked by.
 fn switches(variant: Variant, hardware: Hardware) -> Result<()> {
     let kernel = variant.build()?;
     let (start, length) = text(&kernel)?;
@@ -212,7 +228,7 @@ fn switches(variant: Variant, hardware: Hardware) -> Result<()> {
         ("guest: look at the text: on", save(host, "on")),
     ];
 
-    let plain = Guest::script("looked-at", Vec::new());
+    let plain = Guest { script: Some("looked-at"), ..guest.0.clone() };
     hardware.boot_with(Host::Plain, &kernel, &plain, "looked-at", "looked-at", commands(Host::Plain))?;
     let plain = std::fs::read(look(Host::Plain, "off"))?;
     ensure!(plain.len() as u64 == length, "the text was not saved");
@@ -224,8 +240,12 @@ fn switches(variant: Variant, hardware: Hardware) -> Result<()> {
         let different = |one: &[u8]| one.iter().zip(&plain).filter(|(one, other)| one != other).count();
         println!("{name} on {host}: {} bytes differ when on, {} when off;{switched}", different(&on), different(&off));
         ensure!(different(&on) > 4000, "{host}: the sites are not rewritten");
-        let first = off.iter().zip(&plain).position(|(one, other)| one != other);
-        ensure!(off == plain, "{host}: {} bytes are not restored, the first at offset {first:#x?}", different(&off));
+        let kept = kept(&log)?;
+        let wrong = |(offset, (one, other)): &(usize, (&u8, &u8))| {
+            one != other && !kept.iter().any(|slot| slot.contains(offset))
+        };
+        let wrong: Vec<_> = off.iter().zip(&plain).enumerate().filter(wrong).map(|(offset, _)| offset).collect();
+        ensure!(wrong.is_empty(), "{host}: {} bytes are not restored, at offsets {wrong:x?}", wrong.len());
     }
     Ok(())
 }
@@ -275,6 +295,10 @@ fn instructions(host: Host, kernel: &Kernel, range: std::ops::Range<u64>) -> Res
     let (guest, _programs) = with_programs(Guest::script("syscall-mix", Vec::new()), &["syscall-mix"])?;
     let initramfs = guest.initramfs()?;
     let machine = host.machine(kernel, initramfs.path())?;
+    // Nothing that runs for a time, for whoever is faster does more of it: no calibration of a timer, no search for entropy, and hardly
+    // a character for the console, which polls until it is sent.
+    let append = format!("{} tsc_early_khz=1000000 random.trust_cpu=on loglevel=5 nolapic", machine.append);
+    let machine = Machine { append, cpu: "max", ..machine };
     icount::boot(&machine, &format!("icount-{host}"), &Expectations::read("syscall-mix")?, range)
 }
 

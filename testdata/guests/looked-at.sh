@@ -1,4 +1,5 @@
-# Waits while the text is looked at from outside.
+# The load of the switching guest; then the text is looked at from outside.
 
+/programs/load 8 > /tmp/verdicts
 say "look at the text: off"
 sleep 2

@@ -23,6 +23,8 @@ ask 0
 say "off: $(grep -v afterburn /tmp/answer | tr '\n' ' ')"
 ask '?'
 grep -q '^state off$' /tmp/answer
+grep '^kept ' /tmp/answer > /tmp/kept
+while read -r line; do say "$line"; done < /tmp/kept
 say "look at the text: off"
 sleep 2
 ask 1

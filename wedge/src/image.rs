@@ -103,7 +103,7 @@ pub struct Header {
 pub struct Copied {
     /// Number of the site's record.
     pub record: u64,
-    /// Link-time address of the copy of the site.
+    /// Link-time address of the copy of the site; 0 if that is freed after boot.
     pub address: u64,
 }
 

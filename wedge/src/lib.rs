@@ -1,6 +1,15 @@
 //! The wedge: what runs between a kernel and the host that the kernel finds itself on.
 //!
-//! So far it is the part that every host shares: the table of sites, believed only after it was held against the text.
+//! This is the part that every host shares; it knows no hypercall and no device. What differs from host to host is handed
+//! in: memory ([`memory::PhysicalMemory`], [`modules::ModuleMemory`]), text that can be written ([`rewrite::GuestText`]),
+//! routines that stubs call ([`rewrite::Hooks`]). So all of it can be tested as an ordinary program.
+//!
+//! In the order in which a boot needs it:
+//!
+//! * [`image`]: what `afterburner pack` has put together; [`memory`]: what the machine has.
+//! * [`loader`]: the guest's boot loader. It knows that the guest is Linux.
+//! * [`sites`]: the table of sites, all or nothing; [`rewrite`]: from a checked site to rewritten bytes, and back.
+//! * [`modules`]: text that the guest loads while it runs; [`port`]: how user space in the guest talks to the wedge.
 
 #![no_std]
 

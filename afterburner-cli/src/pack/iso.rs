@@ -24,9 +24,10 @@ const PROGRAMS: [(&str, &str); 3] = [(MKRESCUE, "grub-common"), ("xorriso", "xor
 
 const MKRESCUE: &str = "grub-mkrescue";
 
-/// What the menu needs; the rest of GRUB would take 20 MB.
-const MODULES: &str =
-    "normal multiboot multiboot2 serial terminal echo test all_video iso9660 fat part_gpt part_msdos part_apple";
+/// What the menu needs; the rest of GRUB would take 20 MB. Of partition maps GRUB tries every kind that it knows, and complains
+/// of each that is not there.
+const MODULES: &str = "normal multiboot multiboot2 serial terminal echo test all_video iso9660 fat part_gpt part_msdos \
+    part_apple part_acorn part_amiga part_bsd part_dfly part_dvh part_plan part_sun part_sunpc";
 
 /// GRUB's menu. A machine without a serial port is left with its own console.
 const MENU: &str = "\

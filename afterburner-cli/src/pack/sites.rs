@@ -74,12 +74,17 @@ fn copies(kernel: &Kernel<'_>, sites: &[&Site<'_>]) -> Vec<Copied> {
         let whole = |alternative: &&Alternative| {
             site.site.slot == MINIMUM_SLOT && alternative.replacement_length == MINIMUM_SLOT
         };
-        copies.extend(
-            alternatives
-                .iter()
-                .filter(whole)
-                .map(|alternative| Copied { record, address: kernel.elf.address(alternative.original) }),
-        );
+        let copied = |alternative: &Alternative| Copied { record, address: lasting(kernel, alternative.original) };
+        copies.extend(alternatives.iter().filter(whole).map(copied));
     }
     copies
+}
+
+/// The text that Linux frees when it has booted.
+const FREED: [&str; 2] = [".init.text", ".exit.text"];
+
+/// The address of a place, or 0 if it is freed after boot.
+fn lasting(kernel: &Kernel<'_>, place: Place) -> u64 {
+    let section = kernel.elf.sections().get(place.section).map_or("", |section| section.name);
+    if FREED.contains(&section) { 0 } else { kernel.elf.address(place) }
 }

@@ -20,16 +20,21 @@ use super::paging::{USABLE, Window};
 use super::physical::{Firmware, Usable};
 use super::resident::{self, Arena, Resident};
 use super::say;
-use crate::boot_information::{self, BootInformation, Framebuffer, InvalidBootInformation, Modules, Pixels, ReadMemory as _};
+use crate::Backend;
+use crate::boot_information::{
+    self, BootInformation, Framebuffer, InvalidBootInformation, Modules, Pixels, ReadMemory as _,
+};
 use crate::options::{InvalidOption, Options};
 use crate::selection::{Impossible, select};
-use crate::Backend;
 
 /// Written by `afterburner pack`.
 #[unsafe(link_section = ".parameters")]
 #[used]
-static mut PARAMETERS: Parameters =
-    Parameters { load_address: 0, arena: wedge::image::Span { offset: 0, length: 0 }, payload: wedge::image::Span { offset: 0, length: 0 } };
+static mut PARAMETERS: Parameters = Parameters {
+    load_address: 0,
+    arena: wedge::image::Span { offset: 0, length: 0 },
+    payload: wedge::image::Span { offset: 0, length: 0 },
+};
 
 /// Copied here, since it may lie in memory that the guest takes.
 static mut COMMAND_LINE: Option<CommandLine> = None;
@@ -57,12 +62,15 @@ pub(super) enum Failure<'a> {
 impl fmt::Display for Failure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotPacked => write!(f, "this is the wedge alone; `afterburner pack` makes an image of it and a kernel"),
-            Self::Moved { expected, found } => write!(f, "loaded at {found:#x}, not at {expected:#x} as the image says"),
-            Self::Protocol { eax, first_word } => write!(
-                f,
-                "entered neither by PVH nor by multiboot: EAX is {eax:#x}, and EBX points to {first_word:#x}"
-            ),
+            Self::NotPacked => {
+                write!(f, "this is the wedge alone; `afterburner pack` makes an image of it and a kernel")
+            }
+            Self::Moved { expected, found } => {
+                write!(f, "loaded at {found:#x}, not at {expected:#x} as the image says")
+            }
+            Self::Protocol { eax, first_word } => {
+                write!(f, "entered neither by PVH nor by multiboot: EAX is {eax:#x}, and EBX points to {first_word:#x}")
+            }
             Self::Window { length } => write!(f, "the wedge needs {length} bytes, its window has {USABLE}"),
             Self::BootInformation(error) => error.fmt(f),
             Self::Payload(error) => error.fmt(f),
@@ -126,8 +134,10 @@ fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'stat
     let payload = base + parameters.payload.offset..base + parameters.payload.offset + parameters.payload.length;
 
     let information = boot_information(eax, information)?;
-    let bytes = Firmware.read(payload.start, payload.end - payload.start);
-    let payload_bytes = bytes.ok_or(Failure::Memory(OutOfMemory { address: payload.start, length: parameters.payload.length }))?;
+    // A loader may put bytes where there is no memory, and not notice.
+    let no_memory = Failure::Memory(OutOfMemory { address: payload.start, length: parameters.payload.length });
+    let bytes = Firmware.read(payload.start, parameters.payload.length);
+    let payload_bytes = bytes.filter(|_| information.memory.is_usable(&payload)).ok_or(no_memory)?;
     let contents = Payload::check(payload_bytes).map_err(Failure::Payload)?;
     let command_line = command_line(&contents, &information)?;
     let options = Options::parse(command_line.as_str()).map_err(Failure::Option)?;
@@ -156,7 +166,7 @@ fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'stat
     // SAFETY: the plan keeps off the payload, the boot loader's words and the wedge, and off its own pieces.
     let mut memory = unsafe { Usable::new(&map, own.clone()) };
     plan.load(&mut memory).map_err(Failure::Memory)?;
-    take_over(&plan, &contents, &options, &mut memory, base, &parameters)?;
+    take_over(&plan, &contents, options, &mut memory, base, &parameters)?;
     Ok(Ready { entry: plan.kernel.entry(), boot_params: plan.boot_params })
 }
 
@@ -164,7 +174,7 @@ fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'stat
 fn take_over(
     plan: &Plan<'_>,
     contents: &Payload<'_>,
-    options: &Options,
+    options: Options,
     memory: &mut Usable<'_>,
     base: u64,
     parameters: &Parameters,
@@ -191,14 +201,17 @@ fn take_over(
     let mut copies = contents.copies().peekable();
     let copy = |number: usize| {
         while copies.next_if(|copied| copied.record < number as u64).is_some() {}
-        copies.next_if(|copied| copied.record == number as u64).map(|copied| copied.address.wrapping_add(moved))
+        copies.next_if(|copied| copied.record == number as u64).map(|copied| match copied.address {
+            0 => 0,
+            address => address.wrapping_add(moved),
+        })
     };
     let started = timestamp();
     let mut text = wedge::rewrite::Piece { bytes: image, address };
     let summary = engine.rewrite(&table, copy, &mut text).map_err(Failure::Sites)?;
     report(&summary, timestamp() - started);
     let kernel = address..address + (extent.end - extent.start);
-    Resident::new(engine, summary, window, kernel, moved, &contents.guest).stay();
+    Resident::new(engine, &summary, window, kernel, moved, &contents.guest).stay();
     Ok(())
 }
 
@@ -234,16 +247,21 @@ impl<T: fmt::Display, I: Iterator<Item = (T, u32)>, F: Fn() -> I> fmt::Display f
 
 /// What the boot loader says.
 fn boot_information(eax: u32, address: u64) -> Result<BootInformation<'static>, Failure<'static>> {
-    let first_word = Firmware.read(address, 4).and_then(|bytes| bytes.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word));
+    let first_word =
+        Firmware.read(address, 4).and_then(|bytes| bytes.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word));
     let protocol = boot_information::entered_by(eax, first_word).ok_or(Failure::Protocol { eax, first_word })?;
     BootInformation::read(protocol, &Firmware, address).map_err(Failure::BootInformation)
 }
 
 /// The image's command line and the boot loader's, in the wedge's own memory.
-fn command_line(contents: &Payload<'_>, information: &BootInformation<'_>) -> Result<&'static CommandLine, Failure<'static>> {
+fn command_line(
+    contents: &Payload<'_>,
+    information: &BootInformation<'_>,
+) -> Result<&'static CommandLine, Failure<'static>> {
     let joined = CommandLine::join(contents.command_line, information.command_line).map_err(Failure::CommandLine)?;
+    let place = &raw mut COMMAND_LINE;
     // SAFETY: the guest does not run yet, and this is called once.
-    let place = unsafe { &mut *(&raw mut COMMAND_LINE) };
+    let place = unsafe { &mut *place };
     Ok(place.insert(joined))
 }
 
@@ -270,8 +288,9 @@ fn rsdp(information: &BootInformation<'_>) -> u64 {
     if information.protocol != crate::selection::Protocol::Multiboot2 {
         return range.start;
     }
+    let place = &raw mut RSDP;
     // SAFETY: the guest does not run yet, and this is called once.
-    let place = unsafe { &mut *(&raw mut RSDP) };
+    let place = unsafe { &mut *place };
     let Some(bytes) = Firmware.read(range.start, range.end - range.start) else { return 0 };
     let length = bytes.len().min(place.len());
     place[..length].copy_from_slice(&bytes[..length]);
@@ -321,7 +340,7 @@ fn timestamp() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// The name of the hypervisor, if one says that it is there (CPUID 1, ECX bit 31; leaf 4000_0000).
+/// The name of the hypervisor, if one says that it is there (CPUID 1, ECX bit 31; leaf `4000_0000`).
 fn hypervisor() -> Option<[u8; 12]> {
     if core::arch::x86_64::__cpuid(1).ecx & 1 << 31 == 0 {
         return None;

@@ -11,10 +11,8 @@
 
 use core::arch::global_asm;
 
-/// Selectors that Linux's 64-bit boot protocol wants (Documentation/x86/boot.rst: `__BOOT_CS` and `__BOOT_DS`).
+/// The code selector that Linux's 64-bit boot protocol wants (Documentation/x86/boot.rst: `__BOOT_CS`; `__BOOT_DS` is 0x18).
 pub(super) const CODE_SELECTOR: u16 = 0x10;
-/// The data selector.
-pub(super) const DATA_SELECTOR: u16 = 0x18;
 
 global_asm!(
     r#"

@@ -83,8 +83,9 @@ unsafe extern "C" {
 
 /// The processor's copy of the wedge's own table.
 pub(super) fn set_up() {
+    let table = &raw mut OWN_TABLE;
     // SAFETY: the guest does not run yet, and the wedge is one thread of execution.
-    let table = unsafe { &mut *(&raw mut OWN_TABLE) };
+    let table = unsafe { &mut *table };
     // SAFETY: defined below, never written.
     let entries = unsafe { &fatal_entries };
     for (gate, entry) in table.iter_mut().zip(entries) {
@@ -135,7 +136,14 @@ pub(super) fn withdraw(vector: usize) {
 
 /// Interposes the gates of the exceptions that sites can raise.
 pub(super) fn interpose_all() {
-    let handlers = [gate_8 as *const () as u64, gate_10 as *const () as u64, gate_11 as *const () as u64, gate_12 as *const () as u64, gate_13 as *const () as u64, gate_14 as *const () as u64];
+    let handlers = [
+        gate_8 as *const () as u64,
+        gate_10 as *const () as u64,
+        gate_11 as *const () as u64,
+        gate_12 as *const () as u64,
+        gate_13 as *const () as u64,
+        gate_14 as *const () as u64,
+    ];
     for (vector, handler) in INTERPOSED.into_iter().zip(handlers) {
         interpose(vector, handler);
     }
@@ -195,7 +203,13 @@ extern "C" fn fatal(stack: &Fatal) -> ! {
         stack.error,
         stack.frame.rsp,
     );
-    say!("RAX {:#x} RBX {:#x} RCX {:#x} RDX {:#x}", stack.registers.rax, stack.registers.rbx, stack.registers.rcx, stack.registers.rdx);
+    say!(
+        "RAX {:#x} RBX {:#x} RCX {:#x} RDX {:#x}",
+        stack.registers.rax,
+        stack.registers.rbx,
+        stack.registers.rcx,
+        stack.registers.rdx
+    );
     stop()
 }
 

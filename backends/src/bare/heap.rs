@@ -37,8 +37,3 @@ unsafe impl GlobalAlloc for Heap {
 
     unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
 }
-
-/// Bytes in use.
-pub(super) fn used() -> usize {
-    HEAP.used.load(Ordering::Relaxed)
-}

@@ -10,11 +10,9 @@ use wedge::rewrite::{Hook, Hooks};
 use super::exceptions::Frame;
 use super::resident::hooked;
 
-
 /// The general-purpose registers, in the order of the stack.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-#[expect(missing_docs, reason = "their names are the processor's")]
 pub(super) struct Registers {
     pub(super) r15: u64,
     pub(super) r14: u64,

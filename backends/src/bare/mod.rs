@@ -1,30 +1,43 @@
-//! Bare hardware.
-#![allow(unsafe_code)]
+//! Bare hardware, or a virtual machine that looks like it: the wedge and its guest run in ring 0, the guest's page tables and
+//! interrupts are the machine's.
+//!
+//! The wedge is a boot loader first ([`entry`], [`boot`], [`physical`]) and a resident later ([`resident`]): a window in the
+//! guest's address space ([`paging`]), code that hooked sites call ([`hooks`]), gates in front of some of the guest's
+//! exceptions ([`exceptions`]), and a way to make the other processors stand still ([`world`]).
+//!
+//! Everything here that touches the machine is unsafe in Rust's sense. Each block says who guarantees what; the modules'
+//! interfaces are safe where the guarantee can be theirs.
+#![expect(unsafe_code, reason = "the machine is reached by addresses and instructions that Rust knows nothing of")]
+
 mod boot;
 mod console;
 mod entry;
 mod exceptions;
 mod heap;
+mod hooks;
 mod lock;
 mod paging;
 mod physical;
 mod resident;
 mod world;
-mod hooks;
 
-use console::say;
+use console::{Console, say};
 
+/// Entered by the code in [`entry`], once, with paging on and a stack.
 extern "C" fn start(eax: u32, information: u64, base: u64) -> ! {
-    console::Console::set_up();
+    Console::set_up();
     exceptions::set_up();
     let failure = boot::boot(eax, information, base);
     say!("{failure}");
     stop()
 }
 
+/// The end of a boot that cannot go on. The machine stays as it is, so that the message can be read.
 fn stop() -> ! {
     say!("stopped");
-    loop { x86_64::instructions::hlt(); }
+    loop {
+        x86_64::instructions::hlt();
+    }
 }
 
 #[panic_handler]

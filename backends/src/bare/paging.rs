@@ -69,17 +69,11 @@ unsafe extern "C" {
     static mut boot_tables: [Table; 9];
     static text_end: u8;
     static rodata_end: u8;
-    static image_end: u8;
 }
 
 /// Offset in the image of something that is linked into it.
 fn offset<T: ?Sized>(symbol: *const T) -> u64 {
     symbol.addr() as u64 - WINDOW
-}
-
-/// Length of the wedge's own memory, without its arena.
-pub(super) fn image_length() -> u64 {
-    offset(&raw const image_end)
 }
 
 /// The wedge's window.
@@ -145,8 +139,9 @@ impl Window {
     /// linked address the kernel was put.
     pub(super) fn show_to_head_code(&self, moved: u64) {
         let alias = WINDOW.wrapping_sub(KERNEL_MAP).wrapping_sub(moved);
+        let tables = &raw mut boot_tables;
         // SAFETY: the boot tables belong to the wedge until the guest turns to its own; these entries are not in use.
-        let tables = unsafe { &mut *(&raw mut boot_tables) };
+        let tables = unsafe { &mut *tables };
         // A kernel is moved by less than 1 GB, so one directory will do.
         tables[LAST_POINTERS][table_index(alias, 2)] =
             (self.base + offset(&raw const tables[SPARE])) | PRESENT | WRITABLE;
@@ -206,7 +201,7 @@ impl Window {
                 let span = PAGE << (9 * level);
                 let entry = self.read(level, table, address);
                 if entry & PRESENT == 0 {
-                    address = (address | (span - 1)).checked_add(1)?;
+                    address = self.behind_absent(level, table, address)?;
                     // Still in the same table?
                     if table_index(address, level) != 0 && address < limit {
                         continue;
@@ -222,6 +217,17 @@ impl Window {
             }
         }
         None
+    }
+
+    /// The address behind an entry that is absent, and behind those that follow it in the same table.
+    fn behind_absent(&mut self, level: usize, table: u64, address: u64) -> Option<u64> {
+        let span = PAGE << (9 * level);
+        let first = self.entry_for(level, table, address);
+        let rest = 512 - table_index(address, level);
+        // SAFETY: as in `read`; so many entries follow in the table.
+        let is_present = |number: &usize| unsafe { first.wrapping_add(*number).read_volatile() } & PRESENT != 0;
+        let absent = (0..rest).find(is_present).unwrap_or(rest);
+        (address & !(span - 1)).checked_add(span * absent as u64)
     }
 
     /// Puts the window into the tables that user mode runs on, if the guest has made them. `entry` is the physical address

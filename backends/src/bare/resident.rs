@@ -68,8 +68,7 @@ impl Arena {
         let snapshot = (counters + bytes).next_multiple_of(PAGE);
         let entries = (snapshot + bytes).next_multiple_of(PAGE);
         let stubs_address = WINDOW + stubs.start;
-        let place = |address: u64| core::ptr::with_exposed_provenance_mut::<u8>(usize::try_from(address).unwrap_or(0));
-        let empty = place(entries).cast::<Option<Entry>>();
+        let empty = place::<Option<Entry>>(entries);
         for number in 0..self.sites {
             // SAFETY: in the arena, by `new`, and aligned to a page.
             unsafe { empty.wrapping_add(number).write(None) };
@@ -79,14 +78,19 @@ impl Arena {
         unsafe {
             Memory {
                 entries: slice::from_raw_parts_mut(empty, self.sites),
-                stubs: slice::from_raw_parts_mut(place(stubs_address).cast(), self.sites),
+                stubs: slice::from_raw_parts_mut(place(stubs_address), self.sites),
                 stubs_address,
-                counters: slice::from_raw_parts(place(counters).cast(), self.sites),
+                counters: slice::from_raw_parts(place(counters), self.sites),
                 counters_address: counters,
-                snapshot: slice::from_raw_parts_mut(place(snapshot).cast(), self.sites),
+                snapshot: slice::from_raw_parts_mut(place(snapshot), self.sites),
             }
         }
     }
+}
+
+/// What lies at an address of the wedge's.
+fn place<T>(address: u64) -> *mut T {
+    core::ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or(0))
 }
 
 /// What the wedge keeps.
@@ -103,6 +107,25 @@ pub(super) struct Resident {
     /// By how much the kernel was moved.
     moved: u64,
     answered: Answered,
+    /// Addresses of the OUT and the IN that the port was last used by. They stay hooked when all is switched off: nobody could
+    /// ask for anything otherwise.
+    port_sites: [u64; 2],
+}
+
+/// What the sites are to be.
+#[derive(Clone, Copy, Debug)]
+enum Switch {
+    On,
+    Off { but: Kept },
+}
+
+/// Sites that stay rewritten when all others are restored.
+#[derive(Clone, Copy, Debug)]
+enum Kept {
+    /// Those that may be used to ask for more.
+    Port,
+    /// Those that are.
+    Used,
 }
 
 /// What an answer is made of.
@@ -117,7 +140,7 @@ impl Resident {
     /// A wedge for a guest that is about to run.
     pub(super) fn new(
         engine: Engine<'static>,
-        summary: Summary,
+        summary: &Summary,
         window: Window,
         kernel: Range<u64>,
         moved: u64,
@@ -126,7 +149,7 @@ impl Resident {
         let modules = facts.modules_start..facts.modules_end;
         Self {
             engine,
-            summary,
+            summary: *summary,
             window,
             modules: Modules::new(modules.clone()),
             text: LiveText { kernel, modules },
@@ -134,6 +157,7 @@ impl Resident {
             user_window_entry: facts.user_window_entry,
             moved,
             answered: Answered { outcome: Ok(Outcome::default()), counter: 0 },
+            port_sites: [0; 2],
         }
     }
 
@@ -178,11 +202,22 @@ impl Resident {
 
     /// An IN or OUT of AL at the wedge's port.
     fn port(&mut self, call: &mut Call) {
-        let is_in = self.engine.at_stub(call.return_address).is_some_and(|entry| entry.class() == Class::In);
+        let Some((class, address)) =
+            self.engine.at_stub(call.return_address).map(|site| (site.class(), site.address()))
+        else {
+            return;
+        };
+        let is_in = class == Class::In;
+        self.port_sites[usize::from(is_in)] = address;
         let mut port = self.port;
         let [al, ..] = call.registers.rax.to_le_bytes();
         if is_in {
-            call.registers.rax = call.registers.rax & !0xff | u64::from(port.read(self));
+            let byte = port.read(self);
+            call.registers.rax = call.registers.rax & !0xff | u64::from(byte);
+            if byte == 0 && !self.engine.is_on() {
+                // The answer to the switch-off has been read to its end: now it is known by which sites.
+                self.switch(Switch::Off { but: Kept::Used });
+            }
         } else {
             port.write(al, self);
         }
@@ -202,17 +237,23 @@ impl Resident {
         });
     }
 
-    fn switch(&mut self, on: bool) {
+    fn switch(&mut self, switch: Switch) {
         self.look_for_modules();
-        let (engine, text) = (&mut self.engine, &mut self.text);
-        self.answered.outcome = world::stopped(&mut self.window, || {
+        let (engine, text, used) = (&mut self.engine, &mut self.text, self.port_sites);
+        let outcome = world::stopped(&mut self.window, || {
             let _unprotected = WriteUnprotected::new();
-            if on { engine.apply(text) } else { engine.revert(text) }
+            match switch {
+                Switch::On => engine.apply(text),
+                Switch::Off { but: Kept::Port } => engine.revert(|entry| entry.hook() == Some(Hook::Port), text),
+                Switch::Off { but: Kept::Used } => engine.revert(|entry| used.contains(&entry.address()), text),
+            }
         });
+        self.answered.outcome = outcome;
     }
 
     fn status(&self, number: usize, line: &mut Line) -> Result<More, fmt::Error> {
         let state = if self.engine.is_on() { "on" } else { "off" };
+        let kept: &[u64] = if self.engine.is_on() { &[] } else { &self.port_sites };
         let in_modules = self.engine.entries().count() - self.summary.rewritten() as usize;
         match number {
             0 => write!(line, "backend {}", Backend::Bare)?,
@@ -222,9 +263,10 @@ impl Resident {
             4 => write!(line, "sites {}", self.summary.sites())?,
             5 => write!(line, "rewritten {}", self.summary.rewritten())?,
             6 => write!(line, "modules {in_modules}")?,
-            _ => match self.summary.left().nth(number - 7) {
-                Some((reason, count)) => write!(line, "left {count} {reason}")?,
-                None => return Ok(More::End),
+            _ => match (kept.get(number - 7), self.summary.left().nth((number - 7).saturating_sub(kept.len()))) {
+                (Some(address), _) => write!(line, "kept {address:016x}")?,
+                (None, Some((reason, count))) => write!(line, "left {count} {reason}")?,
+                (None, None) => return Ok(More::End),
             },
         }
         Ok(More::Line)
@@ -253,8 +295,8 @@ impl Commands for Resident {
     fn carry_out(&mut self, command: Command) {
         match command {
             Command::Status => {}
-            Command::SwitchOff => self.switch(false),
-            Command::SwitchOn => self.switch(true),
+            Command::SwitchOff => self.switch(Switch::Off { but: Kept::Port }),
+            Command::SwitchOn => self.switch(Switch::On),
             Command::Counters => {
                 self.answered.counter = 0;
                 snapshot(&mut self.engine);

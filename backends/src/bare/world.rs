@@ -19,7 +19,7 @@ use super::hooks::Registers;
 use super::lock::processor;
 use super::paging::Window;
 
-/// IA32_APIC_BASE (SDM Vol. 3A, 10.4.4): bit 11 enables, bit 10 is x2APIC mode.
+/// `IA32_APIC_BASE` (SDM Vol. 3A, 10.4.4): bit 11 enables, bit 10 is x2APIC mode.
 const APIC_BASE: Msr = Msr::new(0x1b);
 const ENABLED: u64 = 1 << 11;
 const X2APIC: u64 = 1 << 10;
@@ -57,9 +57,8 @@ pub(super) struct NotStopped;
 /// Does something while no other processor executes anything of the guest.
 pub(super) fn stopped<R>(window: &mut Window, action: impl FnOnce() -> R) -> Result<R, NotStopped> {
     let own = processor();
-    let others = || {
-        (0..256u32).filter(move |other| *other != own && PROCESSORS[*other as usize].load(Ordering::Relaxed))
-    };
+    let others =
+        || (0..256u32).filter(move |other| *other != own && PROCESSORS[*other as usize].load(Ordering::Relaxed));
     let count = u32::try_from(others().count()).unwrap_or(0);
     if count == 0 {
         return Ok(action());

@@ -1,24 +1,28 @@
-//! `demo`: builds Linux through `afterburner build` and boots it to a shell.
+//! `demo`: builds Linux through `afterburner build`, packs it, boots it with and without the wedge, and profiles a command.
 //!
-//! Interactive on a terminal; otherwise a script shows the running kernel and ends.
+//! On a terminal the image is booted to a shell; otherwise a script shows the running kernel and ends.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{IsTerminal as _, stdin, stdout};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use boot_tests::expect::Expectations;
 use boot_tests::guest::Guest;
-use boot_tests::kernel::{self, Variant};
-use boot_tests::qemu::Machine;
-use boot_tests::records;
+use boot_tests::host::pack;
+use boot_tests::kernel::{self, Kernel, Variant};
+use boot_tests::qemu::{Machine, WORDS};
+use boot_tests::{command, records};
 
 const WELCOME: &str = "
-Linux, built through afterburner, on its NOPs. The kernel's annotations are in /sys/kernel/notes, modules in /modules.
+Linux on the wedge. The kernel's annotations are in /sys/kernel/notes, modules in /modules.
 `exit` or Ctrl-D ends the guest; Ctrl-A X ends QEMU.
 ";
+
+/// What is profiled.
+const PROFILED: &str = "ls -lR /sys/kernel > /dev/null";
 
 fn main() -> ExitCode {
     match run() {
@@ -42,15 +46,34 @@ fn run() -> Result<()> {
     let modules = kernel.modules_named(&["msr", "cpuid"])?;
     let files = vec![("sites", format!("{sites} annotated sites\n")), ("welcome", WELCOME.to_owned())];
 
-    if stdin().is_terminal() && stdout().is_terminal() {
-        let guest = Guest { modules, files, ..Guest::default() }.initramfs()?;
-        let status = Machine::new(&vmlinux, guest.path()).command("mon:stdio").status();
+    let interactive = stdin().is_terminal() && stdout().is_terminal();
+    let guest = if interactive { Guest { modules, ..Guest::default() } } else { Guest::script("demo", modules) };
+    let guest = Guest { files, ..guest }.initramfs()?;
+    let directory = tempfile::tempdir()?;
+    let image = directory.path().join("image");
+    let options = ["--initrd".as_ref(), guest.path().as_os_str(), "--cmdline".as_ref(), WORDS.as_ref()];
+    print!("\nThe kernel and the wedge in one image:\n{}", pack(&kernel, &options, &image)?);
+
+    if interactive {
+        let status = Machine::image(&image).command("mon:stdio").status();
         let status = status.context("starting qemu-system-x86_64")?;
         ensure!(status.success(), "QEMU: {status}");
     } else {
-        let guest = Guest { files, ..Guest::script("demo", modules) }.initramfs()?;
+        println!("\nThe kernel by itself, on its NOPs:");
         print!("{}", Machine::new(&vmlinux, guest.path()).boot("demo", &Expectations::read("demo")?)?);
+        println!("\nThe same kernel on the wedge:");
+        print!("{}", Machine::image(&image).boot("demo-wedge", &Expectations::read("demo-wedge")?)?);
     }
+    profile(&kernel, &image)
+}
+
+/// Shows what a command executes.
+fn profile(kernel: &Kernel, image: &Path) -> Result<()> {
+    println!("\nafterburner profile IMAGE --top 12 -- {PROFILED}");
+    let mut profile = Command::new(kernel::afterburner()?);
+    profile.arg("profile").arg(image).arg("--kernel").arg(kernel.vmlinux());
+    profile.args(["--top", "12", "--timeout", "120", "--", PROFILED]);
+    print!("{}", command::output(&mut profile)?);
     Ok(())
 }
 

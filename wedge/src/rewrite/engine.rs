@@ -129,7 +129,7 @@ impl<'a> Engine<'a> {
         }
         let mut summary = planned?;
         self.kernel = self.free_from;
-        for (index, entry) in self.entries() {
+        for (index, entry) in self.memory.entries[..self.kernel].iter().flatten().enumerate() {
             let slot = text.slot(entry.address, entry.slot().into());
             if let (Some(rewritten), Some(slot)) = (self.rewritten(index, entry, entry.address), slot) {
                 rewritten.write(slot);
@@ -155,8 +155,8 @@ impl<'a> Engine<'a> {
             if address < free_from {
                 return Err(refuse(Reason::Order));
             }
-            free_from = address.checked_add(key.slot().into()).ok_or(refuse(Reason::OutOfText))?;
             let slot = text.slot(address, key.slot().into()).ok_or(refuse(Reason::OutOfText))?;
+            free_from = address.wrapping_add(key.slot().into());
             let copy = if key.flags().contains(Flags::REPLACEMENT) { copy(number) } else { Some(0) };
             let bytes = Bytes::read(slot);
             let place = Seen::place(key, bytes);
@@ -212,10 +212,10 @@ impl<'a> Engine<'a> {
         forgotten
     }
 
-    /// Restores every slot that lasts.
-    pub fn revert(&mut self, text: &mut impl GuestText) -> Outcome {
+    /// Restores every slot that lasts, but for the sites that are to be kept.
+    pub fn revert(&mut self, keep: impl Fn(&Entry) -> bool, text: &mut impl GuestText) -> Outcome {
         self.on = false;
-        self.switch(text)
+        self.switch(keep, text)
     }
 
     /// Rewrites every slot that lasts once more, and puts a hook on the returns from interrupts, as there may be contexts
@@ -225,12 +225,12 @@ impl<'a> Engine<'a> {
             self.hook_returns();
         }
         self.on = true;
-        self.switch(text)
+        self.switch(|_| false, text)
     }
 
-    fn switch(&self, text: &mut impl GuestText) -> Outcome {
+    fn switch(&self, keep: impl Fn(&Entry) -> bool, text: &mut impl GuestText) -> Outcome {
         let mut outcome = Outcome::default();
-        for (index, entry) in self.entries() {
+        for (index, entry) in self.entries().filter(|(_, entry)| !keep(entry)) {
             for place in entry.lasting() {
                 match self.exchange(index, entry, place, text) {
                     Found::Expected => outcome.changed += 1,
@@ -318,6 +318,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Checks a site and takes it, if there is a way. Returns its number.
+    #[cold]
     fn take(
         &mut self,
         site: &AllegedSite,
@@ -372,19 +373,14 @@ impl<'a> Engine<'a> {
     #[inline]
     fn keep_like(&mut self, alike: usize, address: u64, copy: u64) -> Result<(), Left> {
         let index = self.next_free()?;
-        let entries = &mut self.memory.entries[..];
-        entries[index] = entries[alike];
-        let Some(entry) = &mut entries[index] else { return Ok(()) };
-        (entry.address, entry.copy) = (address, copy);
-        self.free_from = index + 1;
-        if entry.form == Form::Fused {
-            return Ok(());
+        let Some(like) = self.memory.entries[alike] else { return Ok(()) };
+        let mut entry = Entry { address, copy, ..like };
+        if entry.form != Form::Fused {
+            self.build(index, &mut entry)?;
         }
-        let mut entry = *entry;
-        let built = self.build(index, &mut entry);
-        self.memory.entries[index] = built.is_ok().then_some(entry);
-        self.free_from -= usize::from(built.is_err());
-        built
+        self.memory.entries[index] = Some(entry);
+        self.free_from = index + 1;
+        Ok(())
     }
 
     /// The first free entry.
@@ -398,6 +394,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Makes the entry's stub, and makes sure that its slot can branch to it.
+    #[inline(never)]
     fn build(&mut self, index: usize, entry: &mut Entry) -> Result<(), Left> {
         let address = self.stub_address(index);
         let counter = self.memory.counters_address + 8 * index as u64;

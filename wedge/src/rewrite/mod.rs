@@ -45,8 +45,8 @@ pub struct Piece<'a> {
 
 impl GuestText for Piece<'_> {
     fn slot(&mut self, address: u64, length: usize) -> Option<&mut [u8]> {
-        let offset = usize::try_from(address.checked_sub(self.address)?).ok()?;
-        self.bytes.get_mut(offset..)?.get_mut(..length)
+        let offset = usize::try_from(address.wrapping_sub(self.address)).ok()?;
+        self.bytes.get_mut(offset..offset.checked_add(length)?)
     }
 }
 

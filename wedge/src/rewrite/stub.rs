@@ -60,22 +60,23 @@ pub(super) fn stub(entry: &Entry, address: u64, counter: u64, hooks: &Hooks) -> 
     let (site, slot) = (entry.address, u64::from(entry.slot()));
     let back = site.wrapping_add(slot);
     // In front of the counter: what is meant for the wedge is not executed.
-    let skipped = match entry.hook {
+    let filter = match entry.hook {
         Some(Hook::Port) => Some(code.port_filter(entry.flags_free)?),
+        Some(Hook::Flush) => code.flush_filter(entry)?,
         _ => None,
     };
     if entry.count {
         code.count(entry.flags_free, counter)?;
     }
     match entry.hook {
-        Some(Hook::Flush) => code.flush(entry, hooks.flush)?,
+        Some(Hook::Flush) if filter.is_none() => code.branch(CALL, hooks.flush)?,
         Some(Hook::Fault) => code.branch(CALL, hooks.fault)?,
         Some(Hook::Return) => {
             code.push(&[0xf6, 0x44, 0x24, 0x08, 0x03])?; // testb $3, 8(%rsp): the privilege level in CS
             code.push(&[0x75, BRANCH])?; // jnz body
             code.branch(CALL, hooks.ret)?;
         }
-        Some(Hook::Port | Hook::Descriptor) | None => {}
+        Some(Hook::Port | Hook::Flush | Hook::Descriptor) | None => {}
     }
     let body = code.length;
     code.original(entry)?;
@@ -83,9 +84,16 @@ pub(super) fn stub(entry: &Entry, address: u64, counter: u64, hooks: &Hooks) -> 
         code.branch(CALL, hooks.descriptor)?;
     }
     code.leave(entry.form, entry.class, back)?;
-    if let Some(filter) = skipped {
-        code.port_call(filter, hooks.port)?;
-        code.leave(entry.form, entry.class, back)?;
+    match (filter, entry.hook) {
+        (Some(filter), Some(Hook::Flush)) => {
+            code.slow_path(filter, hooks.flush)?;
+            code.branch(JMP, address.wrapping_add(body as u64))?;
+        }
+        (Some(filter), _) => {
+            code.slow_path(filter, hooks.port)?;
+            code.leave(entry.form, entry.class, back)?;
+        }
+        (None, _) => {}
     }
     Ok(Stub { code: code.bytes, body: u8::try_from(body).map_err(|_| Left::TooLong)? })
 }
@@ -104,7 +112,7 @@ fn distance(from: u64, to: u64) -> Result<[u8; 4], Left> {
     Ok(distance.to_le_bytes())
 }
 
-/// A filter on the port number: where its branch to the slow path is, and whether RCX is on the stack there.
+/// A filter: where its branch to the slow path is, and whether RCX is on the stack there.
 #[derive(Clone, Copy)]
 struct Filter {
     branch: usize,
@@ -149,18 +157,22 @@ impl Code {
         Ok(())
     }
 
-    /// Calls the wedge, but not for a page in the lower half of the address space: most flushes are of user mode's pages.
-    fn flush(&mut self, entry: &Entry, hook: u64) -> Result<(), Left> {
-        let Some(base) = entry.base_of_invlpg().filter(|_| !entry.count) else { return self.branch(CALL, hook) };
+    /// Branches off to call the wedge, for a flush of one page only if that is from the last 4 GB of the address space but not
+    /// from the last 16 MB: modules are between, and Linux maps and flushes the pages of its fixmap behind them by the ten
+    /// thousand. 16 MB more make such an address a negative 32-bit number, and no other. Without flags: neither LEA nor NOT
+    /// nor BSWAP changes any (SDM Vol. 1, appendix A).
+    fn flush_filter(&mut self, entry: &Entry) -> Result<Option<Filter>, Left> {
+        const BEHIND_MODULES: u32 = 16 << 20;
+        let Some(base) = entry.base_of_invlpg().filter(|_| !entry.count) else { return Ok(None) };
         self.push(&[0x51])?; // push %rcx
-        self.push(&[0x48 | base >> 3, 0x8b, 0xc8 | base & 7])?; // mov base, %rcx
-        self.push(&[0x48, 0x0f, 0xc9])?; // bswap %rcx
-        self.push(&[0x0f, 0xb6, 0xc9])?; // movzbl %cl, %ecx
-        self.push(&[0x67, 0xe3, 0x08])?; // jecxz lower
+        self.push(&[0x48 | base >> 3, 0x8d, 0x88 | base & 7])?; // lea BEHIND_MODULES(base), %rcx
+        self.push(&BEHIND_MODULES.to_le_bytes())?;
+        self.push(&[0x48, 0xf7, 0xd1])?; // not %rcx
+        self.push(&[0x48, 0x0f, 0xc9])?; // bswap %rcx: the upper half comes down
+        self.push(&[0x67, 0xe3, 0])?; // jecxz slow
+        let branch = self.length;
         self.push(&[0x59])?; // pop %rcx
-        self.branch(CALL, hook)?;
-        self.push(&[0xeb, 0x01])?; // jmp body
-        self.push(&[0x59]) // lower: pop %rcx
+        Ok(Some(Filter { branch, pushed: true }))
     }
 
     /// Branches off if DX is the wedge's port.
@@ -181,7 +193,7 @@ impl Code {
     }
 
     /// The slow path of a filter.
-    fn port_call(&mut self, filter: Filter, hook: u64) -> Result<(), Left> {
+    fn slow_path(&mut self, filter: Filter, hook: u64) -> Result<(), Left> {
         let distance = u8::try_from(self.length - filter.branch).map_err(|_| Left::TooLong)?;
         *self.bytes.get_mut(filter.branch - 1).ok_or(Left::TooLong)? = distance;
         if filter.pushed {

@@ -9,17 +9,20 @@ use super::way::{Form, Left};
 pub struct Summary {
     classes: [u32; 256],
     left: [u32; Left::ALL.len()],
-    forms: [u32; 3],
+    /// `jmp`, `call`.
+    branches: [u32; 2],
     hooked: u32,
 }
 
 impl Summary {
-    pub(super) const EMPTY: Self = Self { classes: [0; 256], left: [0; Left::ALL.len()], forms: [0; 3], hooked: 0 };
+    pub(super) const EMPTY: Self = Self { classes: [0; 256], left: [0; Left::ALL.len()], branches: [0; 2], hooked: 0 };
 
     pub(super) fn rewritten_as(&mut self, class: Class, form: Form, hooked: bool) {
         self.classes[usize::from(class as u8)] += 1;
-        self.forms[form as usize] += 1;
-        self.hooked += u32::from(hooked);
+        if form != Form::Fused {
+            self.branches[usize::from(form == Form::Call)] += 1;
+            self.hooked += u32::from(hooked);
+        }
     }
 
     pub(super) fn leave(&mut self, left: Left) {
@@ -35,13 +38,18 @@ impl Summary {
     /// Sites that were rewritten.
     #[must_use]
     pub fn rewritten(&self) -> u32 {
-        self.forms.iter().sum()
+        self.classes.iter().sum()
     }
 
     /// Sites that took this form.
     #[must_use]
     pub fn in_form(&self, form: Form) -> u32 {
-        self.forms[form as usize]
+        let [jumps, calls] = self.branches;
+        match form {
+            Form::Fused => self.rewritten() - jumps - calls,
+            Form::Jump => jumps,
+            Form::Call => calls,
+        }
     }
 
     /// Sites that call the wedge.

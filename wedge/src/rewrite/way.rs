@@ -95,7 +95,7 @@ pub enum Left {
     Copied,
     /// Part of a longer replacement, of which the kernel relocates nothing, and whose copy nobody looks for.
     LongReplacement,
-    /// In a replacement, where only a call is relocated, and a call would move the stack under it.
+    /// In a replacement, where only a call is relocated; a call would move the stack under it, or has none.
     ReplacementUsesStack,
     /// In a replacement that has been copied over its original already.
     Applied,
@@ -140,7 +140,7 @@ impl Left {
             Self::DotRelative => Flags::DOT_RELATIVE.unpadded_reason().unwrap_or_default(),
             Self::Copied => "in text that the kernel copies",
             Self::LongReplacement => "part of a longer replacement",
-            Self::ReplacementUsesStack => "a replacement that uses the stack",
+            Self::ReplacementUsesStack => "a replacement that no call can stand for",
             Self::Applied => "a replacement that is applied already",
             Self::NoPlaceToCount => "no flags and no stack to count with",
             Self::AddressSpace => "changes the address space at its physical address",

@@ -228,7 +228,7 @@ impl Kernel {
     }
 
     pub(super) fn revert(&mut self) -> Outcome {
-        self.engine.revert(&mut Piece { bytes: &mut self.text, address: TEXT })
+        self.engine.revert(|_| false, &mut Piece { bytes: &mut self.text, address: TEXT })
     }
 
     pub(super) fn apply(&mut self) -> Outcome {

@@ -227,7 +227,7 @@ fn a_module_that_comes_while_switched_off_is_rewritten_at_the_next_switch() {
     let mut engine = engine(Mode::Identity, 4);
     let mut text = cli.padded();
     let mut piece = Piece { bytes: &mut text, address: TEXT };
-    engine.revert(&mut piece);
+    engine.revert(|_| false, &mut piece);
     assert_eq!(engine.add(&cli.at(TEXT), &mut piece), Ok(Ok(())));
     assert_eq!(piece.bytes, cli.padded());
     assert_eq!(engine.apply(&mut piece), Outcome { changed: 1, busy: 0 });

@@ -48,6 +48,18 @@ fn follow(kernel: &Kernel, number: usize, index: usize, entry: &Entry) {
             assert_eq!(next().mnemonic(), Mnemonic::Pop);
         }
     }
+    if entry.hook() == Some(Hook::Flush) && entry.base_of_invlpg().is_some() && kernel.engine.mode() != Mode::Profile {
+        assert_eq!(next().mnemonic(), Mnemonic::Push);
+        let moved = next();
+        let base = decode(kernel.original_slot(number), TEXT)[0].memory_base();
+        assert_eq!((moved.mnemonic(), moved.memory_base()), (Mnemonic::Lea, base));
+        assert_eq!((moved.op0_register(), moved.memory_displacement64()), (Register::RCX, 0x100_0000));
+        mnemonics(&mut next, &[Mnemonic::Not, Mnemonic::Bswap]);
+        let branch = next();
+        assert_eq!(branch.mnemonic(), Mnemonic::Jecxz);
+        slow = Some((branch.near_branch_target(), true));
+        assert_eq!(next().mnemonic(), Mnemonic::Pop);
+    }
     if kernel.engine.mode() == Mode::Profile {
         let preserve = {
             // The flags that matter are those in front of the original.
@@ -67,22 +79,9 @@ fn follow(kernel: &Kernel, number: usize, index: usize, entry: &Entry) {
         }
     }
     match entry.hook() {
-        Some(Hook::Flush) => {
-            let first = next();
-            if first.mnemonic() == Mnemonic::Push {
-                assert_eq!(next().op1_register(), decode(kernel.original_slot(number), TEXT)[0].memory_base());
-                mnemonics(&mut next, &[Mnemonic::Bswap, Mnemonic::Movzx]);
-                let (lower, _, call) = (next(), next(), next());
-                assert_eq!(call.near_branch_target(), HOOKS.flush);
-                let (over, pop) = (next(), next());
-                assert_eq!((lower.near_branch_target(), over.near_branch_target()), (pop.ip(), pop.next_ip()));
-                assert_eq!((pop.mnemonic(), pop.op0_register()), (Mnemonic::Pop, Register::RCX));
-            } else {
-                assert_eq!(first.near_branch_target(), HOOKS.flush);
-            }
-        }
+        Some(Hook::Flush) if slow.is_none() => assert_eq!(next().near_branch_target(), HOOKS.flush),
         Some(Hook::Fault) => assert_eq!(next().near_branch_target(), HOOKS.fault),
-        Some(Hook::Port | Hook::Descriptor | Hook::Return) | None => {}
+        Some(Hook::Port | Hook::Flush | Hook::Descriptor | Hook::Return) | None => {}
     }
     let original = kernel.original_slot(number);
     for expected in decode(&original[..site.length.into()], site.address) {
@@ -115,8 +114,16 @@ fn follow(kernel: &Kernel, number: usize, index: usize, entry: &Entry) {
         if pushed {
             assert_eq!(next().mnemonic(), Mnemonic::Pop);
         }
-        assert_eq!(next().near_branch_target(), HOOKS.port);
-        end(&mut next);
+        let call = next().near_branch_target();
+        if entry.hook() == Some(Hook::Flush) {
+            assert_eq!(call, HOOKS.flush);
+            let again = next();
+            assert_eq!(again.flow_control(), FlowControl::UnconditionalBranch);
+            assert_eq!(kernel.engine.site_of(again.near_branch_target()), Some(Presented::At(site.address)));
+        } else {
+            assert_eq!(call, HOOKS.port);
+            end(&mut next);
+        }
     }
 }
 
