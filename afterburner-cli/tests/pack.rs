@@ -17,8 +17,11 @@ use wedge::image::{Copied, GuestFacts, Header, Payload, arena_length};
 const KERNEL: &str = "vmlinux";
 const RELOCATIONS: &str = "arch/x86/boot/compressed/vmlinux.relocs";
 
-/// Where the wedge is loaded: behind the kernel, which ends at 0x1216345 with these tables.
-const LOAD_ADDRESS: u64 = 0x140_0000;
+/// Where the wedge is loaded.
+const LOAD_ADDRESS: u64 = 0x10_0000;
+
+/// The first page behind the kernel of `testdata/pack`, which ends at 0x1216345: where the payload lies.
+const BEHIND_KERNEL: u64 = 0x121_7000;
 
 /// How the kernel's page tables are.
 #[derive(Clone, Copy)]
@@ -132,8 +135,8 @@ fn the_wedge_is_told_where_everything_is() {
     let parameters: Vec<u64> = content.as_chunks().0.iter().take(5).map(|word| u64::from_le_bytes(*word)).collect();
     let arena = arena_length(6);
     // The dummy takes a page, and three for its .bss.
-    assert_eq!(parameters, [LOAD_ADDRESS, 0x4000, arena, 0x4000 + arena, bytes.len() as u64]);
-    assert_eq!((wedge, size, payload), (LOAD_ADDRESS, 0x4000 + arena, LOAD_ADDRESS + 0x4000 + arena));
+    assert_eq!(parameters, [LOAD_ADDRESS, 0x4000, arena, BEHIND_KERNEL - LOAD_ADDRESS, bytes.len() as u64]);
+    assert_eq!((wedge, size, payload), (LOAD_ADDRESS, 0x4000 + arena, BEHIND_KERNEL));
     assert_eq!(payload_size, bytes.len() as u64);
 }
 
@@ -141,7 +144,7 @@ fn the_wedge_is_told_where_everything_is() {
 fn every_loader_finds_its_header_and_the_entry() {
     let lab = lab();
     let image = image(&lab, &[]);
-    let entry = u32::try_from(LOAD_ADDRESS + address(&lab.read("wedge"), "start32") - 0xffff_ffff_7f00_0000).unwrap();
+    let entry = u32::try_from(LOAD_ADDRESS + address(&lab.read("wedge"), "start32") - 0xffff_ffff_7f10_0000).unwrap();
     let header = FileHeader64::<LittleEndian>::parse(&*image).expect("an ELF file");
     assert_eq!(header.e_entry(LittleEndian), entry.into());
     let mut notes = header.program_headers(LittleEndian, &*image).expect("segments").iter();
@@ -305,11 +308,11 @@ fn a_wedge_has_its_shape() {
         (text.replace("start32", "start64"), script.replace("start32", "start64"), "it has no symbol start32"),
         (
             text.clone(),
-            script.replace("0xffffffff7f000000", "0xffffffff7f001000"),
-            "it is linked at 0xffffffff7f001000, and",
+            script.replace("0xffffffff7f100000", "0xffffffff7f101000"),
+            "it is linked at 0xffffffff7f101000, and",
         ),
         (text.clone(), script.replace(". = ALIGN(4096)", ". += 0x10000"), "its segments are not contiguous at 0x"),
-        (text.replace(".skip 0x3000", ".skip 0xf00000"), script.clone(), "the wedge and its arena for 6 sites take"),
+        (text.replace(".skip 0x3000", ".skip 0xe00000"), script.clone(), "the wedge and its arena for 6 sites take"),
         (
             text.replace("\nstart32:", "\nother:").replace("\ntable:", "\nstart32:"),
             script,
@@ -395,7 +398,7 @@ fn the_summary_says_what_was_packed() {
     let summary = pack(&lab, &["--cmdline", "quiet"]).success().stdout;
     for line in [
         format!("image: {} bytes", lab.read("image").len()),
-        "with its arena at 0x1400000-0x1604000".to_owned(),
+        "with its arena at 0x100000-0x304000".to_owned(),
         "sites        6; the kernel copies replacements to 2 places".to_owned(),
         "relocations  none".to_owned(),
         "command line quiet".to_owned(),

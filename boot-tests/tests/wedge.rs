@@ -72,7 +72,9 @@ impl Hardware {
                 .iter()
                 .filter(|(test, verdict)| here.get(*test) != Some(verdict))
                 .map(|(test, verdict)| format!("{test}: {verdict:?} on {first}, {:?} on {host}", here.get(test)))
-                .chain(here.keys().filter(|test| !there.contains_key(*test)).map(|test| format!("{test}: only on {host}")))
+                .chain(
+                    here.keys().filter(|test| !there.contains_key(*test)).map(|test| format!("{test}: only on {host}")),
+                )
                 .collect();
             ensure!(differences.is_empty(), "{} verdicts differ:\n{}", differences.len(), differences.join("\n"));
             println!("{name}: {} verdicts on {host} as on {first}", here.len());
@@ -175,7 +177,12 @@ fn functions_full_of_sites_can_be_probed_and_traced() -> Result<()> {
 fn modules_come_and_go() -> Result<()> {
     for (variant, hardware, modules, hosts) in [
         (Variant::MIN, ONE_CPU, &["msr", "cpuid"][..], &Host::ALL[..]),
-        (Variant::HARD, HARD, &["msr", "cpuid", "test_fpu", "test_static_key_base", "test_static_keys"], &[Host::Plain, Host::Identity]),
+        (
+            Variant::HARD,
+            HARD,
+            &["msr", "cpuid", "test_fpu", "test_static_key_base", "test_static_keys"],
+            &[Host::Plain, Host::Identity],
+        ),
     ] {
         let kernel = variant.build()?;
         let guest = Guest::script("modules", kernel.modules_named(modules)?);
@@ -223,10 +230,9 @@ fn switches(variant: Variant, hardware: Hardware) -> Result<()> {
     guest.0.programs.push(wedge_port::program(guest.1.path())?);
     let look = |host: Host, state: &str| directory.path().join(format!("{host}-{state}"));
     let save = |host: Host, state: &str| format!("pmemsave {start:#x} {length:#x} \"{}\"", look(host, state).display());
-    let commands = |host| vec![
-        ("guest: look at the text: off", save(host, "off")),
-        ("guest: look at the text: on", save(host, "on")),
-    ];
+    let commands = |host| {
+        vec![("guest: look at the text: off", save(host, "off")), ("guest: look at the text: on", save(host, "on"))]
+    };
 
     let plain = Guest { script: Some("looked-at"), ..guest.0.clone() };
     hardware.boot_with(Host::Plain, &kernel, &plain, "looked-at", "looked-at", commands(Host::Plain))?;
@@ -295,9 +301,9 @@ fn instructions(host: Host, kernel: &Kernel, range: std::ops::Range<u64>) -> Res
     let (guest, _programs) = with_programs(Guest::script("syscall-mix", Vec::new()), &["syscall-mix"])?;
     let initramfs = guest.initramfs()?;
     let machine = host.machine(kernel, initramfs.path())?;
-    // Nothing that runs for a time, for whoever is faster does more of it: no calibration of a timer, no search for entropy, and hardly
+    // No random addresses. Nothing that runs for a time, for whoever is faster does more of it: no calibration of a timer, no search for entropy, and hardly
     // a character for the console, which polls until it is sent.
-    let append = format!("{} tsc_early_khz=1000000 random.trust_cpu=on loglevel=5 nolapic", machine.append);
+    let append = format!("{} tsc_early_khz=1000000 random.trust_cpu=on loglevel=5 nolapic norandmaps", machine.append);
     let machine = Machine { append, cpu: "max", ..machine };
     icount::boot(&machine, &format!("icount-{host}"), &Expectations::read("syscall-mix")?, range)
 }

@@ -18,6 +18,11 @@ pub const PARAMETERS_SECTION: &str = ".parameters";
 /// First bytes of a payload.
 pub const MAGIC: [u8; 16] = *b"Afterburner 0001";
 
+/// Physical address that the wedge is loaded at, and its distance from the start of its window: 1 MB. That is where usable
+/// memory begins behind what firmware reserves, so that the memory map which the guest gets has no more regions than the
+/// machine's. Linux asks the map once for each page.
+pub const LOAD_ADDRESS: u64 = 1 << 20;
+
 /// The checksum covers a payload from here on.
 pub const CHECKED_FROM: usize = 32;
 

@@ -127,9 +127,8 @@ impl Modules {
             };
             self.known[place].run = run;
             if run.executable {
-                self.known[place].notes = find_notes(memory.bytes(&run)).map_or((0, 0), |(start, end)| {
-                    (run.start + start as u64, run.start + end as u64)
-                });
+                self.known[place].notes = find_notes(memory.bytes(&run))
+                    .map_or((0, 0), |(start, end)| (run.start + start as u64, run.start + end as u64));
                 self.rewrite(&run, memory, rewriter, &mut tell);
             }
         }
@@ -197,7 +196,8 @@ impl Modules {
                 let Some(note) = memory.bytes(&known.run).get(offset..).and_then(Note::read) else { break };
                 for number in 0..note.records {
                     let place = offset + note.first + number * RECORD_SIZE;
-                    let Some(bytes) = memory.bytes(&known.run).get(place..).and_then(|bytes| bytes.first_chunk()) else {
+                    let Some(bytes) = memory.bytes(&known.run).get(place..).and_then(|bytes| bytes.first_chunk())
+                    else {
                         break;
                     };
                     let record = RawRecord::from_bytes(bytes);
@@ -402,10 +402,7 @@ mod tests {
         core.extend(note(CORE + core.len() as u64, &[CORE, CORE + 5]));
         memory.map(CORE, 0x5000, true, &core);
         let events = look(&mut modules, &mut memory, &mut sites);
-        assert!(
-            matches!(events[..], [Event::Refused { start: CORE, site, .. }] if site == CORE + 5),
-            "{events:?}"
-        );
+        assert!(matches!(events[..], [Event::Refused { start: CORE, site, .. }] if site == CORE + 5), "{events:?}");
         assert_eq!(sites.0, []);
     }
 

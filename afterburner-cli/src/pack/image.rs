@@ -1,7 +1,7 @@
 //! The image: one file that several boot loaders take for theirs.
 //!
-//! QEMU, GRUB and Xen all load an ELF file by its program headers, to `p_paddr`. The wedge comes directly behind the kernel's
-//! place, so that its memory cuts off as little as may be of the guest's; behind it and its arena, the payload.
+//! QEMU, GRUB and Xen all load an ELF file by its program headers, to `p_paddr`. The wedge with its arena lies in front of the
+//! kernel's place ([`LOAD_ADDRESS`]), the payload behind it.
 //!
 //! Two things are as they are because of GRUB. It looks for `e_entry`, which other loaders take for a physical address, among
 //! the *virtual* addresses of the segments (`grub_multiboot_load_elf64`); so these are the physical ones too. Where the wedge
@@ -22,11 +22,11 @@ use object::elf::{
     STT_FILE, STT_SECTION, SectionFlags, SymbolInfo, SymbolOther, SymbolSection,
 };
 use object::write::elf::{ProgramHeader, SectionHeader, SinglePhaseWriter, Sym};
-use wedge::image::{Header, Parameters, Span, arena_length};
+use wedge::image::{Header, LOAD_ADDRESS, Parameters, Span, arena_length};
 
 use super::elf_file::{self, Section, Symbol, section_index};
 use super::payload::Contents;
-use super::wedge_file::{LARGE_PAGE, WINDOW, Wedge};
+use super::wedge_file::{WINDOW, Wedge};
 
 const PAGE: u64 = 4096;
 
@@ -53,7 +53,7 @@ pub(super) fn write(wedge: &Wedge, contents: &Contents) -> anyhow::Result<Image>
         let payload_start = writer.write_align(PAGE);
         writer.write(&payload);
         let segments = vec![
-            load(start, &parameters, Span { offset: 0, length: content.len() as u64 }, parameters.payload.offset),
+            load(start, &parameters, Span { offset: 0, length: content.len() as u64 }, end_of_arena(&parameters)),
             load(payload_start, &parameters, parameters.payload, parameters.payload.length),
             note_segment(note),
         ];
@@ -69,21 +69,27 @@ pub(super) fn write(wedge: &Wedge, contents: &Contents) -> anyhow::Result<Image>
 fn parameters(wedge: &Wedge, contents: &Contents, length: u64) -> anyhow::Result<Parameters> {
     let arena =
         Span { offset: wedge.length.next_multiple_of(PAGE), length: arena_length(contents.sites.count() as u64) };
-    let payload = Span { offset: (arena.offset + arena.length).next_multiple_of(PAGE), length };
-    let load_address = contents.extent.end.next_multiple_of(LARGE_PAGE);
+    let load_address = LOAD_ADDRESS;
+    let end = load_address + arena.offset + arena.length;
+    let room = (WINDOW.end - wedge.address).min(contents.extent.start.saturating_sub(load_address));
     ensure!(
-        payload.offset <= WINDOW.end - wedge.address,
-        "the wedge and its arena for {} sites take {:#x} bytes; in its window there are {:#x}",
+        end - load_address <= room,
+        "the wedge and its arena for {} sites take {:#x} bytes; in its window, and in front of the kernel, there are {room:#x}",
         contents.sites.count(),
-        payload.offset,
-        WINDOW.end - wedge.address
+        end - load_address,
     );
+    let payload = Span { offset: contents.extent.end.next_multiple_of(PAGE) - load_address, length };
     let end = payload.offset.checked_add(length).and_then(|size| size.checked_add(load_address));
     ensure!(
         end.is_some_and(|end| end < 1 << 32),
         "the image does not fit below 4 GB: the payload has {length:#x} bytes"
     );
     Ok(Parameters { load_address, arena, payload })
+}
+
+/// How much memory the wedge has with its arena.
+pub(super) fn end_of_arena(parameters: &Parameters) -> u64 {
+    parameters.arena.offset + parameters.arena.length
 }
 
 /// Writes what boot loaders look for, and returns where the PVH note is.

@@ -90,7 +90,7 @@ fn summarize(arguments: &Arguments, wedge: &Wedge, contents: &Contents, image: &
     let mut out = std::io::stdout().lock();
     let size = std::fs::metadata(&arguments.output).map_or(image.bytes.len() as u64, |written| written.len());
     let (parameters, extent) = (&image.parameters, &contents.extent);
-    let (start, end) = (parameters.load_address, parameters.load_address + parameters.payload.offset);
+    let (start, end) = (parameters.load_address, parameters.load_address + image::end_of_arena(parameters));
     writeln!(out, "{}: {size} bytes", arguments.output.display())?;
     writeln!(out, "  wedge        {} bytes, with its arena at {start:#x}-{end:#x}", wedge.size())?;
     writeln!(out, "  kernel       {} bytes, at {:#x}-{:#x}", contents.kernel.len(), extent.start, extent.end)?;

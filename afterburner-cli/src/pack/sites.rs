@@ -74,8 +74,8 @@ fn copies(kernel: &Kernel<'_>, sites: &[&Site<'_>]) -> Vec<Copied> {
         let whole = |alternative: &&Alternative| {
             site.site.slot == MINIMUM_SLOT && alternative.replacement_length == MINIMUM_SLOT
         };
-        let copied = |alternative: &Alternative| Copied { record, address: lasting(kernel, alternative.original) };
-        copies.extend(alternatives.iter().filter(whole).map(copied));
+        let of = |alternative: &Alternative| Copied { record, address: lasting(kernel, alternative.original) };
+        copies.extend(alternatives.iter().filter(whole).map(of));
     }
     copies
 }

@@ -13,7 +13,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use object::LittleEndian;
 use object::elf::{FileHeader64, PT_DYNAMIC, PT_INTERP, PT_LOAD};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
-use wedge::image::{PARAMETERS_SECTION, Parameters};
+use wedge::image::{LOAD_ADDRESS, PARAMETERS_SECTION, Parameters};
 
 use crate::verify::{named, read};
 
@@ -21,7 +21,7 @@ use crate::verify::{named, read};
 pub(super) const WINDOW: Range<u64> = 0xffff_ffff_7c00_0000..0xffff_ffff_8000_0000;
 
 /// Where it begins, physically and virtually: the entry code maps it by large pages.
-pub(super) const LARGE_PAGE: u64 = 2 << 20;
+const LARGE_PAGE: u64 = 2 << 20;
 
 /// The symbol of its entry from a boot loader.
 const ENTRY: &str = "start32";
@@ -88,8 +88,8 @@ impl Wedge {
         ensure!(!elf.relocatable(), "it is not linked");
         let (content, address, length) = memory(&data)?;
         ensure!(
-            WINDOW.contains(&address) && length <= WINDOW.end - address && address.is_multiple_of(LARGE_PAGE),
-            "it is linked at {address:#x}, and not at a multiple of 2 MB in {:#x}-{:#x}",
+            WINDOW.contains(&address) && length <= WINDOW.end - address && address % LARGE_PAGE == LOAD_ADDRESS,
+            "it is linked at {address:#x}, and not 1 MB behind a multiple of 2 MB in {:#x}-{:#x}",
             WINDOW.start,
             WINDOW.end
         );

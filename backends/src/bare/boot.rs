@@ -6,7 +6,7 @@
 use core::fmt;
 use core::ops::Range;
 
-use wedge::image::{Damage, Parameters, Payload};
+use wedge::image::{Damage, LOAD_ADDRESS, Parameters, Payload};
 use wedge::loader::boot_params::{self, Display};
 use wedge::loader::command_line::{CommandLine, CommandLineError};
 use wedge::loader::initramfs::Piece;
@@ -122,16 +122,17 @@ fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'stat
     if parameters.payload.length == 0 {
         return Err(Failure::NotPacked);
     }
-    if parameters.load_address != base {
-        return Err(Failure::Moved { expected: parameters.load_address, found: base });
+    let start = base + LOAD_ADDRESS;
+    if parameters.load_address != start {
+        return Err(Failure::Moved { expected: parameters.load_address, found: start });
     }
-    let end = parameters.arena.offset + parameters.arena.length;
+    let end = LOAD_ADDRESS + parameters.arena.offset + parameters.arena.length;
     if end > USABLE {
         return Err(Failure::Window { length: end });
     }
     resident::set_base(base);
-    let own = base..base + end;
-    let payload = base + parameters.payload.offset..base + parameters.payload.offset + parameters.payload.length;
+    let own = start..base + end;
+    let payload = start + parameters.payload.offset..start + parameters.payload.offset + parameters.payload.length;
 
     let information = boot_information(eax, information)?;
     // A loader may put bytes where there is no memory, and not notice.
@@ -185,7 +186,7 @@ fn take_over(
     let address = plan.kernel.virtual_extent().start.wrapping_add(moved);
 
     let arena = Arena::new(parameters.arena);
-    let window = Window::new(base, &arena.stubs(), parameters.arena.offset + parameters.arena.length);
+    let window = Window::new(base, &arena.stubs(), arena.end());
     let entry = contents.guest.window_entry;
     let place = usize::try_from(entry.wrapping_sub(extent.start)).ok();
     let place = place.and_then(|offset| image.get_mut(offset..)).and_then(|bytes| bytes.first_chunk_mut::<8>());

@@ -56,7 +56,7 @@ mark:
     jne 2b
     leal 0x3003(%ebx), %eax             // the GB with the window, the last but two
     movl %eax, 0x2000+509*8(%ebx)
-    leal 0x83(%ebp), %eax               // the last 16 MB of it: the image
+    leal 0x83-0x100000(%ebp), %eax      // the last 16 MB of it: the image, and what is in front of it
     movl $504, %ecx
 3:  movl %eax, 0x3000(%ebx,%ecx,8)
     addl $0x200000, %eax
@@ -100,7 +100,7 @@ start64:
 4:  leaq boot_stack_end(%rip), %rsp
     movl %edi, %edi                     // what EAX said
     movl %esi, %esi                     // the loader's structure
-    movl %ebp, %edx                     // physical address of the image
+    leal -0x100000(%ebp), %edx          // physical address of the window
     xorl %ebp, %ebp
     call {start}
     ud2

@@ -12,6 +12,7 @@
 use core::cell::UnsafeCell;
 use core::ops::Range;
 
+use wedge::image::LOAD_ADDRESS;
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3};
@@ -71,7 +72,7 @@ unsafe extern "C" {
     static rodata_end: u8;
 }
 
-/// Offset in the image of something that is linked into it.
+/// Offset in the window of something that is linked into it.
 fn offset<T: ?Sized>(symbol: *const T) -> u64 {
     symbol.addr() as u64 - WINDOW
 }
@@ -99,7 +100,7 @@ pub(super) struct Mapping {
 
 impl Window {
     /// Makes the window's tables. `stubs` is what may be executed of the arena, `length` the end of the arena; offsets in the
-    /// image.
+    /// window.
     pub(super) fn new(base: u64, stubs: &Range<u64>, length: u64) -> Self {
         // CPUID 8000_0001, EDX bit 20: execute-disable. Linux sets EFER.NXE itself, but only after it has turned to tables
         // that contain ours.
@@ -116,7 +117,8 @@ impl Window {
         for (entry, table) in directory[WINDOW_DIRECTORY_ENTRY..].iter_mut().zip(&*tables) {
             *entry = (base + offset(table)) | PRESENT | WRITABLE | ACCESSED_AND_DIRTY;
         }
-        for (page, entry) in (0..length).step_by(4096).zip(tables.as_flattened_mut()) {
+        let pages = (0..length).step_by(4096).zip(tables.as_flattened_mut());
+        for (page, entry) in pages.skip_while(|(page, _)| *page < LOAD_ADDRESS) {
             let rights = if page < text || stubs.contains(&page) {
                 0
             } else if page < rodata {

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use annotate::instructions::Class;
 use annotate::record::AllegedSite;
-use wedge::image::{GuestFacts, Span};
+use wedge::image::{GuestFacts, LOAD_ADDRESS, Span};
 use wedge::modules::{Event, ModuleMemory, Modules, Rewriter, Run};
 use wedge::port::{Command, Commands, Line, More, Port};
 use wedge::rewrite::{Engine, Entry, GuestText, Hook, Memory, Mode, Outcome, Presented, STUB_SIZE, Summary};
@@ -44,15 +44,21 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    /// As many sites as fit.
+    /// As many sites as fit into a part of the image.
     pub(super) fn new(span: Span) -> Self {
+        let span = Span { offset: LOAD_ADDRESS + span.offset, ..span };
         let each = STUB_SIZE + 2 * size_of::<u64>() + size_of::<Option<Entry>>();
         // Each of the four parts may be followed by most of a page.
         let length = usize::try_from(span.length.saturating_sub(4 * PAGE)).unwrap_or(0);
         Self { span, sites: length / each }
     }
 
-    /// The stubs, as offsets in the image, in whole pages.
+    /// Its end, as an offset in the window.
+    pub(super) fn end(&self) -> u64 {
+        self.span.offset + self.span.length
+    }
+
+    /// The stubs, as offsets in the window, in whole pages.
     pub(super) fn stubs(&self) -> Range<u64> {
         let length = (self.sites * STUB_SIZE) as u64;
         self.span.offset..self.span.offset + length.next_multiple_of(PAGE)

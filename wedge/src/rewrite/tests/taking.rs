@@ -16,6 +16,35 @@ pub(super) fn planned() -> impl Strategy<Value = Planned> {
     (prop::sample::select(PATTERNS), flags(), live).prop_map(|(bytes, flags, live)| Planned::new(bytes, flags, live))
 }
 
+/// Follows what decides whether the wedge is called. Returns where that branches to, and whether RCX is on the stack there.
+fn filter(kernel: &Kernel, number: usize, entry: &Entry, next: &mut dyn FnMut() -> Instruction) -> Option<(u64, bool)> {
+    if entry.hook() == Some(Hook::Port) {
+        let first = next();
+        if first.mnemonic() == Mnemonic::Cmp {
+            assert_eq!((first.op0_register(), first.immediate16()), (Register::DX, PORT));
+            return Some((next().near_branch_target(), false));
+        }
+        assert_eq!(first.mnemonic(), Mnemonic::Push);
+        assert_eq!(next().code(), Code::Movzx_r32_rm16);
+        assert_eq!(next().memory_displacement32(), u32::from(PORT).wrapping_neg());
+    } else {
+        entry.base_of_invlpg().filter(|_| entry.hook() == Some(Hook::Flush))?;
+        if kernel.engine.mode() == Mode::Profile {
+            return None;
+        }
+        assert_eq!(next().mnemonic(), Mnemonic::Push);
+        let moved = next();
+        let base = decode(kernel.original_slot(number), TEXT)[0].memory_base();
+        assert_eq!((moved.mnemonic(), moved.memory_base()), (Mnemonic::Lea, base));
+        assert_eq!((moved.op0_register(), moved.memory_displacement64()), (Register::RCX, 0x100_0000));
+        assert_eq!([next().mnemonic(), next().mnemonic()], [Mnemonic::Not, Mnemonic::Bswap]);
+    }
+    let branch = next();
+    assert_eq!(branch.mnemonic(), Mnemonic::Jecxz);
+    assert_eq!(next().mnemonic(), Mnemonic::Pop);
+    Some((branch.near_branch_target(), true))
+}
+
 /// What a stub is expected to be, in this order.
 fn follow(kernel: &Kernel, number: usize, index: usize, entry: &Entry) {
     let site = &kernel.sites[number];
@@ -32,34 +61,7 @@ fn follow(kernel: &Kernel, number: usize, index: usize, entry: &Entry) {
             assert_eq!(next().mnemonic(), *mnemonic, "{:?} {stub:02x?}", site.class);
         }
     };
-    let mut slow = None;
-    if entry.hook() == Some(Hook::Port) {
-        let first = next();
-        if first.mnemonic() == Mnemonic::Cmp {
-            assert_eq!((first.op0_register(), first.immediate16()), (Register::DX, PORT));
-            slow = Some((next().near_branch_target(), false));
-        } else {
-            assert_eq!(first.mnemonic(), Mnemonic::Push);
-            assert_eq!(next().code(), Code::Movzx_r32_rm16);
-            assert_eq!(next().memory_displacement32(), u32::from(PORT).wrapping_neg());
-            let branch = next();
-            assert_eq!(branch.mnemonic(), Mnemonic::Jecxz);
-            slow = Some((branch.near_branch_target(), true));
-            assert_eq!(next().mnemonic(), Mnemonic::Pop);
-        }
-    }
-    if entry.hook() == Some(Hook::Flush) && entry.base_of_invlpg().is_some() && kernel.engine.mode() != Mode::Profile {
-        assert_eq!(next().mnemonic(), Mnemonic::Push);
-        let moved = next();
-        let base = decode(kernel.original_slot(number), TEXT)[0].memory_base();
-        assert_eq!((moved.mnemonic(), moved.memory_base()), (Mnemonic::Lea, base));
-        assert_eq!((moved.op0_register(), moved.memory_displacement64()), (Register::RCX, 0x100_0000));
-        mnemonics(&mut next, &[Mnemonic::Not, Mnemonic::Bswap]);
-        let branch = next();
-        assert_eq!(branch.mnemonic(), Mnemonic::Jecxz);
-        slow = Some((branch.near_branch_target(), true));
-        assert_eq!(next().mnemonic(), Mnemonic::Pop);
-    }
+    let slow = filter(kernel, number, entry, &mut next);
     if kernel.engine.mode() == Mode::Profile {
         let preserve = {
             // The flags that matter are those in front of the original.
