@@ -7,7 +7,6 @@ use boot_tests::expect::Expectations;
 use boot_tests::guest::Guest;
 use boot_tests::kernel::Variant;
 use boot_tests::qemu::Machine;
-use boot_tests::source;
 
 /// The event tests of the `hard` kernel take half of its boot; any other boot of it goes without.
 const NO_EVENT_TESTS: &str = "trace_event=initcall";
@@ -61,41 +60,6 @@ fn hard_runs_the_kernels_own_tests() -> Result<()> {
     let machine =
         Machine { cpus: 2, timeout: Duration::from_secs(300), ..Machine::new(kernel.vmlinux(), guest.path()) };
     machine.boot("hard-selftests", &Expectations::read("selftests")?)?;
-    Ok(())
-}
-
-/// Signals, LDT, single steps, NT and odd selectors on the way in and out of the kernel: all that depends on where exactly
-/// an exception in the entry code is raised.
-#[test]
-fn hard_passes_linux_tests_of_the_entry_code() -> Result<()> {
-    let kernel = Variant::HARD.build()?;
-    let tree = source::tree()?;
-    let directory = tempfile::tempdir()?;
-    let names = [
-        "fsgsbase",
-        "fsgsbase_restore",
-        "ioperm",
-        "iopl",
-        "ldt_gdt",
-        "ptrace_syscall",
-        "sigaltstack",
-        "sigreturn",
-        "sigtrap_loop",
-        "single_step_syscall",
-        "syscall_arg_fault",
-        "syscall_nt",
-        "syscall_numbering",
-        "sysret_rip",
-        "sysret_ss_attrs",
-    ];
-    let programs = names.iter().map(|name| source::selftest(&tree, name, directory.path()));
-    let programs = programs.collect::<Result<Vec<_>>>()?;
-    let guest = Guest { programs, ..Guest::script("entry", Vec::new()) }.initramfs()?;
-    let machine = Machine { append: NO_EVENT_TESTS.into(), cpus: 2, ..Machine::new(kernel.vmlinux(), guest.path()) };
-    let log = machine.boot("hard-entry", &Expectations::read("entry")?)?;
-    for name in names {
-        ensure!(log.contains(&format!("guest: {name} passed")), "{name} did not pass");
-    }
     Ok(())
 }
 

@@ -301,3 +301,11 @@ fn too_little_memory_is_refused_with_a_message() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_processor_that_cannot_count_is_refused_with_a_message() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (image, _) = to_be_damaged(directory.path())?;
+    let machine = Machine { cpu: "qemu64,-lahf-lm", append: "afterburn.mode=profile".into(), ..Machine::image(&image) };
+    refused(machine, "no-lahf", "afterburn.mode=profile needs a processor with LAHF in 64-bit mode")
+}

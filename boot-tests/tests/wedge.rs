@@ -152,6 +152,8 @@ fn exceptions_at_sites_reach_the_kernels_fix_ups() -> Result<()> {
     Ok(())
 }
 
+/// Signals, LDT, single steps, NT and odd selectors on the way in and out of the kernel: all that depends on where exactly
+/// an exception in the entry code is raised.
 #[test]
 fn linux_tests_of_the_entry_code_have_the_same_verdicts() -> Result<()> {
     let kernel = Variant::HARD.build()?;

@@ -1,5 +1,5 @@
 # The load of the switching guest; then the text is looked at from outside.
 
-/programs/load 8 > /tmp/verdicts
+/programs/load 4 > /tmp/verdicts
 say "look at the text: off"
 sleep 2

@@ -4,7 +4,7 @@ ask() {
     /programs/wedge-port "$1" > /tmp/answer || { say "FAIL switching: $(cat /tmp/answer)"; exit 1; }
 }
 
-/programs/load 8 > /tmp/verdicts &
+/programs/load 4 > /tmp/verdicts &
 load=$!
 switches=0
 busy=0

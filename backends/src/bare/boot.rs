@@ -12,7 +12,7 @@ use wedge::loader::command_line::{CommandLine, CommandLineError};
 use wedge::loader::initramfs::Piece;
 use wedge::loader::{Guest, LoadError, Plan};
 use wedge::memory::{OutOfMemory, PhysicalMemory as _, TooManyRegions};
-use wedge::rewrite::{Engine, Form, Summary};
+use wedge::rewrite::{Engine, Form, Mode, Summary};
 use wedge::sites::{Refusal, SiteTable};
 
 use super::hooks::hooks;
@@ -55,6 +55,7 @@ pub(super) enum Failure<'a> {
     Load(LoadError),
     Memory(OutOfMemory),
     MemoryMap(TooManyRegions),
+    NoLahf,
     Sites(Refusal),
     WindowEntry { address: u64 },
 }
@@ -80,6 +81,7 @@ impl fmt::Display for Failure<'_> {
             Self::Load(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
             Self::MemoryMap(error) => error.fmt(f),
+            Self::NoLahf => write!(f, "afterburn.mode=profile needs a processor with LAHF in 64-bit mode"),
             Self::Sites(refusal) => write!(f, "the table of sites is refused: {refusal}"),
             Self::WindowEntry { address } => {
                 write!(f, "the kernel's page table has no free entry for the wedge's window at {address:#x}")
@@ -145,6 +147,10 @@ fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'stat
     let backend = select(options.backend, information.protocol, hypervisor()).map_err(Failure::Backend)?;
     say!("backend {backend}, mode {}, entered by {}", options.mode, information.protocol);
     debug_assert_eq!(backend, Backend::Bare);
+    // CPUID 8000_0001, ECX bit 0 (SDM Vol. 2A, LAHF).
+    if options.mode == Mode::Profile && core::arch::x86_64::__cpuid(0x8000_0001).ecx & 1 == 0 {
+        return Err(Failure::NoLahf);
+    }
 
     let mut map = information.memory;
     map.reserve(&own).map_err(Failure::MemoryMap)?;

@@ -316,6 +316,13 @@ impl Commands for Resident {
             Command::Status => self.status(number, line),
             Command::SwitchOff => self.switched(number, "restored", line),
             Command::SwitchOn => self.switched(number, "rewritten", line),
+            Command::Counters if self.engine.mode() != Mode::Profile => match number {
+                0 => {
+                    write!(line, "error: mode {} counts nothing", self.engine.mode())?;
+                    Ok(More::Line)
+                }
+                _ => Ok(More::End),
+            },
             Command::Counters => self.counter(line),
             Command::Zero => Ok(More::End),
         }

@@ -99,18 +99,20 @@ fn send_nmi(window: &mut Window, to: u32) {
         return;
     }
     let page = base & 0x000f_ffff_ffff_f000;
-    // SAFETY: the local APIC's registers are there, and an IPI that the guest was about to send is not disturbed: the two
-    // registers are put back together as they were found, and the lower one is written only when nothing is pending.
+    let (high, low) = (window.device(page + COMMAND_HIGH), window.device(page + COMMAND_LOW));
+    // SAFETY: the local APIC's registers are there, both in the page that was shown last. An IPI that the guest is sending is
+    // not disturbed: nothing is written while it is pending, and the destination is put back as it was found.
     unsafe {
-        let high = window.device(page + COMMAND_HIGH);
+        while low.read_volatile() & DELIVERY_PENDING != 0 {
+            hint::spin_loop();
+        }
         let before = high.read_volatile();
         high.write_volatile(to << 24);
-        let low = window.device(page + COMMAND_LOW);
         low.write_volatile(SEND_NMI);
         while low.read_volatile() & DELIVERY_PENDING != 0 {
             hint::spin_loop();
         }
-        window.device(page + COMMAND_HIGH).write_volatile(before);
+        high.write_volatile(before);
     }
 }
 
