@@ -49,7 +49,8 @@ bitflags! {
     pub struct Flags: u16 {
         /// In text that is freed after boot (`.init.text`, `.exit.text`): never touch it later.
         const INIT = 1 << 0;
-        /// No usable stack at the site (`.entry.text`): a replacement must not push, nor call.
+        /// No usable stack at the site (`.entry.text`, apart from functions that are called): a replacement must not push, nor
+        /// call.
         const NO_STACK = 1 << 1;
         /// In `.altinstr_replacement`: copied over another place when the kernel applies alternatives.
         const REPLACEMENT = 1 << 2;

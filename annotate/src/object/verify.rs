@@ -10,6 +10,8 @@
 //!   holds, or there is a reason. There are few reasons, and each is listed with its instructions: a record says that it
 //!   was left unpadded and why; or a record says that this function is 32-bit code, which the wedge never runs.
 
+use std::collections::HashSet;
+
 use iced_x86::{Code, Instruction, OpKind, Register};
 
 use super::elf::{Elf, Error, Place, Relocation, Section, Target};
@@ -33,7 +35,8 @@ const IN_32_BIT_FUNCTION: &str = "in a function of 32-bit code";
 pub fn verify<'data>(elf: &Elf<'data>) -> Result<Report<'data>, Error> {
     let Records { records, bad } = Records::read(elf)?;
     let functions = Functions::of(elf);
-    let mut verifier = Verifier { elf, linux: Linux::of(elf), functions, report: Report::default(), valid: Vec::new() };
+    let (linux, report) = (Linux::of(elf), Report::default());
+    let mut verifier = Verifier { elf, linux, functions, report, valid: Vec::new(), called: HashSet::new() };
     for record in bad {
         verifier.bad(&record);
     }
@@ -45,6 +48,7 @@ pub fn verify<'data>(elf: &Elf<'data>) -> Result<Report<'data>, Error> {
     for (index, section) in elf.executable() {
         verifier.text(index, section, &mut rows);
     }
+    verifier.find_stacks();
     verifier.report.problems.sort_by_key(|problem| problem.record);
     Ok(verifier.report)
 }
@@ -56,6 +60,8 @@ struct Verifier<'elf, 'data> {
     report: Report<'data>,
     /// Records that agree with the bytes at their sites, ordered by site, none overlapping.
     valid: Vec<Record>,
+    /// Addresses that a near call goes to, in a linked file.
+    called: HashSet<u64>,
 }
 
 impl<'data> Verifier<'_, 'data> {
@@ -133,6 +139,9 @@ impl<'data> Verifier<'_, 'data> {
         sweep(section.bytes, section.address, &landmarks, |instruction| {
             let place = Place { section: index, offset: instruction.ip().wrapping_sub(section.address) };
             let row = rows.of(instruction);
+            if instruction.code() == Code::Call_rel32_64 && !self.elf.relocatable() {
+                self.called.insert(instruction.near_branch_target());
+            }
             if !is_linker_filler(instruction) {
                 self.report.executable_bytes += instruction.len() as u64;
             }
@@ -149,6 +158,16 @@ impl<'data> Verifier<'_, 'data> {
                 self.branch_into(&record, target, place);
             }
         });
+    }
+
+    /// Entry code has no stack to rely on, but for the functions in it that are called: their callers had one.
+    fn find_stacks(&mut self) {
+        for site in self.report.sites.iter_mut().filter(|site| site.site.flags.contains(Flags::NO_STACK)) {
+            let Some(place) = self.elf.place_at(site.site.address) else { continue };
+            let function = self.functions.at(self.linux.original_of(place).unwrap_or(place));
+            let called = function.is_some_and(|function| self.called.contains(&self.elf.address(function.start)));
+            site.site.flags.set(Flags::NO_STACK, !called);
+        }
     }
 
     /// The valid record in whose slot a place lies.

@@ -217,6 +217,26 @@ fn entry_text_of_a_linked_kernel_is_named_by_symbols() {
 }
 
 #[test]
+fn entry_text_that_is_called_has_a_stack() {
+    let workshop = Workshop::new();
+    let function = |name: &str| {
+        format!(".type {name}, @function\n{name}: {}ret\n.size {name}, . - {name}\n", padded("cli", Class::Cli))
+    };
+    let text = format!(
+        "{PRELUDE}.globl _start,__entry_text_start,__entry_text_end\n\
+         _start: call called\njmp jumped_to\n__entry_text_start: {}{}__entry_text_end: ret",
+        function("called"),
+        function("jumped_to")
+    );
+    workshop.assemble("a", &text, &[]);
+    workshop.shell("ld", "-o a a.o");
+    verified(&workshop.read("a"), |report| {
+        let flags: Vec<_> = report.sites.iter().map(|site| site.site.flags).collect();
+        assert_eq!(flags, [Flags::empty(), Flags::NO_STACK]);
+    });
+}
+
+#[test]
 fn a_claim_that_the_object_refutes_is_a_problem() {
     for flag in [Flags::INIT, Flags::REPLACEMENT, Flags::NO_STACK, Flags::HEAD, Flags::EXTABLE] {
         let problem = problem(&site("cli", Class::Cli, 5, flag));
