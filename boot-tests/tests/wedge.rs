@@ -175,6 +175,21 @@ fn functions_full_of_sites_can_be_probed_and_traced() -> Result<()> {
     Ok(())
 }
 
+/// cpuid.ko has one site, msr.ko two; what is executed is a stub's instruction.
+#[test]
+fn the_sites_of_modules_are_rewritten_while_they_are_loaded() -> Result<()> {
+    let kernel = Variant::MIN.build()?;
+    let directory = tempfile::tempdir()?;
+    let programs = vec![wedge_port::program(directory.path())?];
+    let guest = Guest { programs, ..Guest::script("module-sites", kernel.modules_named(&["msr", "cpuid"])?) };
+    for host in Host::WEDGE {
+        let log = ONE_CPU.boot(host, &kernel, &guest, "module-sites", "module-sites")?;
+        let counted = if host == Host::Profile { "guest: counted: 1" } else { "guest: counted: 0" };
+        ensure!(log.contains(counted), "{host}: not `{counted}`");
+    }
+    Ok(())
+}
+
 #[test]
 fn modules_come_and_go() -> Result<()> {
     for (variant, hardware, modules, hosts) in [
