@@ -177,7 +177,7 @@ fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'stat
     Ok(Ready { entry: plan.kernel.entry(), boot_params: plan.boot_params })
 }
 
-/// Loads the sites' table, rewrites the sites, and makes the wedge resident.
+/// Puts the window into the loaded kernel's page tables, rewrites the sites, and makes the wedge resident.
 fn take_over(
     plan: &Plan<'_>,
     contents: &Payload<'_>,
