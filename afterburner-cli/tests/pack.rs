@@ -158,6 +158,43 @@ fn every_loader_finds_its_header_and_the_entry() {
     assert!(first >= 8192 - 48, "QEMU would find it at {first:#x}");
 }
 
+/// The notes of an image: types and descriptors.
+fn notes(image: &[u8]) -> Vec<(u32, u64)> {
+    let header = FileHeader64::<LittleEndian>::parse(image).expect("an ELF file");
+    let mut segments = header.program_headers(LittleEndian, image).expect("segments").iter();
+    let segment = segments.rfind(|segment| segment.p_type(LittleEndian) == PT_NOTE).expect("a note segment");
+    let mut notes = segment.notes(LittleEndian, image).expect("notes in the file").expect("notes");
+    let note = || notes.next().expect("a well-formed note");
+    let notes = std::iter::from_fn(note).map(|note| {
+        assert_eq!(note.name(), b"Xen");
+        (note.n_type(LittleEndian).0, u64::from_le_bytes(note.desc().try_into().expect("eight bytes")))
+    });
+    notes.collect()
+}
+
+#[test]
+fn an_image_can_be_entered_by_xen_if_the_wedge_can() {
+    let lab = lab();
+    let start32 = LOAD_ADDRESS + address(&lab.read("wedge"), "start32") - 0xffff_ffff_7f10_0000;
+    assert_eq!(notes(&image(&lab, &[])), [(18, start32)]);
+    let text = source("wedge.s").replace("\t.globl table\n", "\t.globl start_xen\nstart_xen:\n\tjmp start_xen\n");
+    make_wedge(&lab, &text, &source("wedge.ld"));
+    let entry = address(&lab.read("wedge"), "start_xen");
+    let text = |text: &[u8; 8]| u64::from_le_bytes(*text);
+    let expected = [
+        (18, start32),
+        (1, entry),
+        (3, 0xffff_ffff_7f00_0000),
+        (5, text(b"xen-3.0\0")),
+        (8, text(b"generic\0")),
+        (16, 1),
+        (17, 1 << 11),
+    ];
+    assert_eq!(notes(&image(&lab, &[])), expected);
+    make_wedge(&lab, &source("wedge.s").replace("\ntable:", "\n.globl start_xen\nstart_xen:"), &source("wedge.ld"));
+    assert!(pack(&lab, &[]).stderr.contains("start_xen is not in the file"));
+}
+
 #[test]
 fn tools_see_the_parts_and_the_wedges_symbols() {
     let lab = lab();

@@ -186,19 +186,25 @@ fn what_cannot_run_is_refused() {
 
 #[test]
 fn an_image_for_xen_is_a_module_of_xen() {
-    if !Path::new("/boot/xen-4.17-amd64.gz").exists() {
-        return;
-    }
     let lab = lab();
-    lab.write("xen-image", image(XEN_ENTRY));
-    let command = dry_run(&lab, &["xen-image", "--host", "xen", "--append", "a,b", "--initrd", "more.cpio"]);
-    assert_eq!(
-        command,
-        "qemu-system-x86_64 -accel 'tcg,thread=single' -cpu 'max,-smap' -smp '1,sockets=1' -m 1024 -nodefaults -no-reboot \
-         -display none -machine q35 -chardev 'stdio,id=console,mux=on,signal=off' -serial chardev:console \
-         -serial chardev:console -kernel KEPT/xen -append 'console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all' \
-         -initrd 'xen-image console=ttyS1 panic=-1 a,,b,more.cpio'"
-    );
+    lab.write_all(&[("xen-image", image(XEN_ENTRY)), ("xen", b"multiboot".to_vec())]);
+    lab.run("sh", &["-c", "gzip -c xen > xen.gz"]).success();
+    let arguments = ["xen-image", "--host", "xen", "--append", "a,b", "--initrd", "more.cpio", "--xen"];
+    let expected = |hypervisor: &str| {
+        format!(
+            "qemu-system-x86_64 -accel 'tcg,thread=single' -cpu 'max,-smap' -smp '1,sockets=1' -m 1024 -nodefaults \
+             -no-reboot -display none -serial stdio -kernel {hypervisor} \
+             -append 'console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=warning' \
+             -initrd 'xen-image console=ttyS0 panic=-1 a,,b,more.cpio'"
+        )
+    };
+    assert_eq!(dry_run(&lab, &[&arguments[..], &["xen"]].concat()), expected("xen"));
+    assert_eq!(dry_run(&lab, &[&arguments[..], &["xen.gz"]].concat()), expected("KEPT/xen"));
+    assert_eq!(lab.read("cache/afterburner/dry-run/xen"), b"multiboot");
+    // Without a name it is the one in the cache.
+    lab.write("cache/afterburner/xen/xen-4.17-amd64", b"multiboot");
+    let cached = lab.path("cache/afterburner/xen/xen-4.17-amd64").display().to_string();
+    assert_eq!(dry_run(&lab, &arguments[..arguments.len() - 1]), expected(&cached));
 }
 
 #[test]

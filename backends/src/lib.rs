@@ -11,8 +11,12 @@ extern crate std;
 #[cfg(target_os = "none")]
 pub mod bare;
 pub mod boot_information;
+#[cfg(target_os = "none")]
+mod freestanding;
 pub mod options;
 pub mod selection;
+#[cfg(target_os = "none")]
+pub mod xen;
 
 use core::fmt;
 

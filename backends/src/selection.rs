@@ -10,7 +10,7 @@ use core::fmt;
 
 use crate::Backend;
 
-/// The way the wedge was entered.
+/// The protocol of a boot loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// PVH (Xen, docs/misc/pvh.pandoc), which QEMU's `-kernel` speaks too.
@@ -31,17 +31,50 @@ impl Protocol {
             Self::Multiboot2 => "multiboot 2",
         }
     }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The way the wedge was entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// By a boot loader, on a machine without paging.
+    BootLoader(Protocol),
+    /// By Xen, as a paravirtualized guest (Xen, public/xen.h, `struct start_info`).
+    XenPv,
+}
+
+impl Entry {
+    /// The name for the boot log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BootLoader(protocol) => protocol.name(),
+            Self::XenPv => "Xen PV",
+        }
+    }
 
     /// The backend for machines that are entered like this.
     #[must_use]
     pub const fn backend(self) -> Backend {
         match self {
-            Self::Pvh | Self::Multiboot1 | Self::Multiboot2 => Backend::Bare,
+            Self::BootLoader(_) => Backend::Bare,
+            Self::XenPv => Backend::Xen,
         }
     }
 }
 
-impl fmt::Display for Protocol {
+impl From<Protocol> for Entry {
+    fn from(protocol: Protocol) -> Self {
+        Self::BootLoader(protocol)
+    }
+}
+
+impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -56,7 +89,7 @@ pub struct Impossible {
     /// The backend that the command line asks for.
     pub asked: Backend,
     /// How the wedge was entered.
-    pub entered: Protocol,
+    pub entered: Entry,
     /// Signature of the hypervisor that the machine runs under.
     pub hypervisor: Option<[u8; 12]>,
 }
@@ -67,7 +100,12 @@ pub struct Impossible {
 /// # Errors
 ///
 /// When the entry is not that of the backend asked for.
-pub fn select(asked: Option<Backend>, entered: Protocol, hypervisor: Option<[u8; 12]>) -> Result<Backend, Impossible> {
+pub fn select(
+    asked: Option<Backend>,
+    entered: impl Into<Entry>,
+    hypervisor: Option<[u8; 12]>,
+) -> Result<Backend, Impossible> {
+    let entered = entered.into();
     match asked {
         Some(asked) if asked != entered.backend() => Err(Impossible { asked, entered, hypervisor }),
         _ => Ok(entered.backend()),
@@ -117,24 +155,37 @@ mod tests {
     }
 
     #[test]
+    fn xen_leads_to_its_own_backend() {
+        for asked in [None, Some(Backend::Xen)] {
+            assert_eq!(select(asked, Entry::XenPv, Some(XEN_SIGNATURE)), Ok(Backend::Xen));
+        }
+    }
+
+    #[test]
     fn another_backend_than_the_entrys_is_refused_with_a_reason() {
         for (asked, entered, hypervisor, message) in [
             (
                 Backend::Xen,
-                Protocol::Multiboot2,
+                Protocol::Multiboot2.into(),
                 None,
                 "afterburn.backend=xen: this backend needs a Xen PV entry; this machine was entered by multiboot 2",
             ),
             (
                 Backend::Xen,
-                Protocol::Pvh,
+                Protocol::Pvh.into(),
                 Some(XEN_SIGNATURE),
                 "afterburn.backend=xen: this backend needs a Xen PV entry; this machine was entered by PVH, in a fully \
                  virtualized Xen guest: Xen must start it as a PV guest",
             ),
             (
+                Backend::Bare,
+                Entry::XenPv,
+                None,
+                "afterburn.backend=bare: this backend needs a PVH or multiboot entry; this machine was entered by Xen PV",
+            ),
+            (
                 Backend::L4,
-                Protocol::Multiboot1,
+                Protocol::Multiboot1.into(),
                 Some(*b"KVMKVMKVM\0\0\0"),
                 "afterburn.backend=l4: this backend needs to be started by an L4 microkernel; this machine was entered by \
                  multiboot 1, under the hypervisor \"KVMKVMKVM\"",

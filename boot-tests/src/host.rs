@@ -25,20 +25,22 @@ pub enum Host {
     Identity,
     /// In `mode=profile`.
     Profile,
+    /// The wedge's Xen backend, as dom0.
+    Xen,
 }
 
 impl Host {
-    /// All of them, the one that the others are compared with first.
+    /// All without a hypervisor, the one that the others are compared with first.
     pub const ALL: [Self; 4] = [Self::Plain, Self::Native, Self::Identity, Self::Profile];
 
     /// Those with a wedge.
     pub const WEDGE: [Self; 3] = [Self::Native, Self::Identity, Self::Profile];
 
-    /// The wedge's mode.
+    /// The wedge's mode, where it can be chosen.
     #[must_use]
     pub const fn mode(self) -> Option<&'static str> {
         match self {
-            Self::Plain => None,
+            Self::Plain | Self::Xen => None,
             Self::Native => Some("native"),
             Self::Identity => Some("identity"),
             Self::Profile => Some("profile"),
@@ -50,17 +52,22 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// When the wedge cannot be built, or the kernel not packed.
+    /// When the wedge cannot be built, the kernel not packed, or Xen not found.
     pub fn machine<'a>(self, kernel: &Kernel, initramfs: &Path) -> Result<Machine<'a>> {
-        let Some(mode) = self.mode() else { return Ok(Machine::new(kernel.vmlinux(), initramfs)) };
-        let append = format!("afterburn.mode={mode}");
-        Ok(Machine { append, ..Machine::new(image(kernel)?, initramfs) })
+        if self == Self::Plain {
+            return Ok(Machine::new(kernel.vmlinux(), initramfs));
+        }
+        let machine = Machine::new(image(kernel)?, initramfs);
+        match self.mode() {
+            Some(mode) => Ok(Machine { append: format!("afterburn.mode={mode}"), ..machine }),
+            None => machine.on_xen(),
+        }
     }
 }
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.mode().unwrap_or("plain"))
+        f.pad(self.mode().unwrap_or(if *self == Self::Xen { "xen" } else { "plain" }))
     }
 }
 
@@ -78,6 +85,17 @@ pub fn wedge() -> Result<PathBuf> {
     let path = cache::subdirectory("wedge")?.join("afterburner-wedge");
     command::output(Command::new(cache::repository().join("scripts/wedge")).arg(&path))?;
     Ok(BUILT.get_or_init(|| path).clone())
+}
+
+/// The hypervisor, from where the project's script finds it.
+///
+/// # Errors
+///
+/// When there is none, and none can be downloaded; the message holds what the script printed.
+pub fn xen() -> Result<PathBuf> {
+    let _lock = cache::lock("xen")?;
+    let path = command::output(&mut Command::new(cache::repository().join("scripts/xen")))?;
+    Ok(path.trim_end().into())
 }
 
 /// Packs a kernel, without an initramfs or command line of its own: those come from the boot loader.

@@ -24,6 +24,8 @@ pub enum Config {
     Net,
     /// `hard`: SMP, KASLR, IBT, ORC, ftrace, kprobes, mitigations, and Linux's self-tests.
     Hard,
+    /// `xen-peer`: `min` with Linux's own para-virtualization for Xen, which is for dom0 with ACPI only.
+    XenPeer,
 }
 
 impl Config {
@@ -32,6 +34,7 @@ impl Config {
             Self::Min => "min",
             Self::Net => "net",
             Self::Hard => "hard",
+            Self::XenPeer => "xen-peer",
         }
     }
 
@@ -41,6 +44,7 @@ impl Config {
             Self::Min => &["min"],
             Self::Net => &["net"],
             Self::Hard => &["min", "hard", "selftests"],
+            Self::XenPeer => &["min", "xen-peer"],
         }
     }
 }
@@ -118,6 +122,8 @@ impl Variant {
     pub const MIN_LLVM: Self = Self::new(Config::Min, Toolchain::Llvm, Treatment::Checked);
     /// `min` by clang and GNU as, annotated and compared.
     pub const MIN_CLANG_GAS: Self = Self::new(Config::Min, Toolchain::ClangGas, Treatment::Checked);
+    /// What an afterburnt `min` on Xen is compared with: the same, para-virtualized by hand.
+    pub const XEN_PEER: Self = Self::new(Config::XenPeer, Toolchain::Gcc, Treatment::Plain);
 
     const fn new(config: Config, toolchain: Toolchain, treatment: Treatment) -> Self {
         Self { config, toolchain, treatment }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 
 use crate::expect::Expectations;
-use crate::{cache, command};
+use crate::{cache, command, host};
 
 /// How long a boot goes on after a line that must never appear: long enough for the rest of an oops.
 const AFTERMATH: Duration = Duration::from_secs(3);
@@ -23,6 +23,15 @@ const FAREWELL: Duration = Duration::from_secs(20);
 
 /// What every kernel here is told: to speak on the serial console, to take what `/dev/kmsg` is given, to end with a panic.
 pub const WORDS: &str = "console=ttyS0 printk.devkmsg=on panic=-1";
+
+/// Xen's own words: its console, and how little it may say there once it has booted.
+const XEN_WORDS: &str = "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=warning";
+
+/// The model with the most that Xen can use.
+const XEN_CPU: &str = "max,-smap";
+
+/// Memory in MB that Xen has for itself.
+const XEN_MEMORY: u32 = 128;
 
 /// A machine to boot.
 #[derive(Clone, Debug)]
@@ -38,6 +47,10 @@ pub struct Machine<'a> {
     pub cpus: u32,
     /// CPU model.
     pub cpu: &'a str,
+    /// Memory of the kernel in MB; below Xen the machine has more.
+    pub memory: u32,
+    /// Xen, of which the kernel is the first guest; without it the kernel has the machine for itself.
+    pub xen: Option<PathBuf>,
     /// The boot is given up after this time.
     pub timeout: Duration,
     /// Further options of QEMU.
@@ -67,6 +80,16 @@ impl Machine<'_> {
         Self { options, ..Self::empty() }
     }
 
+    /// The same below Xen, on a CPU on which Xen works in QEMU: with SMAP, QEMU 7.2 lets `iretq` in ring 3 read its stack as
+    /// the supervisor would, and fault.
+    ///
+    /// # Errors
+    ///
+    /// When Xen cannot be found.
+    pub fn on_xen(self) -> Result<Self> {
+        Ok(Self { xen: Some(host::xen()?), cpu: XEN_CPU, ..self })
+    }
+
     fn empty() -> Self {
         Self {
             kernel: None,
@@ -74,6 +97,8 @@ impl Machine<'_> {
             append: String::new(),
             cpus: 1,
             cpu: "qemu64",
+            memory: 256,
+            xen: None,
             timeout: Duration::from_secs(120),
             options: Vec::new(),
             commands: Vec::new(),
@@ -86,20 +111,40 @@ impl Machine<'_> {
     pub fn command(&self, serial: &str) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
         // One thread for all CPUs: with a thread for each, a busy host makes them wait for each other beyond measure.
-        qemu.args(["-accel", "tcg,thread=single", "-m", "256", "-nodefaults", "-nographic", "-no-reboot"])
+        qemu.args(["-accel", "tcg,thread=single", "-nodefaults", "-nographic", "-no-reboot"])
+            .args(["-m", &(self.memory + self.xen.as_ref().map_or(0, |_| XEN_MEMORY)).to_string()])
             .args(["-serial", serial])
             .args(["-cpu", self.cpu, "-smp", &format!("{0},sockets={0}", self.cpus)]);
-        if let Some(kernel) = &self.kernel {
-            qemu.arg("-kernel").arg(kernel);
-            match &self.initramfs {
-                Some(initramfs) => {
-                    qemu.arg("-initrd").arg(initramfs).args(["-append", &format!("{WORDS} {}", self.append)])
+        match (&self.kernel, &self.xen) {
+            (Some(kernel), None) => {
+                qemu.arg("-kernel").arg(kernel).args(["-append", &self.words()]);
+                if let Some(initramfs) = &self.initramfs {
+                    qemu.arg("-initrd").arg(initramfs);
                 }
-                None => qemu.args(["-append", &self.append]),
-            };
+            }
+            (Some(kernel), Some(xen)) => {
+                let words = format!("{XEN_WORDS} dom0_mem={0}M,max:{0}M", self.memory);
+                qemu.arg("-kernel").arg(xen).args(["-append", &words]).arg("-initrd").arg(self.modules(kernel));
+            }
+            (None, _) => {}
         }
         qemu.args(&self.options);
         qemu
+    }
+
+    /// The kernel's command line, as far as it is not in the image.
+    fn words(&self) -> String {
+        if self.initramfs.is_some() { format!("{WORDS} {}", self.append) } else { self.append.clone() }
+    }
+
+    /// Xen's modules: the kernel with its words, then the initramfs. QEMU takes two commas for one that does not separate
+    /// modules (hw/i386/multiboot.c).
+    fn modules(&self, kernel: &Path) -> OsString {
+        let kernel = format!("{} {}", kernel.display(), self.words());
+        let initramfs = self.initramfs.iter().map(|initramfs| initramfs.display().to_string());
+        let modules: Vec<_> =
+            std::iter::once(kernel).chain(initramfs).map(|module| module.replace(',', ",,")).collect();
+        modules.join(",").into()
     }
 
     /// Boots until the guest ends, and holds what it printed against the expectations. The log is kept in the cache.
@@ -214,4 +259,35 @@ fn lines(qemu: &mut Child) -> Result<Receiver<String>> {
         }
     });
     Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(machine: &Machine) -> Vec<String> {
+        machine.command("stdio").get_args().map(|argument| argument.to_string_lossy().into_owned()).collect()
+    }
+
+    fn following<'a>(arguments: &'a [String], option: &str) -> &'a str {
+        let at = arguments.iter().position(|argument| argument == option).expect("the option");
+        &arguments[at + 1]
+    }
+
+    #[test]
+    fn below_xen_the_kernel_is_a_module_and_xen_has_memory_of_its_own() {
+        let append = "earlyprintk=serial,keep".to_owned();
+        let bare = Machine { append, ..Machine::new("/image", "/a,b") };
+        let words = format!("{WORDS} earlyprintk=serial,keep");
+        let of_bare = arguments(&bare);
+        for (option, expected) in [("-m", "256"), ("-kernel", "/image"), ("-append", &words), ("-initrd", "/a,b")] {
+            assert_eq!(following(&of_bare, option), expected);
+        }
+        let of_xen = arguments(&Machine { xen: Some("/xen".into()), ..bare });
+        let modules = format!("/image {WORDS} earlyprintk=serial,,keep,/a,,b");
+        let words = format!("{XEN_WORDS} dom0_mem=256M,max:256M");
+        for (option, expected) in [("-m", "384"), ("-kernel", "/xen"), ("-append", &words), ("-initrd", &modules)] {
+            assert_eq!(following(&of_xen, option), expected);
+        }
+    }
 }

@@ -9,14 +9,20 @@
 //! * [`image`]: what `afterburner pack` has put together; [`memory`]: what the machine has.
 //! * [`loader`]: the guest's boot loader. It knows that the guest is Linux.
 //! * [`sites`]: the table of sites, all or nothing; [`rewrite`]: from a checked site to rewritten bytes, and back.
+//! * [`cpu`]: the virtual CPU of a guest kernel that runs in ring 3.
+//! * [`shadow`]: the page tables of such a guest, as a virtual TLB.
 //! * [`modules`]: text that the guest loads while it runs; [`port`]: how user space in the guest talks to the wedge.
+//! * [`platform`]: the devices of a PC, for a guest that runs on a host without them.
 
 #![no_std]
 
+pub mod cpu;
 pub mod image;
 pub mod loader;
 pub mod memory;
 pub mod modules;
+pub mod platform;
 pub mod port;
 pub mod rewrite;
+pub mod shadow;
 pub mod sites;

@@ -69,13 +69,16 @@ impl core::error::Error for TooManyRegions {}
 
 impl Default for MemoryMap {
     fn default() -> Self {
-        Self { regions: [Region::NONE; Self::CAPACITY], length: 0 }
+        Self::EMPTY
     }
 }
 
 impl MemoryMap {
     /// As many as `boot_params` holds (Linux, `E820_MAX_ENTRIES_ZEROPAGE`).
     pub const CAPACITY: usize = 128;
+
+    /// A map without regions.
+    pub const EMPTY: Self = Self { regions: [Region::NONE; Self::CAPACITY], length: 0 };
 
     /// Adds a region; an empty one is left out.
     ///

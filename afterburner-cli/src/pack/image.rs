@@ -15,7 +15,8 @@ use annotate::object::{Elf, elf};
 use annotate::record::IMAGE_SECTION;
 use anyhow::{Context as _, ensure};
 use backends::boot_information::headers::{
-    MULTIBOOT1_OFFSETS, MULTIBOOT2_ALIGNMENT, PVH_NOTE_ALIGNMENT, multiboot1_header, multiboot2_header, pvh_note,
+    MULTIBOOT1_OFFSETS, MULTIBOOT2_ALIGNMENT, NOTE_ALIGNMENT, multiboot1_header, multiboot2_header, pvh_note,
+    xen_pv_notes,
 };
 use object::elf::{
     PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE, SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_NOTE, SHT_PROGBITS, STB_LOCAL,
@@ -44,7 +45,7 @@ pub(super) fn write(wedge: &Wedge, contents: &Contents) -> anyhow::Result<Image>
     let elf = wedge.elf()?;
     let symbols = symbols(&elf);
     let bytes = elf_file::write(entry.into(), 3, &symbols, |writer| {
-        let note = write_headers(writer, entry);
+        let notes = write_headers(writer, wedge, entry);
         let mut content = wedge.content.clone();
         let place = content.get_mut(wedge.parameters..).and_then(<[u8]>::first_chunk_mut);
         *place.context("the wedge's parameters are not in the file")? = parameters.to_bytes();
@@ -55,10 +56,10 @@ pub(super) fn write(wedge: &Wedge, contents: &Contents) -> anyhow::Result<Image>
         let segments = vec![
             load(start, &parameters, Span { offset: 0, length: content.len() as u64 }, end_of_arena(&parameters)),
             load(payload_start, &parameters, parameters.payload, parameters.payload.length),
-            note_segment(note),
+            note_segment(notes),
         ];
         let mut sections = wedge_sections(&elf, wedge, start);
-        sections.push(note_section(note));
+        sections.push(note_section(notes));
         sections.extend(payload_sections(&header, &parameters, payload_start));
         Ok((segments, sections))
     })?;
@@ -92,17 +93,18 @@ pub(super) fn end_of_arena(parameters: &Parameters) -> u64 {
     parameters.arena.offset + parameters.arena.length
 }
 
-/// Writes what boot loaders look for, and returns where the PVH note is.
-fn write_headers(writer: &mut SinglePhaseWriter<'_>, entry: u32) -> Span {
+/// Writes what boot loaders look for, and returns where the notes are.
+fn write_headers(writer: &mut SinglePhaseWriter<'_>, wedge: &Wedge, entry: u32) -> Span {
     writer.write_align(MULTIBOOT2_ALIGNMENT);
     writer.write(&multiboot2_header(entry));
-    let note = pvh_note(entry);
-    let offset = writer.write_align(PVH_NOTE_ALIGNMENT);
-    writer.write(&note);
+    let mut notes = vec![pvh_note(entry)];
+    notes.extend(wedge.xen_entry.into_iter().flat_map(|entry| xen_pv_notes(entry, wedge.address - LOAD_ADDRESS)));
+    let offset = writer.write_align(NOTE_ALIGNMENT);
+    writer.write(notes.as_flattened());
     // Behind the place where QEMU looks, which would refuse a 64-bit file; GRUB looks here too.
     writer.pad_until(*MULTIBOOT1_OFFSETS.start());
     writer.write(&multiboot1_header());
-    Span { offset, length: note.len() as u64 }
+    Span { offset, length: notes.as_flattened().len() as u64 }
 }
 
 /// The segment with a part of the image, which takes so much memory.
@@ -120,21 +122,21 @@ fn load(p_offset: u64, parameters: &Parameters, part: Span, p_memsz: u64) -> Pro
     }
 }
 
-fn note_segment(note: Span) -> ProgramHeader {
+fn note_segment(notes: Span) -> ProgramHeader {
     ProgramHeader {
         p_type: PT_NOTE,
         p_flags: PF_R,
-        p_offset: note.offset,
+        p_offset: notes.offset,
         p_vaddr: 0,
         p_paddr: 0,
-        p_filesz: note.length,
-        p_memsz: note.length,
-        p_align: PVH_NOTE_ALIGNMENT,
+        p_filesz: notes.length,
+        p_memsz: notes.length,
+        p_align: NOTE_ALIGNMENT,
     }
 }
 
-fn note_section(note: Span) -> Section<'static> {
-    let header = SectionHeader { sh_type: SHT_NOTE, sh_addralign: PVH_NOTE_ALIGNMENT, ..part(note, 0) };
+fn note_section(notes: Span) -> Section<'static> {
+    let header = SectionHeader { sh_type: SHT_NOTE, sh_addralign: NOTE_ALIGNMENT, ..part(notes, 0) };
     Section { name: b".note.Xen", header }
 }
 

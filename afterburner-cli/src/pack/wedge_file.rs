@@ -26,6 +26,9 @@ const LARGE_PAGE: u64 = 2 << 20;
 /// The symbol of its entry from a boot loader.
 const ENTRY: &str = "start32";
 
+/// That of its entry from Xen, as a paravirtualized guest.
+const XEN_ENTRY: &str = "start_xen";
+
 /// A variable that names the wedge.
 const VARIABLE: &str = "AFTERBURNER_WEDGE";
 
@@ -45,6 +48,8 @@ pub(super) struct Wedge {
     pub(super) length: u64,
     /// Offset of the entry.
     pub(super) entry: u64,
+    /// Virtual address of the entry from Xen, if there is one.
+    pub(super) xen_entry: Option<u64>,
     /// Offset of the parameters.
     pub(super) parameters: usize,
 }
@@ -106,11 +111,15 @@ impl Wedge {
             size_of::<Parameters>()
         );
         let parameters = inside(parameters.address, parameters.size).context("its parameters are not in the file")?;
-        let entry = elf.symbols().find(|symbol| symbol.name == ENTRY).and_then(|Symbol { place, .. }| place);
-        let entry = entry.with_context(|| format!("it has no symbol {ENTRY}"))?;
-        let entry = inside(elf.address(entry), 1).with_context(|| format!("{ENTRY} is not in the file"))?;
+        let entry = |name| -> anyhow::Result<Option<u64>> {
+            let place = elf.symbols().find(|symbol| symbol.name == name).and_then(|Symbol { place, .. }| place);
+            let Some(address) = place.map(|place| elf.address(place)) else { return Ok(None) };
+            inside(address, 1).map(Some).with_context(|| format!("{name} is not in the file"))
+        };
+        let xen_entry = entry(XEN_ENTRY)?.map(|offset| address + offset);
+        let entry = entry(ENTRY)?.with_context(|| format!("it has no symbol {ENTRY}"))?;
         let parameters = usize::try_from(parameters)?;
-        Ok(Self { path: path.to_owned(), content, address, length, entry, parameters, data })
+        Ok(Self { path: path.to_owned(), content, address, length, entry, xen_entry, parameters, data })
     }
 }
 

@@ -4,6 +4,9 @@
 //! display and is told so, for with `-nographic` the firmware would write to the console and clear the user's terminal. It
 //! ends, by `-no-reboot`, when the guest reboots or panics (`panic=-1`).
 //!
+//! Below Xen it is the same machine. The serial port is Xen's then, and what the guest writes to its own goes there too. How
+//! much memory the guest gets is left to Xen, which keeps a sixteenth for itself, at most 128 MB.
+//!
 //! QEMU splits some arguments at commas, and takes `,,` for one: of what is written here, the list of modules of a
 //! multiboot kernel (`-initrd` for Xen, hw/i386/multiboot.c).
 
@@ -16,8 +19,8 @@ use anyhow::Context as _;
 /// The emulator.
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
-/// Xen's own words: its console on the first serial port, which does no more than show; the guest has the second.
-const XEN_WORDS: &str = "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all";
+/// Xen's own words: its console, and how little it may say there once it has booted.
+const XEN_WORDS: &str = "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=warning";
 
 /// What is booted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,10 +61,10 @@ impl Machine {
         // One CPU per socket: the MP table of SeaBIOS, all that a kernel without ACPI has, lists sockets.
         arguments.add(["-cpu", &self.cpu, "-smp", &format!("{0},sockets={0}", self.cpus)]);
         arguments.add(["-m", &self.memory.to_string(), "-nodefaults", "-no-reboot", "-display", "none"]);
-        let console = if self.terminal { "mon:stdio" } else { "stdio" };
+        arguments.add(["-serial", if self.terminal { "mon:stdio" } else { "stdio" }]);
         match &self.boot {
             Boot::Kernel(kernel) => {
-                arguments.add(["-serial", console, "-kernel"]);
+                arguments.add(["-kernel"]);
                 arguments.add([kernel]);
                 if let Some(initrd) = &self.initrd {
                     arguments.add(["-initrd"]);
@@ -70,12 +73,11 @@ impl Machine {
                 arguments.add(["-append", &self.append]);
             }
             Boot::Iso(iso) => {
-                arguments.add(["-serial", console, "-cdrom"]);
+                arguments.add(["-cdrom"]);
                 arguments.add([iso]);
             }
             Boot::Xen { hypervisor, image } => {
-                arguments.add(["-machine", "q35", "-chardev", "stdio,id=console,mux=on,signal=off"]);
-                arguments.add(["-serial", "chardev:console", "-serial", "chardev:console", "-kernel"]);
+                arguments.add(["-kernel"]);
                 arguments.add([hypervisor]);
                 arguments.add(["-append", XEN_WORDS, "-initrd"]);
                 arguments.add([self.xen_modules(image)]);

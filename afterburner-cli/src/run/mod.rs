@@ -3,6 +3,7 @@
 mod console;
 mod files;
 mod guest;
+mod hypervisor;
 mod input;
 mod machine;
 mod prepare;
@@ -67,7 +68,7 @@ Exit status:
 /// The machine, as the user wants it.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct MachineArguments {
-    /// Memory in MB; 256, below Xen 1024, unless it is said here
+    /// Memory of the machine in MB; 256, below Xen 1024, unless it is said here
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(1..))]
     memory: Option<u32>,
     /// Number of CPUs
@@ -79,6 +80,9 @@ pub(crate) struct MachineArguments {
     /// Words for the kernel's command line
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     append: Option<String>,
+    /// The file of Xen, for --host xen; by default the one that `scripts/xen` got, or the newest /boot/xen-*.gz
+    #[arg(long, value_name = "FILE")]
+    xen: Option<PathBuf>,
     /// An initramfs; in an image it goes over the image's own
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,

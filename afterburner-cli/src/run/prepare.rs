@@ -2,17 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use wedge::image::Payload;
 
 use super::files::Files;
 use super::guest::{self, Script};
+use super::hypervisor::hypervisor;
 use super::input::Input;
 use super::machine::{Boot, Machine, is_plain};
 use super::{Host, MachineArguments, Mode};
-use crate::tool::Tool;
 use crate::verify::read;
 
 /// What is to be done.
@@ -42,7 +41,10 @@ impl Job<'_> {
         let boot = match (&input, &payload) {
             (Input::Iso, _) => Boot::Iso(self.image.to_owned()),
             (_, Some(payload)) => Boot::Kernel(files.write("kernel", payload.kernel)?),
-            _ if host == Host::Xen => Boot::Xen { hypervisor: hypervisor(files)?, image: self.image.to_owned() },
+            _ if host == Host::Xen => {
+                let hypervisor = hypervisor(self.machine.xen.as_deref(), files)?;
+                Boot::Xen { hypervisor, image: self.image.to_owned() }
+            }
             _ => Boot::Kernel(self.image.to_owned()),
         };
         let arguments = self.machine;
@@ -52,7 +54,7 @@ impl Job<'_> {
             memory: arguments.memory.unwrap_or(memory),
             cpus: arguments.cpus,
             cpu: arguments.cpu.clone().unwrap_or_else(|| cpu.to_owned()),
-            append: self.words(host, payload.map_or("", |payload| payload.command_line)),
+            append: self.words(payload.map_or("", |payload| payload.command_line)),
             initrd: self.initrd(payload.map_or(&[], |payload| payload.initramfs), files)?,
             terminal: self.terminal,
             options: options(&arguments.qemu_opts)?,
@@ -84,9 +86,8 @@ impl Job<'_> {
     }
 
     /// The kernel's command line, as far as the wedge does not add the image's own.
-    fn words(&self, host: Host, of_image: &str) -> String {
-        let console = if host == Host::Xen { "console=ttyS1" } else { "console=ttyS0" };
-        let mut words = vec![of_image, console, "panic=-1"];
+    fn words(&self, of_image: &str) -> String {
+        let mut words = vec![of_image, "console=ttyS0", "panic=-1"];
         if self.script.is_some() {
             words.extend(["printk.devkmsg=on", guest::INIT]);
         }
@@ -119,22 +120,4 @@ impl Job<'_> {
 fn options(given: &[String]) -> anyhow::Result<Vec<String>> {
     let words = |text: &String| shlex::split(text).with_context(|| format!("--qemu-opts: an open quote in: {text}"));
     Ok(given.iter().map(words).collect::<anyhow::Result<Vec<_>>>()?.concat())
-}
-
-/// The newest Xen in /boot, which Debian's package compresses and QEMU does not decompress.
-fn hypervisor(files: &Files) -> anyhow::Result<PathBuf> {
-    let entries = fs::read_dir("/boot").context("cannot read /boot")?;
-    let names = entries.flatten().map(|entry| entry.path()).filter(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("xen-") && name.ends_with(".gz")
-    });
-    let Some(path) = names.max() else { bail!("there is no /boot/xen-*.gz (Debian: xen-hypervisor-4.17-amd64)") };
-    let gzip = Tool::find("gzip".as_ref())?;
-    let output = gzip.output({
-        let mut command: Command = gzip.command(["-dc"]);
-        command.arg(&path);
-        command
-    })?;
-    ensure!(output.status.success(), "cannot decompress {}", path.display());
-    files.write("xen", &output.stdout)
 }

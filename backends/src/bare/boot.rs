@@ -12,29 +12,22 @@ use wedge::loader::command_line::{CommandLine, CommandLineError};
 use wedge::loader::initramfs::Piece;
 use wedge::loader::{Guest, LoadError, Plan};
 use wedge::memory::{OutOfMemory, PhysicalMemory as _, TooManyRegions};
-use wedge::rewrite::{Engine, Form, Mode, Summary};
-use wedge::sites::{Refusal, SiteTable};
+use wedge::rewrite::{Engine, Mode};
+use wedge::sites::Refusal;
 
 use super::hooks::hooks;
 use super::paging::{USABLE, Window};
 use super::physical::{Firmware, Usable};
-use super::resident::{self, Arena, Resident};
-use super::say;
+use super::resident::{self, Resident};
 use crate::Backend;
 use crate::boot_information::{
     self, BootInformation, Framebuffer, InvalidBootInformation, Modules, Pixels, ReadMemory as _,
 };
+use crate::freestanding::arena::Arena;
+use crate::freestanding::sites::rewrite_sites;
+use crate::freestanding::{entropy, parameters, say};
 use crate::options::{InvalidOption, Options};
 use crate::selection::{Impossible, select};
-
-/// Written by `afterburner pack`.
-#[unsafe(link_section = ".parameters")]
-#[used]
-static mut PARAMETERS: Parameters = Parameters {
-    load_address: 0,
-    arena: wedge::image::Span { offset: 0, length: 0 },
-    payload: wedge::image::Span { offset: 0, length: 0 },
-};
 
 /// Copied here, since it may lie in memory that the guest takes.
 static mut COMMAND_LINE: Option<CommandLine> = None;
@@ -119,8 +112,7 @@ impl Ready {
 }
 
 fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'static>> {
-    // SAFETY: written by `afterburner pack`, and by nobody at run time.
-    let parameters = unsafe { (&raw const PARAMETERS).read_volatile() };
+    let parameters = parameters();
     if parameters.payload.length == 0 {
         return Err(Failure::NotPacked);
     }
@@ -159,6 +151,7 @@ fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'stat
     let guest = Guest {
         kernel: contents.kernel,
         relocations: contents.relocations,
+        physical: None,
         command_line,
         initramfs: pieces,
         map: &map,
@@ -204,52 +197,11 @@ fn take_over(
 
     // SAFETY: the arena is in the window, and this is the only call.
     let mut engine = Engine::new(options.mode, hooks(), unsafe { arena.memory() });
-    let table = SiteTable::new(contents.sites, contents.sites_address.wrapping_add(moved)).map_err(Failure::Sites)?;
-    let mut copies = contents.copies().peekable();
-    let copy = |number: usize| {
-        while copies.next_if(|copied| copied.record < number as u64).is_some() {}
-        copies.next_if(|copied| copied.record == number as u64).map(|copied| match copied.address {
-            0 => 0,
-            address => address.wrapping_add(moved),
-        })
-    };
-    let started = timestamp();
-    let mut text = wedge::rewrite::Piece { bytes: image, address };
-    let summary = engine.rewrite(&table, copy, &mut text).map_err(Failure::Sites)?;
-    report(&summary, timestamp() - started);
+    let summary = rewrite_sites(&mut engine, contents, moved, wedge::rewrite::Piece { bytes: image, address });
+    let summary = summary.map_err(Failure::Sites)?;
     let kernel = address..address + (extent.end - extent.start);
     Resident::new(engine, &summary, window, kernel, moved, &contents.guest).stay();
     Ok(())
-}
-
-/// The boot log's account of the sites.
-fn report(summary: &Summary, ticks: u64) {
-    say!(
-        "{} of {} sites rewritten: {} fused, {} jmp, {} call, {} of them hooked; {ticks} TSC ticks",
-        summary.rewritten(),
-        summary.sites(),
-        summary.in_form(Form::Fused),
-        summary.in_form(Form::Jump),
-        summary.in_form(Form::Call),
-        summary.hooked(),
-    );
-    say!("rewritten: {}", List(|| summary.classes()));
-    for (reason, count) in summary.left() {
-        say!("left as they are: {count}, {reason}");
-    }
-}
-
-/// Counts with names.
-struct List<F>(F);
-
-impl<T: fmt::Display, I: Iterator<Item = (T, u32)>, F: Fn() -> I> fmt::Display for List<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, (name, count)) in (self.0)().enumerate() {
-            let comma = if number == 0 { "" } else { ", " };
-            write!(f, "{comma}{name} {count}")?;
-        }
-        Ok(())
-    }
 }
 
 /// What the boot loader says.
@@ -328,23 +280,6 @@ fn display(framebuffer: Framebuffer) -> Display {
         }
         _ => Display::None,
     }
-}
-
-/// Random bits: the processor's, if it has any (RDRAND: CPUID 1, ECX bit 30), and the time since it was started.
-fn entropy() -> u64 {
-    let has_rdrand = core::arch::x86_64::__cpuid(1).ecx & 1 << 30 != 0;
-    let mut random: u64 = 0;
-    if has_rdrand {
-        // SAFETY: the processor has the instruction.
-        unsafe { core::arch::asm!("rdrand {}", inout(reg) random, options(nomem, nostack)) };
-    }
-    (random ^ timestamp()).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
-}
-
-/// The time-stamp counter.
-fn timestamp() -> u64 {
-    // SAFETY: every 64-bit processor has it.
-    unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 /// The name of the hypervisor, if one says that it is there (CPUID 1, ECX bit 31; leaf `4000_0000`).

@@ -12,7 +12,7 @@ const COM1: u16 = 0x3f8;
 
 /// The first serial port.
 #[derive(Debug)]
-pub(super) struct Console;
+pub(crate) struct Console;
 
 /// A register of the port.
 fn register(number: u16) -> Port<u8> {
@@ -53,12 +53,3 @@ impl Write for Console {
         Ok(())
     }
 }
-
-/// Prints a line of the boot log.
-macro_rules! say {
-    ($($argument:tt)*) => {{
-        use core::fmt::Write as _;
-        let _ = writeln!($crate::bare::console::Console, "afterburner: {}", format_args!($($argument)*));
-    }};
-}
-pub(super) use say;

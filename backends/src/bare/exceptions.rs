@@ -20,8 +20,9 @@ use x86_64::instructions::tables::sidt;
 
 use super::entry::CODE_SELECTOR;
 use super::hooks::Registers;
-use super::paging::{WINDOW, WINDOW_LENGTH, WriteUnprotected};
-use super::{say, stop};
+use super::paging::WriteUnprotected;
+use super::stop;
+use crate::freestanding::{WINDOW, WINDOW_LENGTH, say};
 
 /// Exceptions with an error code that a sensitive instruction can raise (SDM Vol. 3A, table 6-1): double fault (IRET on an
 /// unmapped stack), invalid TSS, segment not present, stack fault, general protection, page fault.

@@ -10,10 +10,9 @@
 #![expect(unsafe_code, reason = "the machine is reached by addresses and instructions that Rust knows nothing of")]
 
 mod boot;
-mod console;
+pub(crate) mod console;
 mod entry;
 mod exceptions;
-mod heap;
 mod hooks;
 mod lock;
 mod paging;
@@ -21,7 +20,9 @@ mod physical;
 mod resident;
 mod world;
 
-use console::{Console, say};
+use console::Console;
+
+use crate::freestanding::say;
 
 /// Entered by the code in [`entry`], once, with paging on and a stack.
 extern "C" fn start(eax: u32, information: u64, base: u64) -> ! {
@@ -33,15 +34,9 @@ extern "C" fn start(eax: u32, information: u64, base: u64) -> ! {
 }
 
 /// The end of a boot that cannot go on. The machine stays as it is, so that the message can be read.
-fn stop() -> ! {
+pub(crate) fn stop() -> ! {
     say!("stopped");
     loop {
         x86_64::instructions::hlt();
     }
-}
-
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    say!("{info}");
-    stop()
 }

@@ -18,12 +18,7 @@ use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
-/// Where the wedge is linked, and stays.
-pub(super) const WINDOW: u64 = 0xffff_ffff_7f00_0000;
-/// Bytes of the window from there on.
-pub(super) const WINDOW_LENGTH: u64 = 16 << 20;
-/// Size of a page.
-pub(super) const PAGE: u64 = 4096;
+use crate::freestanding::{PAGE, WINDOW, WINDOW_LENGTH};
 
 /// What the kernel's text is mapped above its physical address (Linux, `__START_KERNEL_map`).
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;

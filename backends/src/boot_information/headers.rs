@@ -1,9 +1,10 @@
 //! What an image says to boot loaders: the headers and notes by which they find out that they can load it, and where to
 //! enter it.
 //!
-//! One file serves three protocols, and a loader takes the first that it knows. All three enter 32-bit protected mode
-//! without paging, with a pointer to the boot information in EBX. The ELF's program headers say what is loaded where; the
-//! address fields that both multiboot headers offer for other formats are left out.
+//! One file serves four protocols, and a loader takes the first that it knows. Three of them enter 32-bit protected mode
+//! without paging, with a pointer to the boot information in EBX; the fourth, Xen's for paravirtualized guests, enters 64-bit
+//! mode in the window, on page tables of Xen's. The ELF's program headers say what is loaded where; the address fields that
+//! both multiboot headers offer for other formats are left out.
 //!
 //! QEMU's `-kernel` looks for a multiboot 1 header before anything else, and refuses a 64-bit ELF file that has one. But it
 //! looks less far than the specification says, since it expects the longest form of the header: see
@@ -34,9 +35,12 @@ pub const MULTIBOOT2_SEARCHED: u64 = 32768;
 /// Alignment of the multiboot 2 header in the file (3.1).
 pub const MULTIBOOT2_ALIGNMENT: u64 = 8;
 
-/// Alignment that the segment with [`pvh_note`] must state: to find the descriptor, QEMU (`read_pvh_start_addr`) rounds the
+/// Alignment that the segment with the notes must state: to find the descriptor, QEMU (`read_pvh_start_addr`) rounds the
 /// length of the note's name up to it, where the ELF gABI rounds up to four.
-pub const PVH_NOTE_ALIGNMENT: u64 = 4;
+pub const NOTE_ALIGNMENT: u64 = 4;
+
+/// One of Xen's notes; all that are needed here have descriptors of eight bytes.
+pub type Note = [u8; 24];
 
 /// The multiboot 1 header (3.1.1): magic, flags, and what makes their sum zero. It asks for a memory map (bit 1); the entry
 /// is that of the ELF file.
@@ -75,12 +79,44 @@ pub fn multiboot2_header(entry: u32) -> [u8; 64] {
 
 /// The ELF note that names the PVH entry (Xen, public/elfnote.h, `XEN_ELFNOTE_PHYS32_ENTRY`): the physical address of
 /// 32-bit code. The descriptor has eight bytes, for QEMU reads eight from a 64-bit file; Xen takes four or eight. It must
-/// be covered by a `PT_NOTE` segment of alignment [`PVH_NOTE_ALIGNMENT`].
+/// be covered by a `PT_NOTE` segment of alignment [`NOTE_ALIGNMENT`].
 #[must_use]
-pub fn pvh_note(entry: u32) -> [u8; 24] {
+pub fn pvh_note(entry: u32) -> Note {
     const PHYS32_ENTRY: u32 = 18;
-    let mut note = [0; 24];
-    put(&mut note, &[4, 8, PHYS32_ENTRY, u32::from_le_bytes(*b"Xen\0"), entry, 0]);
+    note(PHYS32_ENTRY, u64::from(entry).to_le_bytes())
+}
+
+/// The ELF notes by which Xen starts the file as a paravirtualized guest (Xen, public/elfnote.h): the virtual address of
+/// 64-bit code, and that of pseudo-physical address 0. Xen puts a segment at the sum of that and its `p_paddr`; its `p_vaddr`
+/// says nothing. A numeric descriptor may have any size up to eight bytes, and features come in words of four.
+///
+/// Without `XEN_ELFNOTE_HYPERCALL_PAGE` Xen writes no such page: the instruction `syscall` does as well.
+#[must_use]
+pub fn xen_pv_notes(entry: u64, base: u64) -> [Note; 6] {
+    const ENTRY: u32 = 1;
+    const VIRT_BASE: u32 = 3;
+    const XEN_VERSION: u32 = 5;
+    const LOADER: u32 = 8;
+    // The module is not mapped behind the image: its frames are the guest's at once.
+    const MOD_START_PFN: u32 = 16;
+    const SUPPORTED_FEATURES: u32 = 17;
+    // `XENFEAT_dom0` (public/features.h).
+    const DOM0: u64 = 1 << 11;
+    [
+        note(ENTRY, entry.to_le_bytes()),
+        note(VIRT_BASE, base.to_le_bytes()),
+        note(XEN_VERSION, *b"xen-3.0\0"),
+        note(LOADER, *b"generic\0"),
+        note(MOD_START_PFN, 1u64.to_le_bytes()),
+        note(SUPPORTED_FEATURES, DOM0.to_le_bytes()),
+    ]
+}
+
+/// A note of the vendor Xen: the sizes of name and descriptor, type, name, descriptor.
+fn note(kind: u32, descriptor: [u8; 8]) -> Note {
+    let mut note = [0; size_of::<Note>()];
+    put(&mut note[..16], &[4, 8, kind, u32::from_le_bytes(*b"Xen\0")]);
+    note[16..].copy_from_slice(&descriptor);
     note
 }
 
@@ -129,6 +165,26 @@ mod tests {
         assert_eq!(words(&note[..12]).collect::<Vec<_>>(), [4, 8, 18]);
         assert_eq!(&note[12..16], b"Xen\0");
         assert_eq!(&note[16..], 0x1234_5678u64.to_le_bytes());
+    }
+
+    #[test]
+    fn the_notes_of_a_pv_guest_say_where_it_is_entered_and_mapped() {
+        let notes = xen_pv_notes(0xffff_ffff_7f10_1234, 0xffff_ffff_7f00_0000);
+        let kinds = notes.map(|note| {
+            assert_eq!(words(&note[..8]).collect::<Vec<_>>(), [4, 8]);
+            assert_eq!(&note[12..16], b"Xen\0");
+            (words(&note[8..12]).next(), u64::from_le_bytes(note[16..].try_into().unwrap()))
+        });
+        let text = |text: &[u8; 8]| u64::from_le_bytes(*text);
+        let expected = [
+            (1, 0xffff_ffff_7f10_1234),
+            (3, 0xffff_ffff_7f00_0000),
+            (5, text(b"xen-3.0\0")),
+            (8, text(b"generic\0")),
+            (16, 1),
+            (17, 1 << 11),
+        ];
+        assert_eq!(kinds, expected.map(|(kind, descriptor)| (Some(kind), descriptor)));
     }
 
     #[test]

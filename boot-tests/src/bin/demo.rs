@@ -1,6 +1,7 @@
-//! `demo`: builds Linux through `afterburner build`, packs it, boots it with and without the wedge, and profiles a command.
+//! `demo`: builds Linux through `afterburner build`, packs it, boots it without the wedge, and the same image on bare
+//! hardware and on Xen; then it profiles a command.
 //!
-//! On a terminal the image is booted to a shell; otherwise a script shows the running kernel and ends.
+//! On a terminal the image is booted to a shell, twice; otherwise a script shows the running kernel and ends.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,17 +55,30 @@ fn run() -> Result<()> {
     let options = ["--initrd".as_ref(), guest.path().as_os_str(), "--cmdline".as_ref(), WORDS.as_ref()];
     print!("\nThe kernel and the wedge in one image:\n{}", pack(&kernel, &options, &image)?);
 
+    let (bare, xen) = (Machine::image(&image), Machine::image(&image).on_xen()?);
     if interactive {
-        let status = Machine::image(&image).command("mon:stdio").status();
-        let status = status.context("starting qemu-system-x86_64")?;
-        ensure!(status.success(), "QEMU: {status}");
+        println!("\nThe image on bare hardware, that is, on QEMU alone:");
+        talk(&bare)?;
+        println!("\nThe same image as the first guest of Xen, which runs on QEMU; its own lines start with (XEN):");
+        talk(&xen)?;
     } else {
         println!("\nThe kernel by itself, on its NOPs:");
         print!("{}", Machine::new(&vmlinux, guest.path()).boot("demo", &Expectations::read("demo")?)?);
-        println!("\nThe same kernel on the wedge:");
-        print!("{}", Machine::image(&image).boot("demo-wedge", &Expectations::read("demo-wedge")?)?);
+        println!("\nThe same kernel on the wedge, on bare hardware:");
+        print!("{}", bare.boot("demo-wedge", &Expectations::read("demo-wedge")?)?);
+        println!("\nThe same image as the first guest of Xen, whose own lines start with (XEN):");
+        let log = xen.boot("demo-xen", &Expectations::read("demo")?)?;
+        print!("{log}");
+        ensure!(log.contains("afterburner: backend xen"), "the kernel ran, but not on the wedge's Xen backend");
     }
     profile(&kernel, &image)
+}
+
+/// Boots a machine for somebody at a terminal.
+fn talk(machine: &Machine) -> Result<()> {
+    let status = machine.command("mon:stdio").status().context("starting qemu-system-x86_64")?;
+    ensure!(status.success(), "QEMU: {status}");
+    Ok(())
 }
 
 /// Shows what a command executes.

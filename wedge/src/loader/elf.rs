@@ -6,6 +6,9 @@
 //! links its per-CPU data at virtual address 0 (`PERCPU_VADDR` in its linker script), and yet that data lies in the image,
 //! and its relocations name it by the address that the distance gives.
 //!
+//! It may as well be loaded elsewhere ([`Kernel::moved`]), if it finds out itself where it is. Linux does (`__startup_64` in
+//! `arch/x86/kernel/head64.c`), for its virtual addresses do not depend on that.
+//!
 //! The file comes from outside, and a kernel is loaded over whatever is there. So [`Kernel::parse`] believes no number in
 //! it: what it returns has segments that lie in the file, do not wrap, and do not overlap. Section headers are not read.
 //!
@@ -18,6 +21,9 @@ use crate::memory::{OutOfMemory, PhysicalMemory, overlap};
 
 /// More loadable segments than any kernel has.
 const CAPACITY: usize = 16;
+
+/// Linux can be moved by multiples of a large page (`__startup_64` stops at any other distance).
+pub const STEP: u64 = 2 << 20;
 
 /// `\x7fELF`, `ELFCLASS64`, `ELFDATA2LSB`, `EV_CURRENT`.
 const IDENTIFICATION: &[u8] = b"\x7fELF\x02\x01\x01";
@@ -65,6 +71,8 @@ pub struct Kernel<'a> {
     /// From a physical address in the image to the virtual one, modulo 2^64.
     distance: u64,
     extent: Range<u64>,
+    /// How far it is from where its headers want it, modulo 2^64.
+    moved: u64,
     segments: [Segment<'a>; CAPACITY],
     length: usize,
 }
@@ -232,7 +240,8 @@ impl<'a> Kernel<'a> {
         let headers = program_headers(file, header)?;
         let entry = word(header, 3);
         let extent = Range { start: u64::MAX, end: 0 };
-        let mut kernel = Self { entry, distance: 0, extent, segments: [Segment::default(); CAPACITY], length: 0 };
+        let segments = [Segment::default(); CAPACITY];
+        let mut kernel = Self { entry, distance: 0, extent, moved: 0, segments, length: 0 };
         for (number, header) in headers.chunks_exact(PROGRAM_HEADER_SIZE.into()).enumerate() {
             let header = ProgramHeader::from_bytes(header);
             if let Some(header) = header.filter(|header| header.kind == PT_LOAD && header.memory_size > 0) {
@@ -265,6 +274,23 @@ impl<'a> Kernel<'a> {
         Ok(())
     }
 
+    /// The kernel with its first byte at another physical address; `None` if a multiple of [`STEP`] does not lead there, or
+    /// if it would wrap. Virtual addresses stay.
+    #[must_use]
+    pub fn moved(mut self, physical_address: u64) -> Option<Self> {
+        let by = physical_address.wrapping_sub(self.extent.start);
+        let size = self.extent.end - self.extent.start;
+        let end = physical_address.checked_add(size).filter(|_| by.is_multiple_of(STEP))?;
+        for segment in &mut self.segments[..self.length] {
+            segment.physical_address = segment.physical_address.wrapping_add(by);
+        }
+        self.entry = self.entry.wrapping_add(by);
+        self.distance = self.distance.wrapping_sub(by);
+        self.moved = self.moved.wrapping_add(by);
+        self.extent = physical_address..end;
+        Some(self)
+    }
+
     /// Physical address of the first instruction.
     #[must_use]
     pub const fn entry(&self) -> u64 {
@@ -281,6 +307,12 @@ impl<'a> Kernel<'a> {
     #[must_use]
     pub fn extent(&self) -> Range<u64> {
         self.extent.clone()
+    }
+
+    /// The physical memory that it would take where its headers want it.
+    #[must_use]
+    pub fn linked_extent(&self) -> Range<u64> {
+        self.extent.start.wrapping_sub(self.moved)..self.extent.end.wrapping_sub(self.moved)
     }
 
     /// The virtual addresses that the image is linked at.

@@ -45,6 +45,8 @@ pub struct Guest<'a> {
     pub kernel: &'a [u8],
     /// The contents of its `vmlinux.relocs`; empty if it cannot run elsewhere.
     pub relocations: &'a [u8],
+    /// The physical address to load it at; `None` is where it is linked.
+    pub physical: Option<u64>,
     /// Its command line.
     pub command_line: &'a CommandLine,
     /// What its initramfs consists of.
@@ -79,6 +81,8 @@ pub struct Plan<'a> {
 pub enum LoadError {
     /// The kernel is refused.
     Kernel(ElfError),
+    /// The kernel cannot be moved to this physical address.
+    Place(u64),
     /// The kernel's place is not free memory.
     Occupied {
         /// First physical address.
@@ -103,6 +107,10 @@ impl<'a> Guest<'a> {
     /// When a part does not hold or finds no place.
     pub fn plan(self, busy: &[Range<u64>]) -> Result<Plan<'a>, LoadError> {
         let kernel = Kernel::parse(self.kernel).map_err(LoadError::Kernel)?;
+        let kernel = match self.physical {
+            Some(address) => kernel.moved(address).ok_or(LoadError::Place(address))?,
+            None => kernel,
+        };
         let extent = kernel.extent();
         if !self.map.is_usable(&extent) || busy.iter().any(|range| overlap(range, &extent)) {
             return Err(LoadError::Occupied { start: extent.start, end: extent.end });
@@ -160,6 +168,7 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kernel(error) => error.fmt(f),
+            Self::Place(address) => write!(f, "the kernel cannot be moved to {address:#x}"),
             Self::Occupied { start, end } => write!(f, "the kernel's place, {start:#x}-{end:#x}, is not free memory"),
             Self::Relocations(error) => error.fmt(f),
             Self::Initramfs(error) => error.fmt(f),
@@ -184,6 +193,7 @@ mod tests {
     struct Parts {
         kernel: Vec<u8>,
         relocations: Vec<u8>,
+        physical: Option<u64>,
         command_line: &'static str,
         initramfs: Vec<Piece<'static>>,
         /// Bytes of usable memory, from where the kernel goes.
@@ -196,6 +206,7 @@ mod tests {
             Self {
                 kernel: synthetic::vmlinux(),
                 relocations: synthetic::relocations([&[VIRTUAL + 0x3000], &[], &[]]),
+                physical: None,
                 command_line: "quiet",
                 initramfs: std::vec![Piece { address: PHYSICAL, bytes: b"archive" }],
                 memory: 0x80_0000,
@@ -211,6 +222,7 @@ mod tests {
             let guest = Guest {
                 kernel: &self.kernel,
                 relocations: &self.relocations,
+                physical: self.physical,
                 command_line: &CommandLine::join(self.command_line, "").unwrap(),
                 initramfs: &self.initramfs,
                 map: &map,
@@ -249,6 +261,22 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_is_loaded_where_it_is_wanted() {
+        let place = PHYSICAL + 0x40_0000;
+        let mut memory = Memory::new(PHYSICAL, 0x80_0000);
+        let parts = Parts { physical: Some(place), ..Parts::default() };
+        let plan = |plan: Plan| {
+            assert_eq!((plan.kernel.entry(), plan.kernel.extent()), (place, place..place + SIZE));
+            assert_eq!(plan.offset, Some(3 * 0x20_0000), "of virtual addresses, as before");
+            plan.load(&mut memory).unwrap();
+        };
+        parts.plan(plan).unwrap();
+        assert_eq!(word(&memory.bytes, 0), u64::from_le_bytes([0xee; 8]), "nothing is where it is linked");
+        assert_eq!(word(&memory.bytes, 0x40_0000), u64::from_le_bytes([1; 8]));
+        assert_eq!(word(&memory.bytes, 0x40_3000), 0x0303_0303_0303_0303 + 3 * 0x20_0000);
+    }
+
+    #[test]
     fn addresses_are_not_randomised_if_they_cannot_or_must_not_be() {
         for (parts, offset) in [
             (Parts::default(), Some(0x60_0000)),
@@ -268,6 +296,11 @@ mod tests {
             (Parts { kernel: Vec::new(), ..Parts::default() }, LoadError::Kernel(ElfError::Identification)),
             (Parts { relocations: std::vec![1], ..Parts::default() }, LoadError::Relocations(RelocationError::Lists)),
             (Parts { memory: SIZE - 1, ..Parts::default() }, occupied),
+            (Parts { physical: Some(PHYSICAL + 0x1000), ..Parts::default() }, LoadError::Place(PHYSICAL + 0x1000)),
+            (
+                Parts { physical: Some(PHYSICAL + 0x80_0000), ..Parts::default() },
+                LoadError::Occupied { start: PHYSICAL + 0x80_0000, end: PHYSICAL + 0x80_0000 + SIZE },
+            ),
             (Parts { busy: std::vec![PHYSICAL + SIZE - 1..PHYSICAL + SIZE], ..Parts::default() }, occupied),
             (
                 Parts { busy: std::vec![above_the_kernel.clone()], ..Parts::default() },

@@ -36,6 +36,8 @@ type Entry = [u8; 4];
 pub struct Relocations<'a> {
     /// Where the kernel is loaded,
     extent: Range<u64>,
+    /// where the last of those bytes would be at the physical address that it is linked at,
+    end: u64,
     /// and the address that the first of those bytes is linked at.
     linked: u64,
     absolute64: &'a [Entry],
@@ -94,14 +96,21 @@ impl<'a> Relocations<'a> {
             number += list.len();
         }
         let linked = kernel.virtual_extent().start;
-        Ok(Self { extent: kernel.extent(), linked, absolute64, negative32, absolute32 })
+        Ok(Self {
+            extent: kernel.extent(),
+            end: kernel.linked_extent().end,
+            linked,
+            absolute64,
+            negative32,
+            absolute32,
+        })
     }
 
     /// An offset at which the kernel may run, from 64 random bits; of the at most 512, each is as likely as the others.
     /// This is the choice of `find_random_virt_addr()` in `arch/x86/boot/compressed/kaslr.c`.
     #[must_use]
     pub fn choose_offset(&self, entropy: u64) -> u32 {
-        let slots = 1 + IMAGE_SPACE.saturating_sub(self.extent.end) / u64::from(STEP);
+        let slots = 1 + IMAGE_SPACE.saturating_sub(self.end) / u64::from(STEP);
         u32::try_from(entropy % slots).map_or(0, |slot| slot * STEP)
     }
 
@@ -268,6 +277,20 @@ mod tests {
         // 1 GB less the 16 MB below the image and the image itself, in steps of 2 MB.
         assert_eq!((offsets[503], relocations.choose_offset(504)), (503 * STEP, 0));
         assert!(VIRTUAL + SIZE + u64::from(offsets[503]) <= 0xffff_ffff_c000_0000);
+    }
+
+    #[test]
+    fn where_a_kernel_is_loaded_does_not_matter() {
+        const PLACE: u64 = 0x1_2340_0000;
+        let (file, table) = (vmlinux(), relocations([&[VIRTUAL + 0x3008], &[VIRTUAL + 4], &[VIRTUAL]]));
+        let kernel = Kernel::parse(&file).unwrap().moved(PLACE).unwrap();
+        let relocations = Relocations::check(&table, &kernel).unwrap();
+        assert_eq!((relocations.choose_offset(503), relocations.choose_offset(504)), (503 * STEP, 0));
+        let mut memory = Memory::new(PLACE, 0x5000);
+        kernel.load(&mut memory).unwrap();
+        relocations.apply(&mut memory, OFFSET).unwrap();
+        let [_, expected] = applied(&table, |_| (), OFFSET);
+        assert!(memory.bytes == expected);
     }
 
     proptest! {

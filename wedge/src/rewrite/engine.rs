@@ -18,11 +18,13 @@ use annotate::record::{AllegedSite, Flags, RawRecord};
 
 use super::GuestText;
 use super::bytes::Bytes;
+use super::deprivileged::{self, Virtual};
 use super::encoding::Shape;
 use super::entry::{Entry, Key, Seen};
-use super::fuse::{Site, fuse};
-use super::stub::{self, BRANCH, Hooks, STUB_SIZE};
+use super::fuse::{NOPS, Site, fuse};
+use super::stub::{self, BRANCH, Hooks, INT3, STUB_SIZE};
 use super::summary::Summary;
+use super::templates::{self, Interrupted};
 use super::way::{Form, Hook, Left, Mode, Way, way};
 use crate::sites::{Reason, Refusal, SiteTable};
 
@@ -54,6 +56,7 @@ pub struct Memory<'a> {
 pub struct Engine<'a> {
     mode: Mode,
     hooks: Hooks,
+    machine: Virtual,
     memory: Memory<'a>,
     capacity: usize,
     /// Entries of the kernel, ordered by address; those of modules follow.
@@ -90,12 +93,18 @@ enum Found {
 }
 
 impl<'a> Engine<'a> {
-    /// An engine that has no sites yet.
+    /// An engine that has no sites yet, for a guest that has its privileges: one of [`Mode::ALL`].
     #[must_use]
     pub fn new(mode: Mode, hooks: Hooks, memory: Memory<'a>) -> Self {
         let sizes = [memory.entries.len(), memory.stubs.len(), memory.counters.len(), memory.snapshot.len()];
         let capacity = sizes.into_iter().min().unwrap_or(0);
-        Self { mode, hooks, memory, capacity, kernel: 0, free_from: 0, on: true }
+        Self { mode, hooks, machine: Virtual::default(), memory, capacity, kernel: 0, free_from: 0, on: true }
+    }
+
+    /// An engine that has no sites yet, for a guest whose kernel runs without privileges, on this virtual processor.
+    #[must_use]
+    pub fn deprivileged(machine: Virtual, memory: Memory<'a>) -> Self {
+        Self { machine, ..Self::new(Mode::Virtual, Hooks::default(), memory) }
     }
 
     /// The mode.
@@ -212,8 +221,12 @@ impl<'a> Engine<'a> {
         forgotten
     }
 
-    /// Restores every slot that lasts, but for the sites that are to be kept.
+    /// Restores every slot that lasts, but for the sites that are to be kept. In virtual mode nothing is changed: without its
+    /// privileges the guest cannot execute what would be restored.
     pub fn revert(&mut self, keep: impl Fn(&Entry) -> bool, text: &mut impl GuestText) -> Outcome {
+        if self.mode == Mode::Virtual {
+            return Outcome::default();
+        }
         self.on = false;
         self.switch(keep, text)
     }
@@ -253,18 +266,35 @@ impl<'a> Engine<'a> {
         entries.filter_map(|(index, entry)| Some((index, entry.as_ref()?)))
     }
 
+    /// The site with this number.
+    #[must_use]
+    pub fn entry(&self, number: usize) -> Option<&Entry> {
+        self.memory.entries.get(number)?.as_ref()
+    }
+
+    /// The site that starts at an address, and its number.
+    #[must_use]
+    pub fn site_at(&self, address: u64) -> Option<(usize, &Entry)> {
+        let (kernel, modules) = self.memory.entries.split_at_checked(self.kernel)?;
+        let here = |entry: &Option<Entry>| entry.is_some_and(|entry| entry.address == address);
+        let index = kernel.partition_point(|entry| entry.is_some_and(|entry| entry.address < address));
+        let index =
+            if kernel.get(index).is_some_and(here) { index } else { self.kernel + modules.iter().position(here)? };
+        Some((index, self.entry(index)?))
+    }
+
     /// The site whose stub an address is in, such as the return address of a hook.
     #[must_use]
     pub fn at_stub(&self, address: u64) -> Option<&Entry> {
-        self.locate(address).map(|(entry, _)| entry)
+        self.locate(address).map(|(_, entry, _)| entry)
     }
 
     /// Where in the guest the instruction at an address in a stub belongs: what stands before the original, to the start of
     /// the site; what stands behind it, to the end of the slot. `None` outside stubs, and where a called stub counts: its
-    /// return address is not on top of the stack there, and nothing can fault.
+    /// return address is not on top of the stack there, and nothing can fault. In virtual mode ask [`Self::interrupted`].
     #[must_use]
     pub fn site_of(&self, address: u64) -> Option<Presented> {
-        let (entry, offset) = self.locate(address)?;
+        let (_, entry, offset) = self.locate(address).filter(|(_, entry, _)| entry.template.is_none())?;
         if entry.form == Form::Call && (1..entry.body).contains(&offset) {
             return None;
         }
@@ -274,17 +304,26 @@ impl<'a> Engine<'a> {
             Some(_) => entry.slot(),
         };
         match entry.form {
-            Form::Fused => None,
             Form::Jump => Some(Presented::At(entry.address + u64::from(inside))),
             Form::Call => Some(Presented::Caller(i64::from(inside) - i64::from(BRANCH))),
+            Form::Fused | Form::Inline | Form::Trap => None,
         }
     }
 
+    /// Where in the guest a context is that was interrupted before the instruction at an address in a stub of virtual mode;
+    /// `None` if there is none.
+    #[must_use]
+    pub fn interrupted(&self, address: u64) -> Option<Interrupted> {
+        let (index, entry, offset) = self.locate(address).filter(|(_, entry, _)| entry.form.has_stub())?;
+        let stub = templates::stub(entry.template?, entry, index, self.stub_address(index), &self.machine);
+        stub.ok()?.interrupted(offset)
+    }
+
     /// Where a context goes on that was interrupted at an address in the guest before the sites were rewritten; `None` if
-    /// that is right as it is.
+    /// that is right as it is. In virtual mode there is no such context.
     #[must_use]
     pub fn resume(&self, address: u64) -> Option<u64> {
-        if !self.on {
+        if !self.on || self.mode == Mode::Virtual {
             return None;
         }
         let (index, entry, place) = self.around(address)?;
@@ -335,14 +374,21 @@ impl<'a> Engine<'a> {
         let Some(original) = bytes else { return Ok(Err(Left::TooLong)) };
         let AllegedSite { address, slot, length, class, .. } = *site;
         let in_slot = Site { bytes: original, slot, length, second, displacement };
-        let entry = way(site, shape, copy.is_some(), self.mode).and_then(|way| {
-            let fused = fuse(&in_slot, filler).ok_or(Left::OutOfReach)?;
-            let (copy, Way { form, hook, count, flags_free }) = (copy.unwrap_or(0), way);
+        let way = match self.mode {
+            Mode::Virtual => deprivileged::way(site, shape, original, copy.is_some(), &self.machine),
+            mode => way(site, shape, copy.is_some(), mode),
+        };
+        let entry = way.and_then(|way| {
+            let (copy, Way { form, hook, count, flags_free, template }) = (copy.unwrap_or(0), way);
+            let fixed = match form {
+                Form::Trap => Bytes(INT3.into()).or(NOPS.before(slot).behind(1)),
+                _ => fuse(&in_slot, filler).ok_or(Left::OutOfReach)?,
+            };
             Ok(Entry {
                 address,
                 copy,
                 original,
-                fused,
+                fixed,
                 key,
                 class,
                 second,
@@ -351,6 +397,7 @@ impl<'a> Engine<'a> {
                 hook,
                 count,
                 flags_free,
+                template,
                 body: 0,
             })
         });
@@ -361,9 +408,7 @@ impl<'a> Engine<'a> {
     #[inline]
     fn keep(&mut self, mut entry: Entry) -> Result<usize, Left> {
         let index = self.next_free()?;
-        if entry.form != Form::Fused {
-            self.build(index, &mut entry)?;
-        }
+        self.prepare(index, &mut entry)?;
         self.memory.entries[index] = Some(entry);
         self.free_from = index + 1;
         Ok(index)
@@ -375,9 +420,7 @@ impl<'a> Engine<'a> {
         let index = self.next_free()?;
         let Some(like) = self.memory.entries[alike] else { return Ok(()) };
         let mut entry = Entry { address, copy, ..like };
-        if entry.form != Form::Fused {
-            self.build(index, &mut entry)?;
-        }
+        self.prepare(index, &mut entry)?;
         self.memory.entries[index] = Some(entry);
         self.free_from = index + 1;
         Ok(())
@@ -393,13 +436,27 @@ impl<'a> Engine<'a> {
         if index < self.capacity { Ok(index) } else { Err(Left::NoStub) }
     }
 
+    /// Makes sure that the entry's slot can become what it is to become.
+    #[inline]
+    fn prepare(&mut self, index: usize, entry: &mut Entry) -> Result<(), Left> {
+        match entry.form {
+            Form::Fused | Form::Trap => Ok(()),
+            Form::Inline => self.rewritten(index, entry, entry.address).map(|_| ()).ok_or(Left::OutOfReach),
+            Form::Jump | Form::Call => self.build(index, entry),
+        }
+    }
+
     /// Makes the entry's stub, and makes sure that its slot can branch to it.
     #[inline(never)]
     fn build(&mut self, index: usize, entry: &mut Entry) -> Result<(), Left> {
         let address = self.stub_address(index);
         let counter = self.memory.counters_address + 8 * index as u64;
-        let made = stub::stub(entry, address, counter, &self.hooks)?;
         stub::branch(entry.form, entry.address, entry.slot(), address).ok_or(Left::OutOfReach)?;
+        if let Some(template) = entry.template {
+            self.memory.stubs[index] = *templates::stub(template, entry, index, address, &self.machine)?.bytes();
+            return Ok(());
+        }
+        let made = stub::stub(entry, address, counter, &self.hooks)?;
         entry.body = made.body;
         self.memory.stubs[index] = made.code;
         self.memory.counters[index].store(0, Ordering::Relaxed);
@@ -425,7 +482,8 @@ impl<'a> Engine<'a> {
     #[inline]
     fn rewritten(&self, index: usize, entry: &Entry, place: u64) -> Option<Bytes> {
         match entry.form {
-            Form::Fused => Some(entry.fused),
+            Form::Fused | Form::Trap => Some(entry.fixed),
+            Form::Inline => templates::inline(entry.template?, entry, place, &self.machine).ok()?.in_slot(),
             form => stub::branch(form, place, entry.slot(), self.stub_address(index)),
         }
     }
@@ -457,11 +515,11 @@ impl<'a> Engine<'a> {
         self.memory.stubs_address + (STUB_SIZE * index) as u64
     }
 
-    /// The site whose stub an address is in, and the offset in it.
-    fn locate(&self, address: u64) -> Option<(&Entry, u8)> {
+    /// The site whose stub an address is in, its number, and the offset in it.
+    fn locate(&self, address: u64) -> Option<(usize, &Entry, u8)> {
         let distance = usize::try_from(address.checked_sub(self.memory.stubs_address)?).ok()?;
-        let entry = self.memory.entries.get(distance / STUB_SIZE)?.as_ref()?;
-        Some((entry, u8::try_from(distance % STUB_SIZE).ok()?))
+        let index = distance / STUB_SIZE;
+        Some((index, self.entry(index)?, u8::try_from(distance % STUB_SIZE).ok()?))
     }
 
     /// The site that has an address strictly inside one of its lasting slots, and that slot's address.

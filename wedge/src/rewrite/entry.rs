@@ -4,10 +4,13 @@
 //! site is. A kernel has thousands of sites but only a few hundred different ones, so what was found out about one is
 //! taken over for those that are alike.
 
+use core::ops::Deref;
+
 use annotate::instructions::Class;
 use annotate::record::{AllegedSite, Flags, LiveFlags, RECORD_SIZE};
 
-use super::bytes::Bytes;
+use super::bytes::{Bytes, LONGEST_SLOT};
+use super::deprivileged::Template;
 use super::fuse::Site;
 use super::way::{Form, Hook};
 
@@ -18,8 +21,8 @@ pub struct Entry {
     /// Where the kernel may have copied the site to, 0 if nowhere.
     pub(super) copy: u64,
     pub(super) original: Bytes,
-    /// What the slot becomes, if it is fused.
-    pub(super) fused: Bytes,
+    /// What the slot becomes, if that does not depend on where it is.
+    pub(super) fixed: Bytes,
     pub(super) key: Key,
     pub(super) class: Class,
     pub(super) second: u8,
@@ -28,8 +31,25 @@ pub struct Entry {
     pub(super) hook: Option<Hook>,
     pub(super) count: bool,
     pub(super) flags_free: bool,
-    /// Offset of the original in the stub.
+    /// What stands for the instruction, in virtual mode.
+    pub(super) template: Option<Template>,
+    /// Offset of the original in the stub; 0 in virtual mode.
     pub(super) body: u8,
+}
+
+/// The instruction or sequence of a site, without its pad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Original {
+    bytes: [u8; LONGEST_SLOT as usize],
+    length: u8,
+}
+
+impl Deref for Original {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..self.length.into()).unwrap_or(&[])
+    }
 }
 
 /// What matters of a record here but its place: its bytes, without the live registers, and with one bit for all live flags.
@@ -118,8 +138,27 @@ impl Entry {
         self.key.length()
     }
 
-    pub(super) fn flags(&self) -> Flags {
+    /// The address behind its slot.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.address.wrapping_add(self.slot().into())
+    }
+
+    /// What stood in its slot, without the pad.
+    #[must_use]
+    pub fn original(&self) -> Original {
+        Original { bytes: self.original.array(), length: self.length() }
+    }
+
+    /// What its record says of it.
+    #[must_use]
+    pub fn flags(&self) -> Flags {
         self.key.flags()
+    }
+
+    /// Whether its record says that there is a stack.
+    pub(super) fn has_stack(&self) -> bool {
+        !self.flags().intersects(Flags::NO_STACK.union(Flags::HEAD))
     }
 
     /// The instructions as they stand in the slot.

@@ -4,6 +4,10 @@
 //! taken in the chosen mode; [`fuse`] or [`stub`] say what is written; the [`Engine`] keeps what it needs to undo and redo
 //! that, and to tell where in the guest a stub's instruction belongs.
 //!
+//! There are two kinds of host. Where the guest's kernel has its privileges, its instructions stay, and what may be added is
+//! a counter or a hook: native, identity and profile mode. Where it has none they are replaced: virtual mode, [`deprivileged`]
+//! and [`templates`].
+//!
 //! All of it is arithmetic on bytes. Where the guest's text is, and how it comes to be writable, is behind [`GuestText`]; the
 //! memory for stubs, counters and notes is handed in. So the same code runs in a test on any machine.
 //!
@@ -11,18 +15,22 @@
 //! [`GuestText`] looks an address up in the loaded image.
 
 mod bytes;
+mod deprivileged;
 mod encoding;
 mod engine;
 mod entry;
 mod fuse;
 mod stub;
 mod summary;
+mod templates;
 mod way;
 
+pub use deprivileged::Virtual;
 pub use engine::{Engine, Memory, Outcome, Presented};
-pub use entry::Entry;
+pub use entry::{Entry, Original};
 pub use stub::{Hooks, STUB_SIZE};
 pub use summary::Summary;
+pub use templates::{Interrupted, Word};
 pub use way::{Form, Hook, Left, Mode};
 
 use annotate::check::Contradiction;

@@ -27,10 +27,10 @@ pub const STUB_SIZE: usize = 64;
 /// Length of `call rel32` and `jmp rel32` (SDM Vol. 2A, CALL and JMP).
 pub(super) const BRANCH: u8 = 5;
 
-const CALL: u8 = 0xe8;
-const JMP: u8 = 0xe9;
-const RET: u8 = 0xc3;
-const INT3: u8 = 0xcc;
+pub(super) const CALL: u8 = 0xe8;
+pub(super) const JMP: u8 = 0xe9;
+pub(super) const RET: u8 = 0xc3;
+pub(super) const INT3: u8 = 0xcc;
 
 /// Addresses of the wedge's routines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(super) struct Stub {
 
 /// Makes the stub of a site, to run at `address`.
 pub(super) fn stub(entry: &Entry, address: u64, counter: u64, hooks: &Hooks) -> Result<Stub, Left> {
-    let mut code = Code { bytes: [INT3; STUB_SIZE], length: 0, address };
+    let mut code = Code::new(address);
     let (site, slot) = (entry.address, u64::from(entry.slot()));
     let back = site.wrapping_add(slot);
     // In front of the counter: what is meant for the wedge is not executed.
@@ -120,14 +120,26 @@ struct Filter {
 }
 
 /// A stub that is being written.
-struct Code {
+pub(super) struct Code {
     bytes: [u8; STUB_SIZE],
     length: usize,
     address: u64,
 }
 
 impl Code {
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Left> {
+    pub(super) fn new(address: u64) -> Self {
+        Self { bytes: [INT3; STUB_SIZE], length: 0, address }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8; STUB_SIZE] {
+        &self.bytes
+    }
+
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Left> {
         let place =
             self.bytes.get_mut(self.length..).and_then(|free| free.get_mut(..bytes.len())).ok_or(Left::TooLong)?;
         place.copy_from_slice(bytes);
@@ -137,10 +149,25 @@ impl Code {
 
     /// A 32-bit distance from the byte behind it.
     fn push_distance(&mut self, to: u64) -> Result<(), Left> {
-        self.push(&distance(self.address.wrapping_add(self.length as u64 + 4), to)?)
+        self.memory(&[], to, &[])
     }
 
-    fn branch(&mut self, opcode: u8, to: u64) -> Result<(), Left> {
+    /// An instruction with an operand relative to RIP, which counts from behind the immediate (SDM Vol. 2A, 2.2.1.6).
+    pub(super) fn memory(&mut self, opcode: &[u8], to: u64, immediate: &[u8]) -> Result<(), Left> {
+        self.push(opcode)?;
+        let behind = self.length + 4 + immediate.len();
+        self.push(&distance(self.address.wrapping_add(behind as u64), to)?)?;
+        self.push(immediate)
+    }
+
+    /// Makes the short branch that ends at an offset lead here.
+    pub(super) fn land(&mut self, branch: usize) -> Result<(), Left> {
+        let distance = i8::try_from(self.length - branch).map_err(|_| Left::TooLong)?;
+        *self.bytes.get_mut(branch - 1).ok_or(Left::TooLong)? = distance.cast_unsigned();
+        Ok(())
+    }
+
+    pub(super) fn branch(&mut self, opcode: u8, to: u64) -> Result<(), Left> {
         self.push(&[opcode])?;
         self.push_distance(to)
     }
@@ -194,8 +221,7 @@ impl Code {
 
     /// The slow path of a filter.
     fn slow_path(&mut self, filter: Filter, hook: u64) -> Result<(), Left> {
-        let distance = u8::try_from(self.length - filter.branch).map_err(|_| Left::TooLong)?;
-        *self.bytes.get_mut(filter.branch - 1).ok_or(Left::TooLong)? = distance;
+        self.land(filter.branch)?;
         if filter.pushed {
             self.push(&[0x59])?; // pop %rcx
         }
@@ -215,7 +241,7 @@ impl Code {
         match form {
             _ if !falls_through(class) => Ok(()),
             Form::Call => self.push(&[RET]),
-            Form::Jump | Form::Fused => self.branch(JMP, back),
+            _ => self.branch(JMP, back),
         }
     }
 }

@@ -9,20 +9,18 @@ use super::way::{Form, Left};
 pub struct Summary {
     classes: [u32; 256],
     left: [u32; Left::ALL.len()],
-    /// `jmp`, `call`.
-    branches: [u32; 2],
+    forms: [u32; Form::ALL.len()],
     hooked: u32,
 }
 
 impl Summary {
-    pub(super) const EMPTY: Self = Self { classes: [0; 256], left: [0; Left::ALL.len()], branches: [0; 2], hooked: 0 };
+    pub(super) const EMPTY: Self =
+        Self { classes: [0; 256], left: [0; Left::ALL.len()], forms: [0; Form::ALL.len()], hooked: 0 };
 
     pub(super) fn rewritten_as(&mut self, class: Class, form: Form, hooked: bool) {
         self.classes[usize::from(class as u8)] += 1;
-        if form != Form::Fused {
-            self.branches[usize::from(form == Form::Call)] += 1;
-            self.hooked += u32::from(hooked);
-        }
+        self.forms[form as usize] += 1;
+        self.hooked += u32::from(hooked);
     }
 
     pub(super) fn leave(&mut self, left: Left) {
@@ -44,12 +42,7 @@ impl Summary {
     /// Sites that took this form.
     #[must_use]
     pub fn in_form(&self, form: Form) -> u32 {
-        let [jumps, calls] = self.branches;
-        match form {
-            Form::Fused => self.rewritten() - jumps - calls,
-            Form::Jump => jumps,
-            Form::Call => calls,
-        }
+        self.forms[form as usize]
     }
 
     /// Sites that call the wedge.

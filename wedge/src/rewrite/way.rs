@@ -7,13 +7,14 @@
 //!
 //! In native mode all is fused but the few sites that have a hook, and a site that cannot have one is fused all the same:
 //! without its hook the wedge is deaf there, but the guest runs. In the other modes a site that cannot be taken is left as it
-//! is, with the reason.
+//! is, with the reason. Virtual mode decides by other rules, see [`deprivileged`](super::deprivileged).
 
 use core::fmt;
 
 use annotate::instructions::Class;
 use annotate::record::{AllegedSite, Flags, LiveFlags, MINIMUM_SLOT};
 
+use super::deprivileged::Template;
 use super::encoding::{Operand, Shape};
 
 /// What is done with the sites.
@@ -26,10 +27,13 @@ pub enum Mode {
     Identity,
     /// The same, and each site counts how often it is executed.
     Profile,
+    /// The guest's kernel runs without privileges, and its sites work on a virtual processor (see
+    /// [`deprivileged`](super::deprivileged)). It comes with the host, not by choice.
+    Virtual,
 }
 
 impl Mode {
-    /// All of them.
+    /// All that can be chosen between, where the guest's kernel has its privileges.
     pub const ALL: [Self; 3] = [Self::Native, Self::Identity, Self::Profile];
 
     /// The name that the command line and the boot log use.
@@ -39,10 +43,11 @@ impl Mode {
             Self::Native => "native",
             Self::Identity => "identity",
             Self::Profile => "profile",
+            Self::Virtual => "virtual",
         }
     }
 
-    /// The mode of this name.
+    /// The mode of this name, if it can be chosen.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|mode| mode.name() == name)
@@ -64,6 +69,20 @@ pub enum Form {
     Jump,
     /// `call rel32` to the stub.
     Call,
+    /// Another instruction that does all there is to do.
+    Inline,
+    /// INT3.
+    Trap,
+}
+
+impl Form {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Fused, Self::Jump, Self::Call, Self::Inline, Self::Trap];
+
+    /// Whether the slot branches to a stub.
+    pub(super) fn has_stub(self) -> bool {
+        matches!(self, Self::Jump | Self::Call)
+    }
 }
 
 /// Where a stub calls into the wedge.
@@ -179,9 +198,11 @@ pub(super) struct Way {
     pub(super) count: bool,
     /// Whether the status flags may be overwritten before the instruction.
     pub(super) flags_free: bool,
+    /// What stands for the instruction, in virtual mode.
+    pub(super) template: Option<Template>,
 }
 
-/// How a padded site is taken; `whole` if it is all of a replacement.
+/// How a padded site is taken where the guest has its privileges; `whole` if it is all of a replacement.
 pub(super) fn way(site: &AllegedSite, shape: Shape, whole: bool, mode: Mode) -> Result<Way, Left> {
     let stack = !site.flags.intersects(Flags::NO_STACK.union(Flags::HEAD));
     let hook = if stack { hook(site, shape, mode) } else { None };
@@ -194,7 +215,7 @@ pub(super) fn way(site: &AllegedSite, shape: Shape, whole: bool, mode: Mode) -> 
         if matches!(site.class, Class::Vmcall | Class::Vmmcall) {
             return Err(Left::Hypercall);
         }
-        return Ok(Way { form: Form::Fused, hook: None, count: false, flags_free });
+        return Ok(Way { form: Form::Fused, hook: None, count: false, flags_free, template: None });
     }
     if site.flags.contains(Flags::COPIED) {
         return Err(Left::Copied);
@@ -213,7 +234,7 @@ pub(super) fn way(site: &AllegedSite, shape: Shape, whole: bool, mode: Mode) -> 
     } else {
         Form::Call
     };
-    Ok(Way { form, hook, count, flags_free })
+    Ok(Way { form, hook, count, flags_free, template: None })
 }
 
 /// The hook of a site that has a stack.

@@ -45,6 +45,34 @@ fn assert_holds(kernel: &Kernel, file: &[u8]) {
 }
 
 #[test]
+fn a_moved_kernel_keeps_its_virtual_addresses() {
+    let file = vmlinux();
+    let kernel = Kernel::parse(&file).unwrap();
+    for place in [0, PHYSICAL, 0x1_2340_0000, !0 << 21] {
+        let moved = kernel.clone().moved(place).unwrap();
+        assert_holds(&moved, &file);
+        assert_eq!((moved.entry(), moved.extent()), (place, place..place + SIZE));
+        assert_eq!(moved.virtual_extent(), kernel.virtual_extent());
+        assert_eq!(moved.linked_extent(), kernel.extent());
+        assert_eq!(moved.physical(VIRTUAL + 0x2010), Some(place + 0x2010));
+        let back = moved.moved(PHYSICAL).unwrap();
+        assert_eq!((back.segments(), back.extent()), (kernel.segments(), kernel.extent()));
+    }
+    for place in [1, 0x1000, PHYSICAL + 0x10_0000, 0xffff_ffff_ffff_f000] {
+        assert!(kernel.clone().moved(place).is_none(), "{place:#x}");
+    }
+}
+
+#[test]
+fn the_end_of_memory_is_no_place_for_a_kernel() {
+    // Segments up to 3 MB: the last multiple of 2 MB has room for less.
+    let file = changed(HEADERS + 2 * HEADER + MEMORY_SIZE, 0x30_0000);
+    let kernel = Kernel::parse(&file).unwrap();
+    assert!(kernel.clone().moved(!0 << 21).is_none());
+    assert!(kernel.moved(!0 << 22).is_some());
+}
+
+#[test]
 fn a_kernel_is_read_with_both_its_addresses() {
     let file = vmlinux();
     let kernel = Kernel::parse(&file).unwrap();

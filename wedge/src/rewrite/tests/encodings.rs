@@ -131,7 +131,7 @@ fn a_segment_override_is_repeated() {
 }
 
 /// `objdump`'s word for each instruction, without prefixes that it shows as words.
-fn objdump(bytes: &[u8]) -> Vec<String> {
+pub(super) fn objdump(bytes: &[u8]) -> Vec<String> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), bytes).unwrap();
     let mut objdump = Command::new("objdump");

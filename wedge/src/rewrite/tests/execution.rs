@@ -11,24 +11,42 @@ use std::slice;
 use super::*;
 use crate::port::PORT;
 
-const SIZE: usize = 0x4000;
-const STUBS_AT: usize = 0x1000;
-const COUNTERS_AT: usize = 0x3000;
-const HOOK_AT: usize = 0x3800;
+pub(super) const SIZE: usize = 0x4000;
+pub(super) const STUBS_AT: usize = 0x1000;
+pub(super) const DATA_AT: usize = 0x3000;
+pub(super) const ROUTINES_AT: usize = 0x3800;
 
-/// Executable memory: program, stubs, counters, hook.
-struct Arena(*mut u8);
+/// Executable memory: program, stubs, counters or other data, routines that stubs call.
+pub(super) struct Arena(pub(super) *mut u8);
 
 impl Arena {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let protection = ProtFlags::READ | ProtFlags::WRITE | ProtFlags::EXEC;
         // SAFETY: an anonymous mapping at an address of the system's choice touches nothing that exists.
         let memory = unsafe { mmap_anonymous(ptr::null_mut(), SIZE, protection, MapFlags::PRIVATE) };
         Self(memory.unwrap().cast())
     }
 
-    fn address(&self) -> u64 {
+    pub(super) fn address(&self) -> u64 {
         self.0.addr() as u64
+    }
+
+    /// Some of its bytes. They must not be referred to otherwise.
+    #[expect(clippy::mut_from_ref, reason = "the memory is not the arena's own")]
+    pub(super) fn part(&self, place: Range<usize>) -> &mut [u8] {
+        assert!(place.start <= place.end && place.end <= SIZE);
+        // SAFETY: all of it is in the mapping, readable and writable, and the caller refers to it only once.
+        unsafe { slice::from_raw_parts_mut(self.0.map_addr(|first| first + place.start), place.len()) }
+    }
+
+    /// Runs what is at its start, which must keep to the System V calling convention.
+    pub(super) fn run(&self) -> Returned {
+        // SAFETY: that is what the program does: two words are returned in RAX and RDX, and of the registers that a callee
+        // has to keep, RBX and RBP are pushed and popped, and the others not written.
+        unsafe {
+            let program: extern "sysv64" fn() -> Returned = core::mem::transmute(self.0);
+            program()
+        }
     }
 }
 
@@ -54,13 +72,13 @@ struct Seen {
 
 /// What is returned in registers (System V psABI, 3.2.3: two words of class INTEGER).
 #[repr(C)]
-struct Returned {
-    rax: u64,
-    rdx: u64,
+pub(super) struct Returned {
+    pub(super) rax: u64,
+    pub(super) rdx: u64,
 }
 
 /// The status flags (SDM Vol. 1, 3.4.3).
-const STATUS: u64 = 0x8d5;
+pub(super) const STATUS: u64 = 0x8d5;
 
 /// Runs a site with these flags and this RAX in front of it.
 fn run(mode: Mode, planned: &Planned, setup: &[u8], teardown: &[u8], flags: u64) -> Seen {
@@ -74,25 +92,22 @@ fn run(mode: Mode, planned: &Planned, setup: &[u8], teardown: &[u8], flags: u64)
     // pushfq; the teardown; pop %rdx; pop %rbp; pop %rbx; ret: the flags in RDX, the other half of what is returned
     program.extend([&[0x9c][..], teardown, &[0x5a, 0x5d, 0x5b, 0xc3]].concat());
 
-    let part = |start: usize| arena.0.map_addr(|first| first + start);
-    // SAFETY: the mapping is longer than this, readable and writable; these bytes are referred to by nobody else.
-    let text = unsafe { slice::from_raw_parts_mut(part(0), STUBS_AT) };
-    // SAFETY: as above.
-    let stubs = unsafe { slice::from_raw_parts_mut(part(STUBS_AT), COUNTERS_AT - STUBS_AT) };
-    // SAFETY: as above; aligned to a page, and a counter may be zero.
-    let counters = unsafe { slice::from_raw_parts(part(COUNTERS_AT).cast::<c_void>().cast::<AtomicU64>(), 8) };
-    // SAFETY: as above.
-    let hook = unsafe { slice::from_raw_parts_mut(part(HOOK_AT), 3) };
+    let text = arena.part(0..STUBS_AT);
+    let stubs = arena.part(STUBS_AT..DATA_AT);
+    let counters = arena.0.map_addr(|first| first + DATA_AT).cast::<c_void>().cast::<AtomicU64>();
+    // SAFETY: in the mapping, aligned to a page, and referred to by nobody else; a counter may be zero.
+    let counters = unsafe { slice::from_raw_parts(counters, 8) };
+    let hook = arena.part(ROUTINES_AT..ROUTINES_AT + 3);
     hook.copy_from_slice(&[0xb0, 0x5a, 0xc3]); // mov $0x5a, %al; ret
     text[..program.len()].copy_from_slice(&program);
     let site = planned.at(arena.address() + site as u64);
-    let hook = arena.address() + HOOK_AT as u64;
+    let hook = arena.address() + ROUTINES_AT as u64;
     let memory = Memory {
         entries: &mut [None; 1],
         stubs: stubs.as_chunks_mut().0,
         stubs_address: arena.address() + STUBS_AT as u64,
         counters,
-        counters_address: arena.address() + COUNTERS_AT as u64,
+        counters_address: arena.address() + DATA_AT as u64,
         snapshot: &mut [0; 1],
     };
     let hooks = Hooks { port: hook, flush: hook, descriptor: hook, fault: hook, ret: hook };
@@ -101,22 +116,17 @@ fn run(mode: Mode, planned: &Planned, setup: &[u8], teardown: &[u8], flags: u64)
     assert_eq!(engine.add(&site, &mut Piece { bytes: text, address }), Ok(Ok(())));
     let stub = engine.entries().any(|(_, entry)| entry.form() == Form::Jump);
 
-    // SAFETY: the program keeps to the System V calling convention: two words are returned in RAX and RDX, and of the
-    // registers that a callee has to keep, RBX and RBP are pushed and popped, and the others not written.
-    let returned = unsafe {
-        let program: extern "sysv64" fn() -> Returned = core::mem::transmute(arena.0);
-        program()
-    };
+    let returned = arena.run();
     Seen { flags: returned.rdx & STATUS, rax: returned.rax, count: counters[0].load(Ordering::Relaxed), stub }
 }
 
 /// All combinations of the status flags.
-fn combinations() -> impl Iterator<Item = u64> {
+pub(super) fn combinations() -> impl Iterator<Item = u64> {
     (0..64).map(|bits| [0, 2, 4, 6, 7, 11].iter().enumerate().map(|(bit, flag)| (bits >> bit & 1) << flag).sum())
 }
 
 /// `mov $value, %eax; xor %ecx, %ecx`
-fn registers(value: u32) -> Vec<u8> {
+pub(super) fn registers(value: u32) -> Vec<u8> {
     [&[0xb8][..], &value.to_le_bytes(), &[0x31, 0xc9]].concat()
 }
 

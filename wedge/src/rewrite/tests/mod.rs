@@ -2,10 +2,13 @@
 
 extern crate std;
 
+mod deprivileged;
 mod encodings;
 mod execution;
+mod processor;
 mod switching;
 mod taking;
+mod templates;
 
 use std::boxed::Box;
 use std::iter;
@@ -29,6 +32,31 @@ const HOOKS: Hooks = Hooks {
     descriptor: 0xffff_ffff_7f00_0300,
     fault: 0xffff_ffff_7f00_0400,
     ret: 0xffff_ffff_7f00_0500,
+};
+
+pub(super) const MACHINE: Virtual = Virtual {
+    mask: 0xffff_ffff_7f00_1001,
+    pending: 0xffff_ffff_7f00_1000,
+    gs_swapped: 0xffff_ffff_7f00_1002,
+    control: [
+        0xffff_ffff_7f00_1010,
+        0,
+        0xffff_ffff_7f00_1020,
+        0xffff_ffff_7f00_1028,
+        0xffff_ffff_7f00_1030,
+        0,
+        0,
+        0,
+        0,
+    ],
+    site: 0xffff_ffff_7f00_1004,
+    emulate: 0xffff_ffff_7f00_0600,
+    emulate_without_stack: 0xffff_ffff_7f00_0700,
+    interrupt: 0xffff_ffff_7f00_0800,
+    iret: 0xffff_ffff_7f00_0900,
+    sysret: 0xffff_ffff_7f00_0a00,
+    code_selector: 0xe033,
+    stack_selector: 0xe02b,
 };
 
 /// Recommended NOPs by length.
@@ -238,15 +266,21 @@ impl Kernel {
 
 /// An engine with room for so many sites.
 pub(super) fn engine(mode: Mode, sites: usize) -> Engine<'static> {
-    let memory = Memory {
+    match mode {
+        Mode::Virtual => Engine::deprivileged(MACHINE, memory(sites)),
+        mode => Engine::new(mode, HOOKS, memory(sites)),
+    }
+}
+
+fn memory(sites: usize) -> Memory<'static> {
+    Memory {
         entries: Box::leak(std::vec![None; sites].into()),
         stubs: Box::leak(std::vec![[0; STUB_SIZE]; sites].into()),
         stubs_address: STUBS,
         counters: Box::leak((0..sites).map(|_| AtomicU64::new(0)).collect()),
         counters_address: COUNTERS,
         snapshot: Box::leak(std::vec![0; sites].into()),
-    };
-    Engine::new(mode, HOOKS, memory)
+    }
 }
 
 /// The table of these sites, to stand at the start of the text.

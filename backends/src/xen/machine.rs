@@ -1,0 +1,318 @@
+//! What the virtual CPU finds behind it: memory by the shadow, segments, model-specific registers, and the platform.
+
+use core::arch::asm;
+use core::sync::atomic::Ordering;
+
+use wedge::cpu::{
+    Context, ControlRegister, CpuidResult, DescriptorTable, Exception, Host, Segment, Size, VirtualCpu, control,
+};
+use wedge::platform::{self, Platform};
+use wedge::shadow::{Access, Mode, Outcome, Shadow};
+use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86_64::registers::model_specific::Msr;
+
+use super::board::Board;
+use super::entry::GS_SWAPPED;
+use super::hypercall::{self, Reason, SegmentBase, shutdown};
+use super::memory::pointer;
+use super::segments::Segments;
+use super::tables::Tables;
+use crate::freestanding::{PAGE, say, timestamp};
+
+/// Model-specific registers that Xen reads for its guests (SDM Vol. 4, table 2-2).
+const IA32_FS_BASE: u32 = 0xc000_0100;
+const IA32_GS_BASE: u32 = 0xc000_0101;
+const IA32_KERNEL_GS_BASE: u32 = 0xc000_0102;
+
+/// The machine behind the virtual CPU.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) shadow: Shadow<'static>,
+    pub(super) tables: Tables,
+    pub(super) platform: Platform,
+    pub(super) board: Board,
+    pub(super) segments: Segments,
+    /// Something has been flushed since the last look at the modules.
+    pub(super) flushed: bool,
+}
+
+/// The paging mode of a CPU.
+pub(super) fn paging_mode(cpu: &VirtualCpu) -> Mode {
+    Mode {
+        pcid: cpu.cr4 & control::cr4::PCIDE != 0,
+        global: cpu.cr4 & control::cr4::PGE != 0,
+        write_protect: cpu.cr0 & control::cr0::WP != 0,
+        no_execute: cpu.efer & control::efer::NXE != 0,
+        physical_bits: cpu.limits.physical_bits,
+    }
+}
+
+impl Machine {
+    /// Makes sure that the kernel can access the page around an address.
+    fn reach(&mut self, address: u64, write: bool) -> Result<(), Exception> {
+        if self.tables.is_mapped(address, write) {
+            return Ok(());
+        }
+        let access = Access { write, user: false, fetch: false };
+        match self.shadow.fault(address, access, &mut self.tables) {
+            Outcome::Filled | Outcome::Spurious => Ok(()),
+            Outcome::Fault { error } => Err(Exception::page_fault(error, address)),
+            Outcome::Nothing { .. } | Outcome::OutOfTables => Err(Exception::page_fault(0, address)),
+        }
+    }
+
+    /// The parts of a range that each lie in one page: address and length.
+    fn parts(address: u64, length: usize) -> impl Iterator<Item = (u64, usize)> {
+        let mut done = 0;
+        core::iter::from_fn(move || {
+            let start = address.wrapping_add(done as u64);
+            let part = (length - done).min((PAGE - start % PAGE) as usize);
+            done += part;
+            (part != 0).then_some((start, part))
+        })
+    }
+
+    /// Where the wedge finds a user program's page, for an access with the program's rights.
+    fn user_place(&mut self, address: u64, write: bool) -> Result<u64, Exception> {
+        let access = Access { write, user: true, fetch: false };
+        let found = self.shadow.translate(address, access, &mut self.tables);
+        let found = found.map_err(|error| Exception::page_fault(error, address))?;
+        self.tables.memory.place(found).ok_or(Exception::page_fault(0, address))
+    }
+
+    /// Makes sure that the kernel can write to an address.
+    pub(super) fn reach_for_writing(&mut self, address: u64) {
+        let _ = self.reach(address, true);
+    }
+
+    /// A word of the guest kernel's memory, if it is mapped.
+    pub(super) fn word(&mut self, address: u64) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes, false).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    /// Copies the descriptor tables that a selector is from.
+    pub(super) fn copy_descriptors(&mut self, cpu: &VirtualCpu, local: bool) {
+        let Self { segments, shadow, tables, .. } = self;
+        let read = |address: u64| {
+            let access = Access { write: false, user: false, fetch: false };
+            let place = tables.memory.place(shadow.translate(address, access, tables).ok()?)?;
+            // SAFETY: the guest's memory, of which any value may come.
+            Some(unsafe { pointer::<u64>(place).read_unaligned() })
+        };
+        if local { segments.copy_ldt(cpu, read) } else { segments.copy_gdt(cpu, read) }
+    }
+}
+
+impl Host for Machine {
+    fn read(&mut self, address: u64, bytes: &mut [u8], user: bool) -> Result<(), Exception> {
+        let mut rest = bytes;
+        for (start, length) in Self::parts(address, rest.len()) {
+            let place = if user {
+                self.user_place(start, false)?
+            } else {
+                self.reach(start, false)?;
+                start
+            };
+            let (part, behind) = rest.split_at_mut(length);
+            // SAFETY: mapped, as was just made sure; the guest's memory is no Rust object.
+            unsafe { core::ptr::copy_nonoverlapping(pointer::<u8>(place), part.as_mut_ptr(), length) };
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8], user: bool) -> Result<(), Exception> {
+        for (start, _) in Self::parts(address, bytes.len()) {
+            if user {
+                self.user_place(start, true)?;
+            } else {
+                self.reach(start, true)?;
+            }
+        }
+        let mut rest = bytes;
+        for (start, length) in Self::parts(address, bytes.len()) {
+            let place = if user { self.user_place(start, true)? } else { start };
+            let (part, behind) = rest.split_at(length);
+            // SAFETY: as in `read`; the guest may write there.
+            unsafe { core::ptr::copy_nonoverlapping(part.as_ptr(), pointer::<u8>(place), length) };
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    fn raw_cpuid(&mut self, leaf: u32, subleaf: u32) -> CpuidResult {
+        let result = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+        CpuidResult { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+    }
+
+    fn control_changed(&mut self, cpu: &VirtualCpu, register: ControlRegister, _: u64) {
+        let mode = paging_mode(cpu);
+        self.shadow.set_mode(mode, &mut self.tables);
+        if register == ControlRegister::Cr4 {
+            let own = Cr4Flags::FSGSBASE | Cr4Flags::OSXSAVE | Cr4Flags::TIMESTAMP_DISABLE;
+            let wanted = Cr4Flags::from_bits_truncate(cpu.cr4).intersection(own);
+            // SAFETY: Xen emulates both; the bits concern user mode's instructions, and the wedge uses none of them but
+            // behind a check of CR4.
+            unsafe { Cr4::write(Cr4::read().difference(own).union(wanted)) };
+            self.flushed = true;
+        }
+    }
+
+    fn load_root(&mut self, cpu: &VirtualCpu, keep: bool) {
+        self.shadow.load_root(cpu.cr3, keep, &mut self.tables);
+    }
+
+    fn flush_page(&mut self, address: u64) {
+        self.flushed = true;
+        self.shadow.flush_page(address, &mut self.tables);
+    }
+
+    fn flush_pcid_page(&mut self, pcid: u16, address: u64) {
+        self.flushed = true;
+        self.shadow.flush_pcid_page(pcid, address, &mut self.tables);
+    }
+
+    fn flush_pcid(&mut self, pcid: u16) {
+        self.flushed = true;
+        self.shadow.flush_pcid(pcid, &mut self.tables);
+    }
+
+    fn flush_all(&mut self, include_global: bool) {
+        self.flushed = true;
+        self.shadow.flush_all(include_global, &mut self.tables);
+    }
+
+    fn load_segment(&mut self, segment: Segment, selector: u16, descriptor: Option<u64>) {
+        let level_3 = descriptor.is_some_and(|descriptor| descriptor >> 45 & 3 == 3);
+        // What only the kernel may load is not in the real tables: its real register is null.
+        let selector = if level_3 { selector } else { 0 };
+        if let (true, Some(descriptor)) = (level_3, descriptor) {
+            self.segments.prepare(selector, descriptor);
+        }
+        if segment == Segment::Gs && GS_SWAPPED.load(Ordering::Relaxed) != 0 {
+            let _ = hypercall::set_segment_base(SegmentBase::GsUserSelector, selector.into());
+            return;
+        }
+        // SAFETY: the selector is null, or that of a descriptor that was checked and copied; should Xen have refused it, the
+        // exception is presented to the guest. The wedge uses none of these segments.
+        unsafe {
+            match segment {
+                Segment::Es => asm!("mov es, {:x}", in(reg) selector, options(nostack)),
+                Segment::Ds => asm!("mov ds, {:x}", in(reg) selector, options(nostack)),
+                Segment::Fs => asm!("mov fs, {:x}", in(reg) selector, options(nostack)),
+                Segment::Gs => asm!("mov gs, {:x}", in(reg) selector, options(nostack)),
+            }
+        }
+    }
+
+    fn read_segment(&mut self, segment: Segment) -> u16 {
+        let selector: u16;
+        // SAFETY: no effect.
+        unsafe {
+            match segment {
+                Segment::Es => asm!("mov {:x}, es", out(reg) selector, options(nomem, nostack)),
+                Segment::Ds => asm!("mov {:x}, ds", out(reg) selector, options(nomem, nostack)),
+                Segment::Fs => asm!("mov {:x}, fs", out(reg) selector, options(nomem, nostack)),
+                Segment::Gs => asm!("mov {:x}, gs", out(reg) selector, options(nomem, nostack)),
+            }
+        }
+        selector
+    }
+
+    fn fs_base(&mut self) -> u64 {
+        // SAFETY: Xen answers.
+        unsafe { Msr::new(IA32_FS_BASE).read() }
+    }
+
+    fn set_fs_base(&mut self, base: u64) {
+        let _ = hypercall::set_segment_base(SegmentBase::Fs, base);
+    }
+
+    fn gs_base(&mut self) -> u64 {
+        let swapped = GS_SWAPPED.load(Ordering::Relaxed) != 0;
+        // SAFETY: Xen answers.
+        unsafe { Msr::new(if swapped { IA32_KERNEL_GS_BASE } else { IA32_GS_BASE }).read() }
+    }
+
+    fn set_gs_base(&mut self, base: u64) {
+        let swapped = GS_SWAPPED.load(Ordering::Relaxed) != 0;
+        let which = if swapped { SegmentBase::GsUser } else { SegmentBase::GsKernel };
+        let _ = hypercall::set_segment_base(which, base);
+    }
+
+    fn kernel_gs_base(&mut self) -> u64 {
+        let swapped = GS_SWAPPED.load(Ordering::Relaxed) != 0;
+        // SAFETY: Xen answers.
+        unsafe { Msr::new(if swapped { IA32_GS_BASE } else { IA32_KERNEL_GS_BASE }).read() }
+    }
+
+    fn set_kernel_gs_base(&mut self, base: u64) {
+        let swapped = GS_SWAPPED.load(Ordering::Relaxed) != 0;
+        let which = if swapped { SegmentBase::GsKernel } else { SegmentBase::GsUser };
+        let _ = hypercall::set_segment_base(which, base);
+    }
+
+    fn swap_gs(&mut self) {
+        GS_SWAPPED.fetch_xor(0xff, Ordering::Relaxed);
+    }
+
+    fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable) {
+        match what {
+            DescriptorTable::Gdt => self.copy_descriptors(cpu, false),
+            DescriptorTable::Ldt => self.copy_descriptors(cpu, true),
+            DescriptorTable::Idt | DescriptorTable::Tr => {}
+        }
+    }
+
+    fn debug_register(&mut self, number: u8) -> u64 {
+        hypercall::get_debug_register(number)
+    }
+
+    fn set_debug_register(&mut self, number: u8, value: u64) -> bool {
+        hypercall::set_debug_register(number, value).is_ok()
+    }
+
+    fn port_in(&mut self, port: u16, size: Size) -> u32 {
+        self.platform.read(port, platform_size(size), &mut self.board)
+    }
+
+    fn port_out(&mut self, port: u16, size: Size, value: u32) {
+        self.platform.write(port, platform_size(size), value, &mut self.board);
+    }
+
+    fn time_stamp(&mut self) -> u64 {
+        timestamp()
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        // SAFETY: the value is legal; Xen emulates the instruction, and keeps the state of all components.
+        unsafe {
+            asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack));
+        }
+    }
+
+    fn wait_for_interrupt(&mut self, _: &VirtualCpu, context: &Context) {
+        if context.rflags & 1 << 9 == 0 {
+            self.platform.advance(&mut self.board);
+            say!("halted with interrupts off at {:#x}", context.rip);
+            shutdown(Reason::PowerOff);
+        }
+        self.board.collect(&mut self.platform);
+        self.platform.advance(&mut self.board);
+        while !self.platform.has_interrupt() {
+            self.board.wait(&mut self.platform);
+        }
+    }
+
+    fn write_back_caches(&mut self) {}
+}
+
+fn platform_size(size: Size) -> platform::Size {
+    match size {
+        Size::Byte => platform::Size::Byte,
+        Size::Word => platform::Size::Word,
+        Size::Long => platform::Size::Long,
+    }
+}

@@ -1,0 +1,412 @@
+//! The domain's memory, and who has which part of it.
+//!
+//! The guest is shown machine addresses as its physical ones, so that what it tells a device to access is what the device
+//! will access. Xen gives a domain its pages in a few long runs of machine frames; they are the guest's memory map. Below 1 MB,
+//! where a PC has its BIOS, the guest finds pages of zeros: the domain's first 256.
+//!
+//! All of the domain's pages are mapped once more, at machine address + [`LINEAR`]: by that the wedge reads the guest's page
+//! tables, and the level-1 tables of that mapping serve as shadows of the guest's large pages. Pages that are page tables to Xen
+//! are read-only there, as everywhere.
+//!
+//! Of the domain's own numbering (pseudo-physical frames), which runs through without gaps, the wedge keeps what Xen mapped
+//! at its window: the image, and behind it, up to where the kernel would lie on bare hardware, the pool of page tables.
+
+use core::ops::Range;
+
+use wedge::memory::{Kind, MemoryMap, OutOfMemory, PhysicalMemory, Region, TooManyRegions};
+
+use super::hypercall::{self, Refused};
+use super::interface::{DOMID_SELF, MACHINE_TO_PHYSICAL, MmuUpdate, StartInfo};
+use crate::freestanding::{PAGE, WINDOW, WINDOW_LENGTH};
+
+/// Where the domain's memory is mapped, by machine address: PML4 entry 272, the first behind Xen's own, which Linux leaves
+/// empty unless page tables are isolated.
+pub(super) const LINEAR: u64 = 0xffff_8800_0000_0000;
+/// Its PML4 entry.
+pub(super) const LINEAR_SLOT: usize = 272;
+/// Below this address the guest's memory is not the machine's.
+pub(super) const LOW: u64 = 1 << 20;
+/// Machine addresses that are served: 512 GB would fit into the entry.
+pub(super) const LIMIT: u64 = 64 << 30;
+
+/// Page-table entry bits (SDM Vol. 3A, 4.5.4, tables 4-15 to 4-20).
+pub(super) mod entry {
+    pub(crate) const PRESENT: u64 = 1 << 0;
+    pub(crate) const WRITABLE: u64 = 1 << 1;
+    pub(crate) const USER: u64 = 1 << 2;
+    pub(crate) const ACCESSED_AND_DIRTY: u64 = 1 << 5 | 1 << 6;
+    pub(crate) const NO_EXECUTE: u64 = 1 << 63;
+    pub(crate) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    /// What leads to another table.
+    pub(crate) const TABLE: u64 = PRESENT | WRITABLE | USER | ACCESSED_AND_DIRTY;
+}
+
+/// Frames that follow each other in both numberings.
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
+    machine: u64,
+    physical: u64,
+    pages: u64,
+}
+
+/// As many as a memory map has room for, and some.
+const RUNS: usize = 96;
+
+/// What a 2 MB piece of the machine's address space is to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Piece {
+    /// Not its memory.
+    Foreign = 0,
+    /// Its memory in part.
+    Mixed = 1,
+    /// All its memory.
+    Memory = 2,
+}
+
+/// Why there is not enough memory, or Xen's differs from what it says.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum MemoryError {
+    TooManyRuns,
+    TooHigh { address: u64 },
+    NoTables,
+    TooLittle { pages: u64 },
+    Map(TooManyRegions),
+    Xen { what: &'static str, refused: Refused },
+}
+
+impl core::fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::TooManyRuns => write!(f, "the domain's memory lies in more than {RUNS} pieces"),
+            Self::TooHigh { address } => write!(f, "memory at {address:#x}, behind the last address served, {LIMIT:#x}"),
+            Self::NoTables => write!(f, "the domain has more memory than the wedge's window has page tables for"),
+            Self::TooLittle { pages } => write!(f, "{pages} pages of memory are not even enough for the wedge"),
+            Self::Map(error) => error.fmt(f),
+            Self::Xen { what, refused } => write!(f, "Xen refuses {what}, error {}", refused.0),
+        }
+    }
+}
+
+/// The domain's memory.
+#[derive(Debug)]
+pub(super) struct Memory {
+    runs: [Run; RUNS],
+    count: usize,
+    /// Machine frames by pseudo-physical frame: Xen's list, which is gone with the address space that Xen made.
+    frames: &'static [u64],
+    /// The same of the window, which is kept.
+    window: [u64; WINDOW_FRAMES],
+    /// Pseudo-physical frames of the pool.
+    pool: Range<u64>,
+    /// Of these, how many the linear mapping has taken.
+    linear_tables: u64,
+    /// Pseudo-physical frames of the tables that Xen booted the domain with.
+    boot_tables: Range<u64>,
+    pieces: [Piece; PIECES],
+    /// The guest's.
+    map: MemoryMap,
+}
+
+const WINDOW_FRAMES: usize = (WINDOW_LENGTH / PAGE) as usize;
+const PIECES: usize = (LIMIT >> 21) as usize;
+
+/// Something in memory at a virtual address.
+pub(super) fn pointer<T>(address: u64) -> *mut T {
+    core::ptr::with_exposed_provenance_mut(address as usize)
+}
+
+impl Memory {
+    /// No memory yet.
+    pub(super) const fn empty() -> Self {
+        Self {
+            runs: [Run { machine: 0, physical: 0, pages: 0 }; RUNS],
+            count: 0,
+            frames: &[],
+            window: [0; WINDOW_FRAMES],
+            pool: 0..0,
+            linear_tables: 0,
+            boot_tables: 0..0,
+            pieces: [Piece::Foreign; PIECES],
+            map: MemoryMap::EMPTY,
+        }
+    }
+
+    /// Finds out what there is, and maps it. `own_end` is the end of the wedge's image and arena, an offset in the window.
+    ///
+    /// # Safety
+    ///
+    /// Called once, with what Xen has told, before there is any other page table than Xen's.
+    pub(super) unsafe fn set_up(&mut self, start: &StartInfo, own_end: u64) -> Result<(), MemoryError> {
+        // SAFETY: Xen has mapped its list there, and nobody writes to it.
+        self.frames = unsafe { core::slice::from_raw_parts(pointer(start.mfn_list), start.nr_pages as usize) };
+        if self.frames.len() < WINDOW_FRAMES {
+            return Err(MemoryError::TooLittle { pages: start.nr_pages });
+        }
+        self.window.copy_from_slice(&self.frames[..WINDOW_FRAMES]);
+        self.pool = own_end.div_ceil(PAGE)..WINDOW_LENGTH / PAGE;
+        let tables = (start.pt_base - WINDOW) / PAGE;
+        self.boot_tables = tables..tables + start.nr_pt_frames;
+        self.find_runs()?;
+        self.clear_pool();
+        let pointers = self.map_linear()?;
+        let root = self.frames[tables as usize] << 12;
+        let update = MmuUpdate { address: root + 8 * LINEAR_SLOT as u64, value: pointers | entry::TABLE };
+        // SAFETY: nothing else lies in that part of the address space.
+        let updated = unsafe { hypercall::mmu_update(&[update], DOMID_SELF) };
+        updated.map_err(|(_, refused)| MemoryError::Xen { what: "the linear mapping", refused })
+    }
+
+    fn find_runs(&mut self) -> Result<(), MemoryError> {
+        let mut run = Run::default();
+        for (physical, machine) in self.frames.iter().enumerate() {
+            if run.pages != 0 && run.machine + run.pages == *machine {
+                run.pages += 1;
+                continue;
+            }
+            self.add(run)?;
+            run = Run { machine: *machine, physical: physical as u64, pages: 1 };
+        }
+        self.add(run)?;
+        self.runs[..self.count].sort_unstable_by_key(|run| run.machine);
+        Ok(())
+    }
+
+    fn add(&mut self, run: Run) -> Result<(), MemoryError> {
+        if run.pages == 0 {
+            return Ok(());
+        }
+        let end = (run.machine + run.pages) * PAGE;
+        if end > LIMIT {
+            return Err(MemoryError::TooHigh { address: end });
+        }
+        *self.runs.get_mut(self.count).ok_or(MemoryError::TooManyRuns)? = run;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Clears the pool.
+    fn clear_pool(&self) {
+        for frame in self.pool.clone() {
+            // SAFETY: Xen has mapped the domain's first pages at the window, and nobody uses these yet.
+            unsafe { pointer::<[u64; 512]>(WINDOW + frame * PAGE).write_bytes(0, 1) };
+        }
+    }
+
+    /// Writes the tables of the linear mapping, then protects the pool. Returns the machine address of the mapping's
+    /// page-directory-pointer table.
+    fn map_linear(&mut self) -> Result<u64, MemoryError> {
+        let (pointers, mut directory, mut table) = (self.take_table()?, (u64::MAX, 0), (u64::MAX, 0));
+        for number in 0..self.count {
+            let run = self.runs[number];
+            for page in 0..run.pages {
+                let (machine, physical) = (run.machine + page, run.physical + page);
+                if directory.0 != machine >> 18 {
+                    directory = (machine >> 18, self.take_table()?);
+                    self.link(pointers, machine >> 18 & 511, directory.1);
+                }
+                if table.0 != machine >> 9 {
+                    table = (machine >> 9, self.take_table()?);
+                    self.link(directory.1, machine >> 9 & 511, table.1);
+                }
+                let read_only = self.pool.contains(&physical) || self.boot_tables.contains(&physical);
+                let rights = if read_only { 0 } else { entry::WRITABLE };
+                let value = machine * PAGE | entry::PRESENT | entry::ACCESSED_AND_DIRTY | rights;
+                Self::write(table.1, machine & 511, value);
+            }
+        }
+        self.make_pool_read_only()?;
+        Ok(self.machine_address(pointers))
+    }
+
+    /// The next table of the pool, a pseudo-physical frame.
+    fn take_table(&mut self) -> Result<u64, MemoryError> {
+        let frame = self.pool.start + self.linear_tables;
+        self.linear_tables += 1;
+        if self.pool.contains(&frame) { Ok(frame) } else { Err(MemoryError::NoTables) }
+    }
+
+    fn link(&self, table: u64, index: u64, to: u64) {
+        Self::write(table, index, self.machine_address(to) | entry::TABLE);
+    }
+
+    /// Writes an entry of a table that is none yet.
+    fn write(table: u64, index: u64, value: u64) {
+        // SAFETY: a page of the pool, which is still writable, and no table to Xen yet.
+        unsafe { pointer::<u64>(WINDOW + table * PAGE + 8 * index).write(value) };
+    }
+
+    fn make_pool_read_only(&self) -> Result<(), MemoryError> {
+        let mut updates = [MmuUpdate::default(); 128];
+        let mut length = 0;
+        for frame in self.pool.clone() {
+            let value = self.machine_address(frame) | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
+            updates[length] = MmuUpdate { address: self.boot_entry(WINDOW + frame * PAGE), value };
+            length += 1;
+            if length == updates.len() || frame + 1 == self.pool.end {
+                // SAFETY: the pool is only read from here on.
+                let updated = unsafe { hypercall::mmu_update(&updates[..length], DOMID_SELF) };
+                updated.map_err(|(_, refused)| MemoryError::Xen { what: "to protect page tables", refused })?;
+                length = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the right to write to a page of the wedge's from the linear mapping.
+    pub(super) fn protect_in_linear_mapping(&self, machine: u64) -> Result<(), Refused> {
+        let value = machine & entry::ADDRESS | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
+        // SAFETY: nothing is written to the page there.
+        unsafe { hypercall::update_va_mapping(LINEAR + (machine & entry::ADDRESS), value) }.map(|_| ())
+    }
+
+    /// Machine address of a page.
+    pub(super) fn machine_address(&self, frame: u64) -> u64 {
+        let frame = frame as usize;
+        self.window.get(frame).or_else(|| self.frames.get(frame)).copied().unwrap_or(0) * PAGE
+    }
+
+    /// Machine address of a page of the window.
+    pub(super) fn machine_of(&self, address: u64) -> u64 {
+        self.machine_address((address - WINDOW) / PAGE) + address % PAGE
+    }
+
+    /// Entry of an address in one of the tables that Xen booted the domain with, at the given level, 1 being the lowest.
+    pub(super) fn boot_table(&self, address: u64, level: u32) -> u64 {
+        let mut table = self.machine_address(self.boot_tables.start);
+        for level in (level + 1..=4).rev() {
+            let index = address >> (3 + 9 * level) & 511;
+            // SAFETY: Xen's tables are mapped at the window, like all that it booted the domain with.
+            table = unsafe { pointer::<u64>(self.boot_address(table) + 8 * index).read() } & entry::ADDRESS;
+        }
+        table
+    }
+
+    fn boot_entry(&self, address: u64) -> u64 {
+        self.boot_table(address, 1) + 8 * (address >> 12 & 511)
+    }
+
+    /// Where Xen has mapped a page that it booted the domain with.
+    fn boot_address(&self, machine: u64) -> u64 {
+        // SAFETY: Xen shows every guest this table; the frame is one of the domain's.
+        let frame = unsafe { pointer::<u64>(MACHINE_TO_PHYSICAL + machine / PAGE * 8).read() };
+        WINDOW + frame * PAGE
+    }
+
+    /// Pages of the domain.
+    pub(super) fn pages(&self) -> u64 {
+        self.runs[..self.count].iter().map(|run| run.pages).sum()
+    }
+
+    /// Behind the last page that Xen has put something into: the tables, and one page of stack.
+    pub(super) fn boot_end(&self) -> u64 {
+        self.boot_tables.end + 1
+    }
+
+    /// The pool, without what the linear mapping has taken: pseudo-physical frames.
+    pub(super) fn pool(&self) -> Range<u64> {
+        self.pool.start + self.linear_tables..self.pool.end
+    }
+
+    /// The machine ranges of some pseudo-physical frames.
+    pub(super) fn machine_ranges(&self, frames: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        self.runs[..self.count].iter().filter_map(move |run| {
+            let start = frames.start.max(run.physical);
+            let end = frames.end.min(run.physical + run.pages);
+            let machine = |frame: u64| (run.machine + (frame - run.physical)) * PAGE;
+            (start < end).then(|| machine(start)..machine(end))
+        })
+    }
+
+    /// The guest's memory map: all but the pages in `own`, pseudo-physical frames.
+    pub(super) fn make_map(&mut self, own: &[Range<u64>]) -> Result<MemoryMap, MemoryError> {
+        let mut map = MemoryMap::default();
+        // Linux wants a place below 1 MB for the code that starts other processors, and leaves the rest alone.
+        let low = Region { start: PAGE, end: 0x9f000, kind: Kind::Usable };
+        map.add(low).map_err(MemoryError::Map)?;
+        let everything = 0..self.frames.len() as u64;
+        for range in self.machine_ranges(everything) {
+            let region = Region { start: range.start, end: range.end, kind: Kind::Usable };
+            map.add(region).map_err(MemoryError::Map)?;
+        }
+        for frames in own {
+            for range in self.machine_ranges(frames.clone()) {
+                map.reserve(&range).map_err(MemoryError::Map)?;
+            }
+        }
+        Ok(map)
+    }
+
+    /// From here on this is the guest's memory.
+    pub(super) fn set_map(&mut self, map: &MemoryMap) {
+        self.map = *map;
+        for region in map.regions().iter().filter(|region| region.kind == Kind::Usable) {
+            for piece in region.start >> 21..region.end.div_ceil(2 << 20) {
+                let whole = map.is_usable(&(piece << 21..(piece + 1) << 21));
+                self.pieces[piece as usize] = if whole { Piece::Memory } else { Piece::Mixed };
+            }
+        }
+    }
+
+    /// What the 2 MB around a machine address are to the guest.
+    fn piece(&self, address: u64) -> Piece {
+        usize::try_from(address >> 21).ok().and_then(|piece| self.pieces.get(piece)).copied().unwrap_or(Piece::Foreign)
+    }
+
+    /// Whether the page around a machine address is the guest's memory.
+    pub(super) fn is_guests(&self, address: u64) -> bool {
+        match self.piece(address) {
+            Piece::Memory => true,
+            Piece::Foreign => false,
+            Piece::Mixed => {
+                let page = address & !(PAGE - 1);
+                self.map.is_usable(&(page..page + PAGE))
+            }
+        }
+    }
+
+    /// Where the wedge sees a guest-physical address that is memory.
+    pub(super) fn place(&self, address: u64) -> Option<u64> {
+        if address < LOW {
+            Some(WINDOW + address)
+        } else {
+            self.is_guests(address).then_some(LINEAR + address)
+        }
+    }
+
+    /// Whether a machine address is in one of the domain's pages, whoever uses it.
+    pub(super) fn is_domains(&self, address: u64) -> bool {
+        let frame = address / PAGE;
+        self.runs[..self.count].iter().any(|run| frame.wrapping_sub(run.machine) < run.pages)
+    }
+
+    /// Whether 2 MB from a machine address on are the guest's memory.
+    pub(super) fn is_guests_piece(&self, address: u64) -> bool {
+        self.piece(address) == Piece::Memory
+    }
+}
+
+/// Machine memory that may be written while the guest is loaded, where the linear mapping shows it.
+#[derive(Debug)]
+pub(super) struct Usable<'a>(&'a MemoryMap);
+
+impl<'a> Usable<'a> {
+    /// # Safety
+    ///
+    /// No reference may exist into what is going to be asked for: the caller has planned what is written where.
+    pub(super) unsafe fn new(map: &'a MemoryMap) -> Self {
+        Self(map)
+    }
+}
+
+impl PhysicalMemory for Usable<'_> {
+    fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
+        let refused = OutOfMemory { address, length };
+        let end = address.checked_add(length).ok_or(refused)?;
+        if !self.0.is_usable(&(address..end)) {
+            return Err(refused);
+        }
+        // SAFETY: memory of the domain, mapped, and by `new`, nobody else's.
+        Ok(unsafe { core::slice::from_raw_parts_mut(pointer(LINEAR + address), length as usize) })
+    }
+}

@@ -1,0 +1,468 @@
+//! What happens between an entry and an exit.
+//!
+//! An entry is an exception, an event, a site that calls, or a transfer that its fast path has turned away. Most exceptions
+//! are page faults that the shadow answers; the others are the guest's and are delivered as the processor would have done it.
+//! An instruction that should not have been executed natively, for nobody has annotated it, is emulated too, and counted.
+
+use core::cell::UnsafeCell;
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+
+use annotate::instructions::Class;
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use wedge::cpu::{
+    Context, Event, Exception, Flow, Host as _, VirtualCpu, decode, deliver, emulate,
+};
+use wedge::rewrite::{Engine, Entry, Form, Interrupted, Word};
+use wedge::shadow::{Access, Outcome};
+
+use super::entry::{CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, WORK, cause, exit, xen_syscall_slow};
+use super::hypercall::{Reason, shutdown};
+use super::interface::{KERNEL_CS, KERNEL_SS};
+use super::machine::Machine;
+use super::modules::LiveModules;
+use crate::freestanding::{WINDOW, WINDOW_LENGTH, say};
+
+/// What the guest's kernel has in CS and SS (Linux, `__KERNEL_CS`, `__KERNEL_DS`).
+pub(super) const VIRTUAL_CS: u64 = 0x10;
+pub(super) const VIRTUAL_SS: u64 = 0x18;
+
+/// RFLAGS.IF.
+const INTERRUPT_FLAG: u64 = 1 << 9;
+
+/// Vectors of exceptions.
+mod vector {
+    pub(super) const BREAKPOINT: u64 = 3;
+    pub(super) const INVALID_OPCODE: u64 = 6;
+    pub(super) const PROTECTION: u64 = 13;
+    pub(super) const PAGE_FAULT: u64 = 14;
+}
+
+/// Exceptions with an error code (SDM Vol. 3A, table 6-1).
+const WITH_ERROR: u64 = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21;
+
+/// The wedge while the guest runs.
+#[derive(Debug)]
+pub(super) struct Resident {
+    pub(super) cpu: VirtualCpu,
+    pub(super) machine: Machine,
+    pub(super) engine: Engine<'static>,
+    pub(super) modules: LiveModules,
+    /// The kernel's image.
+    pub(super) kernel: Range<u64>,
+    /// How far above its address the kernel's head code really runs.
+    pub(super) head_distance: u64,
+    /// The number of the site that returns from system calls. Its slot is a jump that says nothing of it; should there be
+    /// several, they differ by nothing but their address.
+    pub(super) sysret: usize,
+    /// A page that the guest has just been told to map.
+    pub(super) wanted: Option<u64>,
+    /// Instructions that nobody annotated, emulated so far.
+    pub(super) unannotated: u64,
+    /// Whether user mode was ever entered: until then, the kernel's stack may be anywhere.
+    pub(super) has_run_user: bool,
+}
+
+struct Cell(UnsafeCell<Option<Resident>>);
+
+// SAFETY: one processor, which is in the wedge once at a time: events are masked there, and an exception there is the end.
+unsafe impl Sync for Cell {}
+
+static RESIDENT: Cell = Cell(UnsafeCell::new(None));
+
+/// From here on entries find it.
+pub(super) fn stay(resident: Resident) {
+    // SAFETY: called once, before the guest runs.
+    unsafe { *RESIDENT.0.get() = Some(resident) };
+}
+
+/// Where all entries lead. Returns one of [`exit`].
+pub(super) extern "C" fn enter(context: &mut Context) -> u64 {
+    // SAFETY: see `Cell`.
+    match unsafe { &mut *RESIDENT.0.get() } {
+        Some(resident) => resident.enter(context),
+        None => super::die(context, "before the guest runs"),
+    }
+}
+
+impl Resident {
+    fn enter(&mut self, context: &mut Context) -> u64 {
+        take(context);
+        match context.vector {
+            cause::EVENT => {
+                self.present(context);
+                self.machine.board.collect(&mut self.machine.platform);
+            }
+            cause::SITE => self.site_called(context),
+            cause::SITE_WITHOUT_STACK | cause::IRET => self.site_jumped(context, SITE.load(Ordering::Relaxed) as usize),
+            cause::SYSRET => self.site_jumped(context, self.sysret),
+            cause::SYSCALL => self.syscall(context),
+            cause::SYSCALL32 => self.transfer(context, |cpu, context| {
+                let next = context.rip;
+                context.rip = next.wrapping_sub(2);
+                wedge::cpu::transfer::syscall(cpu, context, next, false)
+            }),
+            cause::SYSENTER => self.transfer(context, wedge::cpu::transfer::sysenter),
+            cause::FAILSAFE => self.deliver(context, Event::Exception(Exception::PROTECTION)),
+            _ => self.exception(context),
+        }
+        self.leave(context)
+    }
+
+    /// Delivers what is due, and goes back to the guest.
+    pub(super) fn leave(&mut self, context: &mut Context) -> u64 {
+        let Machine { platform, board, .. } = &mut self.machine;
+        platform.advance(board);
+        if context.rflags & INTERRUPT_FLAG != 0 {
+            if platform.has_interrupt()
+                && let Some(vector) = platform.acknowledge()
+            {
+                self.deliver(context, Event::Interrupt(vector));
+            }
+        }
+        let Machine { platform, board, .. } = &mut self.machine;
+        if platform.has_interrupt() {
+            // The next instruction that sets IF finds it.
+            SHARED_PAGE.info().vcpu[0].pending.store(1, Ordering::Relaxed);
+        }
+        board.set_timer(platform);
+        if self.machine.flushed {
+            self.machine.flushed = false;
+            self.modules.look(self.cpu.cr3, &mut self.engine, &mut self.machine);
+        }
+        if context.is_user() { self.to_user() } else { self.to_kernel(context) }
+    }
+
+    fn to_user(&mut self) -> u64 {
+        self.has_run_user = true;
+        if let Some(address) = self.wanted.take() {
+            WORK.store(0, Ordering::Relaxed);
+            self.machine.shadow.prefill(address, &mut self.machine.tables);
+        }
+        exit::USER
+    }
+
+    /// What Xen pushes when the kernel is interrupted, it pushes on the kernel's stack: that must be mapped, always.
+    fn to_kernel(&mut self, context: &mut Context) -> u64 {
+        let top = context.rsp.wrapping_sub(8);
+        if top >> 63 == 1 || !self.has_run_user {
+            self.machine.reach_for_writing(top);
+        }
+        context.cs = KERNEL_CS;
+        context.ss = KERNEL_SS;
+        exit::KERNEL
+    }
+
+    /// An exception, of the guest's or of its hardware.
+    fn exception(&mut self, context: &mut Context) {
+        let in_wedge = !context.is_user() && context.rip.wrapping_sub(WINDOW) < WINDOW_LENGTH;
+        if in_wedge && self.engine.at_stub(context.rip).is_none() {
+            super::die(context, "in the wedge");
+        }
+        match context.vector {
+            vector::PAGE_FAULT => self.page_fault(context),
+            vector::BREAKPOINT => self.breakpoint(context),
+            vector::PROTECTION | vector::INVALID_OPCODE if !in_wedge => self.refused(context),
+            _ => self.deliver_own(context),
+        }
+    }
+
+    fn page_fault(&mut self, context: &mut Context) {
+        let address = SHARED_PAGE.info().vcpu[0].cr2.load(Ordering::Relaxed);
+        let error = context.error;
+        let access = Access { write: error & 2 != 0, user: context.is_user(), fetch: error & 16 != 0 };
+        match self.machine.shadow.fault(address, access, &mut self.machine.tables) {
+            Outcome::Filled | Outcome::Spurious => {}
+            Outcome::Fault { error } => {
+                self.present(context);
+                if access.user || address >> 63 == 0 {
+                    self.wanted = Some(address);
+                    WORK.store(1, Ordering::Relaxed);
+                }
+                self.deliver(context, Event::Exception(Exception::page_fault(error, address)));
+            }
+            Outcome::Nothing { address } => {
+                super::die(context, format_args!("at an address without memory, {address:#x}"));
+            }
+            Outcome::OutOfTables => super::die(context, "without a page table left"),
+        }
+    }
+
+    /// INT3: a site in code that runs at its physical address, or the guest's own.
+    fn breakpoint(&mut self, context: &mut Context) {
+        let at = context.rip.wrapping_sub(1);
+        let site = [at, at.wrapping_sub(self.head_distance)].into_iter().find_map(|address| {
+            let (_, entry) = self.engine.site_at(address)?;
+            (entry.form() == Form::Trap && !context.is_user()).then_some(*entry)
+        });
+        match site {
+            Some(entry) => {
+                let end = at + u64::from(entry.slot());
+                self.emulate_site(context, &entry, at, end);
+            }
+            None => {
+                let return_rip = context.rip;
+                self.deliver(context, Event::Software { vector: 3, return_rip });
+            }
+        }
+    }
+
+    /// #GP or #UD: an instruction that ring 3 may not execute, or the guest's own fault.
+    fn refused(&mut self, context: &mut Context) {
+        if context.is_user() && context.vector == vector::PROTECTION && self.interrupt_gate(context) {
+            return;
+        }
+        let mut bytes = [0; 15];
+        let user = context.is_user();
+        let length = self.fetch(context.rip, &mut bytes, user);
+        let Some(instruction) = decode(&bytes[..length], context.rip) else {
+            return self.deliver_own(context);
+        };
+        if user && !concerns_tables_or_ports(&instruction) {
+            return self.deliver_own(context);
+        }
+        match emulate(&mut self.cpu, context, &instruction, &mut self.machine) {
+            Ok(Flow::Next) => context.rip = instruction.next_ip(),
+            Ok(Flow::Jumped) => {}
+            Ok(Flow::Unhandled) => return self.deliver_own(context),
+            Err(exception) => return self.deliver(context, Event::Exception(exception)),
+        }
+        if !user {
+            self.count_unannotated(context.rip, instruction.ip(), &bytes[..instruction.len()]);
+        }
+    }
+
+    fn count_unannotated(&mut self, _: u64, at: u64, bytes: &[u8]) {
+        self.unannotated += 1;
+        if self.unannotated <= 16 {
+            say!("emulated without an annotation: {bytes:02x?} at {at:#x}");
+        }
+    }
+
+    /// INT n of user mode, which Xen turns into #GP: a gate that user mode may use (SDM Vol. 3A, 6.12.1.1, 6.13).
+    fn interrupt_gate(&mut self, context: &mut Context) -> bool {
+        const THROUGH_TABLE: u64 = 1 << 1;
+        let number = context.error >> 3;
+        if context.error & 7 != THROUGH_TABLE || number > 255 {
+            return false;
+        }
+        let gate = self.machine.word(self.cpu.idt.base + 16 * number);
+        if !gate.is_some_and(|gate| gate >> 45 & 3 == 3) {
+            return false;
+        }
+        let return_rip = context.rip + 2;
+        self.deliver(context, Event::Software { vector: number as u8, return_rip });
+        true
+    }
+
+    /// Reads as many bytes of code as there are.
+    fn fetch(&mut self, address: u64, bytes: &mut [u8; 15], user: bool) -> usize {
+        if self.machine.read(address, bytes, user).is_ok() {
+            return bytes.len();
+        }
+        let rest = (4096 - address % 4096).min(15) as usize;
+        if self.machine.read(address, &mut bytes[..rest], user).is_ok() { rest } else { 0 }
+    }
+
+    /// A site has called: the return address says which.
+    fn site_called(&mut self, context: &mut Context) {
+        let Some(entry) = self.engine.at_stub(context.rip).copied() else {
+            super::die(context, "called from no site");
+        };
+        let (at, end) = if entry.form() == Form::Call {
+            let end = self.machine.word(context.rsp).unwrap_or(0);
+            context.rsp += 8;
+            (end.wrapping_sub(u64::from(entry.slot())), end)
+        } else {
+            (entry.address(), entry.end())
+        };
+        self.emulate_site(context, &entry, at, end);
+    }
+
+    /// A site without a stack has jumped: its number is left behind.
+    fn site_jumped(&mut self, context: &mut Context, number: usize) {
+        let Some(entry) = self.engine.entry(number).copied() else {
+            super::die(context, "jumped from no site");
+        };
+        self.emulate_site(context, &entry, entry.address(), entry.end());
+    }
+
+    fn emulate_site(&mut self, context: &mut Context, entry: &Entry, at: u64, end: u64) {
+        context.rip = at;
+        let Some(mut instruction) = decode(&entry.original(), at) else {
+            super::die(context, "at a site that does not decode");
+        };
+        instruction.set_next_ip(end);
+        match emulate(&mut self.cpu, context, &instruction, &mut self.machine) {
+            Ok(Flow::Next) => context.rip = end,
+            Ok(Flow::Jumped) => {}
+            Ok(Flow::Unhandled) => super::die(context, format_args!("{} is not emulated", entry.class())),
+            Err(exception) => self.deliver(context, Event::Exception(exception)),
+        }
+        if !self.has_run_user && entry.class() == Class::MovToCr {
+            // The kernel may go on, on a stack in its image, in tables that nobody has used yet.
+            self.reach_image(self.kernel.clone());
+        }
+        self.update_shared();
+    }
+
+    /// Makes sure that the kernel's image can be accessed where it is loaded: it is about to run there, on a stack in it.
+    pub(super) fn reach_image(&mut self, image: Range<u64>) {
+        for page in image.step_by(2 << 20) {
+            self.machine.reach_for_writing(page);
+        }
+    }
+
+    /// What the assembly code and the sites need of the virtual CPU.
+    fn update_shared(&mut self) {
+        let registers = [self.cpu.cr0, 0, self.cpu.cr2, self.cpu.cr3, self.cpu.cr4];
+        for (place, value) in CONTROL.iter().zip(registers) {
+            place.store(value, Ordering::Relaxed);
+        }
+        let target = SYSCALL_TARGET.load(Ordering::Relaxed);
+        let slow = xen_syscall_slow as *const () as u64;
+        if target != slow && target != self.cpu.lstar {
+            SYSCALL_TARGET.store(slow, Ordering::Relaxed);
+        }
+    }
+
+    /// SYSCALL, for the first time since the guest said where that goes: from the first instruction to the one that loads a
+    /// stack, nothing may fault, since what Xen pushed then would be pushed on the user's stack.
+    fn syscall(&mut self, context: &mut Context) {
+        self.prepare_gap();
+        SYSCALL_TARGET.store(self.cpu.lstar, Ordering::Relaxed);
+        context.rip = self.cpu.lstar;
+    }
+
+    fn prepare_gap(&mut self) {
+        let mut address = self.cpu.lstar;
+        for _ in 0..16 {
+            self.machine.shadow.prefill(address, &mut self.machine.tables);
+            let mut bytes = [0; 15];
+            let length = self.fetch(address, &mut bytes, false);
+            if let Some((_, entry)) = self.engine.site_at(address) {
+                address = entry.end();
+                continue;
+            }
+            let Some(instruction) = decode(&bytes[..length], address) else { return };
+            self.reach_operand(&instruction);
+            if instruction.op0_register() == Register::RSP {
+                self.machine.shadow.prefill(instruction.next_ip(), &mut self.machine.tables);
+                return;
+            }
+            address = instruction.next_ip();
+        }
+    }
+
+    /// Makes sure that an operand in memory does not fault, if its address is constant but for GS.
+    fn reach_operand(&mut self, instruction: &Instruction) {
+        let in_memory = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
+        let constant = matches!(instruction.memory_base(), Register::None | Register::RIP);
+        if !in_memory || !constant {
+            return;
+        }
+        // At SYSCALL the kernel's base is the one that SWAPGS makes active.
+        let base = if instruction.segment_prefix() == Register::GS { self.machine.kernel_gs_base() } else { 0 };
+        let address = base.wrapping_add(instruction.memory_displacement64());
+        self.machine.reach_for_writing(address);
+    }
+
+    fn transfer(
+        &mut self,
+        context: &mut Context,
+        how: impl FnOnce(&VirtualCpu, &mut Context) -> Result<(), Exception>,
+    ) {
+        if let Err(exception) = how(&self.cpu, context) {
+            self.deliver(context, Event::Exception(exception));
+        }
+    }
+
+    /// The context's own exception, delivered as it came.
+    fn deliver_own(&mut self, context: &mut Context) {
+        self.present(context);
+        let vector = context.vector as u8;
+        let error = (WITH_ERROR >> vector & 1 == 1).then_some(context.error as u32);
+        self.deliver(context, Event::Exception(Exception { vector, error, address: None }));
+    }
+
+    fn deliver(&mut self, context: &mut Context, event: Event) {
+        if deliver(&mut self.cpu, context, event, &mut self.machine).is_err() {
+            say!("triple fault at {:#x}: {event:x?}", context.rip);
+            shutdown(Reason::Reboot);
+        }
+        CONTROL[2].store(self.cpu.cr2, Ordering::Relaxed);
+    }
+
+    /// A context that was interrupted in a stub is presented where it belongs in the guest.
+    fn present(&mut self, context: &mut Context) {
+        if context.is_user() {
+            return;
+        }
+        match self.engine.interrupted(context.rip) {
+            None => {}
+            Some(Interrupted::At(address)) => context.rip = address,
+            Some(Interrupted::Pushed(address, word)) => {
+                let pushed = self.machine.word(context.rsp).unwrap_or(0);
+                match word {
+                    Word::Dropped => {}
+                    Word::Rcx => context.registers.rcx = pushed,
+                    Word::Flags => {
+                        const KEPT: u64 = INTERRUPT_FLAG | 3 << 12;
+                        context.rflags = context.rflags & KEPT | pushed & !KEPT;
+                    }
+                }
+                context.rip = address;
+                context.rsp += 8;
+            }
+            Some(Interrupted::Caller(offset)) => {
+                let caller = self.machine.word(context.rsp).unwrap_or(0);
+                context.rip = caller.wrapping_add_signed(offset);
+                context.rsp += 8;
+            }
+            Some(Interrupted::Returned) => self.return_by_frame(context),
+            Some(Interrupted::Returning(address)) => {
+                let to_kernel = self.machine.word(context.rsp + 8).is_some_and(|cs| cs & 3 == 0 || cs == KERNEL_CS);
+                let enabled = self.machine.word(context.rsp + 16).is_some_and(|flags| flags & INTERRUPT_FLAG != 0);
+                if to_kernel && enabled {
+                    self.return_by_frame(context);
+                } else {
+                    context.rip = address;
+                }
+            }
+        }
+    }
+
+    /// An IRETQ to the kernel that is as good as executed.
+    fn return_by_frame(&mut self, context: &mut Context) {
+        let frame = context.rsp;
+        let mut word = |number: u64| self.machine.word(frame + 8 * number).unwrap_or(0);
+        (context.rip, context.rflags, context.rsp) = (word(0), word(2), word(3));
+    }
+}
+
+/// Whether the processor may have refused an instruction of user mode only because the real tables are not the guest's: it
+/// loads a segment, or accesses a port that the guest's TSS may allow.
+fn concerns_tables_or_ports(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    match instruction.mnemonic() {
+        M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd => true,
+        M::Lss | M::Lfs | M::Lgs | M::Retf | M::Iret | M::Iretd | M::Iretq => true,
+        M::Mov | M::Pop => instruction.op0_register().is_segment_register(),
+        M::Jmp => instruction.is_jmp_far() || instruction.is_jmp_far_indirect(),
+        M::Call => instruction.is_call_far() || instruction.is_call_far_indirect(),
+        _ => false,
+    }
+}
+
+/// Makes Xen's values the guest's.
+fn take(context: &mut Context) {
+    // The upper half of CS has the event mask.
+    let selector = context.cs & 0xffff;
+    if selector & 3 == 0 {
+        context.cs = VIRTUAL_CS;
+        context.ss = VIRTUAL_SS;
+    } else {
+        context.cs = selector;
+        GS_SWAPPED.store(0xff, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,29 @@
+//! `costs`: measures what the kernel's operations cost on several systems, and prints the table.
+
+use std::env;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use boot_tests::costs::{System, Table};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("costs: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let named = |name: String| System::named(&name).with_context(|| format!("{name} is no system"));
+    let mut systems = env::args().skip(1).map(named).collect::<Result<Vec<_>>>()?;
+    if systems.is_empty() {
+        systems = System::DEFAULT.to_vec();
+    }
+    let table = Table::measure(&systems)?;
+    println!("\nExecuted instructions; two boots of each system show the same:\n\n{}", table.text()?);
+    println!("Boots:\n{}\nAs Markdown:\n\n{}", table.boots(), table.markdown()?);
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! What the kernel's operations cost on several systems, in executed instructions.
+//!
+//! Nobody has the same machine, and a loaded one is not even the same as itself; under TCG, time says more about QEMU than
+//! about the guest. What a guest executes is the same on every machine and every run, and counts a hypervisor's part
+//! alike. The guest measures its own operations by the time-stamp counter, which under `-icount shift=0` counts
+//! instructions (`testdata/programs/costs.c`). A boot idles, and the counter goes on then: so its instructions are counted
+//! by a plugin (`plugin/markers.c`), which also holds the counter to account.
+//!
+//! What is compared must do the same: one source of Linux, one configuration, one initramfs, memory of one size, one CPU
+//! model, and a command line that lets nothing run for a time (no calibration of a timer, no search for entropy) and prints
+//! hardly a character, for the serial console polls and Xen's does not. Only the kernel's first look at the PIT is left,
+//! 11 million instructions at most (`quick_pit_calibrate`): nothing turns it off. What the peer has because it is a dom0 of
+//! Linux's own, and the others have not, is turned off: ACPI, and bounce buffers of 64 MB.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::expect::Expectations;
+use crate::guest::Guest;
+use crate::host::Host;
+use crate::kernel::Variant;
+use crate::qemu::Machine;
+use crate::{icount, programs};
+
+mod table;
+
+pub use table::Table;
+
+const PLUGIN: &str = include_str!("../plugin/markers.c");
+
+/// The model without what Xen and QEMU cannot do together (`Machine::on_xen`), and without ERMS: a kernel that has that clears
+/// pages byte by byte, and each of these 4,096 iterations would count as an instruction and hide the others.
+const CPU: &str = "max,-smap,-erms";
+
+/// On every command line.
+const WORDS: &str = "loglevel=5 tsc_early_khz=1000000 random.trust_cpu=on norandmaps nolapic";
+
+/// On the peer's as well. 128 is the least that there can be, in units of 2 KB.
+const PEER_WORDS: &str = "console=hvc0 acpi=off swiotlb=128";
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum System {
+    /// The kernel that `make` alone builds, on QEMU's machine.
+    Plain,
+    /// The afterburnt kernel there, on the wedge in `mode=native`.
+    Native,
+    /// Linux's own para-virtualized kernel, as Xen's dom0.
+    Peer,
+    /// The afterburnt kernel on the wedge, as Xen's dom0.
+    Xen,
+}
+
+impl System {
+    /// All of them, in the order of the table's columns.
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Native, Self::Peer, Self::Xen];
+
+    /// Those that are compared without being asked for.
+    pub const DEFAULT: [Self; 3] = [Self::Plain, Self::Native, Self::Peer];
+
+    /// What it is called, in the table and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Native => "native",
+            Self::Peer => "peer",
+            Self::Xen => "xen",
+        }
+    }
+
+    /// The system with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|system| system.name() == name)
+    }
+
+    fn variant(self) -> Variant {
+        match self {
+            Self::Plain => Variant::MIN_PLAIN,
+            Self::Native | Self::Xen => Variant::MIN,
+            Self::Peer => Variant::XEN_PEER,
+        }
+    }
+
+    fn machine<'a>(self, initramfs: &Path) -> Result<Machine<'a>> {
+        let kernel = self.variant().build()?;
+        let machine = match self {
+            Self::Plain => Host::Plain.machine(&kernel, initramfs)?,
+            Self::Native => Host::Native.machine(&kernel, initramfs)?,
+            Self::Peer => {
+                Machine { append: PEER_WORDS.to_owned(), ..Machine::new(kernel.vmlinux(), initramfs) }.on_xen()?
+            }
+            Self::Xen => Host::Xen.machine(&kernel, initramfs)?,
+        };
+        let append = format!("{} {WORDS}", machine.append);
+        Ok(Machine { append, cpu: CPU, timeout: Duration::from_secs(300), ..machine })
+    }
+
+    /// Addresses of which the first to be executed is where a boot starts. On QEMU's machine that is the kernel's entry
+    /// (Linux, `CONFIG_PHYSICAL_START`), whoever has loaded it. On Xen it is dom0's: Xen has loaded the peer, but the wedge
+    /// loads its kernel itself, and that counts.
+    fn first(self) -> RangeInclusive<u64> {
+        match self {
+            Self::Plain | Self::Native => 0x100_0000..=0x7ff_ffff,
+            Self::Peer | Self::Xen => 0xffff_8800_0000_0000..=u64::MAX,
+        }
+    }
+}
+
+/// The rows: what the guest calls them, what they are called in the table.
+pub const OPERATIONS: [(&str, &str); 10] = [
+    ("boot", "boot to shell"),
+    ("null-syscall", "null system call"),
+    ("fork-exit", "fork, exit, wait"),
+    ("fork-exec", "fork, exec, exit, wait"),
+    ("shell", "sh -c true"),
+    ("pipe-round-trip", "pipe round trip"),
+    ("context-switch", "context switch"),
+    ("map-touch-unmap", "map, touch, unmap (page)"),
+    ("page-fault", "page fault"),
+    ("signal", "signal delivery"),
+];
+
+/// Executed instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Executed {
+    /// All of them.
+    pub all: u64,
+    /// Those in Xen.
+    pub xen: u64,
+}
+
+/// What one boot has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Costs {
+    operations: BTreeMap<String, u64>,
+    /// Before the boot: by the firmware, and by the wedge or Xen.
+    pub before: Executed,
+    /// From then on until the shell has started a program.
+    pub boot: Executed,
+}
+
+impl Costs {
+    /// What the operation costs, by its name in [`OPERATIONS`].
+    ///
+    /// # Errors
+    ///
+    /// When the guest did not say.
+    pub fn of(&self, operation: &str) -> Result<u64> {
+        if operation == "boot" {
+            return Ok(self.boot.all);
+        }
+        self.operations.get(operation).copied().with_context(|| format!("no cost of {operation}"))
+    }
+}
+
+/// Boots the system, and has it measure itself. The name is that of the log.
+///
+/// # Errors
+///
+/// When something cannot be built, the boot fails, or counter and plugin contradict each other.
+pub fn measure(system: System, name: &str) -> Result<Costs> {
+    let directory = tempfile::tempdir()?;
+    let programs = programs::build(&["costs"], directory.path())?;
+    let guest = Guest { programs, ..Guest::script("costs", Vec::new()) }.initramfs()?;
+    let plugin = icount::build_plugin(PLUGIN, directory.path())?;
+    let out = directory.path().join("markers");
+    let (low, high) = system.first().into_inner();
+    let mut machine = icount::deterministic(&system.machine(guest.path())?);
+    let plugin = format!("{},out={},low={low:x},high={high:x}", plugin.display(), out.display());
+    machine.options.extend(["-plugin".into(), plugin.into()]);
+    let log = machine.boot(name, &Expectations::read("costs")?)?;
+
+    let markers = markers(&fs::read_to_string(&out).context("reading what the QEMU plugin counted")?)?;
+    let at = |number| markers.get(&number).copied().with_context(|| format!("marker {number} was not reached"));
+    let (counted, ticks) = (at(3)?.all - at(2)?.all, ticks(&log)?);
+    ensure!(counted.abs_diff(ticks) <= 8, "{counted} instructions are {ticks} ticks of the time-stamp counter");
+    Ok(Costs { operations: operations(&log), before: at(0)?, boot: at(1)? })
+}
+
+fn markers(text: &str) -> Result<BTreeMap<u64, Executed>> {
+    let marker = |line: &str| {
+        let numbers = line.split(' ').map(str::parse).collect::<Result<Vec<u64>, _>>().ok()?;
+        let &[number, all, xen] = numbers.as_slice() else { return None };
+        Some((number, Executed { all, xen }))
+    };
+    text.lines().map(|line| marker(line).with_context(|| format!("the QEMU plugin wrote: {line}"))).collect()
+}
+
+fn ticks(log: &str) -> Result<u64> {
+    let ticks = log.lines().find_map(|line| line.split_once("guest: ticks ")?.1.parse().ok());
+    ticks.context("the guest did not count ticks")
+}
+
+/// The lines `cost NAME N`.
+fn operations(log: &str) -> BTreeMap<String, u64> {
+    let operation = |line: &str| {
+        let (name, cost) = line.split_once("guest: cost ")?.1.split_once(' ')?;
+        Some((name.to_owned(), cost.parse().ok()?))
+    };
+    log.lines().filter_map(operation).collect()
+}
+
+/// Measures twice.
+///
+/// # Errors
+///
+/// As [`measure`], and when the second boot shows anything else than the first.
+pub fn measure_twice(system: System) -> Result<Costs> {
+    let name = format!("costs-{}", system.name());
+    let first = measure(system, &name)?;
+    let second = measure(system, &format!("{name}-again"))?;
+    ensure!(first == second, "{name}: one boot shows {first:?}, the next {second:?}");
+    Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_read() {
+        let log = "[    0.1] guest: script starts on Linux\n[    0.2] guest: ticks 45807\n\
+                   [    0.2] guest: cost null-syscall 226\n[    0.3] guest: cost signal x\n";
+        assert_eq!(operations(log), BTreeMap::from([("null-syscall".to_owned(), 226)]));
+        assert_eq!(ticks(log).unwrap(), 45807);
+        assert!(ticks("guest: tick 1").is_err());
+    }
+
+    #[test]
+    fn what_the_plugin_writes_is_read() {
+        let expected = BTreeMap::from([(0, Executed { all: 5, xen: 1 }), (2, Executed { all: 70, xen: 0 })]);
+        assert_eq!(markers("0 5 1\n2 70 0\n").unwrap(), expected);
+        for bad in ["0 5\n", "0 5 1 2\n", "start 5 1\n"] {
+            assert!(markers(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The table of costs: an operation to a row, a system to a column, and what is divided by what.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+
+use super::{Costs, OPERATIONS, System, measure_twice};
+
+/// The figures of several systems, an operation to a row.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    columns: Vec<(System, Costs)>,
+}
+
+impl Table {
+    /// Measures these systems, each of them twice.
+    ///
+    /// # Errors
+    ///
+    /// As [`measure_twice`].
+    pub fn measure(systems: &[System]) -> Result<Self> {
+        let column = |&system: &System| {
+            let costs = measure_twice(system).with_context(|| format!("measuring {}", system.name()))?;
+            Ok((system, costs))
+        };
+        Ok(Self { columns: systems.iter().map(column).collect::<Result<_>>()? })
+    }
+
+    /// The figures of one system.
+    ///
+    /// # Errors
+    ///
+    /// When it was not measured.
+    pub fn costs(&self, system: System) -> Result<&Costs> {
+        let column = self.columns.iter().find(|(other, _)| *other == system);
+        column.map(|(_, costs)| costs).ok_or_else(|| anyhow!("{} was not measured", system.name()))
+    }
+
+    /// What an operation costs on one system, as a multiple of what it costs on another.
+    ///
+    /// # Errors
+    ///
+    /// When one of the figures is missing.
+    #[expect(clippy::cast_precision_loss, reason = "the values are far below 2^52")]
+    pub fn ratio(&self, operation: &str, system: System, base: System) -> Result<f64> {
+        let [cost, base] = [self.costs(system)?.of(operation)?, self.costs(base)?.of(operation)?];
+        ensure!(base > 0, "{operation} costs nothing");
+        Ok(cost as f64 / base as f64)
+    }
+
+    /// With aligned columns.
+    ///
+    /// # Errors
+    ///
+    /// When a figure is missing.
+    pub fn text(&self) -> Result<String> {
+        let rows = self.rows()?;
+        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+        let mut text = String::new();
+        for row in &rows {
+            write!(text, "{:<1$}", row[0], width(0))?;
+            for (column, cell) in row.iter().enumerate().skip(1) {
+                write!(text, "  {cell:>0$}", width(column))?;
+            }
+            text.push('\n');
+        }
+        Ok(text)
+    }
+
+    /// As a table of Markdown.
+    ///
+    /// # Errors
+    ///
+    /// When a figure is missing.
+    pub fn markdown(&self) -> Result<String> {
+        let rows = self.rows()?;
+        let mut text = String::new();
+        for (index, row) in rows.iter().enumerate() {
+            writeln!(text, "| {} |", row.join(" | "))?;
+            if index == 0 {
+                writeln!(text, "|---|{}", "---:|".repeat(row.len() - 1))?;
+            }
+        }
+        Ok(text)
+    }
+
+    /// What was executed before each boot, and how much of a boot is Xen's.
+    #[must_use]
+    pub fn boots(&self) -> String {
+        let line = |(system, Costs { before, boot, .. }): &(System, Costs)| match system {
+            System::Plain | System::Native => {
+                format!("{}: {} before the kernel is entered\n", system.name(), before.all)
+            }
+            System::Peer | System::Xen => {
+                let (own, with) = (before.xen, before.xen + boot.all);
+                format!(
+                    "{}: {own} by Xen before it enters dom0 ({with} with the boot), {} by Xen in the boot\n",
+                    system.name(),
+                    boot.xen
+                )
+            }
+        };
+        self.columns.iter().map(line).collect()
+    }
+
+    /// Which systems are divided by which.
+    fn ratios(&self) -> Vec<(System, System)> {
+        let measured = |system| self.costs(system).is_ok();
+        let pairs = [(System::Native, System::Plain), (System::Xen, System::Peer)];
+        pairs.into_iter().filter(|&(system, base)| measured(system) && measured(base)).collect()
+    }
+
+    fn rows(&self) -> Result<Vec<Vec<String>>> {
+        let ratios = self.ratios();
+        let names = self.columns.iter().map(|(system, _)| system.name().to_owned());
+        let quotients = ratios.iter().map(|(system, base)| format!("{}/{}", system.name(), base.name()));
+        let mut rows = vec![["instructions".to_owned()].into_iter().chain(names).chain(quotients).collect::<Vec<_>>()];
+        for (operation, title) in OPERATIONS {
+            let mut row = vec![title.to_owned()];
+            for (_, costs) in &self.columns {
+                row.push(costs.of(operation)?.to_string());
+            }
+            for &(system, base) in &ratios {
+                row.push(format!("{:.3}", self.ratio(operation, system, base)?));
+            }
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::costs::Executed;
+
+    fn costs(factor: u64) -> Costs {
+        let named = OPERATIONS.iter().skip(1).zip(1..);
+        let operations = named.map(|((name, _), number)| ((*name).to_owned(), number * factor)).collect();
+        let [before, boot] = [7, 1000].map(|all| Executed { all: all * factor, xen: factor });
+        Costs { operations, before, boot }
+    }
+
+    #[test]
+    fn a_table_has_a_column_for_each_ratio_that_can_be_had() {
+        let table = Table { columns: vec![(System::Plain, costs(2)), (System::Native, costs(3))] };
+        let text = table.text().unwrap();
+        assert!(text.starts_with("instructions              plain  native  native/plain\n"), "{text}");
+        assert!(text.ends_with("signal delivery              18      27         1.500\n"), "{text}");
+        let markdown = table.markdown().unwrap();
+        let head = "| instructions | plain | native | native/plain |\n|---|---:|---:|---:|\n| boot to shell | 2000 | 3000 | 1.500 |\n";
+        assert!(markdown.starts_with(head), "{markdown}");
+        assert!(table.ratio("signal", System::Xen, System::Plain).is_err());
+        assert!(table.ratio("nap", System::Native, System::Plain).is_err());
+    }
+
+    #[test]
+    fn a_missing_figure_is_an_error() {
+        let mut costs = costs(1);
+        costs.operations.remove("signal");
+        assert!(Table { columns: vec![(System::Peer, costs)] }.text().is_err());
+    }
+}

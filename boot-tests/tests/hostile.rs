@@ -1,0 +1,72 @@
+//! Programs that do what no program should, and a load of everything at once: the same ends on every host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use boot_tests::expect::Expectations;
+use boot_tests::guest::Guest;
+use boot_tests::host::Host;
+use boot_tests::kernel::{Kernel, Variant};
+use boot_tests::programs;
+use boot_tests::qemu::Machine;
+use boot_tests::soak::Soak;
+
+/// The one that the others are compared with first.
+const HOSTS: [Host; 3] = [Host::Plain, Host::Native, Host::Profile];
+
+/// The model of CPU that Xen gets too, so that what user mode sees of it is the same.
+const CPU: &str = "max,-smap";
+
+const PROGRAMS: [&str; 8] = [
+    "hostile-descriptors",
+    "hostile-frames",
+    "hostile-instructions",
+    "hostile-limits",
+    "hostile-memory",
+    "hostile-registers",
+    "hostile-stacks",
+    "hostile-traced",
+];
+
+fn verdicts(host: Host, kernel: &Kernel, guest: &Guest) -> Result<BTreeMap<String, String>> {
+    let initramfs = guest.initramfs()?;
+    let timeout = Duration::from_secs(900);
+    let machine = Machine { cpu: CPU, timeout, ..host.machine(kernel, initramfs.path())? };
+    let log = machine.boot(&format!("hostile-{host}"), &Expectations::read("hostile")?)?;
+    Ok(programs::verdicts(&log))
+}
+
+#[test]
+fn hostile_programs_come_to_the_same_end_everywhere() -> Result<()> {
+    let kernel = Variant::MIN.build()?;
+    let directory = tempfile::tempdir()?;
+    let guest =
+        Guest { programs: programs::build(&PROGRAMS, directory.path())?, ..Guest::script("hostile", Vec::new()) };
+    let (first, others) = HOSTS.split_first().context("no host")?;
+    let there = verdicts(*first, &kernel, &guest)?;
+    ensure!(there.len() > 600, "only {} verdicts on {first}", there.len());
+    for host in others {
+        let here = verdicts(*host, &kernel, &guest)?;
+        let names: BTreeSet<_> = there.keys().chain(here.keys()).collect();
+        let differences: Vec<_> = names
+            .into_iter()
+            .filter(|name| there.get(*name) != here.get(*name))
+            .map(|name| format!("{name}:\n  {first}: {:?}\n  {host}: {:?}", there.get(name), here.get(name)))
+            .collect();
+        ensure!(differences.is_empty(), "{} verdicts differ:\n{}", differences.len(), differences.join("\n"));
+        println!("hostile: {} verdicts on {host} as on {first}", here.len());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_few_boots_and_a_short_load_succeed() -> Result<()> {
+    let kernel = Variant::MIN.build()?;
+    for host in HOSTS {
+        let report = Soak { host, boots: 3, seconds: 20 }.run(&kernel)?;
+        println!("{report}");
+        ensure!(report.good(), "{report}\n{}", report.failures().join("\n"));
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+/*
+ * What the kernel's operations cost, in ticks of the time-stamp counter: under QEMU's `-icount shift=0` these are executed
+ * instructions. Each line "cost NAME N" is the median of many rounds, less what the measuring itself takes, so that a timer
+ * interrupt in one of them does not show.
+ *
+ * The first thing the program executes is a marker, and so are both ends of the line "ticks N": a NOP that nothing else
+ * contains, by which QEMU's plugin (boot-tests/plugin/markers.c) knows where it is. The plugin and the counter must agree.
+ */
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "verdict.h"
+
+/* nopl 0xabe700NN(%rax,%rax), in an encoding of 8 bytes (SDM Vol. 2B, NOP). */
+#define MARKER(number) asm volatile(".byte 0x0f, 0x1f, 0x84, 0x00, " #number ", 0x00, 0xe7, 0xab" ::: "memory")
+
+enum { ROUNDS = 200, LONG_ROUNDS = 40, SWITCHES = 400, PAGE = 4096, PAGES = 64 };
+
+static const char *self;
+static int there[2], back[2];
+static volatile char *fresh;
+static uint64_t measuring;
+
+static uint64_t ticks(void)
+{
+	uint32_t low, high;
+
+	asm volatile("rdtsc" : "=a"(low), "=d"(high)::"memory");
+	return (uint64_t)high << 32 | low;
+}
+
+static int compare(const void *a, const void *b)
+{
+	uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
+
+	return (left > right) - (left < right);
+}
+
+/* The median of `rounds` rounds, after a few that are not counted. */
+static uint64_t cost_of(void (*operation)(void), int rounds)
+{
+	uint64_t samples[SWITCHES];
+
+	for (int i = -rounds / 4; i < rounds; i++) {
+		uint64_t start = ticks();
+
+		operation();
+		start = ticks() - start;
+		if (i >= 0)
+			samples[i] = start;
+	}
+	qsort(samples, rounds, sizeof(*samples), compare);
+	return samples[rounds / 2] - measuring;
+}
+
+static void report(const char *name, uint64_t cost)
+{
+	printf("cost %s %llu\n", name, (unsigned long long)cost);
+}
+
+static void nothing(void)
+{
+}
+
+static void call(void)
+{
+	syscall(SYS_getppid);
+}
+
+static void end(pid_t child)
+{
+	int status;
+
+	CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+static void fork_and_exit(void)
+{
+	pid_t child = fork();
+
+	if (child == 0)
+		_exit(0);
+	end(child);
+}
+
+static void fork_and_execute(const char *const *arguments)
+{
+	pid_t child = fork();
+
+	if (child == 0) {
+		execv(arguments[0], (char *const *)arguments);
+		_exit(127);
+	}
+	end(child);
+}
+
+static void fork_and_exec(void)
+{
+	fork_and_execute((const char *const[]){ self, "exit", NULL });
+}
+
+static void shell(void)
+{
+	fork_and_execute((const char *const[]){ "/bin/sh", "-c", "true", NULL });
+}
+
+static void ping(void)
+{
+	char byte = 0;
+
+	CHECK(write(there[1], &byte, 1) == 1 && read(back[0], &byte, 1) == 1);
+}
+
+/* Until nobody holds the other end any more. */
+static void answer_pings(void)
+{
+	char byte;
+
+	close(there[1]);
+	while (read(there[0], &byte, 1) == 1)
+		CHECK(write(back[1], &byte, 1) == 1);
+	_exit(0);
+}
+
+static void pings(void)
+{
+	pid_t child;
+
+	CHECK(pipe(there) == 0 && pipe(back) == 0);
+	child = fork();
+	if (child == 0)
+		answer_pings();
+	report("pipe-round-trip", cost_of(ping, ROUNDS));
+	close(there[1]);
+	end(child);
+}
+
+static void yield(void)
+{
+	sched_yield();
+}
+
+/*
+ * What a yield takes more if it switches. Of real-time processes with one priority the one that yields is the last in turn:
+ * each yield is a switch, and there are two until it returns.
+ */
+static void switches(void)
+{
+	struct sched_param first = { .sched_priority = 1 }, normal = { .sched_priority = 0 };
+	uint64_t alone, both;
+	pid_t child;
+	int status;
+
+	CHECK(sched_setscheduler(0, SCHED_FIFO, &first) == 0);
+	alone = cost_of(yield, ROUNDS);
+	child = fork();
+	for (; child == 0;)
+		sched_yield();
+	both = cost_of(yield, SWITCHES);
+	CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child);
+	CHECK(sched_setscheduler(0, SCHED_OTHER, &normal) == 0);
+	report("context-switch", both / 2 - alone);
+}
+
+static volatile char *map(size_t pages)
+{
+	volatile char *address = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(address != MAP_FAILED);
+	return address;
+}
+
+static void map_touch_unmap(void)
+{
+	volatile char *pages = map(PAGES);
+
+	for (int i = 0; i < PAGES; i++)
+		pages[i * PAGE] = 1;
+	CHECK(munmap((void *)pages, PAGES * PAGE) == 0);
+}
+
+static void touch(void)
+{
+	*fresh = 1;
+	fresh += PAGE;
+}
+
+static void take_signal(int signal)
+{
+	(void)signal;
+}
+
+static void kill_self(void)
+{
+	kill(getpid(), SIGUSR1);
+}
+
+/* Both ends of a stretch of work, by the counter and by the plugin. */
+static void agree(void)
+{
+	uint64_t start;
+
+	MARKER(2);
+	start = ticks();
+	for (int i = 0; i < ROUNDS; i++)
+		call();
+	start = ticks() - start;
+	MARKER(3);
+	printf("ticks %llu\n", (unsigned long long)start);
+}
+
+int main(int count, char **arguments)
+{
+	if (count > 1)
+		return 0;
+	MARKER(1);
+	self = arguments[0];
+	measuring = cost_of(nothing, ROUNDS);
+	agree();
+	report("null-syscall", cost_of(call, ROUNDS));
+	report("fork-exit", cost_of(fork_and_exit, ROUNDS));
+	report("fork-exec", cost_of(fork_and_exec, LONG_ROUNDS));
+	report("shell", cost_of(shell, LONG_ROUNDS));
+	pings();
+	switches();
+	report("map-touch-unmap", cost_of(map_touch_unmap, ROUNDS) / PAGES);
+	fresh = map(2 * ROUNDS);
+	report("page-fault", cost_of(touch, ROUNDS));
+	CHECK(signal(SIGUSR1, take_signal) != SIG_ERR);
+	report("signal", cost_of(kill_self, ROUNDS));
+	return 0;
+}

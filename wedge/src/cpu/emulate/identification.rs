@@ -1,0 +1,56 @@
+//! Model-specific registers, CPUID, the time-stamp counter.
+
+use super::{Flow, Machine, Outcome};
+use crate::cpu::control::cr4;
+use crate::cpu::{CpuidResult, Host, cpuid};
+
+impl<H: Host> Machine<'_, H> {
+    /// RDMSR.
+    pub(super) fn read_msr(&mut self) -> Outcome {
+        self.privileged()?;
+        let value = self.cpu.read_msr(self.context.registers.rcx as u32, self.host)?;
+        self.set_pair(value);
+        Ok(Flow::Next)
+    }
+
+    /// WRMSR.
+    pub(super) fn write_msr(&mut self) -> Outcome {
+        self.privileged()?;
+        self.cpu.write_msr(self.context.registers.rcx as u32, self.pair(), self.host)?;
+        Ok(Flow::Next)
+    }
+
+    /// CPUID.
+    pub(super) fn cpuid(&mut self) -> Flow {
+        let registers = &mut self.context.registers;
+        let CpuidResult { eax, ebx, ecx, edx } = cpuid(self.cpu, self.host, registers.rax as u32, registers.rcx as u32);
+        registers.rax = eax.into();
+        registers.rbx = ebx.into();
+        registers.rcx = ecx.into();
+        registers.rdx = edx.into();
+        Flow::Next
+    }
+
+    /// RDTSC.
+    pub(super) fn read_time_stamp(&mut self) -> Outcome {
+        if self.cpu.cr4 & cr4::TSD != 0 {
+            self.privileged()?;
+        }
+        let now = self.host.time_stamp();
+        self.set_pair(now);
+        Ok(Flow::Next)
+    }
+
+    /// RDTSCP.
+    pub(super) fn read_time_stamp_and_processor(&mut self) -> Outcome {
+        self.read_time_stamp()?;
+        self.context.registers.rcx = self.cpu.tsc_aux.into();
+        Ok(Flow::Next)
+    }
+
+    /// RDPID.
+    pub(super) fn read_processor(&mut self) -> Flow {
+        self.set(self.instruction.op0_register(), self.cpu.tsc_aux.into());
+        Flow::Next
+    }
+}

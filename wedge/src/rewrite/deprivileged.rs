@@ -1,0 +1,234 @@
+//! How a site is taken on a host that runs the guest's kernel without its privileges: in ring 3.
+//!
+//! Every sensitive instruction gets one of these decisions:
+//!
+//! * It stays (fused), because in ring 3 it does the right thing, or because the guest never executes it.
+//! * It has a [`Template`]: a few instructions in its slot or stub that read or write the virtual state. That is for what a
+//!   kernel executes by the thousand and what needs no more than that.
+//! * It is emulated: its stub calls a routine that does the same to the virtual processor as the instruction does to a real
+//!   one, faults included.
+//!
+//! The flags say where code may stand. *No stack*: nothing is pushed; the stub says which site it is in a variable, and jumps.
+//! *Head*: that code runs at its physical address, where no branch reaches a stub, so the slot becomes an INT3, and whoever
+//! gets the breakpoint asks [`Engine::site_at`](super::Engine::site_at). *Copied*: a copy has no site, so the instruction
+//! stays, and is emulated as one that nobody knew of.
+//!
+//! The host may deliver an event at any instruction. [`templates`](super::templates) says what holds there.
+
+use annotate::instructions::Class;
+use annotate::record::{AllegedSite, Flags, LiveFlags, MINIMUM_SLOT};
+
+use super::bytes::Bytes;
+use super::encoding::Shape;
+use super::way::{Form, Left, Mode, Way, way as bare_way};
+
+/// The virtual processor as rewritten sites see it. All are addresses within 2 GB of the stubs and the guest's text, but for
+/// the selectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Virtual {
+    /// A byte: 0 where the virtual IF is set, 1 where it is clear. While it is 1 no event is delivered.
+    pub mask: u64,
+    /// A byte: not 0 if an event waits for the virtual IF.
+    pub pending: u64,
+    /// A byte: `swapgs` inverts it.
+    pub gs_swapped: u64,
+    /// By number, the virtual control registers that may simply be read (8 bytes each); 0 for the others.
+    pub control: [u64; 9],
+    /// 4 bytes: the number of the site that jumps without a stack.
+    pub site: u64,
+    /// Called to emulate a site; [`Engine::at_stub`](super::Engine::at_stub) knows it by the return address. Keeps what the
+    /// instruction keeps. Returns, or leaves for where the instruction leads.
+    pub emulate: u64,
+    /// Jumped to for the same where there is no stack, with the number of the site in `site`. Goes on behind the slot.
+    pub emulate_without_stack: u64,
+    /// Called when IF has been set and an event was pending. Keeps all registers and flags. The event may have been delivered
+    /// since.
+    pub interrupt: u64,
+    /// Jumped to instead of an IRETQ, with the number of the site in `site` and the frame on the stack: it does not simply
+    /// return to the kernel, or an event is pending.
+    pub iret: u64,
+    /// Jumped to instead of a SYSRETQ.
+    pub sysret: u64,
+    /// What the guest's kernel really runs with in CS,
+    pub code_selector: u16,
+    /// and in SS.
+    pub stack_selector: u16,
+}
+
+/// The code that stands for an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Template {
+    Cli,
+    Sti,
+    Pushf,
+    PushfPop,
+    Popf,
+    PushPopf,
+    Iretq,
+    Sysretq,
+    Swapgs,
+    MovFromCr,
+    Emulate,
+    EmulateWithoutStack,
+}
+
+impl Template {
+    /// Its length, if it is one instruction.
+    fn length(self) -> Option<u8> {
+        match self {
+            Self::Sysretq => Some(5),
+            Self::Swapgs => Some(6),
+            Self::Cli | Self::MovFromCr => Some(7),
+            _ => None,
+        }
+    }
+
+    /// What stands for the instruction where nothing may be pushed.
+    fn without_stack(self, flags_free: bool) -> Self {
+        match self {
+            Self::Sti if flags_free => self,
+            Self::Cli | Self::Iretq | Self::Sysretq | Self::Swapgs | Self::MovFromCr => self,
+            _ => Self::EmulateWithoutStack,
+        }
+    }
+
+    /// What stands for the instruction where the stub is called. Only what is never interrupted with something pushed.
+    fn called(self) -> Self {
+        match self {
+            Self::Cli | Self::Swapgs | Self::MovFromCr => self,
+            _ => Self::Emulate,
+        }
+    }
+}
+
+/// How a padded site is taken; `whole` if it is all of a replacement.
+pub(super) fn way(
+    site: &AllegedSite,
+    shape: Shape,
+    original: Bytes,
+    whole: bool,
+    machine: &Virtual,
+) -> Result<Way, Left> {
+    let Some(template) = template(site, original.before(site.length), machine) else {
+        return bare_way(site, shape, whole, Mode::Native);
+    };
+    let flags = site.flags;
+    let stack = !flags.contains(Flags::NO_STACK);
+    let flags_free =
+        !flags.contains(Flags::EXTABLE) && !site.liveness.flags.intersects(LiveFlags::all().difference(LiveFlags::DF));
+    let template = if stack { template } else { template.without_stack(flags_free) };
+    let taken = |form, template| Ok(Way { form, hook: None, count: false, flags_free, template: Some(template) });
+    if flags.contains(Flags::COPIED) {
+        Err(Left::Copied)
+    } else if flags.contains(Flags::HEAD) {
+        taken(Form::Trap, template)
+    } else if !flags.contains(Flags::REPLACEMENT) {
+        let fits = template.length().is_some_and(|length| length <= site.slot);
+        taken(if fits { Form::Inline } else { Form::Jump }, template)
+    } else if !(whole && site.slot == MINIMUM_SLOT && shape.second == 0) {
+        Err(Left::LongReplacement)
+    } else if shape.stack || !stack {
+        Err(Left::ReplacementUsesStack)
+    } else {
+        taken(Form::Call, template.called())
+    }
+}
+
+/// What stands for the instruction of a site; `None` if it stays itself.
+fn template(site: &AllegedSite, original: Bytes, machine: &Virtual) -> Option<Template> {
+    let bytes = original.array();
+    let alone = |encoding: &[u8]| usize::from(site.length) == encoding.len() && bytes.starts_with(encoding);
+    let wanted = match site.class {
+        Class::Cli => Template::Cli,
+        Class::Sti => Template::Sti,
+        Class::Swapgs => Template::Swapgs,
+        // The 64-bit forms; of the others, which no 64-bit kernel has, none is worth a template.
+        Class::Pushf if alone(&[0x9c]) => Template::Pushf,
+        Class::Popf if alone(&[0x9d]) => Template::Popf,
+        Class::PushfPop if popped(&bytes).is_some_and(|register| register != RSP) => Template::PushfPop,
+        Class::PushPopf if matches!(bytes, [0x50..=0x57, 0x9d, ..] | [0x41, 0x50..=0x57, 0x9d, ..]) => {
+            Template::PushPopf
+        }
+        Class::Iret if alone(&[0x48, 0xcf]) => Template::Iretq,
+        Class::Sysret if alone(&[0x48, 0x0f, 0x07]) => Template::Sysretq,
+        Class::Iret | Class::Sysret => Template::EmulateWithoutStack,
+        Class::MovFromCr if readable(&bytes, machine).is_some() => Template::MovFromCr,
+        Class::MovFromSeg if !reads_cs_or_ss(original) => return None,
+        class if stays(class) => return None,
+        _ => Template::Emulate,
+    };
+    Some(wanted)
+}
+
+/// The number of RSP in an encoding (SDM Vol. 2A, table 2-2).
+const RSP: u8 = 4;
+
+/// The register of `pushfq; pop`: 9C, then 58+r with REX.B or without (SDM Vol. 2B, POP).
+pub(super) fn popped(bytes: &[u8]) -> Option<u8> {
+    match *bytes {
+        [0x9c, pop @ 0x58..=0x5f, ..] => Some(pop & 7),
+        [0x9c, 0x41, pop @ 0x58..=0x5f, ..] => Some(pop & 7 | 8),
+        _ => None,
+    }
+}
+
+/// The general-purpose register of a MOV from a control register that may be read, and where that is: 0F 20 /r, with REX or
+/// without (SDM Vol. 2B, MOV - Move to/from Control Registers). REX.R means CR8 to CR15, REX.B R8 to R15.
+pub(super) fn readable(bytes: &[u8], machine: &Virtual) -> Option<(u8, u64)> {
+    let (rex, modrm) = match *bytes {
+        [0x0f, 0x20, modrm, ..] => (0, modrm),
+        [rex @ 0x40..=0x4f, 0x0f, 0x20, modrm, ..] => (rex, modrm),
+        _ => return None,
+    };
+    let control = machine.control.get(usize::from(modrm >> 3 & 7 | rex << 1 & 8)).copied();
+    control.filter(|address| *address != 0).map(|address| (modrm & 7 | rex << 3 & 8, address))
+}
+
+/// Whether a MOV from a segment register (8C /r, SDM Vol. 2B, MOV) reads CS or SS, whose real selectors are the host's.
+fn reads_cs_or_ss(original: Bytes) -> bool {
+    const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+    let bytes = original.array();
+    let mut rest = bytes.iter().skip_while(|byte| PREFIXES.contains(byte) || matches!(byte, 0x40..=0x4f));
+    match (rest.next(), rest.next()) {
+        (Some(0x8c), Some(modrm)) => matches!(modrm >> 3 & 7, 1 | 2),
+        _ => true,
+    }
+}
+
+/// Whether instructions of this class stay as they are.
+#[rustfmt::skip]
+fn stays(class: Class) -> bool {
+    matches!(class,
+        // They do the same at every privilege level.
+        Class::Rdtsc | Class::Rdpru | Class::Umonitor | Class::Umwait | Class::Tpause | Class::Xgetbv | Class::Rdpkru
+        | Class::Wrpkru
+        // It is executed for the time (Linux 6.1, `rdtsc_ordered`); IA32_TSC_AUX is the host's.
+        | Class::Rdtscp
+        // The registers are the guest's own. The base of GS is not always, nor are the selectors in CS and SS.
+        | Class::Rdfsbase | Class::Wrfsbase | Class::PushSeg
+        // It is executed for its side effect, which is the same, and its result is not looked at (Linux 6.1,
+        // `mds_clear_cpu_buffers`).
+        | Class::Verw
+        // The host delivers the breakpoint, as the processor would.
+        | Class::Int3
+        // CPUID hides the feature: never executed. SMAP,
+        | Class::Clac | Class::Stac
+        // MONITOR and user interrupts,
+        | Class::Monitor | Class::Mwait | Class::Monitorx | Class::Mwaitx | Class::Clui | Class::Stui | Class::Senduipi
+        | Class::Uiret
+        // supervisor state components, supervisor shadow stacks, FRED,
+        | Class::Xsaves | Class::Xrstors | Class::Wruss | Class::Setssbsy | Class::Clrssbsy | Class::Erets | Class::Eretu
+        | Class::Lkgs
+        // lists of MSRs, work queues, history reset, platform configuration, broadcast invalidation,
+        | Class::Wrmsrns | Class::Rdmsrlist | Class::Wrmsrlist | Class::Enqcmds | Class::Hreset | Class::Pconfig
+        | Class::Invlpgb | Class::Tlbsync
+        // enclaves, measured launch, memory encryption,
+        | Class::Encls | Class::Enclv | Class::Getsec | Class::Seamcall | Class::Seamops | Class::Seamret | Class::Tdcall
+        | Class::Psmash | Class::Pvalidate | Class::Rmpadjust | Class::Rmpupdate
+        // virtual machines. A hypercall is not for this host, nor for one below it.
+        | Class::Vmcall | Class::Vmmcall | Class::Vmfunc | Class::Vmx | Class::Svm | Class::Clgi | Class::Stgi
+        | Class::Invlpga
+        // Undefined outside of system management mode, in every ring.
+        | Class::Rsm
+    )
+}

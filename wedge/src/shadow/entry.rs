@@ -1,0 +1,153 @@
+//! Page-table entries: the guest's (SDM 3, 4.5.4, tables 4-15 to 4-20), and what is noted of a shadow's.
+
+use super::{Leaf, Linear, Table};
+
+pub(super) const PRESENT: u64 = 1;
+pub(super) const WRITABLE: u64 = 1 << 1;
+pub(super) const USER: u64 = 1 << 2;
+const WRITE_THROUGH: u64 = 1 << 3;
+const CACHE_DISABLE: u64 = 1 << 4;
+pub(super) const ACCESSED: u64 = 1 << 5;
+pub(super) const DIRTY: u64 = 1 << 6;
+/// Above level 1: the entry maps a large page.
+pub(super) const LARGE: u64 = 1 << 7;
+/// PAT, at level 1.
+const PAT: u64 = 1 << 7;
+pub(super) const GLOBAL: u64 = 1 << 8;
+/// PAT, of a large page.
+const LARGE_PAT: u64 = 1 << 12;
+pub(super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+pub(super) const NO_EXECUTE: u64 = 1 << 63;
+
+/// Where an inverted entry says that its page can be executed. Inverted, all rights combine by `&`.
+pub(super) const EXECUTABLE: u64 = NO_EXECUTE;
+/// All rights of a path.
+pub(super) const RIGHTS: u64 = WRITABLE | USER | EXECUTABLE;
+
+/// How many bits of a virtual address lie below an entry's index at a level (1 to 4).
+pub(super) const fn shift(level: u8) -> u32 {
+    3 + 9 * level as u32
+}
+
+/// The index of an address's entry in a table of a level (1 to 4).
+#[expect(clippy::cast_possible_truncation, reason = "nine bits")]
+pub(super) const fn index(address: u64, level: u8) -> usize {
+    (address >> shift(level)) as usize & 511
+}
+
+/// Whether a virtual address lies in the kernel half.
+pub(super) const fn is_kernel(address: u64) -> bool {
+    address >> 63 != 0
+}
+
+/// What a shadow's entry was made from: the guest's entry, with the rights of the whole path that leads to it, or the number
+/// of a shadow table. 0 is an absent one.
+///
+/// A leaf's note has the format of a level-1 entry, except that bit 63 allows execution, and that the writable bit is clear as
+/// long as the dirty bit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Note(pub(super) u64);
+
+impl Note {
+    pub(super) const ABSENT: Self = Self(0);
+    /// Marks the number of a table, in bits that are ignored in a leaf.
+    const OWN: u64 = 1 << 9;
+    /// What can be seen of a leaf in the shadow.
+    const VISIBLE: u64 = !GLOBAL;
+
+    /// The note of a shadow table.
+    pub(super) const fn own(table: Table) -> Self {
+        Self((table.0 as u64) << 12 | Self::OWN | PRESENT)
+    }
+
+    /// The note of the first page that a guest's present leaf at a level maps, with the rights of the path above it.
+    pub(super) const fn leaf(entry: u64, path: u64, level: u8) -> Self {
+        let mut rights = path & (entry ^ NO_EXECUTE) & RIGHTS;
+        if entry & DIRTY == 0 {
+            rights &= !WRITABLE;
+        }
+        let kept = entry & (WRITE_THROUGH | CACHE_DISABLE | GLOBAL) | rights | PRESENT;
+        if level == 1 {
+            return Self(kept | entry & (ADDRESS | PAT));
+        }
+        let address = entry & ADDRESS & !((1 << shift(level)) - 1);
+        Self(kept | address | if entry & LARGE_PAT == 0 { 0 } else { PAT })
+    }
+
+    /// The note of the page `offset` bytes into a large page.
+    pub(super) const fn at(self, offset: u64) -> Self {
+        Self(self.0 + offset)
+    }
+
+    /// The note of a page that the kernel can write to whatever its rights, because CR0.WP is clear. User mode cannot be given it.
+    pub(super) const fn overridden(self) -> Self {
+        Self(self.0 & !USER | WRITABLE)
+    }
+
+    /// The note without the global bit.
+    pub(super) const fn local(self) -> Self {
+        Self(self.0 & !GLOBAL)
+    }
+
+    pub(super) const fn is_present(self) -> bool {
+        self.0 & PRESENT != 0
+    }
+
+    /// The table whose note it is.
+    pub(super) const fn table(self) -> Option<Table> {
+        #[expect(clippy::cast_possible_truncation, reason = "a note was made from 32 bits")]
+        let table = Table((self.0 >> 12) as u32);
+        if self.0 & Self::OWN != 0 { Some(table) } else { None }
+    }
+
+    pub(super) const fn address(self) -> u64 {
+        self.0 & ADDRESS
+    }
+
+    pub(super) const fn is_user(self) -> bool {
+        self.0 & USER != 0
+    }
+
+    pub(super) const fn is_global(self) -> bool {
+        self.0 & GLOBAL != 0
+    }
+
+    /// Whether two notes are the same entry in the shadow.
+    pub(super) const fn same(self, other: Self) -> bool {
+        (self.0 ^ other.0) & Self::VISIBLE == 0
+    }
+
+    /// Whether what the TLB has of `old` allows nothing that this does not.
+    pub(super) const fn only_raises(self, old: Self) -> bool {
+        (self.0 ^ old.0) & Self::VISIBLE & !RIGHTS == 0 && old.0 & RIGHTS & !self.0 == 0
+    }
+
+    const fn cache(self) -> u8 {
+        ((self.0 >> 3) & 3) as u8 | if self.0 & PAT == 0 { 0 } else { 4 }
+    }
+
+    /// The entry for a page at a machine address.
+    pub(super) const fn page(self, address: u64, device: bool) -> Leaf {
+        Leaf {
+            address,
+            device,
+            writable: self.0 & WRITABLE != 0,
+            user: self.is_user(),
+            executable: self.0 & EXECUTABLE != 0,
+            cache: self.cache(),
+        }
+    }
+
+    /// The entry for 2 MB of memory, if it is of the type that ready-made tables have.
+    pub(super) const fn linear(self) -> Option<Linear> {
+        if self.cache() != 0 {
+            return None;
+        }
+        Some(Linear {
+            address: self.address(),
+            writable: self.0 & WRITABLE != 0,
+            user: self.is_user(),
+            executable: self.0 & EXECUTABLE != 0,
+        })
+    }
+}

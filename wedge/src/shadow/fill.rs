@@ -1,0 +1,169 @@
+//! Filling the shadow: one page that is needed, and its neighbours.
+//!
+//! A fault costs many hundred instructions, on its way through the host and back; an entry filled in advance, a good part
+//! of that. So a neighbour is filled if it has been used before, which its accessed flag tells. In the kernel half all
+//! that are present are filled: a fault on the stack that the fault itself is pushed to cannot be taken, so a kernel
+//! stack has to be there as a whole from its first touch on.
+
+use super::entry::{ACCESSED, Note, PRESENT, index, is_kernel};
+use super::host::{BLOCK, Frame, Host, Level, Link};
+use super::tables::MIXED;
+use super::walk::{Source, Walk};
+use super::{Access, OutOfTables, Outcome, Shadow};
+
+/// What a shadow entry has to become.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    address: u64,
+    /// How it was accessed in vain; `None` if it is filled in advance.
+    fault: Option<Access>,
+    leaf: Note,
+}
+
+impl Shadow<'_> {
+    /// The link for a leaf's note at a level; `None` if the host has nothing to link to.
+    pub(super) fn link(note: Note, level: Level, host: &impl Host) -> Option<Link> {
+        if level == Level::L2 {
+            return note.linear().filter(|linear| host.linear(linear.address)).map(Link::Linear);
+        }
+        match host.frame(note.address()) {
+            Frame::Memory(address) => Some(Link::Leaf(note.page(address, false))),
+            Frame::Device(address) => Some(Link::Leaf(note.page(address, true))),
+            Frame::Nothing => None,
+        }
+    }
+
+    /// Maps the page that a walk has led to, for an access that is allowed and has faulted, or in advance.
+    pub(super) fn fill(&mut self, address: u64, fault: Option<Access>, walk: &Walk, host: &mut impl Host) -> Outcome {
+        let target = Target { address, fault, leaf: walk.note(self.mode, address, fault) };
+        let mut dropped = false;
+        loop {
+            match self.try_fill(target, walk, host) {
+                Ok(outcome) => {
+                    self.finish(host);
+                    return outcome;
+                }
+                Err(OutOfTables) => {
+                    if !self.make_room(&mut dropped, host) {
+                        self.finish(host);
+                        return Outcome::OutOfTables;
+                    }
+                }
+            }
+        }
+    }
+
+    fn try_fill(&mut self, target: Target, walk: &Walk, host: &mut impl Host) -> Result<Outcome, OutOfTables> {
+        let address = target.address;
+        let parent = self.reach_l2(address, host)?;
+        if walk.level() > 1 {
+            self.info(parent).whole |= walk.level() > 2;
+            let within = address & 0x1f_f000;
+            let first = Note(target.leaf.0 - within);
+            if let Some(link) = Self::link(first, Level::L2, host) {
+                return Ok(self.fill_linear(Target { leaf: first, ..target }, parent, link, host));
+            }
+        }
+        let Some(link) = Self::link(target.leaf, Level::L1, host) else {
+            return Ok(Outcome::Nothing { address: walk.translate(address) });
+        };
+        let table = self.reach_l1(address, parent, host)?;
+        self.info(table).whole |= walk.level() > 1;
+        let outcome = self.fill_entry(target, table, link, host);
+        if outcome == Outcome::Filled {
+            self.fill_neighbours(target, table, walk, host);
+        }
+        Ok(outcome)
+    }
+
+    /// Links to a ready-made table, in place of one of our own if there is one.
+    fn fill_linear(&mut self, target: Target, table: u32, link: Link, host: &mut impl Host) -> Outcome {
+        let own = self.child(table, index(target.address, 2));
+        if let Some(own) = own {
+            self.remove(own, host);
+        }
+        let outcome = self.fill_entry(target, table, link, host);
+        if outcome == Outcome::Filled {
+            self.info(table).leaves = true;
+            self.statistics.linear += 1;
+        }
+        outcome
+    }
+
+    fn fill_entry(&mut self, target: Target, table: u32, link: Link, host: &mut impl Host) -> Outcome {
+        let Target { address, fault, leaf } = target;
+        let linked = is_kernel(address) || self.is_linked(index(address, 4));
+        let level = self.info(table).level;
+        let at = index(address, super::tables::number(level));
+        let old = self.note(table, at);
+        if !is_kernel(address) {
+            self.admit_leaf(target, table, host);
+        }
+        if old.same(leaf) && (linked || !fault.is_some_and(|access| access.user)) {
+            if fault.is_some() {
+                self.statistics.spurious += 1;
+                self.lowered(table, address);
+            }
+            return Outcome::Spurious;
+        }
+        if old.is_present() && !leaf.only_raises(old) {
+            self.replaced(table, level, address);
+        }
+        self.put(table, at, leaf, link, host);
+        self.unglobal(table, leaf, address);
+        self.statistics.fills += 1;
+        Outcome::Filled
+    }
+
+    /// What a change to a present entry means to the real TLB.
+    pub(super) fn replaced(&mut self, table: u32, level: Level, address: u64) {
+        if level == Level::L1 { self.lowered(table, address) } else { self.lowered_below(table) }
+    }
+
+    fn admit_leaf(&mut self, target: Target, table: u32, host: &mut impl Host) {
+        if let Some(top) = self.find_l3(target.address) {
+            self.info(table).supervisor |= !target.leaf.is_user();
+            let by_user = target.fault.is_some_and(|access| access.user);
+            self.admit(target.address, target.leaf, by_user, top, host);
+        }
+    }
+
+    /// Notes that a kernel table has an entry that is not global.
+    fn unglobal(&mut self, table: u32, leaf: Note, address: u64) {
+        if is_kernel(address) && !leaf.is_global() {
+            self.relist(table, MIXED);
+        }
+    }
+
+    fn fill_neighbours(&mut self, target: Target, table: u32, walk: &Walk, host: &mut impl Host) {
+        let address = target.address;
+        let source = walk.source(self.mode, address, 1);
+        let block = index(address, 1) / BLOCK;
+        let present = self.info(table).block(block);
+        let entries = source.entries(block, host);
+        for (i, &entry) in entries.iter().enumerate().filter(|(i, _)| present >> i & 1 == 0) {
+            let at = block * BLOCK + i;
+            let entry = if is_kernel(address) { Self::touch(&source, at, entry, host) } else { entry };
+            let leaf = source.note(self.mode, at, entry, 1);
+            if !leaf.is_present() || !is_kernel(address) && !leaf.is_user() {
+                continue;
+            }
+            if let Some(link) = Self::link(leaf, Level::L1, host) {
+                self.put(table, at, leaf, link, host);
+                self.unglobal(table, leaf, address);
+                self.statistics.neighbours += 1;
+            }
+        }
+    }
+
+    /// Sets the accessed flag of a present entry in the kernel half. Returns what the entry is then.
+    fn touch(source: &Source, index: usize, entry: u64, host: &mut impl Host) -> u64 {
+        match source.place(index) {
+            Some(place) if entry & (PRESENT | ACCESSED) == PRESENT => {
+                let new = entry | ACCESSED;
+                if host.set_guest_bits(place, entry, new) { new } else { entry }
+            }
+            _ => entry,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Flushing: comparing the shadow with the guest's tables.
+//!
+//! A flush allows the TLB to keep what still holds. So nothing is dropped that the next access would bring back as it was:
+//! an entry whose origin is unchanged costs a comparison, instead of a fault. The notes have the origin of each entry, so
+//! that the host need not be asked.
+
+use super::Shadow;
+use super::entry::{Note, index, is_kernel, shift};
+use super::host::{BLOCK, Host, Level};
+use super::tables::{GLOBAL, MIXED, NONE, TableInfo, number};
+use super::walk::Source;
+
+impl Shadow<'_> {
+    /// Compares all of a space, with the tables that its root leads to. Tables behind which there is nothing any more go.
+    pub(super) fn resync_space(&mut self, space: usize, host: &mut impl Host) {
+        let root = self.spaces[space].root;
+        let mut table = self.lists[space].last;
+        while table != NONE {
+            let previous = self.previous(table);
+            self.resync_table(table, root, host);
+            if self.info(table).level != Level::L1 && self.info(table).is_empty() {
+                self.remove(table, host);
+            }
+            table = previous;
+        }
+    }
+
+    /// Compares one of the two lists of kernel tables.
+    pub(super) fn resync_list(&mut self, list: usize, host: &mut impl Host) {
+        let root = self.root();
+        let mut table = self.lists[list].last;
+        while table != NONE {
+            let previous = self.previous(table);
+            self.resync_table(table, root, host);
+            table = previous;
+        }
+    }
+
+    /// Compares a page: the larger one that it is a part of, if it is.
+    pub(super) fn resync_page(&mut self, address: u64, host: &mut impl Host) {
+        let Some(parent) = self.find_l2(address) else { return };
+        let root = self.root();
+        if self.info(parent).whole {
+            return self.resync_below(parent, root, host);
+        }
+        match self.child(parent, index(address, 2)) {
+            Some(table) if self.info(table).whole => self.resync_table(table, root, host),
+            Some(table) => self.resync_entry(table, 1, address, host),
+            None => self.resync_entry(parent, 2, address, host),
+        }
+    }
+
+    /// Compares a level-2 table's leaves, and those of all below it.
+    fn resync_below(&mut self, table: u32, root: u64, host: &mut impl Host) {
+        self.resync_table(table, root, host);
+        for at in 0..512 {
+            if let Some(child) = self.child(table, at) {
+                self.resync_table(child, root, host);
+            }
+        }
+    }
+
+    fn resync_entry(&mut self, table: u32, level: u8, address: u64, host: &mut impl Host) {
+        let (block, bit) = (index(address, level) / BLOCK, index(address, level) % BLOCK);
+        let mask = self.info(table).block(block) & 1 << bit;
+        if mask != 0 {
+            let source = Source::find(self.mode, self.root(), address, level, host);
+            if !self.resync_block(table, &source, block, mask, host) && is_kernel(address) {
+                self.relist(table, MIXED);
+            }
+        }
+    }
+
+    /// Compares a table's leaves.
+    fn resync_table(&mut self, table: u32, root: u64, host: &mut impl Host) {
+        let info = *self.info(table);
+        if info.level != Level::L1 && !info.leaves {
+            return;
+        }
+        self.statistics.resyncs += 1;
+        let source = Source::find(self.mode, root, info.base, number(info.level), host);
+        if info.level == Level::L1 {
+            if matches!(source, Source::None) {
+                return self.remove(table, host);
+            }
+            self.info(table).whole = matches!(source, Source::Page(_));
+        }
+        let mut global = true;
+        for block in 0..512 / BLOCK {
+            let present = info.block(block);
+            if present != 0 {
+                global &= self.resync_block(table, &source, block, present, host);
+            }
+        }
+        if is_kernel(info.base) {
+            self.relist(table, if global { GLOBAL } else { MIXED });
+        }
+    }
+
+    /// Compares the leaves of a block that a mask selects. Whether all that remain are global.
+    fn resync_block(&mut self, table: u32, source: &Source, block: usize, mask: u64, host: &mut impl Host) -> bool {
+        let entries = source.entries(block, host);
+        let level = number(self.info(table).level);
+        let mut global = true;
+        for (i, &entry) in entries.iter().enumerate().filter(|(i, _)| mask >> i & 1 != 0) {
+            let at = block * BLOCK + i;
+            let old = self.note(table, at);
+            if old.table().is_some() {
+                continue;
+            }
+            let new = source.note(self.mode, at, entry, level);
+            if old.same(new) {
+                self.set_note(table, at, new);
+            } else {
+                self.change(table, at, old, new, host);
+            }
+            global &= new.is_global() || !self.note(table, at).is_present();
+        }
+        global
+    }
+
+    /// Makes a leaf what it has become, or drops it if that is for a fault to decide.
+    fn change(&mut self, table: u32, at: usize, old: Note, new: Note, host: &mut impl Host) {
+        let TableInfo { base, level, .. } = *self.info(table);
+        self.statistics.changes += 1;
+        if !new.only_raises(old) {
+            self.replaced(table, level, base + ((at as u64) << shift(number(level))));
+        }
+        let reachable = new.is_present() && (is_kernel(base) || new.is_user());
+        match Self::link(new, level, host).filter(|_| reachable) {
+            Some(link) => self.put(table, at, new, link, host),
+            None => self.clear(table, at, host),
+        }
+    }
+
+    /// Drops the leaves of a table that user mode must not reach.
+    pub(super) fn drop_supervisor_leaves(&mut self, table: u32, host: &mut impl Host) {
+        let TableInfo { base, level, present, .. } = *self.info(table);
+        for at in (0..512).filter(|at| present[at / 64] >> (at % 64) & 1 != 0) {
+            let leaf = self.note(table, at);
+            if leaf.table().is_none() && !leaf.is_user() {
+                self.replaced(table, level, base + ((at as u64) << shift(number(level))));
+                self.clear(table, at, host);
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Spaces: the tagged part. One for each process-context identifier that the guest has used lately.
+
+use super::entry::{ADDRESS, Note, index};
+use super::host::{Host, Level, Link, Table};
+use super::tables::{GLOBAL, List, MIXED, NONE};
+use super::{Mode, OutOfTables, Shadow};
+
+/// How many spaces are kept.
+pub(super) const SPACES: usize = 16;
+
+/// No process-context identifier.
+const UNTAGGED: u16 = u16::MAX;
+
+/// An address space.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Space {
+    /// The process-context identifier.
+    tag: u16,
+    /// Its tables have to be compared with the guest's before it is used again.
+    stale: bool,
+    /// The guest-physical address of the guest's level-4 table.
+    pub(super) root: u64,
+    /// The root for the guest's kernel; its notes are those of the low half.
+    pub(super) kernel: u32,
+    /// The root for its programs.
+    user: u32,
+    /// Which level-3 tables the user root links to.
+    linked: [u64; 4],
+    /// When it was last loaded.
+    used: u64,
+}
+
+impl Space {
+    pub(super) const FREE: Self =
+        Self { tag: UNTAGGED, stale: false, root: 0, kernel: NONE, user: NONE, linked: [0; 4], used: 0 };
+
+    pub(super) const fn is_live(&self) -> bool {
+        self.kernel != NONE
+    }
+}
+
+impl Shadow<'_> {
+    /// The root of the guest's tables in force.
+    pub(super) fn root(&self) -> u64 {
+        self.spaces[self.current].root
+    }
+
+    /// Whether the user root of the current space links to the level-3 table of a slot.
+    pub(super) fn is_linked(&self, slot: usize) -> bool {
+        self.spaces[self.current].linked[slot / 64] >> (slot % 64) & 1 != 0
+    }
+
+    /// Lets the user root of the current space link to the level-3 table of a slot.
+    pub(super) fn link_user(&mut self, slot: usize, table: u32, host: &mut impl Host) {
+        let space = &mut self.spaces[self.current];
+        space.linked[slot / 64] |= 1 << (slot % 64);
+        host.set(Table(space.user), Level::UserRoot, slot, Link::Own(Table(table)));
+    }
+
+    /// Takes a slot out of a user root.
+    pub(super) fn unlink_user(&mut self, space: usize, slot: usize, host: &mut impl Host) {
+        let space = &mut self.spaces[space];
+        if space.linked[slot / 64] >> (slot % 64) & 1 != 0 {
+            space.linked[slot / 64] &= !(1 << (slot % 64));
+            host.set(Table(space.user), Level::UserRoot, slot, Link::Absent);
+        }
+    }
+
+    /// Makes the tables that every kernel root must have for what the host keeps in them.
+    pub(super) fn reach_reserved(&mut self, host: &mut impl Host) -> Result<(), OutOfTables> {
+        for range in self.reserved {
+            for end in [range.start, range.end.wrapping_sub(1)] {
+                let slot = end & (!0 << 39);
+                let whole = range.start <= slot && range.end.wrapping_sub(1) >= slot | ((1 << 39) - 1);
+                if !whole && super::entry::is_kernel(slot) {
+                    self.reach_l3(slot, host)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a space in a free place.
+    pub(super) fn create(&mut self, place: usize, cr3: u64, host: &mut impl Host) -> Result<(), OutOfTables> {
+        let kernel = self.allocate(Level::KernelRoot, 0, host)?;
+        let Ok(user) = self.allocate(Level::UserRoot, 0, host) else {
+            self.release(kernel, host);
+            return Err(OutOfTables);
+        };
+        let tag = Self::tag(self.mode, cr3);
+        self.spaces[place] = Space { tag, root: cr3 & ADDRESS, kernel, user, ..Space::FREE };
+        for (at, &table) in self.kernel.iter().enumerate().filter(|&(_, &table)| table != NONE) {
+            host.set(Table(kernel), Level::KernelRoot, 256 + at, Link::Own(Table(table)));
+        }
+        Ok(())
+    }
+
+    /// What of CR3 tells a space.
+    const fn tag(mode: Mode, cr3: u64) -> u16 {
+        if mode.pcid { (cr3 & 0xfff) as u16 } else { 0 }
+    }
+
+    fn find(&self, tag: u16) -> Option<usize> {
+        self.spaces.iter().position(|space| space.tag == tag && space.is_live())
+    }
+
+    /// The space not used for longest, the current one excepted.
+    pub(super) fn oldest(&self) -> Option<usize> {
+        let others = (0..SPACES).filter(|&at| at != self.current && self.spaces[at].is_live());
+        others.min_by_key(|&at| self.spaces[at].used)
+    }
+
+    /// The space for a tag, one that is new or has been another's if need be, and then stale.
+    fn obtain(&mut self, cr3: u64, host: &mut impl Host) -> usize {
+        let tag = Self::tag(self.mode, cr3);
+        if let Some(known) = self.find(tag) {
+            return known;
+        }
+        let free = self.spaces.iter().position(|space| !space.is_live());
+        let made = free.filter(|&place| self.create(place, cr3, host).is_ok());
+        let place = made.or_else(|| self.oldest()).unwrap_or(self.current);
+        let space = &mut self.spaces[place];
+        space.tag = tag;
+        space.stale = true;
+        place
+    }
+
+    /// Makes the tables at `cr3` the current ones. Those of the space are compared with the guest's unless they are kept; so are
+    /// those of the kernel half that are not global.
+    pub(super) fn load(&mut self, cr3: u64, keep: bool, host: &mut impl Host) {
+        let place = self.obtain(cr3, host);
+        self.clock += 1;
+        let root = cr3 & ADDRESS;
+        let space = &mut self.spaces[place];
+        let fresh = keep && !space.stale && space.root == root;
+        *space = Space { root, stale: false, used: self.clock, ..*space };
+        if !fresh {
+            self.resync_space(place, host);
+        }
+        let switched = core::mem::replace(&mut self.current, place) != place;
+        if !fresh {
+            self.resync_list(MIXED, host);
+        }
+        if switched {
+            self.switch(host);
+        }
+    }
+
+    /// Puts the current space's roots in force.
+    pub(super) fn switch(&mut self, host: &mut impl Host) {
+        let Space { kernel, user, .. } = self.spaces[self.current];
+        host.commit();
+        host.switch(Table(kernel), Table(user));
+    }
+
+    /// Has the spaces that a tag, or none, selects compared before they are used again; the current one at once.
+    pub(super) fn flush_tag(&mut self, tag: Option<u16>, host: &mut impl Host) {
+        for space in self.spaces.iter_mut().filter(|space| tag.is_none_or(|tag| space.tag == tag)) {
+            space.stale = true;
+        }
+        let current = &mut self.spaces[self.current];
+        if core::mem::take(&mut current.stale) {
+            self.resync_space(self.current, host);
+            self.resync_list(MIXED, host);
+        }
+    }
+
+    /// Without identifiers there is one space: the current one.
+    pub(super) fn retag(&mut self) {
+        if !self.mode.pcid {
+            for space in &mut self.spaces {
+                space.tag = UNTAGGED;
+            }
+            self.spaces[self.current].tag = 0;
+        }
+    }
+
+    /// Whether a tag is that of the current space.
+    pub(super) fn is_current(&self, tag: u16) -> bool {
+        self.spaces[self.current].tag == tag
+    }
+
+    /// Makes room by dropping, in this order: the space not used for longest, the current one's low half (once in an
+    /// operation), a table of the kernel half. Whether anything was dropped.
+    pub(super) fn make_room(&mut self, dropped: &mut bool, host: &mut impl Host) -> bool {
+        if let Some(place) = self.oldest() {
+            self.evict(place, host);
+            return true;
+        }
+        if !core::mem::replace(dropped, true) && self.lists[self.current].first != NONE {
+            self.drop_low(host);
+            return true;
+        }
+        self.evict_kernel(host)
+    }
+
+    fn evict(&mut self, place: usize, host: &mut impl Host) {
+        let Space { kernel, user, .. } = core::mem::replace(&mut self.spaces[place], Space::FREE);
+        self.release(user, host);
+        self.release(kernel, host);
+        self.release_list(place, host);
+        self.statistics.evictions += 1;
+        self.finish(host);
+    }
+
+    fn drop_low(&mut self, host: &mut impl Host) {
+        let root = self.spaces[self.current].kernel;
+        for slot in 0..256 {
+            if self.note(root, slot) != Note::ABSENT {
+                self.clear(root, slot, host);
+                self.unlink_user(self.current, slot, host);
+            }
+        }
+        self.stale = super::tables::Stale::More;
+        self.finish(host);
+        self.release_list(self.current, host);
+        self.statistics.evictions += 1;
+    }
+
+    /// Drops the oldest level-1 table of the kernel half, but not the one that maps the stack in use.
+    fn evict_kernel(&mut self, host: &mut impl Host) -> bool {
+        for List { first: mut table, .. } in [self.lists[GLOBAL], self.lists[MIXED]] {
+            while table != NONE {
+                let info = *self.info(table);
+                if info.level == Level::L1 && info.base >> 21 != self.held >> 21 {
+                    self.remove(table, host);
+                    self.statistics.kernel_evictions += 1;
+                    self.finish(host);
+                    return true;
+                }
+                table = self.next(table);
+            }
+        }
+        false
+    }
+
+    /// Lets user mode reach a slot of the current space, or not, as a leaf that is to be mapped there requires.
+    pub(super) fn admit(&mut self, address: u64, leaf: Note, by_user: bool, table: u32, host: &mut impl Host) {
+        let slot = index(address, 4);
+        if !leaf.is_user() {
+            self.info(table).supervisor = true;
+            if self.is_linked(slot) {
+                self.unlink_user(self.current, slot, host);
+                self.lowered_below(table);
+            }
+        } else if !self.is_linked(slot) {
+            if by_user && self.info(table).supervisor {
+                self.drop_supervisor(table, host);
+            }
+            if !self.info(table).supervisor {
+                self.link_user(slot, table, host);
+            }
+        }
+    }
+
+    /// Drops the leaves that user mode must not reach under a level-3 table of the current space.
+    fn drop_supervisor(&mut self, top: u32, host: &mut impl Host) {
+        let slot = self.info(top).base >> 39;
+        let mut table = self.lists[self.current].first;
+        while table != NONE {
+            let info = *self.info(table);
+            if info.supervisor && info.base >> 39 == slot {
+                self.info(table).supervisor = false;
+                self.drop_supervisor_leaves(table, host);
+            }
+            table = self.next(table);
+        }
+    }
+}

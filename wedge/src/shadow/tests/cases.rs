@@ -1,0 +1,122 @@
+//! What it costs, and what single operations leave.
+
+extern crate std;
+
+use super::super::{Access, Flush, Memory, Mode, Outcome, Shadow, TableInfo};
+use super::machine::{Machine, May, OFFSET, RESERVED};
+
+const READ: Access = Access { write: false, user: false, fetch: false };
+const USER: Access = Access { user: true, ..READ };
+const MODE: Mode = Mode { pcid: true, global: true, write_protect: true, no_execute: true, physical_bits: 40 };
+/// P, W, U, A, D.
+const ALL: u64 = 0x67;
+const KERNEL: u64 = 0xffff_c900_0000_0000;
+
+/// Two roots (pages 1 and 2) that lead by pages 3, 4 and 5 to a level-1 table, both from 0 and from [`KERNEL`].
+fn guest() -> Machine {
+    let mut machine = Machine::new(32);
+    for root in [1, 2] {
+        *machine.entry(root, 0) = 0x3000 | ALL;
+        *machine.entry(root, (KERNEL >> 39) as usize & 511) = 0x3000 | ALL;
+    }
+    *machine.entry(3, 0) = 0x4000 | ALL;
+    *machine.entry(4, 0) = 0x5000 | ALL;
+    machine.may = May::Dirty;
+    machine
+}
+
+fn with(mut machine: Machine, act: impl FnOnce(&mut Shadow<'_>, &mut Machine)) {
+    let (mut tables, mut notes) = (std::vec![TableInfo::UNUSED; 32], std::vec![[0; 512]; 32]);
+    let memory = Memory { tables: &mut tables, notes: &mut notes };
+    let mut shadow = Shadow::new(memory, &RESERVED, MODE, 0x1000, &mut machine).expect("enough tables");
+    act(&mut shadow, &mut machine);
+    machine.check();
+}
+
+#[test]
+fn a_kernel_stack_is_there_as_a_whole() {
+    let mut machine = guest();
+    (4..8).for_each(|page| *machine.entry(5, page) = 0x20_0000 | (page as u64) << 12 | 0x43);
+    with(machine, |shadow, machine| {
+        assert_eq!(shadow.fault(KERNEL + 0x7000, READ, machine), Outcome::Filled);
+        for page in 4..8 {
+            assert_eq!(
+                machine.walk(KERNEL + page * 0x1000, false).unwrap().address,
+                OFFSET + 0x20_0000 + page * 0x1000
+            );
+        }
+        assert_eq!(shadow.statistics().neighbours, 3);
+    });
+}
+
+#[test]
+fn neighbours_that_were_not_used_are_not_filled() {
+    let mut machine = guest();
+    *machine.entry(5, 0) = 0x20_0000 | ALL;
+    *machine.entry(5, 1) = 0x20_1000 | (ALL & !0x20);
+    *machine.entry(5, 2) = 0x20_2000 | ALL;
+    with(machine, |shadow, machine| {
+        assert_eq!(shadow.fault(0, USER, machine), Outcome::Filled);
+        let mapped = [0, 1, 2].map(|page| machine.walk(page << 12, true).is_some());
+        assert_eq!(mapped, [true, false, true]);
+        assert!(!shadow.prefill(0x1000, machine), "it has not been used");
+        assert!(shadow.prefill(0x2000, machine));
+    });
+}
+
+#[test]
+fn what_is_unchanged_costs_nothing() {
+    let mut machine = guest();
+    (0..8).for_each(|page| *machine.entry(5, page) = 0x20_0000 | (page as u64) << 12 | ALL);
+    with(machine, |shadow, machine| {
+        assert_eq!(shadow.fault(0, USER, machine), Outcome::Filled);
+        machine.changes = 0;
+        shadow.flush_all(true, machine);
+        shadow.load_root(0x2000, false, machine);
+        assert_eq!((machine.changes, machine.flushes.len()), (0, 0), "not even for another root");
+        *machine.entry(5, 3) = 0x20_9000 | ALL;
+        shadow.flush_all(false, machine);
+        assert_eq!((machine.changes, &machine.flushes[..]), (1, &[Flush::Page(0x3000)][..]));
+        *machine.entry(5, 3) = 0;
+        *machine.entry(5, 4) = 0;
+        shadow.flush_all(false, machine);
+        assert_eq!(machine.flushes[1..], [Flush::All]);
+    });
+}
+
+#[test]
+fn a_large_page_is_flushed_by_any_address_in_it() {
+    // The table (3: of 1 GB pages; 4: of 2 MB), where the page is (at 0 there is no ready-made table), an address in it.
+    for (table, base, other) in [(4, 0, 0x1000), (3, 0, 0x1000), (3, 0, 0x40_0000), (4, 0x20_0000, 0x5000)] {
+        for half in [0, KERNEL] {
+            let mut machine = guest();
+            *machine.entry(table, 0) = base | ALL | 0x80;
+            with(machine, |shadow, machine| {
+                assert_eq!(shadow.fault(half, READ, machine), Outcome::Filled);
+                assert!(shadow.prefill(half + other + 0x2_0000, machine));
+                *machine.entry(table, 0) = 0;
+                shadow.flush_page(half + other, machine);
+                assert_eq!(machine.walk(half, false), None, "table {table}, base {base:x}, by {other:x}");
+                assert_eq!(machine.walk(half + other + 0x2_0000, false), None);
+            });
+        }
+    }
+}
+
+#[test]
+fn user_mode_loses_a_slot_with_a_supervisor_page() {
+    let mut machine = guest();
+    *machine.entry(5, 0) = 0x20_0000 | ALL;
+    *machine.entry(5, 1) = 0x20_1000 | (ALL & !4);
+    with(machine, |shadow, machine| {
+        assert_eq!(shadow.fault(0, USER, machine), Outcome::Filled);
+        assert!(machine.access(0, false, true, false).is_some());
+        assert_eq!(shadow.fault(0x1000, READ, machine), Outcome::Filled);
+        assert_eq!(machine.flushes, [Flush::All]);
+        assert_eq!(machine.walk(0, true), None);
+        assert_eq!(shadow.fault(0, USER, machine), Outcome::Filled);
+        assert!(machine.walk(0, true).is_some());
+        assert_eq!(machine.walk(0x1000, false), None);
+        assert_eq!(shadow.fault(0x1000, USER, machine), Outcome::Fault { error: 5 });
+    });
+}
