@@ -20,11 +20,8 @@ pub(crate) const PAGE: u64 = 4096;
 /// Written by `afterburner pack`.
 #[unsafe(link_section = ".parameters")]
 #[used]
-static mut PARAMETERS: Parameters = Parameters {
-    load_address: 0,
-    arena: Span { offset: 0, length: 0 },
-    payload: Span { offset: 0, length: 0 },
-};
+static mut PARAMETERS: Parameters =
+    Parameters { load_address: 0, arena: Span { offset: 0, length: 0 }, payload: Span { offset: 0, length: 0 } };
 
 /// What `afterburner pack` has written.
 pub(crate) fn parameters() -> Parameters {

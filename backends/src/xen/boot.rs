@@ -157,7 +157,8 @@ fn prepare(start: &StartInfo) -> Result<Ready, Failure<'static>> {
     let memory: &'static mut Memory = unsafe { &mut *(&raw mut MEMORY) };
     // SAFETY: nothing has been mapped yet.
     unsafe { memory.set_up(start, own_end).map_err(Failure::Memory)? };
-    let payload_frames = (payload_start - WINDOW) / PAGE..(payload_start - WINDOW + payload.len() as u64).div_ceil(PAGE);
+    let payload_frames =
+        (payload_start - WINDOW) / PAGE..(payload_start - WINDOW + payload.len() as u64).div_ceil(PAGE);
     let laid = lay_out(memory, &contents, &payload_frames)?;
     let memory: &'static Memory = memory;
     let archives = Archives::find(&contents, start, memory);
@@ -218,7 +219,7 @@ fn command_line(contents: &Payload<'_>, start: &StartInfo) -> Result<&'static Co
     let line = start.command_line.split(|byte| *byte == 0).next().unwrap_or_default();
     let line = core::str::from_utf8(line).map_err(|_| Failure::CommandLineText)?;
     let joined = CommandLine::join(contents.command_line, line).map_err(Failure::CommandLine)?;
-    let mut frequency = Text::default();
+    let mut frequency = Text { bytes: [0; 48], length: 0 };
     let _ = write!(frequency, "tsc_early_khz={} tsc=reliable", super::board::ticks_per_millisecond());
     let joined = CommandLine::join(frequency.as_str(), joined.as_str()).map_err(Failure::CommandLine)?;
     let place = &raw mut COMMAND_LINE;
@@ -228,7 +229,6 @@ fn command_line(contents: &Payload<'_>, start: &StartInfo) -> Result<&'static Co
 }
 
 /// A word for the guest.
-#[derive(Default)]
 struct Text {
     bytes: [u8; 48],
     length: usize,
@@ -269,11 +269,7 @@ struct ShadowPlace {
 /// Bytes beside each page table.
 const BESIDE: u64 = (size_of::<Notes>() + size_of::<TableInfo>() + size_of::<u32>()) as u64;
 
-fn lay_out(
-    memory: &mut Memory,
-    contents: &Payload<'_>,
-    payload: &Range<u64>,
-) -> Result<Layout, Failure<'static>> {
+fn lay_out(memory: &mut Memory, contents: &Payload<'_>, payload: &Range<u64>) -> Result<Layout, Failure<'static>> {
     let own = [0..WINDOW_LENGTH / PAGE, payload.end..memory.boot_end()];
     let mut map = memory.make_map(&own).map_err(Failure::Memory)?;
     let mut busy: [Range<u64>; 16] = [const { 0..0 }; 16];
@@ -332,7 +328,12 @@ impl Archives {
             let mut rest = start.mod_len;
             let mut frame = start.mod_start;
             while rest != 0 {
-                let Some(range) = memory.machine_ranges(frame..start.mod_start + start.mod_len.div_ceil(PAGE)).find(|range| range.start == memory.machine_address(frame)) else { break };
+                let Some(range) = memory
+                    .machine_ranges(frame..start.mod_start + start.mod_len.div_ceil(PAGE))
+                    .find(|range| range.start == memory.machine_address(frame))
+                else {
+                    break;
+                };
                 let length = (range.end - range.start).min(rest);
                 // SAFETY: the module's pages, which the linear mapping shows; the guest is loaded elsewhere.
                 let bytes = unsafe { core::slice::from_raw_parts(pointer(LINEAR + range.start), length as usize) };
@@ -384,7 +385,8 @@ fn take_over(
     cpu.cr3 = FIRST_TABLES;
     cpu.gdt = Table { base: FIRST_DESCRIPTORS, limit: 4 * 8 - 1 };
     machine.shadow.set_mode(paging_mode(&cpu), &mut machine.tables);
-    let sysret = engine.entries().find(|(_, entry)| entry.class() == Class::Sysret && entry.original().starts_with(&[0x48]));
+    let sysret =
+        engine.entries().find(|(_, entry)| entry.class() == Class::Sysret && entry.original().starts_with(&[0x48]));
     let sysret = sysret.map_or(usize::MAX, |(number, _)| number);
     let mut resident = Resident {
         sysret,

@@ -79,7 +79,9 @@ impl core::fmt::Display for MemoryError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::TooManyRuns => write!(f, "the domain's memory lies in more than {RUNS} pieces"),
-            Self::TooHigh { address } => write!(f, "memory at {address:#x}, behind the last address served, {LIMIT:#x}"),
+            Self::TooHigh { address } => {
+                write!(f, "memory at {address:#x}, behind the last address served, {LIMIT:#x}")
+            }
             Self::NoTables => write!(f, "the domain has more memory than the wedge's window has page tables for"),
             Self::TooLittle { pages } => write!(f, "{pages} pages of memory are not even enough for the wedge"),
             Self::Map(error) => error.fmt(f),
@@ -367,11 +369,7 @@ impl Memory {
 
     /// Where the wedge sees a guest-physical address that is memory.
     pub(super) fn place(&self, address: u64) -> Option<u64> {
-        if address < LOW {
-            Some(WINDOW + address)
-        } else {
-            self.is_guests(address).then_some(LINEAR + address)
-        }
+        if address < LOW { Some(WINDOW + address) } else { self.is_guests(address).then_some(LINEAR + address) }
     }
 
     /// Whether a machine address is in one of the domain's pages, whoever uses it.

@@ -203,6 +203,14 @@ impl Host for Tables {
         Some(unsafe { pointer::<u64>(place).read_volatile() })
     }
 
+    fn guest_entries(&self, address: u64) -> [u64; 16] {
+        match self.memory.place(address) {
+            // SAFETY: as above; a multiple of 128 bytes does not leave the page.
+            Some(place) => unsafe { pointer::<[u64; 16]>(place).read_volatile() },
+            None => [0; 16],
+        }
+    }
+
     fn set_guest_bits(&mut self, address: u64, old: u64, new: u64) -> bool {
         let Some(place) = self.memory.place(address) else { return false };
         // SAFETY: as above; the address is a multiple of 8.
@@ -290,11 +298,8 @@ impl Host for Tables {
         self.carry_out();
         self.kernel_root = self.machine(kernel);
         let roots = [(mmuext::NEW_BASEPTR, kernel), (mmuext::NEW_USER_BASEPTR, user)];
-        let operations = roots.map(|(command, table)| MmuExtended {
-            command,
-            argument: self.machine(table) / PAGE,
-            argument2: 0,
-        });
+        let operations =
+            roots.map(|(command, table)| MmuExtended { command, argument: self.machine(table) / PAGE, argument2: 0 });
         // SAFETY: the window and the linear mapping are in every kernel root.
         if let Err(refused) = unsafe { hypercall::mmuext(&operations) } {
             panic!("Xen refuses the roots of an address space, error {}", refused.0);

@@ -10,9 +10,7 @@ use core::sync::atomic::Ordering;
 
 use annotate::instructions::Class;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
-use wedge::cpu::{
-    Context, Event, Exception, Flow, Host as _, VirtualCpu, decode, deliver, emulate,
-};
+use wedge::cpu::{Context, Event, Exception, Flow, Host as _, VirtualCpu, decode, deliver, emulate};
 use wedge::rewrite::{Engine, Entry, Form, Interrupted, Word};
 use wedge::shadow::{Access, Outcome};
 
@@ -146,6 +144,7 @@ impl Resident {
     fn to_kernel(&mut self, context: &mut Context) -> u64 {
         let top = context.rsp.wrapping_sub(8);
         if top >> 63 == 1 || !self.has_run_user {
+            self.machine.shadow.hold(top);
             self.machine.reach_for_writing(top);
         }
         context.cs = KERNEL_CS;

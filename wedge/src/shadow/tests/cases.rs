@@ -14,7 +14,11 @@ const KERNEL: u64 = 0xffff_c900_0000_0000;
 
 /// Two roots (pages 1 and 2) that lead by pages 3, 4 and 5 to a level-1 table, both from 0 and from [`KERNEL`].
 fn guest() -> Machine {
-    let mut machine = Machine::new(32);
+    guest_with(32)
+}
+
+fn guest_with(pool: usize) -> Machine {
+    let mut machine = Machine::new(pool);
     for root in [1, 2] {
         *machine.entry(root, 0) = 0x3000 | ALL;
         *machine.entry(root, (KERNEL >> 39) as usize & 511) = 0x3000 | ALL;
@@ -118,5 +122,51 @@ fn user_mode_loses_a_slot_with_a_supervisor_page() {
         assert!(machine.walk(0, true).is_some());
         assert_eq!(machine.walk(0x1000, false), None);
         assert_eq!(shadow.fault(0x1000, USER, machine), Outcome::Fault { error: 5 });
+    });
+}
+
+#[test]
+fn a_page_that_is_replaced_is_flushed() {
+    let mut machine = guest();
+    *machine.entry(5, 0) = 0x20_0000 | (ALL & !2);
+    with(machine, |shadow, machine| {
+        assert_eq!(shadow.fault(0, USER, machine), Outcome::Filled);
+        *machine.entry(5, 0) = 0x20_1000 | ALL;
+        assert_eq!(shadow.fault(0, Access { write: true, ..USER }, machine), Outcome::Filled);
+        assert_eq!(machine.flushes, [Flush::Page(0)], "the other root may know it, too");
+    });
+}
+
+#[test]
+fn the_low_half_makes_room_for_the_kernel() {
+    // Two roots, the table that has the window, and three for a page.
+    let mut machine = guest_with(6);
+    *machine.entry(5, 0) = 0x20_0000 | ALL;
+    with(machine, |shadow, machine| {
+        assert_eq!(shadow.fault(0, USER, machine), Outcome::Filled);
+        assert_eq!(shadow.fault(KERNEL, READ, machine), Outcome::Filled);
+        assert_eq!(machine.flushes, [Flush::All]);
+        assert_eq!((machine.walk(0, true), machine.walk(0, false)), (None, None));
+        shadow.hold(KERNEL);
+        assert_eq!(shadow.fault(0, USER, machine), Outcome::OutOfTables);
+        assert!(machine.walk(KERNEL, false).is_some(), "the stack in use stays");
+    });
+}
+
+#[test]
+fn a_kernel_page_that_is_split_stays_mapped() {
+    const PART: usize = (KERNEL >> 21) as usize & 511;
+    let mut machine = guest();
+    *machine.entry(4, PART) = 0x20_0000 | ALL & !4 | 0x80;
+    with(machine, |shadow, machine| {
+        assert_eq!(shadow.fault(KERNEL, READ, machine), Outcome::Filled);
+        *machine.entry(4, PART) = 0x5000 | ALL;
+        (0..512)
+            .filter(|page| page % 7 != 0)
+            .for_each(|page| *machine.entry(5, page) = 0x20_0000 | (page as u64) << 12 | 0x63);
+        shadow.flush_all(true, machine);
+        for page in 0..512 {
+            assert_eq!(machine.walk(KERNEL + page * 0x1000, false).is_some(), page % 7 != 0, "{page}");
+        }
     });
 }

@@ -233,7 +233,8 @@ impl World<'_> {
     }
 
     fn run(&mut self, op: &Op) {
-        self.machine.may = May::Nothing;
+        // A split page of the kernel half is filled again at once: its leaves may be marked, as at a speculative access.
+        self.machine.may = May::DirtyIfLarge;
         let page = |page: usize| self.pages[page % self.pages.len()];
         match *op {
             Op::Write { level, table, index, flags, target } => self.write(level, table, index, flags, target),
