@@ -48,6 +48,12 @@ const CONVERSATION: [(&str, &str); 3] = [
 /// Bytes that go each way through the network; `transfer.py` knows the number too.
 const TRANSFER: usize = 8_000_000;
 
+/// Memory of the guest in MB: gcc takes 100 of them, the rest caches the disk.
+const MEMORY: u32 = 512;
+
+/// A boot takes two minutes where nothing else runs, and is given up after this time.
+const TIMEOUT: Duration = Duration::from_secs(900);
+
 /// The disk and what its programs must say.
 #[derive(Debug)]
 pub struct Disk {
@@ -99,9 +105,9 @@ impl Disk {
     /// QEMU's options for the disk, which no boot changes, and for a network card.
     fn options(&self) -> Vec<OsString> {
         let drive = format!("file={},format=raw,if=none,id=disk,snapshot=on", self.path().display());
-        let options = ["-m", "512", "-drive", &drive, "-device", "virtio-blk-pci,drive=disk", "-netdev", "user,id=net"];
-        let card = ["-device", "virtio-net-pci,netdev=net,romfile="];
-        options.iter().chain(&card).map(OsString::from).collect()
+        let disk = ["-drive", &drive, "-device", "virtio-blk-pci,drive=disk"];
+        let card = ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="];
+        disk.iter().chain(&card).map(OsString::from).collect()
     }
 
     /// Boots it, talks to it, and returns what it said. The log is kept in the cache.
@@ -116,7 +122,7 @@ impl Disk {
         let machine = host.machine(kernel, initramfs.path())?;
         let append = format!("{} {append} root=/dev/vda rw debian.port={}", machine.append, peer.port);
         let options = machine.options.iter().cloned().chain(self.options()).collect();
-        let machine = Machine { append, options, timeout: Duration::from_secs(600), ..machine };
+        let machine = Machine { append, options, memory: MEMORY, timeout: TIMEOUT, ..machine };
         let log = converse(&machine, name, &Expectations::read("debian")?)?;
         let verdicts = programs::verdicts(&log);
         let network = peer.transferred.try_recv().context("the guest did not end its transfer")??;

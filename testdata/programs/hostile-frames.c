@@ -119,12 +119,12 @@ static void flags(void)
 		fresh()[REG_EFL] ^= (greg_t)((bit < 22 ? 1 : ~UINT64_C(0)) << bit);
 		outcome = attempt_code(code, 3);
 		verdict((outcome.at[REG_EFL] & 0x200) != 0, named("frame-flag-%lu", bit), "rflags %#llx, pushed %#llx, %s",
-			outcome.at[REG_EFL], outcome.at[REG_RAX], told(&outcome));
+			outcome.at[REG_EFL] & ~RF, outcome.at[REG_RAX], told(&outcome));
 	}
 	fresh()[REG_EFL] = -1;
 	hostile_seen = attempt_code(code, 3);
 	verdict((hostile_seen.at[REG_EFL] & 0x200) != 0, "frame-flags-all", "rflags %#llx, pushed %#llx",
-		hostile_seen.at[REG_EFL], hostile_seen.at[REG_RAX]);
+		hostile_seen.at[REG_EFL] & ~RF, hostile_seen.at[REG_RAX]);
 }
 
 /* Code of 32 bits: the frame is one of 64 bits all the same, and what it pushes is not. */

@@ -199,6 +199,11 @@ static void exceptions(const char *what, const char *code, size_t length)
 		memset((void *)STACK_BOTTOM, 0, 16 * PAGE);
 		fresh()[REG_RBP] = (greg_t)stacks[i];
 		outcome = with_stack(stacks[i], code, length);
+		/* QEMU 7.2 raises #GP for either (SDM Vol. 1, 3.3.7.1). */
+		if (outcome.vector == SS_FAULT && outcome.signal == SIGBUS) {
+			outcome.vector = GP;
+			outcome.signal = SIGSEGV;
+		}
 		/* As a distance, so that those alike are told as one. */
 		if (outcome.vector == PF)
 			outcome.address -= stacks[i];

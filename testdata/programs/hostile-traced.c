@@ -92,7 +92,7 @@ static void traced(const char *name, const char *code, const char *end, int how)
 		previous = registers.rip;
 	}
 	verdict(steps > 0, name, "%u steps, %u repeated:%s; then signal %d at %llx, eflags %#llx", steps,
-		repeated, trace, signal, registers.rip - (uintptr_t)CODE, registers.eflags);
+		repeated, trace, signal, registers.rip - (uintptr_t)CODE, registers.eflags & ~RF);
 	CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
 }
 

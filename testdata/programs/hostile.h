@@ -14,6 +14,8 @@
 
 enum { DE = 0, DB = 1, BP = 3, UD = 6, NP = 11, SS_FAULT = 12, GP = 13, PF = 14 };
 enum { PAGE = 4096 };
+/* A fault pushes it set, so that the instruction is not stopped at again (SDM Vol. 3B, 17.3.1.1), but not in QEMU 7.2. */
+#define RF 0x10000LL
 /* Linux's selectors (asm/segment.h). */
 enum { KERNEL_CS = 0x10, KERNEL_DS = 0x18, USER_CS32 = 0x23, USER_DS = 0x2b, USER_CS = 0x33 };
 /* Below it a kernel on Xen has its own descriptors, from it on Xen has (xen/arch-x86/xen.h, FIRST_RESERVED_GDT_BYTE). */

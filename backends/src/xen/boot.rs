@@ -380,7 +380,10 @@ fn take_over(
     rewrite_sites(&mut engine, contents, moved, text).map_err(Failure::Sites)?;
     let shadow = Shadow::new(working, &RESERVED, FIRST_MODE, FIRST_TABLES, &mut tables).map_err(Failure::Shadow)?;
     let pci = if privileged { Pci::PassedThrough } else { Pci::Absent };
-    let mut machine = Machine { shadow, tables, platform: Platform::new(pci), board, segments, flushed: false };
+    let modules = contents.guest.modules_start..contents.guest.modules_end;
+    let platform = Platform::new(pci);
+    let mut machine =
+        Machine { shadow, tables, platform, board, segments, modules: modules.clone(), flushed: false };
     let mut cpu = VirtualCpu::new(Limits::of(&mut machine));
     cpu.cr3 = FIRST_TABLES;
     cpu.gdt = Table { base: FIRST_DESCRIPTORS, limit: 4 * 8 - 1 };
@@ -393,7 +396,7 @@ fn take_over(
         cpu,
         machine,
         engine,
-        modules: LiveModules::new(contents.guest.modules_start..contents.guest.modules_end),
+        modules: LiveModules::new(modules),
         kernel: address..address + (extent.end - extent.start),
         head_distance: extent.start.wrapping_sub(address),
         wanted: None,

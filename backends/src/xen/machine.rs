@@ -1,6 +1,7 @@
 //! What the virtual CPU finds behind it: memory by the shadow, segments, model-specific registers, and the platform.
 
 use core::arch::asm;
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use wedge::cpu::{
@@ -32,7 +33,9 @@ pub(super) struct Machine {
     pub(super) platform: Platform,
     pub(super) board: Board,
     pub(super) segments: Segments,
-    /// Something has been flushed since the last look at the modules.
+    /// Addresses of modules.
+    pub(super) modules: Range<u64>,
+    /// Something that may concern modules has been flushed since the last look at them.
     pub(super) flushed: bool,
 }
 
@@ -165,22 +168,20 @@ impl Host for Machine {
     }
 
     fn flush_page(&mut self, address: u64) {
-        self.flushed = true;
+        self.flushed |= self.modules.contains(&address);
         self.shadow.flush_page(address, &mut self.tables);
     }
 
     fn flush_pcid_page(&mut self, pcid: u16, address: u64) {
-        self.flushed = true;
         self.shadow.flush_pcid_page(pcid, address, &mut self.tables);
     }
 
     fn flush_pcid(&mut self, pcid: u16) {
-        self.flushed = true;
         self.shadow.flush_pcid(pcid, &mut self.tables);
     }
 
     fn flush_all(&mut self, include_global: bool) {
-        self.flushed = true;
+        self.flushed |= include_global;
         self.shadow.flush_all(include_global, &mut self.tables);
     }
 

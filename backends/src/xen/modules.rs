@@ -26,11 +26,6 @@ impl LiveModules {
         Self { modules: Modules::new(range.clone()), range }
     }
 
-    /// Whether a change of a page's mapping may concern them.
-    pub(super) fn contains(&self, address: u64) -> bool {
-        self.range.contains(&address)
-    }
-
     /// Looks at them: what is new is rewritten, what is gone is forgotten. `root` is the guest's CR3.
     pub(super) fn look(&mut self, root: u64, engine: &mut Engine<'static>, machine: &mut Machine) {
         let walk = Walk { memory: machine.tables.memory, root: root & entry::ADDRESS };

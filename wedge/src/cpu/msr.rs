@@ -28,6 +28,8 @@ const KERNEL_GS_BASE: u32 = 0xc000_0102;
 const TSC_AUX: u32 = 0xc000_0103;
 const AMD_SYSCFG: u32 = 0xc001_0010;
 const AMD_HWCR: u32 = 0xc001_0015;
+/// Interrupt pending message: Linux reads it on family 15 without a guard, to see whether C1E stops the timer.
+const AMD_INTERRUPT_PENDING: u32 = 0xc001_0055;
 const AMD_TOP_MEM: u32 = 0xc001_001a;
 const AMD_TOP_MEM2: u32 = 0xc001_001d;
 
@@ -70,7 +72,9 @@ impl VirtualCpu {
             TSC_AUX => u64::from(self.tsc_aux),
             AMD_HWCR => TSC_FREQUENCY_SELECT,
             // BIOS_SIGN_ID is the revision of the microcode, on AMD's processors as well: none.
-            PLATFORM_ID | BIOS_SIGN_ID | DEBUGCTL | AMD_SYSCFG | AMD_TOP_MEM | AMD_TOP_MEM2 => 0,
+            PLATFORM_ID | BIOS_SIGN_ID | DEBUGCTL | AMD_SYSCFG | AMD_TOP_MEM | AMD_TOP_MEM2 | AMD_INTERRUPT_PENDING => {
+                0
+            }
             _ => return Err(Exception::PROTECTION),
         })
     }
