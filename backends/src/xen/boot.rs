@@ -382,8 +382,7 @@ fn take_over(
     let pci = if privileged { Pci::PassedThrough } else { Pci::Absent };
     let modules = contents.guest.modules_start..contents.guest.modules_end;
     let platform = Platform::new(pci);
-    let mut machine =
-        Machine { shadow, tables, platform, board, segments, modules: modules.clone(), flushed: false };
+    let mut machine = Machine { shadow, tables, platform, board, segments, modules: modules.clone(), flushed: false };
     let mut cpu = VirtualCpu::new(Limits::of(&mut machine));
     cpu.cr3 = FIRST_TABLES;
     cpu.gdt = Table { base: FIRST_DESCRIPTORS, limit: 4 * 8 - 1 };

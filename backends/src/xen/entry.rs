@@ -58,6 +58,9 @@ unsafe extern "C" {
     /// The handlers of the [`VECTORS`], in their order.
     pub(super) static xen_handlers: [u64; VECTORS.len()];
     pub(super) static xen_stack_end: u8;
+    /// Of [`xen_emulate`] and [`xen_interrupt`], the addresses of the instructions before which an event may come in: one, two
+    /// and three words have been pushed before the second, third and fourth, the first of them RAX.
+    pub(super) static xen_unmasked: [[u64; 5]; 2];
     pub(super) fn xen_event();
     pub(super) fn xen_failsafe();
     pub(super) fn xen_syscall();
@@ -282,11 +285,15 @@ xen_resume:
 
     // From a stub, by CALL: all registers as at the site, events not masked if IF was set. Until they are, an event may come
     // in and the guest may go on elsewhere first: so nothing but the guest's stack is used.
-    .macro FROM_STUB cause
+    .macro FROM_STUB name, cause
     pushq %rax
+\name\()_rax:
     pushfq
+\name\()_flags:
     pushq %rcx
+\name\()_rcx:
     movzbl {page}+1(%rip), %eax
+\name\()_mask:
     movb $1, {page}+1(%rip)
     leaq 32(%rsp), %rcx                 // the guest's RSP, without the return address
     leaq xen_stack_end(%rip), %rsp
@@ -310,13 +317,14 @@ xen_resume:
 
     .globl xen_emulate
 xen_emulate:
-    FROM_STUB {SITE}
+    FROM_STUB xen_emulate, {SITE}
     .globl xen_interrupt
 xen_interrupt:
-    FROM_STUB {EVENT}
+    FROM_STUB xen_interrupt, {EVENT}
 
-    // From a stub, by JMP, with IF clear: there is no stack.
+    // From a stub, by JMP, with IF clear, or about to be replaced: there is no stack.
     .macro WITHOUT_STACK cause
+    movb $1, {page}+1(%rip)
     movq %rsp, {saved_rsp}(%rip)
     leaq xen_stack_end(%rip), %rsp
     pushq $0
@@ -328,7 +336,6 @@ xen_interrupt:
     pushq $\cause
     pushq %rax
     SAVE_REST
-    movb $1, {page}+1(%rip)
     andb $0xfd, 153(%rsp)            // RFLAGS.IF: 15 registers, vector, error, rip, cs
     jmp xen_enter
     .endm
@@ -339,6 +346,7 @@ xen_emulate_without_stack:
 
     .globl xen_iret                     // the frame is on the guest's stack
 xen_iret:
+    movb $1, {page}+1(%rip)
     cmpb $0, {work}(%rip)
     jne 1f
     cmpq $0x33, 8(%rsp)
@@ -381,6 +389,11 @@ xen_sysret:
 
     .section .rodata
     .balign 8
+    .globl xen_unmasked
+xen_unmasked:
+    .irp routine, xen_emulate, xen_interrupt
+    .quad \routine, \routine\()_rax, \routine\()_flags, \routine\()_rcx, \routine\()_mask
+    .endr
     .globl xen_handlers
 xen_handlers:
     .irp vector, 0,1,2,3,4,5,6,7,8,10,11,12,13,14,16,17,18,19,21,128

@@ -14,7 +14,10 @@ use wedge::cpu::{Context, Event, Exception, Flow, Host as _, VirtualCpu, decode,
 use wedge::rewrite::{Engine, Entry, Form, Interrupted, Word};
 use wedge::shadow::{Access, Outcome};
 
-use super::entry::{CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, WORK, cause, exit, xen_syscall_slow};
+use super::entry::{
+    CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, WORK, cause, exit, xen_emulate_without_stack, xen_iret,
+    xen_syscall_slow, xen_unmasked,
+};
 use super::hypercall::{Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
 use super::machine::Machine;
@@ -34,6 +37,8 @@ mod vector {
     pub(super) const INVALID_OPCODE: u64 = 6;
     pub(super) const PROTECTION: u64 = 13;
     pub(super) const PAGE_FAULT: u64 = 14;
+    /// INT 80H, for which Xen has a handler of its own.
+    pub(super) const SYSTEM_CALL: u64 = 128;
 }
 
 /// Exceptions with an error code (SDM Vol. 3A, table 6-1).
@@ -161,6 +166,7 @@ impl Resident {
         match context.vector {
             vector::PAGE_FAULT => self.page_fault(context),
             vector::BREAKPOINT => self.breakpoint(context),
+            vector::SYSTEM_CALL => self.software_interrupt(context, 0x80, 2),
             vector::PROTECTION | vector::INVALID_OPCODE if !in_wedge => self.refused(context),
             _ => self.deliver_own(context),
         }
@@ -199,11 +205,15 @@ impl Resident {
                 let end = at + u64::from(entry.slot());
                 self.emulate_site(context, &entry, at, end);
             }
-            None => {
-                let return_rip = context.rip;
-                self.deliver(context, Event::Software { vector: 3, return_rip });
-            }
+            None => self.software_interrupt(context, 3, 1),
         }
+    }
+
+    /// INT n that has been executed: if the guest's gate does not allow it, the exception is one of the instruction.
+    fn software_interrupt(&mut self, context: &mut Context, vector: u8, length: u64) {
+        let return_rip = context.rip;
+        context.rip -= length;
+        self.deliver(context, Event::Software { vector, return_rip });
     }
 
     /// #GP or #UD: an instruction that ring 3 may not execute, or the guest's own fault.
@@ -397,6 +407,7 @@ impl Resident {
         if context.is_user() {
             return;
         }
+        self.present_routine(context);
         match self.engine.interrupted(context.rip) {
             None => {}
             Some(Interrupted::At(address)) => context.rip = address,
@@ -419,15 +430,49 @@ impl Resident {
                 context.rsp += 8;
             }
             Some(Interrupted::Returned) => self.return_by_frame(context),
-            Some(Interrupted::Returning(address)) => {
-                let to_kernel = self.machine.word(context.rsp + 8).is_some_and(|cs| cs & 3 == 0 || cs == KERNEL_CS);
-                let enabled = self.machine.word(context.rsp + 16).is_some_and(|flags| flags & INTERRUPT_FLAG != 0);
-                if to_kernel && enabled {
-                    self.return_by_frame(context);
-                } else {
-                    context.rip = address;
-                }
-            }
+            Some(Interrupted::Returning(address)) => self.present_return(context, address),
+        }
+    }
+
+    /// An event may have come in before one of the routines that stubs lead to has masked events. The routine has done
+    /// nothing yet but push: what it has pushed is taken back, and the context is in the stub again.
+    fn present_routine(&mut self, context: &mut Context) {
+        let routine = |routine: unsafe extern "C" fn()| routine as *const () as u64;
+        let number = SITE.load(Ordering::Relaxed) as usize;
+        let site = self.engine.entry(number).map_or(0, Entry::address);
+        if context.rip == routine(xen_iret) {
+            return self.present_return(context, site);
+        }
+        if context.rip == routine(xen_emulate_without_stack) {
+            context.rip = site;
+            return;
+        }
+        // SAFETY: filled in by the assembler.
+        let [emulate, interrupt] = unsafe { xen_unmasked };
+        let pushed = |addresses: [u64; 5]| addresses.into_iter().position(|address| address == context.rip);
+        let (pushed, called) = match (pushed(emulate), pushed(interrupt)) {
+            (Some(pushed), _) => (pushed, 5),
+            (_, Some(pushed)) => (pushed, 0),
+            _ => return,
+        };
+        let words = pushed.min(3) as u64;
+        if pushed == 4 {
+            context.registers.rax = self.machine.word(context.rsp + 16).unwrap_or(0);
+        }
+        context.rsp += 8 * words;
+        // Before the call of `emulate`, nothing of the site has been done; behind that of `interrupt`, all.
+        context.rip = self.machine.word(context.rsp).unwrap_or(0) - called;
+        context.rsp += 8;
+    }
+
+    /// An IRETQ with the frame on the stack: if that leads to the kernel with IF set, it is as good as executed.
+    fn present_return(&mut self, context: &mut Context, address: u64) {
+        let to_kernel = self.machine.word(context.rsp + 8).is_some_and(|cs| cs & 3 == 0 || cs == KERNEL_CS);
+        let enabled = self.machine.word(context.rsp + 16).is_some_and(|flags| flags & INTERRUPT_FLAG != 0);
+        if to_kernel && enabled {
+            self.return_by_frame(context);
+        } else {
+            context.rip = address;
         }
     }
 
