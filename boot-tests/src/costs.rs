@@ -60,9 +60,6 @@ impl System {
     /// All of them, in the order of the table's columns.
     pub const ALL: [Self; 4] = [Self::Plain, Self::Native, Self::Peer, Self::Xen];
 
-    /// Those that are compared without being asked for.
-    pub const DEFAULT: [Self; 3] = [Self::Plain, Self::Native, Self::Peer];
-
     /// What it is called, in the table and on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {

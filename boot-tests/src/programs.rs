@@ -73,7 +73,26 @@ mod tests {
     #[test]
     fn every_program_compiles() {
         let directory = tempfile::tempdir().unwrap();
-        let names = ["frames", "load", "msr", "segments", "sensitive", "syscall-mix", "xstate"];
+        let names = [
+            "costs",
+            "frames",
+            "hostile-descriptors",
+            "hostile-frames",
+            "hostile-instructions",
+            "hostile-limits",
+            "hostile-memory",
+            "hostile-registers",
+            "hostile-stacks",
+            "hostile-traced",
+            "load",
+            "mixed",
+            "msr",
+            "segments",
+            "sensitive",
+            "syscall-mix",
+            "timers",
+            "xstate",
+        ];
         assert_eq!(build(&names, directory.path()).unwrap().len(), names.len());
     }
 }

@@ -16,10 +16,12 @@ use wedge::loader::initramfs::Piece;
 use wedge::loader::{Guest, LoadError, Plan};
 use wedge::memory::{MemoryMap, OutOfMemory, PhysicalMemory as _};
 use wedge::platform::{Pci, Platform};
+use wedge::port::Port;
 use wedge::rewrite::{Engine, Virtual};
 use wedge::shadow::{Memory as ShadowMemory, Mode, Notes, OutOfTables, Shadow, TableInfo};
 use wedge::sites::Refusal;
 
+use super::account::Account;
 use super::board::Board;
 use super::entry::{self, CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, exit, xen_resume};
 use super::hypercall::{self, Refused};
@@ -29,7 +31,7 @@ use super::memory::{LIMIT, LINEAR, Memory, MemoryError, Usable, pointer};
 use super::modules::LiveModules;
 use super::segments::Segments;
 use super::tables::{Parts, Tables};
-use super::traps::{self, Resident};
+use super::traps::{self, Decoded, Resident};
 use super::{console, console::use_ring};
 use crate::Backend;
 use crate::freestanding::arena::Arena;
@@ -377,12 +379,24 @@ fn take_over(
     // SAFETY: the arena is in the window, and this is the only call.
     let mut engine = Engine::deprivileged(sites_see(), unsafe { arena.memory() });
     let text = wedge::rewrite::Piece { bytes: image, address };
-    rewrite_sites(&mut engine, contents, moved, text).map_err(Failure::Sites)?;
+    let summary = rewrite_sites(&mut engine, contents, moved, text).map_err(Failure::Sites)?;
     let shadow = Shadow::new(working, &RESERVED, FIRST_MODE, FIRST_TABLES, &mut tables).map_err(Failure::Shadow)?;
     let pci = if privileged { Pci::PassedThrough } else { Pci::Absent };
     let modules = contents.guest.modules_start..contents.guest.modules_end;
     let platform = Platform::new(pci);
-    let mut machine = Machine { shadow, tables, platform, board, segments, modules: modules.clone(), flushed: false };
+    let account = Account { moved, sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() };
+    let mut machine = Machine {
+        shadow,
+        tables,
+        platform,
+        board,
+        segments,
+        touched: true,
+        port: Port::new(),
+        account,
+        modules: modules.clone(),
+        flushed: false,
+    };
     let mut cpu = VirtualCpu::new(Limits::of(&mut machine));
     cpu.cr3 = FIRST_TABLES;
     cpu.gdt = Table { base: FIRST_DESCRIPTORS, limit: 4 * 8 - 1 };
@@ -399,7 +413,7 @@ fn take_over(
         kernel: address..address + (extent.end - extent.start),
         head_distance: extent.start.wrapping_sub(address),
         wanted: None,
-        unannotated: 0,
+        decoded: Decoded::NONE,
         has_run_user: false,
     };
     if privileged {

@@ -119,7 +119,7 @@ pub(super) static SHARED_PAGE: SharedPage = SharedPage::new();
 
 global_asm!(
     r#"
-    .set STACK_SIZE, 65536
+    .set STACK_SIZE, 262144             // the guest is loaded on it, too
 
     .section .text.entry.xen, "ax"
     .globl start_xen

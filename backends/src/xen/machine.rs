@@ -8,10 +8,12 @@ use wedge::cpu::{
     Context, ControlRegister, CpuidResult, DescriptorTable, Exception, Host, Segment, Size, VirtualCpu, control,
 };
 use wedge::platform::{self, Platform};
+use wedge::port::{PORT, Port as WedgePort};
 use wedge::shadow::{Access, Mode, Outcome, Shadow};
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
+use super::account::{Account, Answers};
 use super::board::Board;
 use super::entry::GS_SWAPPED;
 use super::hypercall::{self, Reason, SegmentBase, shutdown};
@@ -33,6 +35,10 @@ pub(super) struct Machine {
     pub(super) platform: Platform,
     pub(super) board: Board,
     pub(super) segments: Segments,
+    /// The platform may have something to do: a port was accessed, or an event came in.
+    pub(super) touched: bool,
+    pub(super) port: WedgePort,
+    pub(super) account: Account,
     /// Addresses of modules.
     pub(super) modules: Range<u64>,
     /// Something that may concern modules has been flushed since the last look at them.
@@ -276,10 +282,19 @@ impl Host for Machine {
     }
 
     fn port_in(&mut self, port: u16, size: Size) -> u32 {
+        if (port, size) == (PORT, Size::Byte) {
+            return self.port.read(&mut Answers { account: &self.account, shadow: self.shadow.statistics() }).into();
+        }
+        self.touched = true;
         self.platform.read(port, platform_size(size), &mut self.board)
     }
 
     fn port_out(&mut self, port: u16, size: Size, value: u32) {
+        if (port, size) == (PORT, Size::Byte) {
+            let mut answers = Answers { account: &self.account, shadow: self.shadow.statistics() };
+            return self.port.write(value as u8, &mut answers);
+        }
+        self.touched = true;
         self.platform.write(port, platform_size(size), value, &mut self.board);
     }
 
@@ -302,6 +317,7 @@ impl Host for Machine {
         }
         self.board.collect(&mut self.platform);
         self.platform.advance(&mut self.board);
+        self.touched = true;
         while !self.platform.has_interrupt() {
             self.board.wait(&mut self.platform);
         }

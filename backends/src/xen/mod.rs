@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "the machine is reached by hypercalls and addresses that Rust knows nothing of")]
 #![expect(clippy::cast_possible_truncation, reason = "this is 64-bit code; narrower casts cut what is meant to be cut")]
 
+mod account;
 mod board;
 mod boot;
 pub(crate) mod console;

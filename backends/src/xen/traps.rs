@@ -60,10 +60,35 @@ pub(super) struct Resident {
     pub(super) sysret: usize,
     /// A page that the guest has just been told to map.
     pub(super) wanted: Option<u64>,
-    /// Instructions that nobody annotated, emulated so far.
-    pub(super) unannotated: u64,
+    pub(super) decoded: Decoded,
     /// Whether user mode was ever entered: until then, the kernel's stack may be anywhere.
     pub(super) has_run_user: bool,
+}
+
+/// Sites that were emulated lately, decoded: decoding costs more than emulating.
+#[derive(Debug)]
+pub(super) struct Decoded([Option<(u64, Instruction)>; 64]);
+
+impl Decoded {
+    /// None yet.
+    pub(super) const NONE: Self = Self([None; 64]);
+
+    /// A site's instruction, at an address; `None` if it is none. A site's bytes do not change while it is one;
+    /// when modules come and go, everything is forgotten.
+    fn of(&mut self, entry: &Entry, at: u64) -> Option<Instruction> {
+        let place = &mut self.0[(at >> 2) as usize % 64];
+        match place {
+            Some((address, instruction)) if *address == at => Some(*instruction),
+            _ => {
+                *place = Some((at, decode(&entry.original(), at)?));
+                place.map(|(_, instruction)| instruction)
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        *self = Self::NONE;
+    }
 }
 
 struct Cell(UnsafeCell<Option<Resident>>);
@@ -94,6 +119,7 @@ impl Resident {
         match context.vector {
             cause::EVENT => {
                 self.present(context);
+                self.machine.touched = true;
                 self.machine.board.collect(&mut self.machine.platform);
             }
             cause::SITE => self.site_called(context),
@@ -114,8 +140,10 @@ impl Resident {
 
     /// Delivers what is due, and goes back to the guest.
     pub(super) fn leave(&mut self, context: &mut Context) -> u64 {
-        let Machine { platform, board, .. } = &mut self.machine;
-        platform.advance(board);
+        let Machine { platform, board, touched, .. } = &mut self.machine;
+        if *touched {
+            platform.advance(board);
+        }
         if context.rflags & INTERRUPT_FLAG != 0 {
             if platform.has_interrupt()
                 && let Some(vector) = platform.acknowledge()
@@ -123,15 +151,20 @@ impl Resident {
                 self.deliver(context, Event::Interrupt(vector));
             }
         }
-        let Machine { platform, board, .. } = &mut self.machine;
+        let Machine { platform, board, touched, .. } = &mut self.machine;
         if platform.has_interrupt() {
             // The next instruction that sets IF finds it.
             SHARED_PAGE.info().vcpu[0].pending.store(1, Ordering::Relaxed);
         }
-        board.set_timer(platform);
+        if core::mem::take(touched) {
+            board.set_timer(platform);
+        }
         if self.machine.flushed {
             self.machine.flushed = false;
+            self.decoded.forget();
             self.modules.look(self.cpu.cr3, &mut self.engine, &mut self.machine);
+            let sites = self.engine.entries().count();
+            self.machine.account.in_modules = sites - self.machine.account.rewritten as usize;
         }
         if context.is_user() { self.to_user() } else { self.to_kernel(context) }
     }
@@ -237,13 +270,16 @@ impl Resident {
             Err(exception) => return self.deliver(context, Event::Exception(exception)),
         }
         if !user {
-            self.count_unannotated(context.rip, instruction.ip(), &bytes[..instruction.len()]);
+            self.count_unannotated(instruction.ip(), &bytes[..instruction.len()]);
         }
     }
 
-    fn count_unannotated(&mut self, _: u64, at: u64, bytes: &[u8]) {
-        self.unannotated += 1;
-        if self.unannotated <= 16 {
+    fn count_unannotated(&mut self, at: u64, bytes: &[u8]) {
+        /// More are counted, but not printed.
+        const PRINTED: u64 = 16;
+        let count = &mut self.machine.account.unannotated;
+        *count += 1;
+        if *count <= PRINTED {
             say!("emulated without an annotation: {bytes:02x?} at {at:#x}");
         }
     }
@@ -298,7 +334,7 @@ impl Resident {
 
     fn emulate_site(&mut self, context: &mut Context, entry: &Entry, at: u64, end: u64) {
         context.rip = at;
-        let Some(mut instruction) = decode(&entry.original(), at) else {
+        let Some(mut instruction) = self.decoded.of(entry, at) else {
             super::die(context, "at a site that does not decode");
         };
         instruction.set_next_ip(end);

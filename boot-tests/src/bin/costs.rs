@@ -20,7 +20,7 @@ fn run() -> Result<()> {
     let named = |name: String| System::named(&name).with_context(|| format!("{name} is no system"));
     let mut systems = env::args().skip(1).map(named).collect::<Result<Vec<_>>>()?;
     if systems.is_empty() {
-        systems = System::DEFAULT.to_vec();
+        systems = System::ALL.to_vec();
     }
     let table = Table::measure(&systems)?;
     println!("\nExecuted instructions; two boots of each system show the same:\n\n{}", table.text()?);

@@ -195,6 +195,9 @@ const ROWS: &[Row] = &[
     (0x8000_0007, None, Ebx, Keep(0)),
     (0x8000_0007, None, Ecx, Keep(0)),
     (0x8000_0007, None, Edx, Keep(bits(&[8]))),
+    // Linear addresses have 48 bits, since there is no LA57; there are no guests whose physical ones would be counted.
+    (0x8000_0008, None, Eax, Keep(0xff)),
+    (0x8000_0008, None, Eax, Show(48 << 8)),
     // CLZERO, XSAVEERPTR. Not: RDPRU, INVLPGB, WBNOINVD, and speculation control.
     (0x8000_0008, None, Ebx, Keep(bits(&[0, 2]))),
     // One core.

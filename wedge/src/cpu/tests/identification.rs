@@ -4,7 +4,7 @@ use super::*;
 
 /// A processor that has all there is.
 pub(super) fn everything(leaf: u32, _: u32) -> CpuidResult {
-    let eax = if leaf == 0x8000_0008 { 0x302e } else { u32::MAX };
+    let eax = if leaf == 0x8000_0008 { 0x0030_392e } else { u32::MAX };
     CpuidResult { eax, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX }
 }
 
