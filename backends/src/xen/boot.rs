@@ -70,6 +70,7 @@ pub(super) enum Failure<'a> {
     Backend(Impossible),
     Kernel(ElfError),
     NoRoom { what: &'static str, length: u64 },
+    Pieces(&'static str),
     Load(LoadError),
     Loaded(OutOfMemory),
     Sites(Refusal),
@@ -91,6 +92,7 @@ impl fmt::Display for Failure<'_> {
             Self::Backend(error) => error.fmt(f),
             Self::Kernel(error) => error.fmt(f),
             Self::NoRoom { what, length } => write!(f, "no room for {what}, {length:#x} bytes in one piece"),
+            Self::Pieces(what) => write!(f, "{what} lies in more than {PIECES} pieces of memory"),
             Self::Load(error) => error.fmt(f),
             Self::Loaded(error) => error.fmt(f),
             Self::Sites(refusal) => write!(f, "the table of sites is refused: {refusal}"),
@@ -163,7 +165,7 @@ fn prepare(start: &StartInfo) -> Result<Ready, Failure<'static>> {
         (payload_start - WINDOW) / PAGE..(payload_start - WINDOW + payload.len() as u64).div_ceil(PAGE);
     let laid = lay_out(memory, &contents, &payload_frames)?;
     let memory: &'static Memory = memory;
-    let archives = Archives::find(&contents, start, memory);
+    let archives = Archives::find(&contents, start, memory)?;
     let plan = laid.plan(&contents, &archives.pieces[..archives.count], command_line)?;
     // SAFETY: the plan keeps off the payload and off its own pieces; the rest of the domain's memory is nobody's.
     let mut usable = unsafe { Usable::new(&laid.map) };
@@ -230,6 +232,9 @@ fn command_line(contents: &Payload<'_>, start: &StartInfo) -> Result<&'static Co
     Ok(place.insert(joined))
 }
 
+/// As many pieces as something may lie in that Xen has loaded: 128 MB, in the pieces of 2 MB that a toolstack takes.
+const PIECES: usize = 64;
+
 /// A word for the guest.
 struct Text {
     bytes: [u8; 48],
@@ -255,7 +260,7 @@ impl fmt::Write for Text {
 struct Layout {
     map: MemoryMap,
     /// Machine addresses of the payload.
-    busy: [Range<u64>; 16],
+    busy: [Range<u64>; PIECES],
     busy_count: usize,
     kernel: u64,
     shadow: ShadowPlace,
@@ -274,9 +279,12 @@ const BESIDE: u64 = (size_of::<Notes>() + size_of::<TableInfo>() + size_of::<u32
 fn lay_out(memory: &mut Memory, contents: &Payload<'_>, payload: &Range<u64>) -> Result<Layout, Failure<'static>> {
     let own = [0..WINDOW_LENGTH / PAGE, payload.end..memory.boot_end()];
     let mut map = memory.make_map(&own).map_err(Failure::Memory)?;
-    let mut busy: [Range<u64>; 16] = [const { 0..0 }; 16];
-    let ranges = memory.machine_ranges(payload.clone());
-    let busy_count = busy.iter_mut().zip(ranges).map(|(place, range)| *place = range).count();
+    let mut busy = [const { 0..0 }; PIECES];
+    let mut busy_count = 0;
+    for range in memory.machine_ranges(payload.clone()) {
+        *busy.get_mut(busy_count).ok_or(Failure::Pieces("the image"))? = range;
+        busy_count += 1;
+    }
     let place = |map: &MemoryMap, length, alignment, what| {
         let place = map.place(busy[..busy_count].iter().cloned(), length, alignment, LIMIT);
         place.ok_or(Failure::NoRoom { what, length })
@@ -317,43 +325,34 @@ impl Layout {
 
 /// The image's archive, and what the boot loader has added, in as many pieces as that lies in.
 struct Archives {
-    pieces: [Piece<'static>; 16],
+    pieces: [Piece<'static>; PIECES],
     count: usize,
 }
 
 impl Archives {
-    fn find(contents: &Payload<'static>, start: &StartInfo, memory: &Memory) -> Self {
-        let mut archives = Self { pieces: [Piece { address: 0, bytes: &[] }; 16], count: 0 };
+    fn find(contents: &Payload<'static>, start: &StartInfo, memory: &Memory) -> Result<Self, Failure<'static>> {
+        let mut archives = Self { pieces: [Piece { address: 0, bytes: &[] }; PIECES], count: 0 };
         // The image's own does not lie in the guest's memory: where it lies does not matter.
-        archives.add(Piece { address: 0, bytes: contents.initramfs });
-        if start.flags & StartInfo::MODULE_IS_FRAME != 0 && start.mod_len != 0 {
+        archives.add(Piece { address: 0, bytes: contents.initramfs })?;
+        if start.flags & StartInfo::MODULE_IS_FRAME != 0 {
             let mut rest = start.mod_len;
-            let mut frame = start.mod_start;
-            while rest != 0 {
-                let Some(range) = memory
-                    .machine_ranges(frame..start.mod_start + start.mod_len.div_ceil(PAGE))
-                    .find(|range| range.start == memory.machine_address(frame))
-                else {
-                    break;
-                };
+            for range in memory.machine_ranges(start.mod_start..start.mod_start + rest.div_ceil(PAGE)) {
                 let length = (range.end - range.start).min(rest);
                 // SAFETY: the module's pages, which the linear mapping shows; the guest is loaded elsewhere.
                 let bytes = unsafe { core::slice::from_raw_parts(pointer(LINEAR + range.start), length as usize) };
-                archives.add(Piece { address: range.start, bytes });
+                archives.add(Piece { address: range.start, bytes })?;
                 rest -= length;
-                frame += length.div_ceil(PAGE);
             }
         }
-        archives
+        Ok(archives)
     }
 
-    fn add(&mut self, piece: Piece<'static>) {
-        if !piece.bytes.is_empty()
-            && let Some(place) = self.pieces.get_mut(self.count)
-        {
-            *place = piece;
+    fn add(&mut self, piece: Piece<'static>) -> Result<(), Failure<'static>> {
+        if !piece.bytes.is_empty() {
+            *self.pieces.get_mut(self.count).ok_or(Failure::Pieces("the initramfs"))? = piece;
             self.count += 1;
         }
+        Ok(())
     }
 }
 

@@ -41,15 +41,7 @@ pub(super) mod entry {
     pub(crate) const TABLE: u64 = PRESENT | WRITABLE | USER | ACCESSED_AND_DIRTY;
 }
 
-/// Frames that follow each other in both numberings.
-#[derive(Clone, Copy, Debug, Default)]
-struct Run {
-    machine: u64,
-    physical: u64,
-    pages: u64,
-}
-
-/// As many as a memory map has room for, and some.
+/// As many runs of machine frames as a memory map has room for, what is taken out of it included.
 const RUNS: usize = 96;
 
 /// What a 2 MB piece of the machine's address space is to the guest.
@@ -93,7 +85,9 @@ impl core::fmt::Display for MemoryError {
 /// The domain's memory.
 #[derive(Debug)]
 pub(super) struct Memory {
-    runs: [Run; RUNS],
+    /// Runs of machine frames, in order. The toolstack fills a domain from the top of the machine's memory downwards, in pieces
+    /// of 2 MB: one run here, though hardly a piece follows the other in both numberings.
+    runs: [Range<u64>; RUNS],
     count: usize,
     /// Machine frames by pseudo-physical frame: Xen's list, which is gone with the address space that Xen made.
     frames: &'static [u64],
@@ -118,11 +112,28 @@ pub(super) fn pointer<T>(address: u64) -> *mut T {
     core::ptr::with_exposed_provenance_mut(address as usize)
 }
 
+/// The pseudo-physical frame of a machine frame of the domain's. Only as long as there is Xen's address space.
+fn physical(machine: u64) -> u64 {
+    // SAFETY: Xen shows every guest this table, of which any value may come.
+    unsafe { pointer::<u64>(MACHINE_TO_PHYSICAL + 8 * machine).read() }
+}
+
+/// Machine frames by pseudo-physical frame, where they follow each other.
+fn pieces(list: &[u64], frames: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut rest = list.get(frames.start as usize..frames.end as usize).unwrap_or_default();
+    core::iter::from_fn(move || {
+        let first = *rest.first()?;
+        let length = rest.iter().zip(first..).take_while(|(frame, next)| *frame == next).count();
+        rest = &rest[length..];
+        Some(first..first + length as u64)
+    })
+}
+
 impl Memory {
     /// No memory yet.
     pub(super) const fn empty() -> Self {
         Self {
-            runs: [Run { machine: 0, physical: 0, pages: 0 }; RUNS],
+            runs: [const { 0..0 }; RUNS],
             count: 0,
             frames: &[],
             window: [0; WINDOW_FRAMES],
@@ -160,30 +171,37 @@ impl Memory {
     }
 
     fn find_runs(&mut self) -> Result<(), MemoryError> {
-        let mut run = Run::default();
-        for (physical, machine) in self.frames.iter().enumerate() {
-            if run.pages != 0 && run.machine + run.pages == *machine {
-                run.pages += 1;
-                continue;
+        let everything = 0..self.frames.len() as u64;
+        for range in pieces(self.frames, everything) {
+            if range.end * PAGE > LIMIT {
+                return Err(MemoryError::TooHigh { address: range.end * PAGE });
             }
-            self.add(run)?;
-            run = Run { machine: *machine, physical: physical as u64, pages: 1 };
+            self.add(range)?;
         }
-        self.add(run)?;
-        self.runs[..self.count].sort_unstable_by_key(|run| run.machine);
         Ok(())
     }
 
-    fn add(&mut self, run: Run) -> Result<(), MemoryError> {
-        if run.pages == 0 {
-            return Ok(());
+    /// Adds a run, and joins it with those that it touches.
+    fn add(&mut self, run: Range<u64>) -> Result<(), MemoryError> {
+        let known = &mut self.runs[..self.count];
+        let at = known.partition_point(|other| other.start < run.start);
+        let before = at > 0 && known[at - 1].end == run.start;
+        let behind = known.get(at).is_some_and(|other| other.start == run.end);
+        match (before, behind) {
+            (true, true) => {
+                known[at - 1].end = known[at].end;
+                known[at..].rotate_left(1);
+                self.count -= 1;
+            }
+            (true, false) => known[at - 1].end = run.end,
+            (false, true) => known[at].start = run.start,
+            (false, false) => {
+                let longer = self.runs.get_mut(..=self.count).ok_or(MemoryError::TooManyRuns)?;
+                longer[at..].rotate_right(1);
+                longer[at] = run;
+                self.count += 1;
+            }
         }
-        let end = (run.machine + run.pages) * PAGE;
-        if end > LIMIT {
-            return Err(MemoryError::TooHigh { address: end });
-        }
-        *self.runs.get_mut(self.count).ok_or(MemoryError::TooManyRuns)? = run;
-        self.count += 1;
         Ok(())
     }
 
@@ -200,9 +218,8 @@ impl Memory {
     fn map_linear(&mut self) -> Result<u64, MemoryError> {
         let (pointers, mut directory, mut table) = (self.take_table()?, (u64::MAX, 0), (u64::MAX, 0));
         for number in 0..self.count {
-            let run = self.runs[number];
-            for page in 0..run.pages {
-                let (machine, physical) = (run.machine + page, run.physical + page);
+            for machine in self.runs[number].clone() {
+                let physical = physical(machine);
                 if directory.0 != machine >> 18 {
                     directory = (machine >> 18, self.take_table()?);
                     self.link(pointers, machine >> 18 & 511, directory.1);
@@ -290,14 +307,12 @@ impl Memory {
 
     /// Where Xen has mapped a page that it booted the domain with.
     fn boot_address(&self, machine: u64) -> u64 {
-        // SAFETY: Xen shows every guest this table; the frame is one of the domain's.
-        let frame = unsafe { pointer::<u64>(MACHINE_TO_PHYSICAL + machine / PAGE * 8).read() };
-        WINDOW + frame * PAGE
+        WINDOW + physical(machine / PAGE) * PAGE
     }
 
     /// Pages of the domain.
     pub(super) fn pages(&self) -> u64 {
-        self.runs[..self.count].iter().map(|run| run.pages).sum()
+        self.runs[..self.count].iter().map(|run| run.end - run.start).sum()
     }
 
     /// Behind the last page that Xen has put something into: the tables, and one page of stack.
@@ -310,14 +325,9 @@ impl Memory {
         self.pool.start + self.linear_tables..self.pool.end
     }
 
-    /// The machine ranges of some pseudo-physical frames.
+    /// The machine ranges of some pseudo-physical frames, in the order of those.
     pub(super) fn machine_ranges(&self, frames: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-        self.runs[..self.count].iter().filter_map(move |run| {
-            let start = frames.start.max(run.physical);
-            let end = frames.end.min(run.physical + run.pages);
-            let machine = |frame: u64| (run.machine + (frame - run.physical)) * PAGE;
-            (start < end).then(|| machine(start)..machine(end))
-        })
+        pieces(self.frames, frames).map(|piece| piece.start * PAGE..piece.end * PAGE)
     }
 
     /// The guest's memory map: all but the pages in `own`, pseudo-physical frames.
@@ -326,9 +336,8 @@ impl Memory {
         // Linux wants a place below 1 MB for the code that starts other processors, and leaves the rest alone.
         let low = Region { start: PAGE, end: 0x9f000, kind: Kind::Usable };
         map.add(low).map_err(MemoryError::Map)?;
-        let everything = 0..self.frames.len() as u64;
-        for range in self.machine_ranges(everything) {
-            let region = Region { start: range.start, end: range.end, kind: Kind::Usable };
+        for run in &self.runs[..self.count] {
+            let region = Region { start: run.start * PAGE, end: run.end * PAGE, kind: Kind::Usable };
             map.add(region).map_err(MemoryError::Map)?;
         }
         for frames in own {
@@ -375,7 +384,7 @@ impl Memory {
     /// Whether a machine address is in one of the domain's pages, whoever uses it.
     pub(super) fn is_domains(&self, address: u64) -> bool {
         let frame = address / PAGE;
-        self.runs[..self.count].iter().any(|run| frame.wrapping_sub(run.machine) < run.pages)
+        self.runs[..self.count].iter().any(|run| run.contains(&frame))
     }
 
     /// Whether 2 MB from a machine address on are the guest's memory.
