@@ -51,14 +51,23 @@ pub fn check_return(
     if context.rflags & flags::NESTED != 0 {
         return Err(Exception::PROTECTION);
     }
-    let long = check_return_address(cpu, context.cpl(), Selector::of(frame.cs), frame.rip, host)?;
+    let Target { rip, long } = check_return_address(cpu, context.cpl(), Selector::of(frame.cs), frame.rip, host)?;
     let (cs, ss) = (Selector::of(frame.cs), Selector::of(frame.ss));
     cpu.check_stack_segment(ss, cs.rpl(), long, host)?;
     let rflags = context.rflags & !flags_of_iret(context) | frame.rflags & flags_of_iret(context) | flags::FIXED;
-    Ok(ReturnTo { frame: Frame { cs: u64::from(cs.0), ss: u64::from(ss.0), rflags, ..*frame }, long })
+    Ok(ReturnTo { frame: Frame { rip, cs: u64::from(cs.0), ss: u64::from(ss.0), rflags, ..*frame }, long })
 }
 
-/// Far RET, the part that IRET shares: where it may go. Says whether that is 64-bit code.
+/// Where code goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    /// RIP as it becomes: code that is not of 64 bits has an EIP.
+    pub(super) rip: u64,
+    /// Whether that is 64-bit code.
+    pub(super) long: bool,
+}
+
+/// Far RET, the part that IRET shares: where it may go.
 ///
 /// # Errors
 ///
@@ -69,7 +78,7 @@ pub(super) fn check_return_address(
     cs: Selector,
     rip: u64,
     host: &mut impl Host,
-) -> Result<bool, Exception> {
+) -> Result<Target, Exception> {
     let code = code_segment(cpu, cs, host)?;
     let level = code.dpl();
     let reachable = if code.is_conforming() { level <= cs.rpl() } else { level == cs.rpl() };
@@ -82,8 +91,8 @@ pub(super) fn check_return_address(
 
 /// Where a far JMP or CALL goes.
 pub(super) enum FarTarget {
-    /// CS as it becomes.
-    Code(Selector),
+    /// CS and RIP as they become.
+    Code(Selector, u64),
     /// A call gate.
     Gate,
 }
@@ -112,8 +121,8 @@ pub(super) fn check_far(
         return Err(Exception::protection(cs));
     }
     present(cpu, cs, code, host)?;
-    check_rip(code, rip)?;
-    Ok(FarTarget::Code(cs.with_rpl(cpl)))
+    let target = check_rip(code, rip)?;
+    Ok(FarTarget::Code(cs.with_rpl(cpl), target.rip))
 }
 
 fn code_segment(cpu: &VirtualCpu, cs: Selector, host: &mut impl Host) -> Result<Descriptor, Exception> {
@@ -136,9 +145,11 @@ fn present(cpu: &VirtualCpu, cs: Selector, code: Descriptor, host: &mut impl Hos
     cpu.mark(cs, code, 1, host).map(drop)
 }
 
-fn check_rip(code: Descriptor, rip: u64) -> Result<bool, Exception> {
-    let inside = if code.is_long() { is_canonical(rip) } else { rip <= u64::from(code.limit()) };
-    if inside { Ok(code.is_long()) } else { Err(Exception::PROTECTION) }
+fn check_rip(code: Descriptor, rip: u64) -> Result<Target, Exception> {
+    let long = code.is_long();
+    let rip = if long { rip } else { rip & 0xffff_ffff };
+    let inside = if long { is_canonical(rip) } else { rip <= u64::from(code.limit()) };
+    if inside { Ok(Target { rip, long }) } else { Err(Exception::PROTECTION) }
 }
 
 /// The flags that IRET takes from the stack.

@@ -6,7 +6,7 @@ use super::{Flow, Machine, Outcome};
 use crate::cpu::deliver::software_interrupt;
 use crate::cpu::flags;
 use crate::cpu::segment::Selector;
-use crate::cpu::transfer::{self, FarTarget, Frame, check_far, check_return, check_return_address};
+use crate::cpu::transfer::{self, FarTarget, Frame, Target, check_far, check_return, check_return_address};
 use crate::cpu::{Exception, Host};
 
 impl<H: Host> Machine<'_, H> {
@@ -45,7 +45,7 @@ impl<H: Host> Machine<'_, H> {
         };
         let [rip, cs] = self.peek(bytes)?;
         let cs = Selector::of(cs);
-        let long = check_return_address(self.cpu, self.context.cpl(), cs, rip, self.host)?;
+        let Target { rip, long } = check_return_address(self.cpu, self.context.cpl(), cs, rip, self.host)?;
         let behind = self.context.rsp.wrapping_add(2 * bytes as u64 + u64::from(parameters));
         if cs.rpl() > self.context.cpl() {
             self.return_outward(behind, u64::from(parameters), bytes, cs, long)?;
@@ -80,8 +80,8 @@ impl<H: Host> Machine<'_, H> {
         if !self.instruction.is_jmp_far_indirect() {
             return Ok(Flow::Unhandled);
         }
-        let (rip, target, _) = self.far_target()?;
-        let FarTarget::Code(cs) = target else { return Ok(Flow::Unhandled) };
+        let (target, _) = self.far_target()?;
+        let FarTarget::Code(cs, rip) = target else { return Ok(Flow::Unhandled) };
         self.context.rip = rip;
         self.context.cs = u64::from(cs.0);
         Ok(Flow::Jumped)
@@ -92,8 +92,8 @@ impl<H: Host> Machine<'_, H> {
         if !self.instruction.is_call_far_indirect() {
             return Ok(Flow::Unhandled);
         }
-        let (rip, target, bytes) = self.far_target()?;
-        let FarTarget::Code(cs) = target else { return Ok(Flow::Unhandled) };
+        let (target, bytes) = self.far_target()?;
+        let FarTarget::Code(cs, rip) = target else { return Ok(Flow::Unhandled) };
         self.push(&[self.instruction.next_ip(), self.context.cs], bytes)?;
         self.context.rip = rip;
         self.context.cs = u64::from(cs.0);
@@ -101,13 +101,13 @@ impl<H: Host> Machine<'_, H> {
     }
 
     /// The far pointer in memory, and the size of its offset.
-    fn far_target(&mut self) -> Result<(u64, FarTarget, usize), Exception> {
+    fn far_target(&mut self) -> Result<(FarTarget, usize), Exception> {
         let bytes = self.offset_bytes();
         let address = self.address()?;
         let rip = self.read(address, bytes)?;
         let selector = Selector::of(self.read(address.wrapping_add(bytes as u64), 2)?);
         let target = check_far(self.cpu, self.context.cpl(), selector, rip, self.host)?;
-        Ok((rip, target, bytes))
+        Ok((target, bytes))
     }
 
     /// SYSCALL.

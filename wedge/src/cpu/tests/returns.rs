@@ -68,12 +68,20 @@ fn bad_frames() {
         ("SS outside", selectors(USER, USER_CS, OUTSIDE), protection(OUTSIDE)),
         ("SS not present", selectors(USER, USER_CS, ABSENT_DATA), Exception::stack(Selector(ABSENT_DATA))),
         ("RIP not canonical", [1 << 47, USER[1], USER[2], USER[3], USER[4]], PROTECTION),
-        ("RIP above 4 GB", [1 << 32, USER_CS32.into(), USER[2], USER[3], USER[4]], PROTECTION),
     ] {
         let (world, result) = iretq(frame);
         assert_eq!(result, Err(exception), "{name}");
         assert_eq!(world.context, World::kernel().context, "{name}");
     }
+}
+
+/// Code of 32 bits has no more of RIP than EIP.
+#[test]
+fn a_wide_rip_of_32_bit_code() {
+    let wide = 0x8765_4321_0000_0000 | USER_TEXT;
+    let (world, result) = iretq([wide, USER_CS32.into(), USER[2], USER[3], USER[4]]);
+    assert_eq!(result, Ok(Flow::Jumped));
+    assert_eq!(registers(&world.context), selectors(USER, USER_CS32, USER_DS));
 }
 
 #[test]
