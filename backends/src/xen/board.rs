@@ -178,7 +178,7 @@ impl PlatformBoard for Board {
             let ticks = timestamp().wrapping_sub(time.tsc_timestamp.load(Ordering::Relaxed));
             let shift = time.tsc_shift.load(Ordering::Relaxed).cast_signed();
             let shifted = if shift < 0 { ticks >> -shift } else { ticks << shift };
-            let scaled = u128::from(shifted) * u128::from(time.tsc_to_system_mul.load(Ordering::Relaxed)) >> 32;
+            let scaled = (u128::from(shifted) * u128::from(time.tsc_to_system_mul.load(Ordering::Relaxed))) >> 32;
             let now = time.system_time.load(Ordering::Relaxed).wrapping_add(scaled as u64);
             if version & 1 == 0 && version == time.version.load(Ordering::Acquire) {
                 return now;

@@ -157,8 +157,9 @@ fn prepare(start: &StartInfo) -> Result<Ready, Failure<'static>> {
     debug_assert_eq!(backend, Backend::Xen);
 
     let own_end = LOAD_ADDRESS + parameters.arena.offset + parameters.arena.length;
+    let place = &raw mut MEMORY;
     // SAFETY: the only call, and the only reference.
-    let memory: &'static mut Memory = unsafe { &mut *(&raw mut MEMORY) };
+    let memory: &'static mut Memory = unsafe { &mut *place };
     // SAFETY: nothing has been mapped yet.
     unsafe { memory.set_up(start, own_end).map_err(Failure::Memory)? };
     let payload_frames =
@@ -413,6 +414,7 @@ fn take_over(
         head_distance: extent.start.wrapping_sub(address),
         wanted: None,
         decoded: Decoded::NONE,
+        kernel_evictions: 0,
         has_run_user: false,
     };
     if privileged {
@@ -455,7 +457,7 @@ fn write_first_tables() {
     // SAFETY: the first MB of the window shows the guest's, which nobody has yet.
     unsafe {
         pointer::<[u8; 0x10_0000]>(WINDOW).write_bytes(0, 1);
-        word(FIRST_TABLES).write(FIRST_TABLES + PAGE | 3);
+        word(FIRST_TABLES).write((FIRST_TABLES + PAGE) | 3);
         for entry in 0..512 {
             word(FIRST_TABLES + PAGE + 8 * entry).write(entry << 30 | LARGE | 3);
         }

@@ -115,7 +115,6 @@ pub(super) struct MmuExtended {
 
 /// Commands of `mmuext_op`.
 pub(super) mod mmuext {
-    pub(crate) const PIN_L1_TABLE: u32 = 0;
     pub(crate) const PIN_L4_TABLE: u32 = 3;
     pub(crate) const UNPIN_TABLE: u32 = 4;
     pub(crate) const NEW_BASEPTR: u32 = 5;

@@ -131,6 +131,7 @@ fn pieces(list: &[u64], frames: Range<u64>) -> impl Iterator<Item = Range<u64>> 
 
 impl Memory {
     /// No memory yet.
+    #[expect(clippy::large_stack_arrays, reason = "it is the initial value of a static")]
     pub(super) const fn empty() -> Self {
         Self {
             runs: [const { 0..0 }; RUNS],
@@ -216,13 +217,13 @@ impl Memory {
     /// Writes the tables of the linear mapping, then protects the pool. Returns the machine address of the mapping's
     /// page-directory-pointer table.
     fn map_linear(&mut self) -> Result<u64, MemoryError> {
-        let (pointers, mut directory, mut table) = (self.take_table()?, (u64::MAX, 0), (u64::MAX, 0));
+        let (root, mut directory, mut table) = (self.take_table()?, (u64::MAX, 0), (u64::MAX, 0));
         for number in 0..self.count {
             for machine in self.runs[number].clone() {
                 let physical = physical(machine);
                 if directory.0 != machine >> 18 {
                     directory = (machine >> 18, self.take_table()?);
-                    self.link(pointers, machine >> 18 & 511, directory.1);
+                    self.link(root, machine >> 18 & 511, directory.1);
                 }
                 if table.0 != machine >> 9 {
                     table = (machine >> 9, self.take_table()?);
@@ -230,12 +231,12 @@ impl Memory {
                 }
                 let read_only = self.pool.contains(&physical) || self.boot_tables.contains(&physical);
                 let rights = if read_only { 0 } else { entry::WRITABLE };
-                let value = machine * PAGE | entry::PRESENT | entry::ACCESSED_AND_DIRTY | rights;
+                let value = (machine * PAGE) | entry::PRESENT | entry::ACCESSED_AND_DIRTY | rights;
                 Self::write(table.1, machine & 511, value);
             }
         }
         self.make_pool_read_only()?;
-        Ok(self.machine_address(pointers))
+        Ok(self.machine_address(root))
     }
 
     /// The next table of the pool, a pseudo-physical frame.
@@ -264,8 +265,8 @@ impl Memory {
             length += 1;
             if length == updates.len() || frame + 1 == self.pool.end {
                 // SAFETY: the pool is only read from here on.
-                let updated = unsafe { hypercall::mmu_update(&updates[..length], DOMID_SELF) };
-                updated.map_err(|(_, refused)| MemoryError::Xen { what: "to protect page tables", refused })?;
+                let result = unsafe { hypercall::mmu_update(&updates[..length], DOMID_SELF) };
+                result.map_err(|(_, refused)| MemoryError::Xen { what: "to protect page tables", refused })?;
                 length = 0;
             }
         }
@@ -273,7 +274,7 @@ impl Memory {
     }
 
     /// Takes the right to write to a page of the wedge's from the linear mapping.
-    pub(super) fn protect_in_linear_mapping(&self, machine: u64) -> Result<(), Refused> {
+    pub(super) fn protect_in_linear_mapping(machine: u64) -> Result<(), Refused> {
         let value = machine & entry::ADDRESS | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
         // SAFETY: nothing is written to the page there.
         unsafe { hypercall::update_va_mapping(LINEAR + (machine & entry::ADDRESS), value) }.map(|_| ())
@@ -296,7 +297,7 @@ impl Memory {
         for level in (level + 1..=4).rev() {
             let index = address >> (3 + 9 * level) & 511;
             // SAFETY: Xen's tables are mapped at the window, like all that it booted the domain with.
-            table = unsafe { pointer::<u64>(self.boot_address(table) + 8 * index).read() } & entry::ADDRESS;
+            table = unsafe { pointer::<u64>(Self::boot_address(table) + 8 * index).read() } & entry::ADDRESS;
         }
         table
     }
@@ -306,7 +307,7 @@ impl Memory {
     }
 
     /// Where Xen has mapped a page that it booted the domain with.
-    fn boot_address(&self, machine: u64) -> u64 {
+    fn boot_address(machine: u64) -> u64 {
         WINDOW + physical(machine / PAGE) * PAGE
     }
 

@@ -17,6 +17,7 @@ mod interface;
 mod machine;
 mod memory;
 mod modules;
+mod present;
 mod segments;
 mod tables;
 mod traps;

@@ -48,7 +48,7 @@ impl Segments {
             let value = memory.machine_of(page_address(page)) | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
             // SAFETY: the wedge only reads the page from here on.
             unsafe { hypercall::update_va_mapping(page_address(page), value)? };
-            memory.protect_in_linear_mapping(memory.machine_of(page_address(page)))?;
+            Memory::protect_in_linear_mapping(memory.machine_of(page_address(page)))?;
         }
         debug_assert!(page_address(0) >= WINDOW);
         let frame = memory.machine_of(page_address(0)) / PAGE;
@@ -108,16 +108,16 @@ impl Segments {
         if count == 0 && self.ldt_entries == 0 {
             return;
         }
-        self.load_ldt(0);
+        Self::load_ldt(0);
         for index in 0..count.max(self.ldt_entries) {
             let guests = if index < count { read(cpu.ldt.base + 8 * index as u64).unwrap_or(0) } else { 0 };
             self.update(1 + index / PAGE_ENTRIES, index % PAGE_ENTRIES, guests);
         }
         self.ldt_entries = count;
-        self.load_ldt(count);
+        Self::load_ldt(count);
     }
 
-    fn load_ldt(&self, entries: usize) {
+    fn load_ldt(entries: usize) {
         let argument = if entries == 0 { 0 } else { page_address(1) };
         let operation = MmuExtended { command: mmuext::SET_LDT, argument, argument2: entries as u64 };
         // SAFETY: the wedge uses no segment of it.

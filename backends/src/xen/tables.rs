@@ -92,7 +92,7 @@ impl Tables {
     }
 
     /// An entry as it is in force.
-    fn read(&self, table: u64, index: usize) -> u64 {
+    fn read(table: u64, index: usize) -> u64 {
         // SAFETY: a table in use: of the pool, or of the linear mapping, which all are mapped there to be read.
         unsafe { pointer::<u64>(LINEAR + table + 8 * index as u64).read_volatile() }
     }
@@ -102,7 +102,7 @@ impl Tables {
         let mut table = self.kernel_root;
         let mut writable = true;
         for level in (1..=4).rev() {
-            let found = self.read(table, (address >> (3 + 9 * level) & 511) as usize);
+            let found = Self::read(table, (address >> (3 + 9 * level) & 511) as usize);
             if found & entry::PRESENT == 0 {
                 return false;
             }
@@ -147,7 +147,7 @@ impl Tables {
         let _ = unsafe { hypercall::mmu_update(&[MmuUpdate { value, ..update }], DOMID_SELF) };
     }
 
-    fn leaf(&self, leaf: Leaf) -> u64 {
+    fn leaf(leaf: Leaf) -> u64 {
         let mut value = leaf.address | entry::PRESENT | entry::ACCESSED_AND_DIRTY | u64::from(leaf.cache & 3) << 3;
         value |= if leaf.writable { entry::WRITABLE } else { 0 };
         value |= if leaf.user { entry::USER } else { 0 };
@@ -156,8 +156,8 @@ impl Tables {
 
     /// A ready-made table in a directory: the entry there has the rights.
     fn linear_entry(&self, linear: Linear) -> u64 {
-        let pointers = self.read(self.linear_pointers, (linear.address >> 30 & 511) as usize) & entry::ADDRESS;
-        let table = self.read(pointers, (linear.address >> 21 & 511) as usize) & entry::ADDRESS;
+        let pointers = Self::read(self.linear_pointers, (linear.address >> 30 & 511) as usize) & entry::ADDRESS;
+        let table = Self::read(pointers, (linear.address >> 21 & 511) as usize) & entry::ADDRESS;
         let rights = if linear.writable { entry::WRITABLE } else { 0 };
         let execute = if linear.executable { 0 } else { entry::NO_EXECUTE };
         table | entry::TABLE & !entry::WRITABLE | rights | execute
@@ -266,7 +266,7 @@ impl Host for Tables {
     fn set(&mut self, table: Table, _: Level, index: usize, link: Link) {
         let value = match link {
             Link::Absent => 0,
-            Link::Leaf(leaf) => self.leaf(leaf),
+            Link::Leaf(leaf) => Self::leaf(leaf),
             Link::Own(to) => self.machine(to) | entry::TABLE,
             Link::Linear(linear) => self.linear_entry(linear),
         };

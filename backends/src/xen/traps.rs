@@ -11,13 +11,10 @@ use core::sync::atomic::Ordering;
 use annotate::instructions::Class;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use wedge::cpu::{Context, Event, Exception, Flow, Host as _, VirtualCpu, decode, deliver, emulate};
-use wedge::rewrite::{Engine, Entry, Form, Interrupted, Word};
+use wedge::rewrite::{Engine, Entry, Form};
 use wedge::shadow::{Access, Outcome};
 
-use super::entry::{
-    CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, WORK, cause, exit, xen_emulate_without_stack, xen_iret,
-    xen_syscall_slow, xen_unmasked,
-};
+use super::entry::{CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, WORK, cause, exit, xen_syscall_slow};
 use super::hypercall::{Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
 use super::machine::Machine;
@@ -29,7 +26,7 @@ pub(super) const VIRTUAL_CS: u64 = 0x10;
 pub(super) const VIRTUAL_SS: u64 = 0x18;
 
 /// RFLAGS.IF.
-const INTERRUPT_FLAG: u64 = 1 << 9;
+pub(super) const INTERRUPT_FLAG: u64 = 1 << 9;
 
 /// Vectors of exceptions.
 mod vector {
@@ -61,6 +58,8 @@ pub(super) struct Resident {
     /// A page that the guest has just been told to map.
     pub(super) wanted: Option<u64>,
     pub(super) decoded: Decoded,
+    /// Tables of the kernel's that the shadow had given up when user mode was entered last.
+    pub(super) kernel_evictions: u64,
     /// Whether user mode was ever entered: until then, the kernel's stack may be anywhere.
     pub(super) has_run_user: bool,
 }
@@ -144,12 +143,11 @@ impl Resident {
         if *touched {
             platform.advance(board);
         }
-        if context.rflags & INTERRUPT_FLAG != 0 {
-            if platform.has_interrupt()
-                && let Some(vector) = platform.acknowledge()
-            {
-                self.deliver(context, Event::Interrupt(vector));
-            }
+        if context.rflags & INTERRUPT_FLAG != 0
+            && platform.has_interrupt()
+            && let Some(vector) = platform.acknowledge()
+        {
+            self.deliver(context, Event::Interrupt(vector));
         }
         let Machine { platform, board, touched, .. } = &mut self.machine;
         if platform.has_interrupt() {
@@ -166,11 +164,16 @@ impl Resident {
             let sites = self.engine.entries().count();
             self.machine.account.in_modules = sites - self.machine.account.rewritten as usize;
         }
-        if context.is_user() { self.to_user() } else { self.to_kernel(context) }
+        if context.is_user() { self.enter_user() } else { self.enter_kernel(context) }
     }
 
-    fn to_user(&mut self) -> u64 {
+    fn enter_user(&mut self) -> u64 {
         self.has_run_user = true;
+        let evictions = self.machine.shadow.statistics().kernel_evictions;
+        if core::mem::replace(&mut self.kernel_evictions, evictions) != evictions {
+            // What SYSCALL must find mapped may be among it.
+            SYSCALL_TARGET.store(xen_syscall_slow as *const () as u64, Ordering::Relaxed);
+        }
         if let Some(address) = self.wanted.take() {
             WORK.store(0, Ordering::Relaxed);
             self.machine.shadow.prefill(address, &mut self.machine.tables);
@@ -179,7 +182,7 @@ impl Resident {
     }
 
     /// What Xen pushes when the kernel is interrupted, it pushes on the kernel's stack: that must be mapped, always.
-    fn to_kernel(&mut self, context: &mut Context) -> u64 {
+    fn enter_kernel(&mut self, context: &mut Context) -> u64 {
         let top = context.rsp.wrapping_sub(8);
         if top >> 63 == 1 || !self.has_run_user {
             self.machine.shadow.hold(top);
@@ -292,7 +295,7 @@ impl Resident {
             return false;
         }
         let gate = self.machine.word(self.cpu.idt.base + 16 * number);
-        if !gate.is_some_and(|gate| gate >> 45 & 3 == 3) {
+        if gate.is_none_or(|gate| gate >> 45 & 3 != 3) {
             return false;
         }
         let return_rip = context.rip + 2;
@@ -437,87 +440,6 @@ impl Resident {
         }
         CONTROL[2].store(self.cpu.cr2, Ordering::Relaxed);
     }
-
-    /// A context that was interrupted in a stub is presented where it belongs in the guest.
-    fn present(&mut self, context: &mut Context) {
-        if context.is_user() {
-            return;
-        }
-        self.present_routine(context);
-        match self.engine.interrupted(context.rip) {
-            None => {}
-            Some(Interrupted::At(address)) => context.rip = address,
-            Some(Interrupted::Pushed(address, word)) => {
-                let pushed = self.machine.word(context.rsp).unwrap_or(0);
-                match word {
-                    Word::Dropped => {}
-                    Word::Rcx => context.registers.rcx = pushed,
-                    Word::Flags => {
-                        const KEPT: u64 = INTERRUPT_FLAG | 3 << 12;
-                        context.rflags = context.rflags & KEPT | pushed & !KEPT;
-                    }
-                }
-                context.rip = address;
-                context.rsp += 8;
-            }
-            Some(Interrupted::Caller(offset)) => {
-                let caller = self.machine.word(context.rsp).unwrap_or(0);
-                context.rip = caller.wrapping_add_signed(offset);
-                context.rsp += 8;
-            }
-            Some(Interrupted::Returned) => self.return_by_frame(context),
-            Some(Interrupted::Returning(address)) => self.present_return(context, address),
-        }
-    }
-
-    /// An event may have come in before one of the routines that stubs lead to has masked events. The routine has done
-    /// nothing yet but push: what it has pushed is taken back, and the context is in the stub again.
-    fn present_routine(&mut self, context: &mut Context) {
-        let routine = |routine: unsafe extern "C" fn()| routine as *const () as u64;
-        let number = SITE.load(Ordering::Relaxed) as usize;
-        let site = self.engine.entry(number).map_or(0, Entry::address);
-        if context.rip == routine(xen_iret) {
-            return self.present_return(context, site);
-        }
-        if context.rip == routine(xen_emulate_without_stack) {
-            context.rip = site;
-            return;
-        }
-        // SAFETY: filled in by the assembler.
-        let [emulate, interrupt] = unsafe { xen_unmasked };
-        let pushed = |addresses: [u64; 5]| addresses.into_iter().position(|address| address == context.rip);
-        let (pushed, called) = match (pushed(emulate), pushed(interrupt)) {
-            (Some(pushed), _) => (pushed, 5),
-            (_, Some(pushed)) => (pushed, 0),
-            _ => return,
-        };
-        let words = pushed.min(3) as u64;
-        if pushed == 4 {
-            context.registers.rax = self.machine.word(context.rsp + 16).unwrap_or(0);
-        }
-        context.rsp += 8 * words;
-        // Before the call of `emulate`, nothing of the site has been done; behind that of `interrupt`, all.
-        context.rip = self.machine.word(context.rsp).unwrap_or(0) - called;
-        context.rsp += 8;
-    }
-
-    /// An IRETQ with the frame on the stack: if that leads to the kernel with IF set, it is as good as executed.
-    fn present_return(&mut self, context: &mut Context, address: u64) {
-        let to_kernel = self.machine.word(context.rsp + 8).is_some_and(|cs| cs & 3 == 0 || cs == KERNEL_CS);
-        let enabled = self.machine.word(context.rsp + 16).is_some_and(|flags| flags & INTERRUPT_FLAG != 0);
-        if to_kernel && enabled {
-            self.return_by_frame(context);
-        } else {
-            context.rip = address;
-        }
-    }
-
-    /// An IRETQ to the kernel that is as good as executed.
-    fn return_by_frame(&mut self, context: &mut Context) {
-        let frame = context.rsp;
-        let mut word = |number: u64| self.machine.word(frame + 8 * number).unwrap_or(0);
-        (context.rip, context.rflags, context.rsp) = (word(0), word(2), word(3));
-    }
 }
 
 /// Whether the processor may have refused an instruction of user mode only because the real tables are not the guest's: it
@@ -525,8 +447,21 @@ impl Resident {
 fn concerns_tables_or_ports(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     match instruction.mnemonic() {
-        M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd => true,
-        M::Lss | M::Lfs | M::Lgs | M::Retf | M::Iret | M::Iretd | M::Iretq => true,
+        M::In
+        | M::Out
+        | M::Insb
+        | M::Insw
+        | M::Insd
+        | M::Outsb
+        | M::Outsw
+        | M::Outsd
+        | M::Lss
+        | M::Lfs
+        | M::Lgs
+        | M::Retf
+        | M::Iret
+        | M::Iretd
+        | M::Iretq => true,
         M::Mov | M::Pop => instruction.op0_register().is_segment_register(),
         M::Jmp => instruction.is_jmp_far() || instruction.is_jmp_far_indirect(),
         M::Call => instruction.is_call_far() || instruction.is_call_far_indirect(),
@@ -536,13 +471,13 @@ fn concerns_tables_or_ports(instruction: &Instruction) -> bool {
 
 /// Makes Xen's values the guest's.
 fn take(context: &mut Context) {
-    // The upper half of CS has the event mask.
+    // The upper half of CS has the event mask. The kernel's selectors are told with a privilege level of 0, user mode's have 3.
     let selector = context.cs & 0xffff;
-    if selector & 3 == 0 {
-        context.cs = VIRTUAL_CS;
-        context.ss = VIRTUAL_SS;
-    } else {
+    if selector.trailing_zeros() < 2 {
         context.cs = selector;
         GS_SWAPPED.store(0xff, Ordering::Relaxed);
+    } else {
+        context.cs = VIRTUAL_CS;
+        context.ss = VIRTUAL_SS;
     }
 }

@@ -127,23 +127,20 @@ impl Shadow<'_> {
             self.replaced(table, level, base + ((at as u64) << shift(number(level))));
         }
         let reachable = new.is_present() && (is_kernel(base) || new.is_user());
-        match Self::link(new, level, host).filter(|_| reachable) {
-            Some(link) => self.put(table, at, new, link, host),
-            None => {
-                self.clear(table, at, host);
-                if level == Level::L2 && is_kernel(base) {
-                    self.refill(base + ((at as u64) << shift(2)), host);
-                }
-            }
+        if let Some(link) = Self::link(new, level, host).filter(|_| reachable) {
+            return self.put(table, at, new, link, host);
+        }
+        self.clear(table, at, host);
+        if level == Level::L2 && is_kernel(base) {
+            self.refill(base + ((at as u64) << shift(2)), host);
         }
     }
 
     /// Fills what a large page of the kernel half has been split into. A stack may be there that is not in use now: it was
     /// mapped, so no fault may be taken on it.
     fn refill(&mut self, base: u64, host: &mut impl Host) {
-        const BLOCK_SIZE: u64 = (BLOCK as u64) << 12;
-        for block in (0..1 << 21).step_by(BLOCK_SIZE as usize) {
-            let mut pages = (0..BLOCK as u64).map(|page| base + block + (page << 12));
+        for first in (0..512).step_by(BLOCK) {
+            let mut pages = (first..first + BLOCK).map(|page| base + ((page as u64) << 12));
             pages.any(|page| self.prefill(page, host));
         }
     }

@@ -79,8 +79,8 @@ impl<H: Host> Machine<'_, H> {
             M::Rdmsr => self.read_msr(),
             M::Wrmsr => self.write_msr(),
             M::Mov => self.mov(),
-            M::Push => self.push_segment(),
-            M::Pop => self.pop_segment(),
+            M::Push => self.push_register(),
+            M::Pop => self.pop_register(),
 
             M::Cli => self.set_interrupt_flag(false),
             M::Sti => self.set_interrupt_flag(true),

@@ -28,27 +28,33 @@ impl<H: Host> Machine<'_, H> {
         Ok(Flow::Next)
     }
 
-    /// PUSH of FS or GS. Any other PUSH is not sensitive.
-    pub(super) fn push_segment(&mut self) -> Outcome {
+    /// PUSH of FS or GS, or of a general-purpose register: the flags that a POPF behind it takes.
+    pub(super) fn push_register(&mut self) -> Outcome {
         let source = self.instruction.op0_register();
-        if self.instruction.op0_kind() != OpKind::Register || !source.is_segment_register() {
+        if self.instruction.op0_kind() != OpKind::Register {
             return Ok(Flow::Unhandled);
         }
-        let selector = self.selector(source);
-        self.push(&[u64::from(selector)], self.stack_bytes())?;
+        let value = if source.is_segment_register() { self.selector(source).into() } else { self.get(source) };
+        self.push(&[value], self.stack_bytes())?;
         Ok(Flow::Next)
     }
 
-    /// POP to FS or GS. Any other POP is not sensitive.
-    pub(super) fn pop_segment(&mut self) -> Outcome {
+    /// POP to FS or GS, or to a general-purpose register: the flags that a PUSHF in front of it has left. The stack pointer
+    /// moves first, so that it may be what is popped to (SDM Vol. 2B, POP).
+    pub(super) fn pop_register(&mut self) -> Outcome {
         let destination = self.instruction.op0_register();
-        if self.instruction.op0_kind() != OpKind::Register || !destination.is_segment_register() {
+        if self.instruction.op0_kind() != OpKind::Register {
             return Ok(Flow::Unhandled);
         }
         let bytes = self.stack_bytes();
         let [slot] = self.peek(bytes)?;
-        self.load(destination, Selector::of(slot))?;
+        if destination.is_segment_register() {
+            self.load(destination, Selector::of(slot))?;
+        }
         self.context.rsp = self.context.rsp.wrapping_add(bytes as u64);
+        if !destination.is_segment_register() {
+            self.set(destination, slot);
+        }
         Ok(Flow::Next)
     }
 
