@@ -337,21 +337,39 @@ impl Resident {
 
     fn emulate_site(&mut self, context: &mut Context, entry: &Entry, at: u64, end: u64) {
         context.rip = at;
-        let Some(mut instruction) = self.decoded.of(entry, at) else {
+        let Some(first) = self.decoded.of(entry, at) else {
             super::die(context, "at a site that does not decode");
         };
-        instruction.set_next_ip(end);
-        match emulate(&mut self.cpu, context, &instruction, &mut self.machine) {
-            Ok(Flow::Next) => context.rip = end,
-            Ok(Flow::Jumped) => {}
-            Ok(Flow::Unhandled) => super::die(context, format_args!("{} is not emulated", entry.class())),
-            Err(exception) => self.deliver(context, Event::Exception(exception)),
+        let original = entry.original();
+        let second = original.get(first.len()..).filter(|rest| !rest.is_empty());
+        match second.and_then(|bytes| decode(bytes, at + first.len() as u64)) {
+            Some(second) => {
+                if self.execute(context, entry, first, second.ip()) {
+                    self.execute(context, entry, second, end);
+                }
+            }
+            None => _ = self.execute(context, entry, first, end),
         }
         if !self.has_run_user && entry.class() == Class::MovToCr {
             // The kernel may go on, on a stack in its image, in tables that nobody has used yet.
             self.reach_image(self.kernel.clone());
         }
         self.update_shared();
+    }
+
+    /// Executes one instruction of a site; says whether what is at `next` comes next.
+    fn execute(&mut self, context: &mut Context, entry: &Entry, mut instruction: Instruction, next: u64) -> bool {
+        instruction.set_next_ip(next);
+        match emulate(&mut self.cpu, context, &instruction, &mut self.machine) {
+            Ok(Flow::Next) => {
+                context.rip = next;
+                return true;
+            }
+            Ok(Flow::Jumped) => {}
+            Ok(Flow::Unhandled) => super::die(context, format_args!("{} is not emulated", entry.class())),
+            Err(exception) => self.deliver(context, Event::Exception(exception)),
+        }
+        false
     }
 
     /// Makes sure that the kernel's image can be accessed where it is loaded: it is about to run there, on a stack in it.

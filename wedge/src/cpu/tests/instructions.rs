@@ -169,9 +169,26 @@ fn moves_pushes_and_pops_of_segments() {
     world.host.put(KERNEL_DATA, &[u64::from(KERNEL_DS) << 32 | 0x5566_7788]);
     world.next(&[0x0f, 0xb2, 0x07]);
     assert_eq!((world.context.registers.rax, world.context.ss), (0x5566_7788, KERNEL_DS.into()), "lss");
-    for bytes in [&[0x50][..], &[0x58], &[0x89, 0xd8], &[0xff, 0x37], &[0x8f, 0x07]] {
+    for bytes in [&[0x89, 0xd8][..], &[0xff, 0x37], &[0x8f, 0x07]] {
         assert_eq!(world.execute(bytes), Ok(Flow::Unhandled), "{bytes:02x?}");
     }
+}
+
+/// The other half of `push; popf` and `pushf; pop`.
+#[test]
+fn words_on_the_stack() {
+    let mut world = World::kernel();
+    let rsp = world.context.rsp;
+    for (push, pop, value) in [(&[0x57][..], &[0x41, 0x58][..], 0x1122_3344_5566_7788), (&[0x54], &[0x41, 0x58], rsp)] {
+        world.context.registers.rdi = 0x1122_3344_5566_7788;
+        world.next(push);
+        assert_eq!((world.context.rsp, world.host.get(rsp - 8)), (rsp - 8, [value]), "{push:02x?}");
+        world.next(pop);
+        assert_eq!((world.context.rsp, world.context.registers.r8), (rsp, value), "{pop:02x?}");
+    }
+    world.host.put(rsp, &[USER_DATA]);
+    world.next(&[0x5c]);
+    assert_eq!(world.context.rsp, USER_DATA, "pop %rsp");
 }
 
 /// LAR and LSL of `%ecx` to `%eax`, VERR and VERW of `%ecx`: `None` is ZF clear.

@@ -1,7 +1,7 @@
 //! What holds of every instruction, frame and event.
 
 use annotate::instructions::row_of;
-use iced_x86::Mnemonic;
+use iced_x86::{Mnemonic, OpKind};
 use proptest::prelude::*;
 
 use super::*;
@@ -39,8 +39,8 @@ fn code() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// Nothing is sensitive and unhandled, but far branches through call gates; nothing else is handled; and a fault
-    /// leaves the context as it was, but for strings and the trap of INT1.
+    /// Nothing is sensitive and unhandled, but far branches through call gates; nothing else is handled, but PUSH and POP of
+    /// a register, half a sequence; and a fault leaves the context as it was, but for strings and the trap of INT1.
     #[test]
     fn instructions(bytes in code(), user: bool, [rax, rcx, rdx, rdi] in prop::array::uniform4(values())) {
         let mut world = if user { World::user() } else { World::kernel() };
@@ -48,7 +48,9 @@ proptest! {
         world.context.registers = Registers { rax, rcx: rcx & 0xffff_ffff_0000_00ff, rdx, rdi, ..Registers::default() };
         let before = world.context;
         let outcome = emulate(&mut world.cpu, &mut world.context, &instruction, &mut world.host);
-        let sensitive = row_of(&instruction).is_some();
+        let half = matches!(instruction.mnemonic(), Mnemonic::Push | Mnemonic::Pop);
+        let register = half && instruction.op0_kind() == OpKind::Register;
+        let sensitive = register || row_of(&instruction).is_some();
         match outcome {
             Ok(Flow::Unhandled) => {
                 let far = instruction.is_jmp_far_indirect() || instruction.is_call_far_indirect();
