@@ -82,6 +82,10 @@ pub fn wedge() -> Result<PathBuf> {
         return Ok(path.clone());
     }
     let _lock = cache::lock("wedge")?;
+    // Another thread may have built it meanwhile, and somebody may be reading it.
+    if let Some(path) = BUILT.get() {
+        return Ok(path.clone());
+    }
     let path = cache::subdirectory("wedge")?.join("afterburner-wedge");
     command::output(Command::new(cache::repository().join("scripts/wedge")).arg(&path))?;
     Ok(BUILT.get_or_init(|| path).clone())

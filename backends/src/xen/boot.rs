@@ -17,8 +17,8 @@ use wedge::loader::{Guest, LoadError, Plan};
 use wedge::memory::{MemoryMap, OutOfMemory, PhysicalMemory as _};
 use wedge::platform::{Pci, Platform};
 use wedge::port::Port;
-use wedge::rewrite::{Engine, Virtual};
-use wedge::shadow::{Memory as ShadowMemory, Mode, Notes, OutOfTables, Shadow, TableInfo};
+use wedge::rewrite::{Engine, Mode, Virtual};
+use wedge::shadow::{Memory as ShadowMemory, Mode as PagingMode, Notes, OutOfTables, Shadow, TableInfo};
 use wedge::sites::Refusal;
 
 use super::account::Account;
@@ -54,8 +54,8 @@ static mut COMMAND_LINE: Option<CommandLine> = None;
 static FIRST_STACK: entry::SharedPage = entry::SharedPage::new();
 
 /// The paging mode that the guest is entered in, as far as its first tables can tell.
-const FIRST_MODE: Mode =
-    Mode { pcid: false, global: false, write_protect: false, no_execute: false, physical_bits: 36 };
+const FIRST_MODE: PagingMode =
+    PagingMode { pcid: false, global: false, write_protect: false, no_execute: false, physical_bits: 36 };
 
 /// Why a boot ends before it has begun.
 #[derive(Debug)]
@@ -68,6 +68,7 @@ pub(super) enum Failure<'a> {
     CommandLineText,
     Option(InvalidOption<'a>),
     Backend(Impossible),
+    Mode(Mode),
     Kernel(ElfError),
     NoRoom { what: &'static str, length: u64 },
     Pieces(&'static str),
@@ -90,6 +91,9 @@ impl fmt::Display for Failure<'_> {
             Self::CommandLineText => write!(f, "the command line that Xen hands over is not UTF-8"),
             Self::Option(error) => error.fmt(f),
             Self::Backend(error) => error.fmt(f),
+            Self::Mode(mode) => {
+                write!(f, "afterburn.mode={mode}: modes are for bare hardware; on Xen every site is taken over")
+            }
             Self::Kernel(error) => error.fmt(f),
             Self::NoRoom { what, length } => write!(f, "no room for {what}, {length:#x} bytes in one piece"),
             Self::Pieces(what) => write!(f, "{what} lies in more than {PIECES} pieces of memory"),
@@ -152,6 +156,9 @@ fn prepare(start: &StartInfo) -> Result<Ready, Failure<'static>> {
     let command_line = command_line(&contents, start)?;
     let options = Options::parse(command_line.as_str()).map_err(Failure::Option)?;
     let backend = select(options.backend, Entry::XenPv, None).map_err(Failure::Backend)?;
+    if options.mode != Mode::default() {
+        return Err(Failure::Mode(options.mode));
+    }
     let domain = if privileged { "dom0" } else { "domU" };
     say!("backend {backend}, {domain}, entered by {}", Entry::XenPv);
     debug_assert_eq!(backend, Backend::Xen);

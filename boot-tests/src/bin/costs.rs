@@ -4,7 +4,7 @@ use std::env;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use boot_tests::costs::{System, Table};
+use boot_tests::costs::{System, Table, measure_twice};
 
 fn main() -> ExitCode {
     match run() {
@@ -22,7 +22,7 @@ fn run() -> Result<()> {
     if systems.is_empty() {
         systems = System::ALL.to_vec();
     }
-    let table = Table::measure(&systems)?;
+    let table = Table::measure(&systems, measure_twice)?;
     println!("\nExecuted instructions; two boots of each system show the same:\n\n{}", table.text()?);
     println!("Boots:\n{}\nAs Markdown:\n\n{}", table.boots(), table.markdown()?);
     Ok(())

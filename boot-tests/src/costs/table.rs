@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::{Costs, OPERATIONS, System, measure_twice};
+use super::{Costs, OPERATIONS, System};
 
 /// The figures of several systems, an operation to a row.
 #[derive(Clone, Debug, Default)]
@@ -13,14 +13,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// Measures these systems, each of them twice.
+    /// Measures these systems.
     ///
     /// # Errors
     ///
-    /// As [`measure_twice`].
-    pub fn measure(systems: &[System]) -> Result<Self> {
+    /// Those of `measure`.
+    pub fn measure(systems: &[System], measure: impl Fn(System) -> Result<Costs>) -> Result<Self> {
         let column = |&system: &System| {
-            let costs = measure_twice(system).with_context(|| format!("measuring {}", system.name()))?;
+            let costs = measure(system).with_context(|| format!("measuring {}", system.name()))?;
             Ok((system, costs))
         };
         Ok(Self { columns: systems.iter().map(column).collect::<Result<_>>()? })
