@@ -169,6 +169,10 @@ fn prepare(start: &StartInfo) -> Result<Ready, Failure<'static>> {
     let memory: &'static mut Memory = unsafe { &mut *place };
     // SAFETY: nothing has been mapped yet.
     unsafe { memory.set_up(start, own_end).map_err(Failure::Memory)? };
+    if !privileged {
+        // SAFETY: the linear mapping stays; the ring lies behind the payload, among the pages that the guest is not given.
+        unsafe { use_ring(LINEAR + start.console_mfn * PAGE, start.console_event_channel) };
+    }
     let payload_frames =
         (payload_start - WINDOW) / PAGE..(payload_start - WINDOW + payload.len() as u64).div_ceil(PAGE);
     let laid = lay_out(memory, &contents, &payload_frames)?;
