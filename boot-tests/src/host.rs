@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -87,7 +88,10 @@ pub fn wedge() -> Result<PathBuf> {
         return Ok(path.clone());
     }
     let path = cache::subdirectory("wedge")?.join("afterburner-wedge");
-    command::output(Command::new(cache::repository().join("scripts/wedge")).arg(&path))?;
+    let new = path.with_extension("new");
+    command::output(Command::new(cache::repository().join("scripts/wedge")).arg(&new))?;
+    // Another process may be reading the old one.
+    fs::rename(&new, &path).with_context(|| format!("renaming {}", new.display()))?;
     Ok(BUILT.get_or_init(|| path).clone())
 }
 
