@@ -1,11 +1,12 @@
 //! The hosts that a wedge can run on, and the wedge as a program of its own.
 //!
 //! Which host it is, the wedge finds out by the way it was entered ([`selection`]); `afterburn.backend=` on the guest's
-//! command line says which one it must be ([`options`]). What boot loaders tell, and are told, is in [`boot_information`].
+//! command line says which one it must be ([`options`]). What boot loaders tell, and are told, is in
+//! [`boot_information`].
 //!
-//! The backends themselves exist in the wedge only, that is, built for no operating system: `bare`, where the guest's kernel
-//! keeps its privileges, and `xen`, where it has none. What the two share is in `freestanding`; all that does not depend on a
-//! host is in the crate `wedge`.
+//! The backends themselves exist in the wedge only, that is, built for no operating system: `bare`, where the guest's
+//! kernel keeps its privileges, and `xen`, where it has none. What the two share is in `freestanding`; all that does
+//! not depend on a host is in the crate `wedge`.
 
 #![no_std]
 

@@ -33,6 +33,8 @@ pub struct Domu<'a> {
     pub ramdisk: Option<&'a Path>,
     /// Its command line.
     pub words: &'a str,
+    /// A file of lines that dom0 types, one at each prompt; a domU that reboots is started again then.
+    pub typed: Option<&'a Path>,
 }
 
 impl Domu<'_> {
@@ -43,7 +45,9 @@ impl Domu<'_> {
     /// When Debian's packages cannot be had, or a file cannot be read.
     pub fn machine<'a>(&self, initramfs: &Path) -> Result<Machine<'a>> {
         let mut script = script();
-        script.arg(initramfs).arg(self.kernel).arg(self.ramdisk.unwrap_or(Path::new(""))).arg(self.words);
+        let nothing = Path::new("");
+        script.arg(initramfs).arg(self.kernel).arg(self.ramdisk.unwrap_or(nothing)).arg(self.words);
+        script.arg(self.typed.unwrap_or(nothing));
         command::output(&mut script)?;
         let host = host()?;
         Ok(Machine {

@@ -12,8 +12,8 @@ use crate::expect::Expectations;
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::kernel::Kernel;
-use crate::programs;
 use crate::qemu::Machine;
+use crate::{programs, wedge_port};
 
 /// A boot that takes longer has failed.
 const BOOT: Duration = Duration::from_secs(300);
@@ -72,8 +72,12 @@ impl Soak {
     /// One boot with the mixed load, and the line that sums it up.
     fn load(self, kernel: &Kernel) -> Result<String> {
         let directory = tempfile::tempdir()?;
+        let mut programs = programs::build(&["mixed", "timers"], directory.path())?;
+        if self.host != Host::Plain {
+            programs.push(wedge_port::program(directory.path())?);
+        }
         let guest = Guest {
-            programs: programs::build(&["mixed", "timers"], directory.path())?,
+            programs,
             files: vec![("seconds", self.seconds.to_string())],
             ..Guest::script("mixed", Vec::new())
         };
@@ -83,8 +87,10 @@ impl Soak {
         let timeout = BOOT + 3 * Duration::from_secs(self.seconds.into());
         let machine = Machine { timeout, ..machine };
         let log = machine.boot(&format!("soak-{}-load", self.host), &Expectations::read("mixed")?)?;
-        let line = log.lines().find_map(|line| line.split_once("guest: ok mixed: "));
-        Ok(line.context("the load does not say what it did")?.1.to_owned())
+        let verdicts = programs::verdicts(&log);
+        let said = |name: &str| verdicts.get(name).and_then(|verdict| verdict.strip_prefix("ok: "));
+        let load = said("mixed").context("the load does not say what it did")?;
+        Ok(said("shadow").map_or(load.to_owned(), |shadow| format!("{load}; shadow {shadow}")))
     }
 }
 

@@ -13,13 +13,14 @@ use boot_tests::qemu::Machine;
 use boot_tests::soak::Soak;
 
 /// The one that the others are compared with first.
-const HOSTS: [Host; 3] = [Host::Plain, Host::Native, Host::Profile];
+const HOSTS: [Host; 4] = [Host::Plain, Host::Native, Host::Profile, Host::Xen];
 
 /// The model of CPU that Xen gets too, so that what user mode sees of it is the same.
 const CPU: &str = "max,-smap";
 
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "hostile-descriptors",
+    "hostile-evictions",
     "hostile-frames",
     "hostile-instructions",
     "hostile-limits",

@@ -1,6 +1,9 @@
 //! What a kernel does on the wedge below Xen is what it does without one.
+//!
+//! The guests are those of `wedge.rs`. What is compared are not features: the model of CPU has next to nothing that the virtual
+//! one hides. The few verdicts that differ all the same are listed, each with its reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -11,11 +14,24 @@ use boot_tests::kernel::{Kernel, Variant};
 use boot_tests::qemu::Machine;
 use boot_tests::{probes, programs, selftests, wedge_port};
 
-/// The model of CPU that Xen gets, for the kernel without a wedge too: what is compared are not features.
-const CPU: &str = "max,-smap";
+/// For the kernel without a wedge, too. Xen enables SVM where there is it, and that changes what VMRUN does in user mode.
+const CPU: &str = "max,-smap,-svm,-pku,-mpx";
 
 /// The event tests of the `hard` kernel take half of its boot.
 const HARD: &str = "trace_event=initcall";
+
+/// Verdicts that differ: what they start with on Xen, and why.
+const DIFFERENT: [(&str, &str, &str); 5] = [
+    ("msr-0-read-apic-base", "ok: done, 0xfee00100", "there is no APIC"),
+    ("msr-0-read-by-registers", "ok: done, 0xfee00100", "the same register"),
+    ("msr-0-read-missing", "ok: Input/output error", "QEMU has a value for MSRs that do not exist"),
+    ("msr-0-read-after-write-bad", "ok: Input/output error", "likewise"),
+    (
+        "x86-sigreturn",
+        "FAIL: status 1, 16 OK, 3 FAIL",
+        "IRET to a 16-bit SS keeps the upper half of RSP, here of Xen's",
+    ),
+];
 
 /// Boots a guest on a host.
 fn boot(host: Host, kernel: &Kernel, guest: &Guest, name: &str, expected: &str, append: &str) -> Result<String> {
@@ -27,25 +43,31 @@ fn boot(host: Host, kernel: &Kernel, guest: &Guest, name: &str, expected: &str, 
     if host == Host::Xen {
         let entered = "afterburner: backend xen, dom0, entered by Xen PV";
         ensure!(log.contains(entered), "the wedge did not say `{entered}`");
+        ensure!(!log.contains("emulated without an annotation"), "a sensitive instruction is not annotated");
     }
     Ok(log)
 }
 
 /// Boots a guest without a wedge and on Xen, and compares its verdicts.
-fn compare(kernel: &Kernel, guest: &Guest, name: &str, expected: &str, append: &str) -> Result<()> {
+fn compare(variant: Variant, guest: &Guest, name: &str, append: &str) -> Result<()> {
+    let kernel = variant.build()?;
+    let name = format!("{name}-{}", variant.name());
     let verdicts = |host: Host| -> Result<BTreeMap<String, String>> {
-        Ok(programs::verdicts(&boot(host, kernel, guest, name, expected, append)?))
+        Ok(programs::verdicts(&boot(host, &kernel, guest, &name, "nothing", append)?))
     };
     let (there, here) = (verdicts(Host::Plain)?, verdicts(Host::Xen)?);
     ensure!(!there.is_empty(), "no verdicts");
-    let names: std::collections::BTreeSet<_> = there.keys().chain(here.keys()).collect();
-    let differences: Vec<_> = names
-        .iter()
-        .filter(|name| there.get(**name) != here.get(**name))
-        .map(|name| format!("{name}: {:?} without a wedge, {:?} on Xen", there.get(*name), here.get(*name)))
-        .collect();
-    ensure!(differences.is_empty(), "{} verdicts differ:\n{}", differences.len(), differences.join("\n"));
-    println!("{name}: {} verdicts on Xen as without a wedge", here.len());
+    let names: BTreeSet<_> = there.keys().chain(here.keys()).map(String::as_str).collect();
+    let differ = |name: &&str| there.get(*name) != here.get(*name);
+    let is_known = |name: &&str| {
+        let verdict = here.get(*name).map_or("", String::as_str);
+        DIFFERENT.iter().any(|(known, expected, _)| known == name && verdict.starts_with(expected))
+    };
+    let (explained, wrong): (Vec<_>, Vec<_>) = names.into_iter().filter(differ).partition(is_known);
+    let describe =
+        |name: &&str| format!("{name}: {:?} without a wedge, {:?} on Xen", there.get(*name), here.get(*name));
+    ensure!(wrong.is_empty(), "verdicts differ:\n{}", wrong.iter().map(describe).collect::<Vec<_>>().join("\n"));
+    println!("{name}: {} verdicts on Xen as without a wedge, but {explained:?}", here.len() - explained.len());
     Ok(())
 }
 
@@ -64,52 +86,52 @@ fn min_boots_to_a_shell() -> Result<()> {
 }
 
 #[test]
-fn hard_boots_to_a_shell() -> Result<()> {
+fn the_virtual_cpu_is_sane_and_idles() -> Result<()> {
+    let guest = Guest::script("virtual-cpu", Vec::new());
+    boot(Host::Xen, &Variant::MIN.build()?, &guest, "cpu", "virtual-cpu", "").map(drop)
+}
+
+#[test]
+fn hard_boots_with_and_without_kaslr() -> Result<()> {
     let kernel = Variant::HARD.build()?;
     let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?);
-    boot(Host::Xen, &kernel, &guest, "hard", "shell", HARD).map(drop)
+    let fixed = "guest: text at ffffffff81000000";
+    let log = boot(Host::Xen, &kernel, &guest, "hard-nokaslr", "shell", &format!("{HARD} nokaslr"))?;
+    ensure!(log.contains(fixed), "without KASLR, text is elsewhere");
+    // One boot in 497 lands at the default address by chance, two in a row in 247,009.
+    let moved = || -> Result<bool> { Ok(!boot(Host::Xen, &kernel, &guest, "hard", "shell", HARD)?.contains(fixed)) };
+    ensure!(moved()? || moved()?, "with KASLR, text is at its default address");
+    Ok(())
 }
 
-fn exceptions(variant: Variant, expected: &str, append: &str) -> Result<()> {
-    let kernel = variant.build()?;
+#[test]
+fn exceptions_at_sites_reach_the_kernels_fix_ups() -> Result<()> {
     let names = ["msr", "frames", "segments", "xstate", "sensitive"];
-    let (guest, _programs) = with_programs(Guest::script("exceptions", kernel.modules_named(&["msr"])?), &names)?;
-    compare(&kernel, &guest, &format!("exceptions-{}", variant.name()), expected, append)
+    for (variant, append) in [(Variant::MIN, ""), (Variant::HARD, HARD)] {
+        let modules = variant.build()?.modules_named(&["msr"])?;
+        let (guest, _programs) = with_programs(Guest::script("exceptions", modules), &names)?;
+        compare(variant, &guest, "exceptions", append)?;
+    }
+    Ok(())
 }
 
+/// The longest: of 701 system calls of one of the tests, most are traced.
 #[test]
-fn exceptions_of_min_reach_the_kernels_fix_ups() -> Result<()> {
-    exceptions(Variant::MIN, "exceptions", "")
-}
-
-#[test]
-fn exceptions_of_hard_reach_the_kernels_fix_ups() -> Result<()> {
-    exceptions(Variant::HARD, "exceptions-hard", HARD)
-}
-
-fn entry_code(variant: Variant, expected: &str, append: &str) -> Result<()> {
-    let kernel = variant.build()?;
+fn linux_tests_of_the_entry_code_have_the_same_verdicts() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let programs = selftests::build(directory.path())?;
     let guest = Guest { programs, ..Guest::script("x86", Vec::new()) };
-    compare(&kernel, &guest, &format!("x86-{}", variant.name()), expected, append)
-}
-
-#[test]
-fn linux_tests_of_the_entry_code_of_min() -> Result<()> {
-    entry_code(Variant::MIN, "x86-min", "")
-}
-
-#[test]
-fn linux_tests_of_the_entry_code_of_hard() -> Result<()> {
-    entry_code(Variant::HARD, "x86", HARD)
+    compare(Variant::HARD, &guest, "x86", HARD)
 }
 
 #[test]
 fn modules_come_and_go() -> Result<()> {
-    let kernel = Variant::MIN.build()?;
-    let guest = Guest::script("modules", kernel.modules_named(&["msr", "cpuid"])?);
-    compare(&kernel, &guest, "modules", "modules", "")
+    let of_hard = ["msr", "cpuid", "test_fpu", "test_static_key_base", "test_static_keys"];
+    for (variant, modules, append) in [(Variant::MIN, &of_hard[..2], ""), (Variant::HARD, &of_hard, HARD)] {
+        let guest = Guest::script("modules", variant.build()?.modules_named(modules)?);
+        compare(variant, &guest, "modules", append)?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -121,7 +143,7 @@ fn functions_full_of_sites_can_be_probed_and_traced() -> Result<()> {
     boot(Host::Xen, &kernel, &guest, "probes", "probes", HARD).map(drop)
 }
 
-/// cpuid.ko has one site, msr.ko two.
+/// cpuid.ko has one site, msr.ko two; what they do natively in ring 3 would be counted as not annotated.
 #[test]
 fn the_sites_of_modules_are_rewritten_while_they_are_loaded() -> Result<()> {
     let kernel = Variant::MIN.build()?;

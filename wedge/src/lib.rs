@@ -1,18 +1,23 @@
 //! The wedge: what runs between a kernel and the host that the kernel finds itself on.
 //!
-//! This is the part that every host shares; it knows no hypercall and no device. What differs from host to host is handed
-//! in: memory ([`memory::PhysicalMemory`], [`modules::ModuleMemory`]), text that can be written ([`rewrite::GuestText`]),
-//! routines that stubs call ([`rewrite::Hooks`]). So all of it can be tested as an ordinary program.
+//! This is the part that every host shares; it knows no hypercall and no real device. What differs from host to host is
+//! handed in: memory ([`memory::PhysicalMemory`], [`modules::ModuleMemory`]), text that can be written
+//! ([`rewrite::GuestText`]), routines that stubs call ([`rewrite::Hooks`], [`rewrite::Virtual`]), and what is behind
+//! the virtual CPU, the shadow and the devices ([`cpu::Host`], [`shadow::Host`], [`platform::Board`]). So all of it can
+//! be tested as an ordinary program.
 //!
 //! In the order in which a boot needs it:
 //!
 //! * [`image`]: what `afterburner pack` has put together; [`memory`]: what the machine has.
 //! * [`loader`]: the guest's boot loader. It knows that the guest is Linux.
 //! * [`sites`]: the table of sites, all or nothing; [`rewrite`]: from a checked site to rewritten bytes, and back.
-//! * [`cpu`]: the virtual CPU of a guest kernel that runs in ring 3.
-//! * [`shadow`]: the page tables of such a guest, as a virtual TLB.
 //! * [`modules`]: text that the guest loads while it runs; [`port`]: how user space in the guest talks to the wedge.
-//! * [`platform`]: the devices of a PC, for a guest that runs on a host without them.
+//!
+//! For a host that does not let the guest's kernel have its privileges:
+//!
+//! * [`cpu`]: the virtual CPU of a kernel that runs in ring 3.
+//! * [`shadow`]: its page tables, as a virtual TLB.
+//! * [`platform`]: the devices of a PC.
 
 #![no_std]
 

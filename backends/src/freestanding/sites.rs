@@ -45,6 +45,10 @@ fn report(summary: &Summary, ticks: u64) {
         summary.in_form(Form::Call),
         summary.hooked(),
     );
+    let (inline, traps) = (summary.in_form(Form::Inline), summary.in_form(Form::Trap));
+    if inline + traps != 0 {
+        say!("the others: {inline} replaced in place, {traps} by INT3");
+    }
     say!("rewritten: {}", List(|| summary.classes()));
     for (reason, count) in summary.left() {
         say!("left as they are: {count}, {reason}");

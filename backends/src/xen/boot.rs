@@ -391,6 +391,8 @@ fn take_over(
     let mut engine = Engine::deprivileged(sites_see(), unsafe { arena.memory() });
     let text = wedge::rewrite::Piece { bytes: image, address };
     let summary = rewrite_sites(&mut engine, contents, moved, text).map_err(Failure::Sites)?;
+    let image = usable.bytes(extent.start, extent.end - extent.start).map_err(Failure::Loaded)?;
+    let stack_change = trap_stack_change(&engine, image, address);
     let shadow = Shadow::new(working, &RESERVED, FIRST_MODE, FIRST_TABLES, &mut tables).map_err(Failure::Shadow)?;
     let pci = if privileged { Pci::PassedThrough } else { Pci::Absent };
     let modules = contents.guest.modules_start..contents.guest.modules_end;
@@ -417,6 +419,7 @@ fn take_over(
     let sysret = sysret.map_or(usize::MAX, |(number, _)| number);
     let mut resident = Resident {
         sysret,
+        stack_change,
         cpu,
         machine,
         engine,
@@ -434,6 +437,20 @@ fn take_over(
     resident.reach_image(extent);
     traps::stay(resident);
     Ok(())
+}
+
+/// Makes a breakpoint of the SWAPGS behind which Linux puts RSP on a stack that cannot be written and has never been touched
+/// (6.1, `native_irq_return_ldt`, to hide the upper half of RSP from 16-bit user mode): a page fault there could be pushed
+/// nowhere. Returns its address.
+fn trap_stack_change(engine: &Engine<'static>, image: &mut [u8], address: u64) -> Option<u64> {
+    /// `pop %rdi; mov %rax, %rsp`
+    const BEHIND: [u8; 4] = [0x5f, 0x48, 0x89, 0xc4];
+    let offset = |of: u64| of.wrapping_sub(address) as usize;
+    let mut sites = engine.entries().filter(|(_, entry)| entry.class() == Class::Swapgs);
+    let (_, entry) =
+        sites.find(|(_, entry)| image.get(offset(entry.end())..).is_some_and(|text| text.starts_with(&BEHIND)))?;
+    *image.get_mut(offset(entry.address()))? = 0xcc;
+    Some(entry.address())
 }
 
 /// What rewritten sites refer to.

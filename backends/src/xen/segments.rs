@@ -1,7 +1,7 @@
 //! The descriptor tables that the processor really uses.
 //!
 //! Xen wants the pages of a descriptor table read-only. The guest writes its tables as it likes. So the wedge has tables of its
-//! own, and copies into them what user mode may load: present code and data segments of privilege level 3, at the guest's own
+//! own, and copies into them what user mode may see: code and data segments of privilege level 3, at the guest's own
 //! numbers, so that selectors are the guest's own too. What only the guest's kernel may load is never there; the kernel itself
 //! runs on Xen's segments.
 //!
@@ -64,7 +64,7 @@ impl Segments {
 
     /// Brings an entry up to date.
     fn update(&self, page: usize, index: usize, guests: u64) {
-        let wanted = if loadable(guests) { guests } else { 0 };
+        let wanted = if is_users(guests) { guests } else { 0 };
         // Xen sets the accessed bit where it likes (bit 40: SDM Vol. 3A, 3.4.5.1).
         if (Self::real(page, index) ^ wanted) & !(1 << 40) == 0 {
             return;
@@ -127,11 +127,11 @@ impl Segments {
     }
 }
 
-/// Whether user mode may load a descriptor: present, of privilege level 3, and not a system descriptor (SDM Vol. 3A, 3.4.5).
-fn loadable(descriptor: u64) -> bool {
-    const PRESENT: u64 = 1 << 47;
+/// Whether a descriptor is user mode's: of privilege level 3, and not a system descriptor (SDM Vol. 3A, 3.4.5). One that is
+/// not present cannot be loaded, but LAR and LSL see it.
+fn is_users(descriptor: u64) -> bool {
     const LEVEL_3: u64 = 3 << 45;
     const CODE_OR_DATA: u64 = 1 << 44;
-    let all = PRESENT | LEVEL_3 | CODE_OR_DATA;
+    let all = LEVEL_3 | CODE_OR_DATA;
     descriptor & all == all
 }

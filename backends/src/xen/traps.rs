@@ -55,6 +55,8 @@ pub(super) struct Resident {
     /// The number of the site that returns from system calls. Its slot is a jump that says nothing of it; should there be
     /// several, they differ by nothing but their address.
     pub(super) sysret: usize,
+    /// The site behind which the kernel goes to the stack in RAX, if there is one.
+    pub(super) stack_change: Option<u64>,
     /// A page that the guest has just been told to map.
     pub(super) wanted: Option<u64>,
     pub(super) decoded: Decoded,
@@ -234,11 +236,15 @@ impl Resident {
         let at = context.rip.wrapping_sub(1);
         let site = [at, at.wrapping_sub(self.head_distance)].into_iter().find_map(|address| {
             let (_, entry) = self.engine.site_at(address)?;
-            (entry.form() == Form::Trap && !context.is_user()).then_some(*entry)
+            let traps = entry.form() == Form::Trap || Some(address) == self.stack_change;
+            (traps && !context.is_user()).then_some(*entry)
         });
         match site {
             Some(entry) => {
                 let end = at + u64::from(entry.slot());
+                if Some(at) == self.stack_change {
+                    self.machine.shadow.prefill(context.registers.rax, &mut self.machine.tables);
+                }
                 self.emulate_site(context, &entry, at, end);
             }
             None => self.software_interrupt(context, 3, 1),

@@ -115,9 +115,10 @@ use Rule::{AtMost, Hide, Keep, Show};
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
-    // No leaf behind the last that passes.
+    // No leaf behind the last that passes. The last extended one is always there, for what is shown of it.
     (0, None, Eax, AtMost(0x16)),
-    (0x8000_0000, None, Eax, AtMost(0x8000_0021)),
+    (0x8000_0000, None, Eax, Keep(0)),
+    (0x8000_0000, None, Eax, Show(0x8000_0021)),
 
     // Brand and CLFLUSH size stay; the number of logical CPUs and the APIC's identifier do not: one CPU, no APIC.
     (1, None, Ebx, Keep(0xffff)),
@@ -203,8 +204,11 @@ const ROWS: &[Row] = &[
     // One core.
     (0x8000_0008, None, Ecx, Keep(0)),
     (0x8000_0008, None, Edx, Keep(0)),
-    // LFENCE serializes, a null selector clears the base. Not: automatic IBRS, microcode, MSRs.
-    (0x8000_0021, None, Eax, Keep(bits(&[2, 6]))),
+    // LFENCE serializes. Not: automatic IBRS, microcode, MSRs. A null selector clears the base: loads are emulated so. A
+    // guest that is told otherwise loads GS with another selector first, in text that cannot be rewritten (Linux 6.1,
+    // `asm_load_gs_index`).
+    (0x8000_0021, None, Eax, Keep(bits(&[2]))),
+    (0x8000_0021, None, Eax, Show(bits(&[6]))),
     (0x8000_0021, None, Ebx, Keep(0)),
     (0x8000_0021, None, Ecx, Keep(0)),
     (0x8000_0021, None, Edx, Keep(0)),
@@ -224,13 +228,19 @@ pub(super) fn policy(host: &mut impl Host, leaf: u32, subleaf: u32) -> CpuidResu
     if !PASSED.contains(&leaf) || !subleaf_passes(leaf, subleaf) {
         return CpuidResult::default();
     }
-    let mut result = host.raw_cpuid(leaf, subleaf);
+    let mut result = existing(host, leaf, subleaf);
     for &(of_leaf, of_subleaf, register, rule) in ROWS {
         if of_leaf == leaf && of_subleaf.is_none_or(|number| number == subleaf) {
             result.apply(register, rule);
         }
     }
     result
+}
+
+/// What the processor says; nothing of a leaf behind its last, of which it may say anything (SDM Vol. 2A, CPUID).
+fn existing(host: &mut impl Host, leaf: u32, subleaf: u32) -> CpuidResult {
+    let last = host.raw_cpuid(leaf & 0x8000_0000, 0).eax;
+    if leaf > last { CpuidResult::default() } else { host.raw_cpuid(leaf, subleaf) }
 }
 
 /// Leaf 7 has two subleaves; leaf D has two and one for each state component that passes.

@@ -16,7 +16,9 @@ const ALIGNMENT: u64 = 4;
 
 const PAGE: u64 = 4096;
 
-/// A copied initramfs lies below this address: what `initrd_addr_max` of the boot protocol says in every 64-bit kernel.
+/// A copied initramfs lies below this address, which is what `initrd_addr_max` of the boot protocol says in every 64-bit kernel,
+/// or, where there is no memory, above it: such a kernel may be loaded there, and reads the upper half of the address, too
+/// (Documentation/x86/boot.rst, `XLF_CAN_BE_LOADED_ABOVE_4G`). A domU may have all its memory there.
 const LIMIT: u64 = 2 << 30;
 
 /// One archive.
@@ -87,7 +89,7 @@ impl<'a> Initramfs<'a> {
         let busy = busy.iter().chain([kernel]).cloned().chain(pieces.iter().map(Piece::range));
         length
             .checked_next_multiple_of(PAGE)
-            .and_then(|room| map.place(busy, room, PAGE, LIMIT))
+            .and_then(|room| [LIMIT, u64::MAX].into_iter().find_map(|limit| map.place(busy.clone(), room, PAGE, limit)))
             .map(|address| Some(Self { pieces, address, length, copied: true }))
             .ok_or(NoRoom { length })
     }
@@ -131,7 +133,7 @@ const fn start_behind(end: u64) -> u64 {
 
 impl fmt::Display for NoRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no room for {} bytes of initramfs below {LIMIT:#x}", self.length)
+        write!(f, "no room for {} bytes of initramfs", self.length)
     }
 }
 
@@ -188,6 +190,21 @@ mod tests {
         }
         // Where it is, nothing else can be meant by what is busy.
         assert_eq!(place(&[piece(0x30_0000, &[1])], 0..0x40_0000), Ok(Some((0x30_0000, 1, false))));
+    }
+
+    #[test]
+    fn memory_above_the_limit_is_for_when_there_is_none_below() {
+        let pieces = [piece(0, &[1; 5])];
+        let high = Region { start: 5 << 30, end: (5 << 30) + 0x2000, kind: Kind::Usable };
+        let mut map = map();
+        map.add(high).unwrap();
+        let address = |map: &MemoryMap, busy: &[Range<u64>]| {
+            Initramfs::place(&pieces, &KERNEL, map, busy).map(|place| place.map(|initramfs| initramfs.address))
+        };
+        assert_eq!(address(&map, &[]), Ok(Some(0x3f_f000)));
+        let low = 0..1 << 30;
+        assert_eq!(address(&map, &[low.clone()]), Ok(Some(high.start + 0x1000)));
+        assert_eq!(address(&map, &[low, high.start..high.end]), Err(NoRoom { length: 5 }));
     }
 
     #[test]

@@ -34,7 +34,7 @@ use relocations::{RelocationError, Relocations};
 /// The word by which the kernel is told not to randomise addresses.
 const NO_KASLR: Word = Word { name: "nokaslr", value: None };
 
-/// The block with `boot_params` and, behind it, the command line; below 2 GB, where any loader might put it.
+/// The block with `boot_params` and, behind it, the command line; below 2 GB, where any loader might put it, if there is memory.
 const BLOCK: u64 = 2 * 4096;
 const BLOCK_LIMIT: u64 = 2 << 30;
 
@@ -124,7 +124,9 @@ impl<'a> Guest<'a> {
         let initramfs = Initramfs::place(self.initramfs, &extent, self.map, busy).map_err(LoadError::Initramfs)?;
         let taken = busy.iter().cloned().chain([extent]);
         let taken = taken.chain(self.initramfs.iter().map(Piece::range)).chain(initramfs.map(|it| it.range()));
-        let boot_params = self.map.place(taken, BLOCK, 4096, BLOCK_LIMIT).ok_or(LoadError::BootParams)?;
+        let boot_params =
+            [BLOCK_LIMIT, u64::MAX].into_iter().find_map(|limit| self.map.place(taken.clone(), BLOCK, 4096, limit));
+        let boot_params = boot_params.ok_or(LoadError::BootParams)?;
         Ok(Plan { guest: self, kernel, relocations, offset, initramfs, boot_params })
     }
 }
@@ -172,7 +174,7 @@ impl fmt::Display for LoadError {
             Self::Occupied { start, end } => write!(f, "the kernel's place, {start:#x}-{end:#x}, is not free memory"),
             Self::Relocations(error) => error.fmt(f),
             Self::Initramfs(error) => error.fmt(f),
-            Self::BootParams => write!(f, "no room for the boot parameters below {BLOCK_LIMIT:#x}"),
+            Self::BootParams => write!(f, "no room for the boot parameters"),
         }
     }
 }

@@ -101,6 +101,12 @@ impl<H: Host> Machine<'_, H> {
         let descriptor = self.cpu.data_segment(selector, cpl, self.host)?;
         self.cpu.selectors[segment as usize] = selector;
         self.host.load_segment(segment, selector.0, descriptor.map(|descriptor| descriptor.0));
+        // A null selector clears the base, as CPUID says, whatever the real processor does.
+        match segment {
+            Segment::Fs if descriptor.is_none() => self.host.set_fs_base(0),
+            Segment::Gs if descriptor.is_none() => self.host.set_gs_base(0),
+            _ => {}
+        }
         Ok(())
     }
 

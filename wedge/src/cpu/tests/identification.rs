@@ -87,11 +87,12 @@ fn features() {
         ("long mode", 0x8000_0001, 0, 3, 29, true),
         ("invariant TSC", 0x8000_0007, 0, 3, 8, true),
         ("IBPB", 0x8000_0008, 0, 1, 12, false),
+        ("null selector clears base", 0x8000_0021, 0, 0, 6, true),
         ("automatic IBRS", 0x8000_0021, 0, 0, 8, false),
     ] {
         let bit_of = |raw| seen(raw, leaf, subleaf)[register] >> bit & 1 != 0;
         assert_eq!(bit_of(everything), shown, "{name}");
-        let emulated = ["PCID", "INVPCID"].contains(&name);
+        let emulated = ["PCID", "INVPCID", "null selector clears base"].contains(&name);
         assert_eq!(bit_of(nothing), emulated, "{name} of a processor that has nothing");
     }
 }
@@ -107,6 +108,13 @@ fn one_cpu_without_an_apic() {
 fn leaves_that_end_or_are_empty() {
     assert_eq!(seen(everything, 0, 0)[0], 0x16);
     assert_eq!(seen(everything, 0x8000_0000, 0)[0], 0x8000_0021);
+    assert_eq!(seen(nothing, 0x8000_0000, 0), [0x8000_0021, 0, 0, 0]);
+    let beyond = |leaf, _| CpuidResult {
+        eax: if leaf == 0x8000_0000 { 0x8000_0008 } else { u32::MAX },
+        ebx: 1,
+        ..CpuidResult::default()
+    };
+    assert_eq!(seen(beyond, 0x8000_0019, 0), [0; 4], "a leaf that is not there");
     assert_eq!(seen(|_, _| CpuidResult { eax: 0xd, ..CpuidResult::default() }, 0, 0)[0], 0xd);
     for leaf in [
         3,
