@@ -27,6 +27,8 @@ pub(super) const VIRTUAL_SS: u64 = 0x18;
 
 /// RFLAGS.IF.
 pub(super) const INTERRUPT_FLAG: u64 = 1 << 9;
+/// RFLAGS.AC.
+const ALIGNMENT_CHECK: u64 = 1 << 18;
 
 /// Vectors of exceptions.
 mod vector {
@@ -190,6 +192,9 @@ impl Resident {
             self.machine.shadow.hold(top);
             self.machine.reach_for_writing(top);
         }
+        // A program's AC is left set by an exception, and means nothing in ring 0; in ring 3 the kernel's own accesses would be
+        // held against it (SDM Vol. 3A, 2.3).
+        context.rflags &= !ALIGNMENT_CHECK;
         context.cs = KERNEL_CS;
         context.ss = KERNEL_SS;
         exit::KERNEL

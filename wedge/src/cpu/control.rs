@@ -103,10 +103,7 @@ impl Limits {
         let cr4 = CR4_FEATURES.into_iter().map(existing).fold(cr4::PCE, |all, bit| all | bit);
         let nxe = if has(0x8000_0001, Register::Edx, 20) { efer::NXE } else { 0 };
         let xcr0 = if cr4 & cr4::OSXSAVE == 0 { 0 } else { u64::from(cpuid::policy(host, 0xd, 0).eax) };
-        let physical_bits = match cpuid::policy(host, 0x8000_0008, 0).eax as u8 {
-            0 => 36,
-            bits => bits,
-        };
+        let physical_bits = cpuid::policy(host, 0x8000_0008, 0).eax as u8;
         Self { cr4, efer: efer::SCE | efer::LME | efer::LMA | nxe, xcr0, physical_bits }
     }
 }

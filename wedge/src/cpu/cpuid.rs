@@ -240,7 +240,12 @@ pub(super) fn policy(host: &mut impl Host, leaf: u32, subleaf: u32) -> CpuidResu
 /// What the processor says; nothing of a leaf behind its last, of which it may say anything (SDM Vol. 2A, CPUID).
 fn existing(host: &mut impl Host, leaf: u32, subleaf: u32) -> CpuidResult {
     let last = host.raw_cpuid(leaf & 0x8000_0000, 0).eax;
-    if leaf > last { CpuidResult::default() } else { host.raw_cpuid(leaf, subleaf) }
+    match leaf {
+        _ if leaf <= last => host.raw_cpuid(leaf, subleaf),
+        // Physical addresses have 36 bits then (SDM Vol. 3A, 4.1.4).
+        0x8000_0008 => CpuidResult { eax: 36, ..CpuidResult::default() },
+        _ => CpuidResult::default(),
+    }
 }
 
 /// Leaf 7 has two subleaves; leaf D has two and one for each state component that passes.

@@ -109,6 +109,7 @@ fn leaves_that_end_or_are_empty() {
     assert_eq!(seen(everything, 0, 0)[0], 0x16);
     assert_eq!(seen(everything, 0x8000_0000, 0)[0], 0x8000_0021);
     assert_eq!(seen(nothing, 0x8000_0000, 0), [0x8000_0021, 0, 0, 0]);
+    assert_eq!(seen(nothing, 0x8000_0008, 0), [0x3024, 0, 0, 0]);
     let beyond = |leaf, _| CpuidResult {
         eax: if leaf == 0x8000_0000 { 0x8000_0008 } else { u32::MAX },
         ebx: 1,
