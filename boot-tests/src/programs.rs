@@ -77,6 +77,7 @@ mod tests {
             "costs",
             "frames",
             "hostile-descriptors",
+            "hostile-evictions",
             "hostile-frames",
             "hostile-instructions",
             "hostile-limits",
