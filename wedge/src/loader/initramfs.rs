@@ -203,7 +203,7 @@ mod tests {
         };
         assert_eq!(address(&map, &[]), Ok(Some(0x3f_f000)));
         let low = 0..1 << 30;
-        assert_eq!(address(&map, &[low.clone()]), Ok(Some(high.start + 0x1000)));
+        assert_eq!(address(&map, core::slice::from_ref(&low)), Ok(Some(high.start + 0x1000)));
         assert_eq!(address(&map, &[low, high.start..high.end]), Err(NoRoom { length: 5 }));
     }
 
