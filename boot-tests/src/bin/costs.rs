@@ -25,5 +25,5 @@ fn run() -> Result<()> {
     let table = Table::measure(&systems, measure_twice)?;
     println!("\nExecuted instructions; two boots of each system show the same:\n\n{}", table.text()?);
     println!("Boots:\n{}\nAs Markdown:\n\n{}", table.boots(), table.markdown()?);
-    Ok(())
+    table.check()
 }

@@ -6,6 +6,11 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::{Costs, OPERATIONS, System};
 
+/// A system, what it is compared with, and how many times as much each of its operations may cost. Where the peer is not
+/// measured, for its kernel takes minutes to build, nothing on Xen may come to cost more than a switch of processes does.
+const LIMITS: [(System, System, f64); 3] =
+    [(System::Native, System::Plain, 1.05), (System::Xen, System::Peer, 3.0), (System::Xen, System::Plain, 16.0)];
+
 /// The figures of several systems, an operation to a row.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
@@ -46,6 +51,23 @@ impl Table {
         let [cost, base] = [self.costs(system)?.of(operation)?, self.costs(base)?.of(operation)?];
         ensure!(base > 0, "{operation} costs nothing");
         Ok(cost as f64 / base as f64)
+    }
+
+    /// Holds the figures against the limits, where both systems were measured.
+    ///
+    /// # Errors
+    ///
+    /// When an operation costs too much.
+    pub fn check(&self) -> Result<()> {
+        let measured = |system| self.columns.iter().any(|(other, _)| *other == system);
+        for (system, base, limit) in LIMITS.into_iter().filter(|(system, base, _)| measured(*system) && measured(*base))
+        {
+            for (operation, title) in OPERATIONS {
+                let ratio = self.ratio(operation, system, base)?;
+                ensure!(ratio <= limit, "{title}: {} costs {ratio:.3} times what {} does", system.name(), base.name());
+            }
+        }
+        Ok(())
     }
 
     /// With aligned columns.
