@@ -349,6 +349,6 @@ fn native_costs_next_to_nothing() -> Result<()> {
     let line = log.lines().find(|line| line.contains(" TSC ticks")).context("the wedge did not say what it cost")?;
     let ticks = line.split(' ').rev().nth(2).context("the wedge's line")?;
     println!("rewriting the sites of min: {ticks} instructions");
-    ensure!(ticks.parse::<u64>()? < 1_000_000, "{ticks} instructions");
+    ensure!(ticks.parse::<u64>()? < 1_100_000, "{ticks} instructions");
     Ok(())
 }

@@ -408,7 +408,9 @@ impl<'a> Engine<'a> {
     #[inline]
     fn keep(&mut self, mut entry: Entry) -> Result<usize, Left> {
         let index = self.next_free()?;
-        self.prepare(index, &mut entry)?;
+        if !entry.form.is_fixed() {
+            self.prepare(index, &mut entry)?;
+        }
         self.memory.entries[index] = Some(entry);
         self.free_from = index + 1;
         Ok(index)
@@ -420,7 +422,9 @@ impl<'a> Engine<'a> {
         let index = self.next_free()?;
         let Some(like) = self.memory.entries[alike] else { return Ok(()) };
         let mut entry = Entry { address, copy, ..like };
-        self.prepare(index, &mut entry)?;
+        if !entry.form.is_fixed() {
+            self.prepare(index, &mut entry)?;
+        }
         self.memory.entries[index] = Some(entry);
         self.free_from = index + 1;
         Ok(())
@@ -437,11 +441,11 @@ impl<'a> Engine<'a> {
     }
 
     /// Makes sure that the entry's slot can become what it is to become.
-    #[inline]
+    #[inline(never)]
     fn prepare(&mut self, index: usize, entry: &mut Entry) -> Result<(), Left> {
         match entry.form {
             Form::Fused | Form::Trap => Ok(()),
-            Form::Inline => self.rewritten(index, entry, entry.address).map(|_| ()).ok_or(Left::OutOfReach),
+            Form::Inline => self.in_place(entry, entry.address).map(|_| ()).ok_or(Left::OutOfReach),
             Form::Jump | Form::Call => self.build(index, entry),
         }
     }
@@ -478,12 +482,22 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// What the slot at a place becomes, if its code depends on where it is.
+    #[inline(never)]
+    fn in_place(&self, entry: &Entry, place: u64) -> Option<Bytes> {
+        templates::inline(entry.template?, entry, place, &self.machine).ok()?.in_slot()
+    }
+
     /// What the slot at a place becomes.
     #[inline]
     fn rewritten(&self, index: usize, entry: &Entry, place: u64) -> Option<Bytes> {
+        if entry.form.is_fixed() { Some(entry.fixed) } else { self.placed(index, entry, place) }
+    }
+
+    #[inline(never)]
+    fn placed(&self, index: usize, entry: &Entry, place: u64) -> Option<Bytes> {
         match entry.form {
-            Form::Fused | Form::Trap => Some(entry.fixed),
-            Form::Inline => templates::inline(entry.template?, entry, place, &self.machine).ok()?.in_slot(),
+            Form::Inline => self.in_place(entry, place),
             form => stub::branch(form, place, entry.slot(), self.stub_address(index)),
         }
     }

@@ -76,6 +76,11 @@ pub enum Form {
 }
 
 impl Form {
+    /// Whether what is written is the same wherever the slot is.
+    pub(super) const fn is_fixed(self) -> bool {
+        matches!(self, Self::Fused | Self::Trap)
+    }
+
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Fused, Self::Jump, Self::Call, Self::Inline, Self::Trap];
 
