@@ -1,11 +1,14 @@
 //! Builds the guests' own programs, `testdata/programs/NAME.c`, and reads the verdicts that they print.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use tempfile::TempDir;
 
+use crate::guest::Guest;
 use crate::{cache, command};
 
 /// Builds static programs into a directory.
@@ -44,6 +47,54 @@ pub fn verdicts(log: &str) -> BTreeMap<String, String> {
     log.lines().filter_map(verdict).collect()
 }
 
+/// A verdict that is not the same in two boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What it is in the first boot, if it is there.
+    pub there: Option<&'a str>,
+    /// What it is in the second.
+    pub here: Option<&'a str>,
+}
+
+impl fmt::Display for Difference<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, there, here } = self;
+        write!(f, "{name}:\n  there {}\n  here  {}", there.unwrap_or("none"), here.unwrap_or("none"))
+    }
+}
+
+/// The verdicts of two boots that differ, in the order of their names.
+#[must_use]
+pub fn differences<'a>(there: &'a BTreeMap<String, String>, here: &'a BTreeMap<String, String>) -> Vec<Difference<'a>> {
+    let names: BTreeSet<&String> = there.keys().chain(here.keys()).collect();
+    let all = names.into_iter().map(|name| Difference {
+        name,
+        there: there.get(name).map(String::as_str),
+        here: here.get(name).map(String::as_str),
+    });
+    all.filter(|difference| difference.there != difference.here).collect()
+}
+
+/// Differences in lines, for a message.
+#[must_use]
+pub fn listed(differences: &[Difference<'_>]) -> String {
+    let lines: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    format!("{} verdicts differ:\n{}", lines.len(), lines.join("\n"))
+}
+
+/// A guest with programs from `testdata/programs`. The directory holds them until the guest has been booted.
+///
+/// # Errors
+///
+/// When one does not compile.
+pub fn guest_with(guest: Guest, names: &[&str]) -> Result<(Guest, TempDir)> {
+    let directory = tempfile::tempdir()?;
+    let programs = build(names, directory.path())?;
+    Ok((Guest { programs, ..guest }, directory))
+}
+
 fn verdict(line: &str) -> Option<(String, String)> {
     let (_, text) = line.split_once("guest: ")?;
     let (head, what) = text.split_once(": ")?;
@@ -68,6 +119,22 @@ mod tests {
             ("xstate", "skip: no XSAVE"),
         ];
         assert_eq!(verdicts, expected.map(|(name, what)| (name.to_owned(), what.to_owned())));
+    }
+
+    #[test]
+    fn verdicts_differ_by_value_and_by_being_there() {
+        let boot = |lines: &[(&str, &str)]| -> BTreeMap<String, String> {
+            lines.iter().map(|(name, what)| ((*name).to_owned(), (*what).to_owned())).collect()
+        };
+        let (there, here) = (
+            boot(&[("a", "ok: 1"), ("b", "ok: 2"), ("c", "ok: 3")]),
+            boot(&[("a", "ok: 1"), ("c", "FAIL: 3"), ("d", "ok: 4")]),
+        );
+        let found = differences(&there, &here);
+        let expected = [("b", Some("ok: 2"), None), ("c", Some("ok: 3"), Some("FAIL: 3")), ("d", None, Some("ok: 4"))];
+        assert_eq!(found, expected.map(|(name, there, here)| Difference { name, there, here }));
+        assert!(listed(&found).starts_with("3 verdicts differ:\nb:\n  there ok: 2\n  here  none\n"));
+        assert_eq!(differences(&there, &there), []);
     }
 
     #[test]

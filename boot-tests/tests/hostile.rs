@@ -1,6 +1,6 @@
 //! Programs that do what no program should, and a load of everything at once: the same ends on every host.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -41,21 +41,14 @@ fn verdicts(host: Host, kernel: &Kernel, guest: &Guest) -> Result<BTreeMap<Strin
 #[test]
 fn hostile_programs_come_to_the_same_end_everywhere() -> Result<()> {
     let kernel = Variant::MIN.build()?;
-    let directory = tempfile::tempdir()?;
-    let guest =
-        Guest { programs: programs::build(&PROGRAMS, directory.path())?, ..Guest::script("hostile", Vec::new()) };
+    let (guest, _programs) = programs::guest_with(Guest::script("hostile", Vec::new()), &PROGRAMS)?;
     let (first, others) = HOSTS.split_first().context("no host")?;
     let there = verdicts(*first, &kernel, &guest)?;
     ensure!(there.len() > 600, "only {} verdicts on {first}", there.len());
     for host in others {
         let here = verdicts(*host, &kernel, &guest)?;
-        let names: BTreeSet<_> = there.keys().chain(here.keys()).collect();
-        let differences: Vec<_> = names
-            .into_iter()
-            .filter(|name| there.get(*name) != here.get(*name))
-            .map(|name| format!("{name}:\n  {first}: {:?}\n  {host}: {:?}", there.get(name), here.get(name)))
-            .collect();
-        ensure!(differences.is_empty(), "{} verdicts differ:\n{}", differences.len(), differences.join("\n"));
+        let differences = programs::differences(&there, &here);
+        ensure!(differences.is_empty(), "on {first} and on {host}, {}", programs::listed(&differences));
         println!("hostile: {} verdicts on {host} as on {first}", here.len());
     }
     Ok(())

@@ -68,15 +68,8 @@ impl Hardware {
         ensure!(!there.is_empty(), "no verdicts on {first}");
         for host in others {
             let here = verdicts(*host)?;
-            let differences: Vec<_> = there
-                .iter()
-                .filter(|(test, verdict)| here.get(*test) != Some(verdict))
-                .map(|(test, verdict)| format!("{test}: {verdict:?} on {first}, {:?} on {host}", here.get(test)))
-                .chain(
-                    here.keys().filter(|test| !there.contains_key(*test)).map(|test| format!("{test}: only on {host}")),
-                )
-                .collect();
-            ensure!(differences.is_empty(), "{} verdicts differ:\n{}", differences.len(), differences.join("\n"));
+            let differences = programs::differences(&there, &here);
+            ensure!(differences.is_empty(), "on {first} and on {host}, {}", programs::listed(&differences));
             println!("{name}: {} verdicts on {host} as on {first}", here.len());
         }
         Ok(())
@@ -85,13 +78,6 @@ impl Hardware {
 
 fn shell(kernel: &Kernel, modules: &[&str]) -> Result<Guest> {
     Ok(Guest::script("shell", kernel.modules_named(modules)?))
-}
-
-/// A guest with programs from `testdata/programs`. The directory holds them until the guest has been booted.
-fn with_programs(guest: Guest, names: &[&str]) -> Result<(Guest, tempfile::TempDir)> {
-    let directory = tempfile::tempdir()?;
-    let programs = programs::build(names, directory.path())?;
-    Ok((Guest { programs, ..guest }, directory))
 }
 
 #[test]
@@ -146,7 +132,8 @@ fn exceptions_at_sites_reach_the_kernels_fix_ups() -> Result<()> {
         (Variant::HARD, Hardware { append: "trace_event=initcall pti=on", ..HARD }, "exceptions-hard"),
     ] {
         let kernel = variant.build()?;
-        let (guest, _programs) = with_programs(Guest::script("exceptions", kernel.modules_named(&["msr"])?), &names)?;
+        let (guest, _programs) =
+            programs::guest_with(Guest::script("exceptions", kernel.modules_named(&["msr"])?), &names)?;
         hardware.compare(&Host::ALL, &kernel, &guest, &format!("exceptions-{}", variant.name()), expected)?;
     }
     Ok(())
@@ -167,7 +154,7 @@ fn linux_tests_of_the_entry_code_have_the_same_verdicts() -> Result<()> {
 fn functions_full_of_sites_can_be_probed_and_traced() -> Result<()> {
     let kernel = Variant::HARD.build()?;
     let guest = Guest::script("probes", kernel.modules_named(&["msr"])?);
-    let (mut guest, _programs) = with_programs(guest, &["load", "msr", "frames"])?;
+    let (mut guest, _programs) = programs::guest_with(guest, &["load", "msr", "frames"])?;
     guest.files.push(("sites", probes::sites(&kernel.vmlinux(), &probes::FUNCTIONS)?));
     for host in [Host::Native, Host::Identity] {
         HARD.boot(host, &kernel, &guest, "probes", "probes")?;
@@ -243,7 +230,8 @@ fn switches(variant: Variant, hardware: Hardware) -> Result<()> {
     let kernel = variant.build()?;
     let (start, length) = text(&kernel)?;
     let directory = tempfile::tempdir()?;
-    let mut guest = with_programs(Guest::script("switching", kernel.modules_named(&["msr", "cpuid"])?), &["load"])?;
+    let mut guest =
+        programs::guest_with(Guest::script("switching", kernel.modules_named(&["msr", "cpuid"])?), &["load"])?;
     guest.0.programs.push(wedge_port::program(guest.1.path())?);
     let look = |host: Host, state: &str| directory.path().join(format!("{host}-{state}"));
     let save = |host: Host, state: &str| format!("pmemsave {start:#x} {length:#x} \"{}\"", look(host, state).display());
@@ -286,7 +274,7 @@ fn every_byte_is_restored_on_two_processors() -> Result<()> {
 #[test]
 fn the_counters_are_exact() -> Result<()> {
     let kernel = Variant::MIN.build()?;
-    let (mut guest, programs) = with_programs(Guest::script("counters", Vec::new()), &["syscall-mix"])?;
+    let (mut guest, programs) = programs::guest_with(Guest::script("counters", Vec::new()), &["syscall-mix"])?;
     guest.programs.push(wedge_port::program(programs.path())?);
     let initramfs = guest.initramfs()?;
     let machine = Host::Profile.machine(&kernel, initramfs.path())?;
@@ -320,7 +308,7 @@ fn the_counters_are_exact() -> Result<()> {
 /// Kernel instructions of a boot and a mix of system calls. What the wedge executes in its window is among them, what it
 /// does before the kernel runs as well.
 fn instructions(host: Host, kernel: &Kernel, range: std::ops::Range<u64>) -> Result<icount::Count> {
-    let (guest, _programs) = with_programs(Guest::script("syscall-mix", Vec::new()), &["syscall-mix"])?;
+    let (guest, _programs) = programs::guest_with(Guest::script("syscall-mix", Vec::new()), &["syscall-mix"])?;
     let initramfs = guest.initramfs()?;
     let machine = host.machine(kernel, initramfs.path())?;
     // No random addresses. Nothing that runs for a time, for whoever is faster does more of it: no calibration of a timer, no search for entropy, and hardly

@@ -3,7 +3,7 @@
 //! The guests are those of `wedge.rs`. What is compared are not features: the model of CPU has next to nothing that the virtual
 //! one hides. The few verdicts that differ all the same are listed, each with its reason.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -11,6 +11,7 @@ use boot_tests::expect::Expectations;
 use boot_tests::guest::Guest;
 use boot_tests::host::Host;
 use boot_tests::kernel::{Kernel, Variant};
+use boot_tests::programs::Difference;
 use boot_tests::qemu::Machine;
 use boot_tests::{probes, programs, selftests, wedge_port};
 
@@ -69,25 +70,16 @@ fn compare(variant: Variant, guest: &Guest, name: &str, append: &str) -> Result<
     };
     let (there, here) = (verdicts(Host::Plain)?, verdicts(Host::Xen)?);
     ensure!(!there.is_empty(), "no verdicts");
-    let names: BTreeSet<_> = there.keys().chain(here.keys()).map(String::as_str).collect();
-    let differ = |name: &&str| there.get(*name) != here.get(*name);
-    let is_known = |name: &&str| {
-        let verdict = here.get(*name).map_or("", String::as_str);
-        DIFFERENT.iter().any(|(known, expected, _)| known == name && verdict.starts_with(expected))
+    let differences = programs::differences(&there, &here);
+    let is_known = |difference: &Difference| {
+        let verdict = difference.here.unwrap_or_default();
+        DIFFERENT.iter().any(|(known, expected, _)| *known == difference.name && verdict.starts_with(expected))
     };
-    let (explained, wrong): (Vec<_>, Vec<_>) = names.into_iter().filter(differ).partition(is_known);
-    let describe =
-        |name: &&str| format!("{name}: {:?} without a wedge, {:?} on Xen", there.get(*name), here.get(*name));
-    ensure!(wrong.is_empty(), "verdicts differ:\n{}", wrong.iter().map(describe).collect::<Vec<_>>().join("\n"));
+    let (explained, wrong): (Vec<_>, Vec<_>) = differences.into_iter().partition(is_known);
+    ensure!(wrong.is_empty(), "without a wedge, and on Xen, {}", programs::listed(&wrong));
+    let explained: Vec<_> = explained.iter().map(|difference| difference.name).collect();
     println!("{name}: {} verdicts on Xen as without a wedge, but {explained:?}", here.len() - explained.len());
     Ok(())
-}
-
-/// A guest with programs from `testdata/programs`. The directory holds them until the guest has been booted.
-fn with_programs(guest: Guest, names: &[&str]) -> Result<(Guest, tempfile::TempDir)> {
-    let directory = tempfile::tempdir()?;
-    let programs = programs::build(names, directory.path())?;
-    Ok((Guest { programs, ..guest }, directory))
 }
 
 #[test]
@@ -121,7 +113,7 @@ fn exceptions_at_sites_reach_the_kernels_fix_ups() -> Result<()> {
     let names = ["msr", "frames", "segments", "xstate", "sensitive"];
     for (variant, append) in [(Variant::MIN, ""), (Variant::HARD, HARD)] {
         let modules = variant.build()?.modules_named(&["msr"])?;
-        let (guest, _programs) = with_programs(Guest::script("exceptions", modules), &names)?;
+        let (guest, _programs) = programs::guest_with(Guest::script("exceptions", modules), &names)?;
         compare(variant, &guest, "exceptions", append)?;
     }
     Ok(())
@@ -150,7 +142,7 @@ fn modules_come_and_go() -> Result<()> {
 fn functions_full_of_sites_can_be_probed_and_traced() -> Result<()> {
     let kernel = Variant::HARD.build()?;
     let guest = Guest::script("probes", kernel.modules_named(&["msr"])?);
-    let (mut guest, _programs) = with_programs(guest, &["load", "msr", "frames"])?;
+    let (mut guest, _programs) = programs::guest_with(guest, &["load", "msr", "frames"])?;
     // Without an APIC there is no IPI.
     let functions: Vec<_> = probes::FUNCTIONS.into_iter().filter(|name| *name != "_flat_send_IPI_mask").collect();
     guest.files.push(("sites", probes::sites(&kernel.vmlinux(), &functions)?));

@@ -2,7 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
-use wedge::platform::{Board as PlatformBoard, Platform, Size};
+use wedge::cpu::Size;
+use wedge::platform::{Board as PlatformBoard, Platform};
 use x86_64::instructions::port::Port;
 
 use super::console;

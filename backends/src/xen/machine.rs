@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use wedge::cpu::{
     Context, ControlRegister, CpuidResult, DescriptorTable, Exception, Host, Segment, Size, VirtualCpu, control,
 };
-use wedge::platform::{self, Platform};
+use wedge::platform::Platform;
 use wedge::port::{PORT, Port as WedgePort};
 use wedge::shadow::{Access, Mode, Outcome, Shadow};
 use x86_64::registers::control::{Cr4, Cr4Flags};
@@ -286,7 +286,7 @@ impl Host for Machine {
             return self.port.read(&mut Answers { account: &self.account, shadow: self.shadow.statistics() }).into();
         }
         self.touched = true;
-        self.platform.read(port, platform_size(size), &mut self.board)
+        self.platform.read(port, size, &mut self.board)
     }
 
     fn port_out(&mut self, port: u16, size: Size, value: u32) {
@@ -295,7 +295,7 @@ impl Host for Machine {
             return self.port.write(value as u8, &mut answers);
         }
         self.touched = true;
-        self.platform.write(port, platform_size(size), value, &mut self.board);
+        self.platform.write(port, size, value, &mut self.board);
     }
 
     fn time_stamp(&mut self) -> u64 {
@@ -324,12 +324,4 @@ impl Host for Machine {
     }
 
     fn write_back_caches(&mut self) {}
-}
-
-fn platform_size(size: Size) -> platform::Size {
-    match size {
-        Size::Byte => platform::Size::Byte,
-        Size::Word => platform::Size::Word,
-        Size::Long => platform::Size::Long,
-    }
 }

@@ -46,12 +46,18 @@ pub enum Size {
 impl Size {
     /// In bytes.
     #[must_use]
-    pub const fn bytes(self) -> usize {
+    pub const fn bytes(self) -> u16 {
         match self {
             Self::Byte => 1,
             Self::Word => 2,
             Self::Long => 4,
         }
+    }
+
+    /// What is read where nobody answers.
+    #[must_use]
+    pub const fn ones(self) -> u32 {
+        u32::MAX >> (32 - 8 * self.bytes())
     }
 }
 

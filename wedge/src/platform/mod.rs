@@ -27,36 +27,12 @@ use pci::Configuration;
 use pit::Pit;
 use uart::Uart;
 
+use crate::cpu::Size;
+
 /// Interrupt lines of the virtual devices.
 const TIMER_LINE: u8 = 0;
 const SERIAL_LINE: u8 = 4;
 const CLOCK_LINE: u8 = 8;
-
-/// How wide an access to a port is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
-    /// One byte.
-    Byte,
-    /// Two bytes.
-    Word,
-    /// Four bytes.
-    Long,
-}
-
-impl Size {
-    const fn bytes(self) -> u16 {
-        match self {
-            Self::Byte => 1,
-            Self::Word => 2,
-            Self::Long => 4,
-        }
-    }
-
-    /// What nobody answers to.
-    const fn ones(self) -> u32 {
-        u32::MAX >> (32 - 8 * self.bytes())
-    }
-}
 
 /// What the platform needs of its host.
 pub trait Board {

@@ -4,7 +4,8 @@
 //! The address register is virtual and the real one is written just before the window is used, so that whoever else uses the
 //! real one in between does no harm.
 
-use super::{Board, Pci, Size};
+use super::{Board, Pci};
+use crate::cpu::Size;
 
 const ADDRESS: u16 = 0xcf8;
 const WINDOW: u16 = 0xcfc;

@@ -44,7 +44,7 @@ impl Shadow<'_> {
                     return outcome;
                 }
                 Err(OutOfTables) => {
-                    if !self.make_room(&mut dropped, host) {
+                    if !self.make_room(fault.is_some(), &mut dropped, host) {
                         self.finish(host);
                         return Outcome::OutOfTables;
                     }

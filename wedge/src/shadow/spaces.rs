@@ -137,12 +137,12 @@ impl Shadow<'_> {
         if !fresh {
             self.resync_space(place, host);
         }
-        let switched = core::mem::replace(&mut self.current, place) != place;
+        // In force before the kernel half is compared: that may have to make room, and drops any space but the current one.
+        if core::mem::replace(&mut self.current, place) != place {
+            self.switch(host);
+        }
         if !fresh {
             self.resync_list(MIXED, host);
-        }
-        if switched {
-            self.switch(host);
         }
     }
 
@@ -181,8 +181,9 @@ impl Shadow<'_> {
     }
 
     /// Makes room by dropping, in this order: the space not used for longest, the current one's low half (once in an
-    /// operation), a table of the kernel half. Whether anything was dropped.
-    pub(super) fn make_room(&mut self, dropped: &mut bool, host: &mut impl Host) -> bool {
+    /// operation), a table of the kernel half. That only if the page is `needed`: in advance pages are also filled while the
+    /// lists of the kernel half are walked. Whether anything was dropped.
+    pub(super) fn make_room(&mut self, needed: bool, dropped: &mut bool, host: &mut impl Host) -> bool {
         if let Some(place) = self.oldest() {
             self.evict(place, host);
             return true;
@@ -191,7 +192,7 @@ impl Shadow<'_> {
             self.drop_low(host);
             return true;
         }
-        self.evict_kernel(host)
+        needed && self.evict_kernel(host)
     }
 
     fn evict(&mut self, place: usize, host: &mut impl Host) {

@@ -45,7 +45,7 @@ impl<H: Host> Machine<'_, H> {
     pub(super) fn input_string(&mut self) -> Outcome {
         let string = String::of(self.instruction.memory_size().size(), self.instruction.op0_kind(), Register::RDI);
         self.each(string, |machine, port, address| {
-            let bytes = string.size.bytes();
+            let bytes = usize::from(string.size.bytes());
             let user = machine.context.is_user();
             let before = machine.read(address, bytes)?;
             write_number(machine.host, address, bytes, before, user)?;
@@ -58,7 +58,7 @@ impl<H: Host> Machine<'_, H> {
     pub(super) fn output_string(&mut self) -> Outcome {
         let string = String::of(self.instruction.memory_size().size(), self.instruction.op1_kind(), Register::RSI);
         self.each(string, |machine, port, address| {
-            let value = machine.read(address, string.size.bytes())?;
+            let value = machine.read(address, string.size.bytes().into())?;
             machine.host.port_out(port, string.size, value as u32);
             Ok(())
         })
@@ -77,7 +77,7 @@ impl<H: Host> Machine<'_, H> {
             Register::RSI => self.segment_base(self.instruction.memory_segment()),
             _ => 0,
         };
-        let step = string.size.bytes() as u64;
+        let step = u64::from(string.size.bytes());
         let step = if self.context.rflags & DIRECTION == 0 { step } else { step.wrapping_neg() };
         while !repeated || self.get(string.count) != 0 {
             let offset = self.get(string.index);
@@ -109,7 +109,7 @@ impl<H: Host> Machine<'_, H> {
             return Err(Exception::PROTECTION);
         }
         let denied = read_u16(self.host, tss.base.wrapping_add(u64::from(offset)), SYSTEM)? >> (port % 8);
-        if u64::from(denied) & mask(size.bytes()) & BITS[size as usize] == 0 {
+        if u64::from(denied) & mask(size.bytes().into()) & BITS[size as usize] == 0 {
             Ok(())
         } else {
             Err(Exception::PROTECTION)

@@ -12,7 +12,8 @@ use std::collections::VecDeque;
 use std::vec::Vec;
 
 use super::time::SECOND;
-use super::{Board, Pci, Platform, Size};
+use super::{Board, Pci, Platform};
+use crate::cpu::Size;
 
 /// A host whose clock stands still until it is moved.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use std::vec::Vec;
 
 /// What the guest's tables say of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools)]
+#[expect(clippy::struct_excessive_bools, reason = "they are bits of a page-table entry")]
 pub(super) struct Page {
     pub(super) address: u64,
     pub(super) size: u64,

@@ -292,6 +292,27 @@ fn run(pool: usize, ops: &[Op]) {
     }
 }
 
+/// A change of CR3 that makes room for what a page of the kernel half has been split into.
+#[test]
+fn the_space_that_is_being_left_is_not_dropped_while_it_is_in_force() {
+    let look = |page| Op::Access { page, access: Access { write: false, user: false, fetch: false } };
+    let write = |level, table, index, flags| Op::Write { level, table, index, flags, target: 0 };
+    let ops = [
+        look(20),
+        look(29),
+        write(3, 3, 0, 14209),
+        look(40),
+        Op::Prefill { page: 59 },
+        write(1, 0, 0, 0),
+        look(65),
+        Op::Mode { bits: 81 },
+        look(140),
+        write(3, 3, 3, 44297),
+        Op::Load { pcid: 1, root: 0, keep: false },
+    ];
+    run(16, &ops);
+}
+
 proptest! {
     #[test]
     fn accesses_do_what_a_tlb_allows(ops in prop::collection::vec(op(), 1..200)) {
