@@ -57,7 +57,7 @@ impl Shadow<'_> {
         let address = target.address;
         let parent = self.reach_l2(address, host)?;
         if walk.level() > 1 {
-            self.info(parent).whole |= walk.level() > 2;
+            self.comes_from(parent, walk.level());
             let within = address & 0x1f_f000;
             let first = Note(target.leaf.0 - within);
             if let Some(link) = Self::link(first, Level::L2, host) {
@@ -68,7 +68,7 @@ impl Shadow<'_> {
             return Ok(Outcome::Nothing { address: walk.translate(address) });
         };
         let table = self.reach_l1(address, parent, host)?;
-        self.info(table).whole |= walk.level() > 1;
+        self.comes_from(table, walk.level());
         let outcome = self.fill_entry(target, table, link, host);
         if outcome == Outcome::Filled {
             self.fill_neighbours(target, table, walk, host);

@@ -83,7 +83,7 @@ impl Shadow<'_> {
             if matches!(source, Source::None) {
                 return self.remove(table, host);
             }
-            self.info(table).whole = matches!(source, Source::Page(_));
+            self.info(table).whole = matches!(source, Source::Page { .. });
         }
         let mut global = true;
         for block in 0..512 / BLOCK {
@@ -101,6 +101,9 @@ impl Shadow<'_> {
     fn resync_block(&mut self, table: u32, source: &Source, block: usize, mask: u64, host: &mut impl Host) -> bool {
         let entries = source.entries(block, host);
         let level = number(self.info(table).level);
+        if let Source::Page { level, .. } = *source {
+            self.comes_from(table, level);
+        }
         let mut global = true;
         for (i, &entry) in entries.iter().enumerate().filter(|(i, _)| mask >> i & 1 != 0) {
             let at = block * BLOCK + i;

@@ -164,6 +164,17 @@ impl Shadow<'_> {
         }
     }
 
+    /// Notes the level of the page that leaves of a table, of level 1 or 2, come from: what comes from one page is flushed
+    /// together.
+    pub(super) fn comes_from(&mut self, table: u32, page: u8) {
+        let info = self.info(table);
+        info.whole |= page > number(info.level);
+        let parent = info.parent;
+        if info.level == Level::L1 {
+            self.info(parent).whole |= page > 2;
+        }
+    }
+
     /// A table from the host.
     pub(super) fn allocate(&mut self, level: Level, base: u64, host: &mut impl Host) -> Result<u32, OutOfTables> {
         let table = host.allocate(level, base).ok_or(OutOfTables)?;

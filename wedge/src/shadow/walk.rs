@@ -182,7 +182,8 @@ impl Walk {
     pub(super) fn source(&self, mode: Mode, address: u64, level: u8) -> Source {
         if self.level > level && self.is_large() {
             let within = ((1 << shift(self.level)) - 1) & !((1 << shift(level + 1)) - 1);
-            return Source::Page(mode.note(self.last(), self.path, self.level).at(address & within));
+            let first = mode.note(self.last(), self.path, self.level).at(address & within);
+            return Source::Page { first, level: self.level };
         }
         debug_assert!(self.level >= level, "the path would have too many rights");
         let (table, path) = if self.level > level {
@@ -201,8 +202,8 @@ pub(super) enum Source {
     None,
     /// A table of the guest, by a path with these rights.
     Table { address: u64, path: u64 },
-    /// A larger page; the note is of the first page in the table.
-    Page(Note),
+    /// A page of a higher level; the note is of the first page in the table.
+    Page { first: Note, level: u8 },
 }
 
 impl Source {
@@ -234,7 +235,7 @@ impl Source {
     /// The note of the leaf with an index in a table of a level (1 or 2), given the guest's entry.
     pub(super) fn note(&self, mode: Mode, index: usize, entry: u64, level: u8) -> Note {
         match *self {
-            Self::Page(first) => first.at((index as u64) << shift(level)),
+            Self::Page { first, .. } => first.at((index as u64) << shift(level)),
             Self::Table { path, .. } if entry & ACCESSED != 0 && mode.dead(entry, level).is_none() => {
                 if level > 1 && entry & LARGE == 0 { Note::ABSENT } else { mode.note(entry, path, level) }
             }

@@ -313,6 +313,21 @@ fn the_space_that_is_being_left_is_not_dropped_while_it_is_in_force() {
     run(16, &ops);
 }
 
+/// Small pages that have become one of 1 GB, and are flushed by another address in it.
+#[test]
+fn what_comes_from_one_page_is_flushed_together() {
+    let ops = [
+        Op::Load { pcid: 0, root: 2, keep: false },
+        Op::Prefill { page: 125 },
+        Op::Write { level: 3, table: 0, index: 4, flags: 26321, target: 0 },
+        Op::FlushAll { global: false },
+        Op::Write { level: 4, table: 2, index: 0, flags: 0, target: 0 },
+        Op::FlushPage { page: 120 },
+        Op::Access { page: 15, access: Access { write: false, user: false, fetch: false } },
+    ];
+    run(16, &ops);
+}
+
 proptest! {
     #[test]
     fn accesses_do_what_a_tlb_allows(ops in prop::collection::vec(op(), 1..200)) {
