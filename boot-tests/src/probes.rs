@@ -9,14 +9,14 @@ use object::{Object as _, ObjectSymbol as _, SymbolKind};
 
 use crate::records;
 
-/// Functions of the kernel `hard` that have sites, may be probed, and are executed by the script's workload.
-pub const FUNCTIONS: [&str; 19] = [
+/// Functions of the kernel `hard` that have sites, may be probed, and are executed by the script's workload: by what it does, not
+/// only if a tick comes at the right time.
+pub const FUNCTIONS: [&str; 18] = [
     "__rdmsr_safe_on_cpu",
     "_flat_send_IPI_mask",
     "call_rcu",
     "copy_thread",
     "do_idle",
-    "do_softirq",
     "exit_to_user_mode_prepare",
     "flush_ldt",
     "load_new_mm_cr3",

@@ -51,7 +51,7 @@ const FIRST_DESCRIPTORS: u64 = 0x3000;
 static mut MEMORY: Memory = Memory::empty();
 static mut COMMAND_LINE: Option<CommandLine> = None;
 /// A stack for the time until the guest has its own.
-static FIRST_STACK: entry::SharedPage = entry::SharedPage::new();
+static FIRST_STACK: entry::Page = entry::Page::new();
 
 /// The paging mode that the guest is entered in, as far as its first tables can tell.
 const FIRST_MODE: PagingMode =
@@ -75,6 +75,7 @@ pub(super) enum Failure<'a> {
     Load(LoadError),
     Loaded(OutOfMemory),
     Sites(Refusal),
+    Tables { tables: u64 },
     Shadow(OutOfTables),
 }
 
@@ -100,6 +101,9 @@ impl fmt::Display for Failure<'_> {
             Self::Load(error) => error.fmt(f),
             Self::Loaded(error) => error.fmt(f),
             Self::Sites(refusal) => write!(f, "the table of sites is refused: {refusal}"),
+            Self::Tables { tables } => {
+                write!(f, "the domain leaves {tables} pages for page tables, fewer than {FEWEST_TABLES}")
+            }
             Self::Shadow(OutOfTables) => write!(f, "not even the first page tables find room"),
         }
     }
@@ -203,6 +207,7 @@ fn connect(start: &StartInfo, privileged: bool) -> Result<(), Failure<'static>> 
 
 fn set_traps() -> Result<(), Refused> {
     const MASK_EVENTS: u8 = 4;
+    const CALLBACK_FAILSAFE: u16 = 1;
     const CALLBACK_SYSCALL: u16 = 2;
     const CALLBACK_SYSENTER: u16 = 5;
     const CALLBACK_SYSCALL32: u16 = 7;
@@ -220,6 +225,8 @@ fn set_traps() -> Result<(), Refused> {
         hypercall::set_trap_table(&table)?;
         let (event, failsafe) = (address(entry::xen_event), address(entry::xen_failsafe));
         hypercall::set_callbacks(event, failsafe, address(entry::xen_syscall))?;
+        // Again, for only so are they entered with events masked.
+        hypercall::register_callback(CALLBACK_FAILSAFE, failsafe)?;
         hypercall::register_callback(CALLBACK_SYSCALL, address(entry::xen_syscall))?;
         hypercall::register_callback(CALLBACK_SYSENTER, address(entry::xen_sysenter))?;
         hypercall::register_callback(CALLBACK_SYSCALL32, address(entry::xen_syscall32))?;
@@ -285,6 +292,9 @@ struct ShadowPlace {
     tables: u64,
 }
 
+/// With fewer tables a kernel may not come far.
+const FEWEST_TABLES: u64 = 256;
+
 /// Bytes beside each page table.
 const BESIDE: u64 = (size_of::<Notes>() + size_of::<TableInfo>() + size_of::<u32>()) as u64;
 
@@ -302,8 +312,12 @@ fn lay_out(memory: &mut Memory, contents: &Payload<'_>, payload: &Range<u64>) ->
         place.ok_or(Failure::NoRoom { what, length })
     };
     let pool = memory.pool();
-    // A hundredth of the memory for page tables is more than a real kernel has.
-    let tables = (pool.end - pool.start - 1).min(memory.pages() / 64).max(256);
+    // The last page of the pool is none of them. One page in 64 for page tables is more than a real kernel has.
+    let spare = (pool.end - pool.start).saturating_sub(1);
+    let tables = spare.min((memory.pages() / 64).max(FEWEST_TABLES));
+    if tables < FEWEST_TABLES {
+        return Err(Failure::Tables { tables });
+    }
     let length = (tables * BESIDE).next_multiple_of(PAGE);
     let address = place(&map, length, PAGE, "the shadow of the page tables")?;
     map.reserve(&(address..address + length)).map_err(MemoryError::Map).map_err(Failure::Memory)?;
@@ -430,6 +444,7 @@ fn take_over(
         decoded: Decoded::NONE,
         kernel_evictions: 0,
         has_run_user: false,
+        prepared32: None,
     };
     if privileged {
         resident.machine.board.take_lines();

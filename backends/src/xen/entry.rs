@@ -86,18 +86,20 @@ pub(super) static SITE: AtomicU32 = AtomicU32::new(0);
 pub(super) static CONTROL: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 /// Not 0: there is something to do before user mode.
 pub(super) static WORK: AtomicU8 = AtomicU8::new(0);
+/// What SYSRET to 64-bit code loads into CS and SS (SDM Vol. 2B, SYSRET).
+pub(super) static SYSRET_SELECTORS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 /// 0xff: the virtual GS bases are exchanged against the real ones.
 pub(super) static GS_SWAPPED: AtomicU8 = AtomicU8::new(0);
 
-/// The place where Xen's shared page is mapped.
+/// A page of the wedge's own, which somebody else writes to.
 #[derive(Debug)]
 #[repr(C, align(4096))]
-pub(super) struct SharedPage(UnsafeCell<[u8; 4096]>);
+pub(super) struct Page(UnsafeCell<[u8; 4096]>);
 
-// SAFETY: only its address is used.
-unsafe impl Sync for SharedPage {}
+// SAFETY: only its address is used, and what lies there as atomic integers.
+unsafe impl Sync for Page {}
 
-impl SharedPage {
+impl Page {
     /// A page.
     pub(super) const fn new() -> Self {
         Self(UnsafeCell::new([0; 4096]))
@@ -108,14 +110,15 @@ impl SharedPage {
         self.0.get().addr() as u64
     }
 
-    /// What is mapped there.
+    /// What Xen shares, if its page is mapped there.
     pub(super) fn info(&self) -> &SharedInfo {
         // SAFETY: the page is larger than the structure, which consists of atomic integers; any value is valid.
         unsafe { &*self.0.get().cast() }
     }
 }
 
-pub(super) static SHARED_PAGE: SharedPage = SharedPage::new();
+/// The place where Xen's shared page is mapped.
+pub(super) static SHARED_PAGE: Page = Page::new();
 
 global_asm!(
     r#"
@@ -173,14 +176,30 @@ xen_event:
     pushq ${EVENT}
     jmp xen_common
 
+    .macro SAME_SELECTOR register, offset
+    movl %\register, %ecx
+    cmpw %cx, \offset(%rsp)
+    jne 1f
+    .endm
+
+    // The selectors are those that were to be loaded. If not all are, Xen has put null in place of a stale one when it came
+    // back to this domain, and that was all: the context, whichever, goes on. If they are, an IRETQ was refused.
     .globl xen_failsafe                 // rcx, r11, ds, es, fs, gs, rip, cs, rflags, rsp, ss
 xen_failsafe:
+    SAME_SELECTOR ds, 16
+    SAME_SELECTOR es, 24
+    SAME_SELECTOR fs, 32
+    SAME_SELECTOR gs, 40
     popq %rcx
     popq %r11
     leaq 32(%rsp), %rsp
     pushq $0
     pushq ${FAILSAFE}
     jmp xen_common
+1:  popq %rcx
+    popq %r11
+    leaq 32(%rsp), %rsp
+    jmp xen_hypervisor_iret
 
     .globl xen_syscall                  // rcx, r11, rip, cs, rflags, rsp, ss
 xen_syscall:
@@ -267,7 +286,7 @@ xen_to_user:
     popq %\register
     .endr
     leaq 16(%rsp), %rsp
-xen_hypervisor_iret:                    // rip, cs, rflags, rsp, ss
+xen_hypervisor_iret:                    // rip, cs, rflags, rsp, ss; to the kernel if CS has RPL 0
     pushq $0
     pushq %rcx
     pushq %r11
@@ -372,10 +391,10 @@ xen_sysret:
     je 1f
     movq %rsp, {saved_rsp}(%rip)
     leaq xen_stack_end(%rip), %rsp
-    pushq $0x2b
+    pushq {sysret_selectors}+8(%rip)
     pushq {saved_rsp}(%rip)
     pushq %r11
-    pushq $0x33
+    pushq {sysret_selectors}(%rip)
     pushq %rcx
     cmpw $0, 6(%rsp)
     jne 2f
@@ -413,6 +432,7 @@ xen_stack_end:
     syscall_target = sym SYSCALL_TARGET,
     saved_rsp = sym SAVED_RSP,
     work = sym WORK,
+    sysret_selectors = sym SYSRET_SELECTORS,
     page = sym SHARED_PAGE,
     EVENT = const cause::EVENT,
     SITE = const cause::SITE,

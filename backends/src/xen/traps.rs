@@ -10,14 +10,18 @@ use core::sync::atomic::Ordering;
 
 use annotate::instructions::Class;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use wedge::cpu::segment::{Descriptor, Selector};
 use wedge::cpu::{Context, Event, Exception, Flow, Host as _, VirtualCpu, decode, deliver, emulate};
 use wedge::rewrite::{Engine, Entry, Form};
 use wedge::shadow::{Access, Outcome};
 
-use super::entry::{CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, WORK, cause, exit, xen_syscall_slow};
+use super::entry::{
+    self, CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, SYSRET_SELECTORS, WORK, cause, exit, xen_syscall_slow,
+};
 use super::hypercall::{Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
 use super::machine::Machine;
+use super::memory::pointer;
 use super::modules::LiveModules;
 use crate::freestanding::{WINDOW, WINDOW_LENGTH, say};
 
@@ -66,6 +70,8 @@ pub(super) struct Resident {
     pub(super) kernel_evictions: u64,
     /// Whether user mode was ever entered: until then, the kernel's stack may be anywhere.
     pub(super) has_run_user: bool,
+    /// The guest's entry point for SYSCALL from compatibility mode, if what it accesses first is known to be mapped.
+    pub(super) prepared32: Option<u64>,
 }
 
 /// Sites that were emulated lately, decoded: decoding costs more than emulating.
@@ -129,11 +135,7 @@ impl Resident {
             cause::SITE_WITHOUT_STACK | cause::IRET => self.site_jumped(context, SITE.load(Ordering::Relaxed) as usize),
             cause::SYSRET => self.site_jumped(context, self.sysret),
             cause::SYSCALL => self.syscall(context),
-            cause::SYSCALL32 => self.transfer(context, |cpu, context| {
-                let next = context.rip;
-                context.rip = next.wrapping_sub(2);
-                wedge::cpu::transfer::syscall(cpu, context, next, false)
-            }),
+            cause::SYSCALL32 => self.syscall32(context),
             cause::SYSENTER => self.transfer(context, wedge::cpu::transfer::sysenter),
             cause::FAILSAFE => self.deliver(context, Event::Exception(Exception::PROTECTION)),
             _ => self.exception(context),
@@ -177,6 +179,7 @@ impl Resident {
         if core::mem::replace(&mut self.kernel_evictions, evictions) != evictions {
             // What SYSCALL must find mapped may be among it.
             SYSCALL_TARGET.store(xen_syscall_slow as *const () as u64, Ordering::Relaxed);
+            self.prepared32 = None;
         }
         if let Some(address) = self.wanted.take() {
             WORK.store(0, Ordering::Relaxed);
@@ -274,7 +277,9 @@ impl Resident {
         let Some(instruction) = decode(&bytes[..length], context.rip) else {
             return self.deliver_own(context);
         };
-        if user && !concerns_tables_or_ports(&instruction) {
+        let may_be_allowed = concerns_tables_or_ports(&instruction)
+            && (self.is_64_bit_code(context) || is_same_in_compatibility_mode(&instruction));
+        if user && !may_be_allowed {
             return self.deliver_own(context);
         }
         match emulate(&mut self.cpu, context, &instruction, &mut self.machine) {
@@ -312,6 +317,11 @@ impl Resident {
         let return_rip = context.rip + 2;
         self.deliver(context, Event::Software { vector: number as u8, return_rip });
         true
+    }
+
+    fn is_64_bit_code(&mut self, context: &Context) -> bool {
+        let code = self.cpu.descriptor(Selector::of(context.cs), &mut self.machine);
+        code.is_ok_and(Descriptor::is_long)
     }
 
     /// Reads as many bytes of code as there are.
@@ -396,6 +406,9 @@ impl Resident {
         for (place, value) in CONTROL.iter().zip(registers) {
             place.store(value, Ordering::Relaxed);
         }
+        let base = self.cpu.star >> 48 | 3;
+        SYSRET_SELECTORS[0].store(base + 16, Ordering::Relaxed);
+        SYSRET_SELECTORS[1].store(base + 8, Ordering::Relaxed);
         let target = SYSCALL_TARGET.load(Ordering::Relaxed);
         let slow = xen_syscall_slow as *const () as u64;
         if target != slow && target != self.cpu.lstar {
@@ -403,16 +416,30 @@ impl Resident {
         }
     }
 
-    /// SYSCALL, for the first time since the guest said where that goes: from the first instruction to the one that loads a
-    /// stack, nothing may fault, since what Xen pushed then would be pushed on the user's stack.
+    /// SYSCALL, for the first time since the guest said where that goes.
     fn syscall(&mut self, context: &mut Context) {
-        self.prepare_gap();
+        self.prepare_gap(self.cpu.lstar);
         SYSCALL_TARGET.store(self.cpu.lstar, Ordering::Relaxed);
         context.rip = self.cpu.lstar;
     }
 
-    fn prepare_gap(&mut self) {
-        let mut address = self.cpu.lstar;
+    /// SYSCALL from compatibility mode.
+    fn syscall32(&mut self, context: &mut Context) {
+        if self.prepared32 != Some(self.cpu.cstar) {
+            self.prepare_gap(self.cpu.cstar);
+            self.prepared32 = Some(self.cpu.cstar);
+        }
+        self.transfer(context, |cpu, context| {
+            let next = context.rip;
+            context.rip = next.wrapping_sub(2);
+            wedge::cpu::transfer::syscall(cpu, context, next, false)
+        });
+    }
+
+    /// From the first instruction behind SYSCALL to the one that loads a stack, nothing may fault, since what Xen pushed then
+    /// would be pushed on the user's stack.
+    fn prepare_gap(&mut self, entry: u64) {
+        let mut address = entry;
         for _ in 0..16 {
             self.machine.shadow.prefill(address, &mut self.machine.tables);
             let mut bytes = [0; 15];
@@ -498,8 +525,44 @@ fn concerns_tables_or_ports(instruction: &Instruction) -> bool {
     }
 }
 
+/// Whether an instruction that was decoded as one of 64-bit code does the same in compatibility mode, where operands in memory
+/// have another form and segments another base.
+fn is_same_in_compatibility_mode(instruction: &Instruction) -> bool {
+    let in_memory = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
+    matches!(instruction.mnemonic(), Mnemonic::In | Mnemonic::Out | Mnemonic::Mov) && !in_memory
+}
+
+/// What Xen pushes when it enters `xen_failsafe` (`xen/arch/x86/domain.c`, `load_segments`).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct FailsafeFrame {
+    rcx: u64,
+    r11: u64,
+    selectors: [u64; 4],
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+/// Xen may come back to a domain in the middle of an exception's delivery, and then find a stale selector: the exception seems
+/// to be that of the failsafe handler, below which lies the context that it is really of.
+fn look_through_failsafe(context: &mut Context) {
+    if context.rip != entry::xen_failsafe as *const () as u64 {
+        return;
+    }
+    // SAFETY: the handler has not executed an instruction, so RSP is at the frame that Xen has pushed for it, on the wedge's
+    // stack or the guest's, which Xen has just written to.
+    let frame = unsafe { pointer::<FailsafeFrame>(context.rsp).read_unaligned() };
+    let FailsafeFrame { rcx, r11, rip, cs, rflags, rsp, ss, .. } = frame;
+    (context.registers.rcx, context.registers.r11) = (rcx, r11);
+    *context = Context { rip, cs, rflags, rsp, ss, ..*context };
+}
+
 /// Makes Xen's values the guest's.
 fn take(context: &mut Context) {
+    look_through_failsafe(context);
     // The upper half of CS has the event mask. The kernel's selectors are told with a privilege level of 0, user mode's have 3.
     let selector = context.cs & 0xffff;
     if selector.trailing_zeros() < 2 {
