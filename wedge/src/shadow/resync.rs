@@ -125,17 +125,19 @@ impl Shadow<'_> {
     /// Makes a leaf what it has become, or drops it if that is for a fault to decide.
     fn change(&mut self, table: u32, at: usize, old: Note, new: Note, host: &mut impl Host) {
         let TableInfo { base, level, .. } = *self.info(table);
-        self.statistics.changes += 1;
-        if !new.only_raises(old) {
-            self.replaced(table, level, base + ((at as u64) << shift(number(level))));
-        }
+        let address = base + ((at as u64) << shift(number(level)));
         let reachable = new.is_present() && (is_kernel(base) || new.is_user());
-        if let Some(link) = Self::link(new, level, host).filter(|_| reachable) {
+        let link = Self::link(new, level, host).filter(|_| reachable);
+        self.statistics.changes += 1;
+        if link.is_none() || !new.only_raises(old) {
+            self.replaced(table, level, address);
+        }
+        if let Some(link) = link {
             return self.put(table, at, new, link, host);
         }
         self.clear(table, at, host);
         if level == Level::L2 && is_kernel(base) {
-            self.refill(base + ((at as u64) << shift(2)), host);
+            self.refill(address, host);
         }
     }
 

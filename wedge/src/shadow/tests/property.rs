@@ -328,6 +328,23 @@ fn what_comes_from_one_page_is_flushed_together() {
     run(16, &ops);
 }
 
+/// A page that user mode must not reach becomes writable, and is not filled again for that; then it becomes another.
+#[test]
+fn what_is_dropped_for_a_fault_to_decide_is_forgotten() {
+    let look = |page| Op::Access { page, access: Access { write: false, user: false, fetch: false } };
+    let load = |root| Op::Load { pcid: 0, root, keep: false };
+    let ops = [
+        Op::Write { level: 4, table: 0, index: 0, flags: 4433, target: 0 },
+        Op::Write { level: 1, table: 2, index: 4, flags: 29641, target: 2 },
+        look(129),
+        load(1),
+        Op::Write { level: 2, table: 1, index: 1, flags: 161, target: 0 },
+        load(0),
+        look(19),
+    ];
+    run(14, &ops);
+}
+
 proptest! {
     #[test]
     fn accesses_do_what_a_tlb_allows(ops in prop::collection::vec(op(), 1..200)) {
