@@ -10,8 +10,6 @@
  * whose k-th execution (counted from the last zero) the counts are frozen, and times=K, 1 if not given. Without snap, the
  * counts are those at the end. The instructions at these two addresses should not be sensitive themselves. FILE gets lines
  * "ADDRESS BYTES COUNT", address and bytes in hexadecimal; it is empty if snap was never reached. For one CPU.
- *
- * QEMU 7.2, docs/devel/tcg-plugins.rst, API version 1. Its header is not in Debian's packages; this is what we use of it.
  */
 #include <inttypes.h>
 #include <stdbool.h>
@@ -19,23 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct qemu_plugin_tb;
-struct qemu_plugin_insn;
-enum qemu_plugin_op { QEMU_PLUGIN_INLINE_ADD_U64 };
-enum qemu_plugin_cb_flags { QEMU_PLUGIN_CB_NO_REGS };
-void qemu_plugin_register_vcpu_tb_trans_cb(uint64_t id, void (*callback)(uint64_t, struct qemu_plugin_tb *));
-size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
-struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb, size_t index);
-uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *insn);
-const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *insn);
-size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *insn);
-void qemu_plugin_register_vcpu_insn_exec_inline(struct qemu_plugin_insn *insn, enum qemu_plugin_op op, void *pointer,
-						uint64_t immediate);
-void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *insn, void (*callback)(unsigned int, void *),
-					    enum qemu_plugin_cb_flags flags, void *data);
-void qemu_plugin_register_atexit_cb(uint64_t id, void (*callback)(uint64_t, void *), void *data);
-
-__attribute__((visibility("default"))) int qemu_plugin_version = 1;
+#include "qemu-plugin.h"
 
 enum { LONGEST = 15, BUCKETS = 1 << 16 };
 

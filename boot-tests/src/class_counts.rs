@@ -17,8 +17,6 @@ use crate::expect::Expectations;
 use crate::qemu::Machine;
 use crate::{command, icount};
 
-const PLUGIN: &str = include_str!("../plugin/classes.c");
-
 /// The longest instruction (SDM Vol. 2A, 2.3.11) and a NOP, so that each begins at a multiple.
 const STRIDE: usize = 16;
 
@@ -86,7 +84,7 @@ pub fn instructions_of(class: &str) -> Vec<&str> {
 pub fn boot(machine: &Machine, name: &str, expectations: &Expectations, window: Window) -> Result<Counts> {
     let directory = tempfile::tempdir()?;
     let out = directory.path().join("classes");
-    let mut plugin = format!("{},out={}", icount::build_plugin(PLUGIN, directory.path())?.display(), out.display());
+    let mut plugin = format!("{},out={}", icount::build_plugin("classes", directory.path())?.display(), out.display());
     if let Some(zero) = window.zero {
         write!(plugin, ",zero={zero:x}")?;
     }

@@ -31,8 +31,6 @@ mod table;
 
 pub use table::Table;
 
-const PLUGIN: &str = include_str!("../plugin/markers.c");
-
 /// The model without what Xen and QEMU cannot do together (`Machine::on_xen`), and without ERMS: a kernel that has that clears
 /// pages byte by byte, and each of these 4,096 iterations would count as an instruction and hide the others.
 const CPU: &str = "max,-smap,-erms";
@@ -166,7 +164,7 @@ pub fn measure(system: System, name: &str) -> Result<Costs> {
     let directory = tempfile::tempdir()?;
     let programs = programs::build(&["costs"], directory.path())?;
     let guest = Guest { programs, ..Guest::script("costs", Vec::new()) }.initramfs()?;
-    let plugin = icount::build_plugin(PLUGIN, directory.path())?;
+    let plugin = icount::build_plugin("markers", directory.path())?;
     let out = directory.path().join("markers");
     let (low, high) = system.first().into_inner();
     let mut machine = icount::deterministic(&system.machine(guest.path())?);

@@ -11,11 +11,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::command;
 use crate::expect::Expectations;
 use crate::qemu::Machine;
-
-const PLUGIN: &str = include_str!("../plugin/count.c");
+use crate::{cache, command};
 
 /// Physical address of the kernel's first byte, `startup_64` (Linux, `CONFIG_PHYSICAL_START`).
 const KERNEL: u64 = 0x100_0000;
@@ -37,7 +35,7 @@ pub struct Count {
 /// When the plugin cannot be built, or the boot fails.
 pub fn boot(machine: &Machine, name: &str, expectations: &Expectations, range: Range<u64>) -> Result<Count> {
     let directory = tempfile::tempdir()?;
-    let plugin = build_plugin(PLUGIN, directory.path())?;
+    let plugin = build_plugin("count", directory.path())?;
     let out = directory.path().join("count");
     // Where every kernel here is entered, by PVH or by the wedge: what a loader does before is not counted.
     let plugin = format!(
@@ -56,11 +54,10 @@ pub fn boot(machine: &Machine, name: &str, expectations: &Expectations, range: R
     Ok(Count { kernel: kernel.parse()?, range: range.parse()? })
 }
 
-/// Compiles a QEMU plugin into the directory.
-pub(crate) fn build_plugin(text: &str, directory: &Path) -> Result<PathBuf> {
-    let source = directory.join("plugin.c");
+/// Compiles a QEMU plugin, `plugin/NAME.c`, into the directory.
+pub(crate) fn build_plugin(name: &str, directory: &Path) -> Result<PathBuf> {
+    let source = cache::repository().join("boot-tests/plugin").join(name).with_extension("c");
     let plugin = directory.join("plugin.so");
-    fs::write(&source, text)?;
     command::output(
         Command::new("gcc").args(["-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o"]).arg(&plugin).arg(&source),
     )?;

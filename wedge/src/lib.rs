@@ -18,11 +18,13 @@
 //! * [`cpu`]: the virtual CPU of a kernel that runs in ring 3.
 //! * [`shadow`]: its page tables, as a virtual TLB.
 //! * [`platform`]: the devices of a PC.
+//! * [`linux`]: what has to be known of Linux's code for that.
 
 #![no_std]
 
 pub mod cpu;
 pub mod image;
+pub mod linux;
 pub mod loader;
 pub mod memory;
 pub mod modules;

@@ -9,8 +9,9 @@ use core::ops::Range;
 use annotate::instructions::Class;
 use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
 use wedge::image::{Damage, LOAD_ADDRESS, Payload};
+use wedge::linux;
 use wedge::loader::boot_params::Display;
-use wedge::loader::command_line::{CommandLine, CommandLineError};
+use wedge::loader::command_line::{CommandLine, CommandLineError, words};
 use wedge::loader::elf::{ElfError, Kernel};
 use wedge::loader::initramfs::Piece;
 use wedge::loader::{Guest, LoadError, Plan};
@@ -237,7 +238,9 @@ fn set_traps() -> Result<(), Refused> {
 }
 
 /// The image's command line and Xen's, in the wedge's own memory. In front of them is what the guest would otherwise have to
-/// measure by a timer that is not there: Xen knows how fast the time-stamp counter is.
+/// measure by a timer that is not there: Xen knows how fast the time-stamp counter is. Behind them, where it counts, the guest is
+/// told not to isolate its page tables: there is a root without the kernel for user mode anyway, and all others have to have
+/// the same kernel half.
 fn command_line(contents: &Payload<'_>, start: &StartInfo) -> Result<&'static CommandLine, Failure<'static>> {
     let line = start.command_line.split(|byte| *byte == 0).next().unwrap_or_default();
     let line = core::str::from_utf8(line).map_err(|_| Failure::CommandLineText)?;
@@ -245,6 +248,10 @@ fn command_line(contents: &Payload<'_>, start: &StartInfo) -> Result<&'static Co
     let mut frequency = Text { bytes: [0; 48], length: 0 };
     let _ = write!(frequency, "tsc_early_khz={} tsc=reliable", super::board::ticks_per_millisecond());
     let joined = CommandLine::join(frequency.as_str(), joined.as_str()).map_err(Failure::CommandLine)?;
+    if words(joined.as_str()).any(|word| word.name == "pti" && word.value == Some("on")) {
+        say!("pti=on has no effect on Xen: user mode has page tables of its own, without the kernel");
+    }
+    let joined = CommandLine::join(joined.as_str(), "pti=off").map_err(Failure::CommandLine)?;
     let place = &raw mut COMMAND_LINE;
     // SAFETY: the guest does not run yet, and this is called once.
     let place = unsafe { &mut *place };
@@ -454,18 +461,12 @@ fn take_over(
     Ok(())
 }
 
-/// Makes a breakpoint of the SWAPGS behind which Linux puts RSP on a stack that cannot be written and has never been touched
-/// (6.1, `native_irq_return_ldt`, to hide the upper half of RSP from 16-bit user mode): a page fault there could be pushed
-/// nowhere. Returns its address.
+/// Makes a breakpoint of the site behind which the kernel goes to a stack where nothing can be pushed. Returns its address.
 fn trap_stack_change(engine: &Engine<'static>, image: &mut [u8], address: u64) -> Option<u64> {
-    /// `pop %rdi; mov %rax, %rsp`
-    const BEHIND: [u8; 4] = [0x5f, 0x48, 0x89, 0xc4];
-    let offset = |of: u64| of.wrapping_sub(address) as usize;
-    let mut sites = engine.entries().filter(|(_, entry)| entry.class() == Class::Swapgs);
-    let (_, entry) =
-        sites.find(|(_, entry)| image.get(offset(entry.end())..).is_some_and(|text| text.starts_with(&BEHIND)))?;
-    *image.get_mut(offset(entry.address()))? = 0xcc;
-    Some(entry.address())
+    let swapgs = engine.entries().filter(|(_, entry)| entry.class() == Class::Swapgs);
+    let site = linux::unwritable_stack(image, address, swapgs.map(|(_, entry)| entry.address()..entry.end()))?;
+    *image.get_mut(site.wrapping_sub(address) as usize)? = 0xcc;
+    Some(site)
 }
 
 /// What rewritten sites refer to.

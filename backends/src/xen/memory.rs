@@ -20,7 +20,7 @@ use super::interface::{DOMID_SELF, MACHINE_TO_PHYSICAL, MmuUpdate, StartInfo};
 use crate::freestanding::{PAGE, WINDOW, WINDOW_LENGTH};
 
 /// Where the domain's memory is mapped, by machine address: PML4 entry 272, the first behind Xen's own, which Linux leaves
-/// empty unless page tables are isolated.
+/// empty unless page tables are isolated (`Documentation/x86/x86_64/mm.rst`).
 pub(super) const LINEAR: u64 = 0xffff_8800_0000_0000;
 /// Its PML4 entry.
 pub(super) const LINEAR_SLOT: usize = 272;

@@ -12,6 +12,7 @@ use annotate::instructions::Class;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use wedge::cpu::segment::{Descriptor, Selector};
 use wedge::cpu::{Context, Event, Exception, Flow, Host as _, VirtualCpu, decode, deliver, emulate};
+use wedge::linux;
 use wedge::rewrite::{Engine, Entry, Form};
 use wedge::shadow::{Access, Outcome};
 
@@ -24,10 +25,6 @@ use super::machine::Machine;
 use super::memory::pointer;
 use super::modules::LiveModules;
 use crate::freestanding::{WINDOW, WINDOW_LENGTH, say};
-
-/// What the guest's kernel has in CS and SS (Linux, `__KERNEL_CS`, `__KERNEL_DS`).
-pub(super) const VIRTUAL_CS: u64 = 0x10;
-pub(super) const VIRTUAL_SS: u64 = 0x18;
 
 /// RFLAGS.IF.
 pub(super) const INTERRUPT_FLAG: u64 = 1 << 9;
@@ -569,7 +566,7 @@ fn take(context: &mut Context) {
         context.cs = selector;
         GS_SWAPPED.store(0xff, Ordering::Relaxed);
     } else {
-        context.cs = VIRTUAL_CS;
-        context.ss = VIRTUAL_SS;
+        context.cs = linux::KERNEL_CS;
+        context.ss = linux::KERNEL_DS;
     }
 }
