@@ -22,12 +22,19 @@ const MASKS: [u128; 32] = {
 pub(super) struct Bytes(pub(super) u128);
 
 impl Bytes {
-    /// Reads a slot, `None` if it is too long.
+    /// Reads a slot of a length that most have: 5 to 8 bytes.
     #[inline]
+    pub(super) fn read_short(slot: &[u8]) -> Option<Self> {
+        let (first, rest) = slot.split_first_chunk()?;
+        let (1..=4, last) = (rest.len(), slot.last_chunk()?) else { return None };
+        let last = u64::from(u32::from_le_bytes(*last)) << (8 * rest.len());
+        Some(Self((u64::from(u32::from_le_bytes(*first)) | last).into()))
+    }
+
+    /// Reads a slot, `None` if it is too long.
     pub(super) fn read(slot: &[u8]) -> Option<Self> {
-        if let (5..=8, Some(first), Some(last)) = (slot.len(), slot.first_chunk(), slot.last_chunk()) {
-            let last = u64::from(u32::from_le_bytes(*last)) << (8 * (slot.len() - 4));
-            return Some(Self((u64::from(u32::from_le_bytes(*first)) | last).into()));
+        if let Some(short) = Self::read_short(slot) {
+            return Some(short);
         }
         let mut array = [0; LONGEST_SLOT as usize];
         array.get_mut(..slot.len())?.copy_from_slice(slot);
@@ -80,6 +87,15 @@ impl Bytes {
     #[inline]
     pub(super) const fn up(self, by: u8) -> Self {
         if by < LONGEST_SLOT { Self(self.0 << (8 * (by & 15))) } else { Self(0) }
+    }
+
+    /// The same, but the 32-bit number at this offset is so much greater; `None` if it has no room.
+    #[inline]
+    pub(super) fn displaced(self, offset: u8, by: i64) -> Option<Self> {
+        let mut array = self.array();
+        let field = array.get_mut(usize::from(offset)..)?.first_chunk_mut()?;
+        *field = i32::try_from(i64::from(i32::from_le_bytes(*field)).checked_add(by)?).ok()?.to_le_bytes();
+        Some(Self(u128::from_le_bytes(array)))
     }
 
     /// These bytes and, where they are zero, those.

@@ -73,12 +73,13 @@ pub(super) enum Template {
 }
 
 impl Template {
-    /// Its length, if it is one instruction.
-    fn length(self) -> Option<u8> {
+    /// Its length and where its displacement from RIP stands, if it is one instruction.
+    pub(super) fn single(self) -> Option<(u8, u8)> {
         match self {
-            Self::Sysretq => Some(5),
-            Self::Swapgs => Some(6),
-            Self::Cli | Self::MovFromCr => Some(7),
+            Self::Sysretq => Some((5, 1)),
+            Self::Swapgs => Some((6, 2)),
+            Self::Cli => Some((7, 2)),
+            Self::MovFromCr => Some((7, 3)),
             _ => None,
         }
     }
@@ -117,13 +118,13 @@ pub(super) fn way(
     let flags_free =
         !flags.contains(Flags::EXTABLE) && !site.liveness.flags.intersects(LiveFlags::all().difference(LiveFlags::DF));
     let template = if stack { template } else { template.without_stack(flags_free) };
-    let taken = |form, template| Ok(Way { form, hook: None, count: false, flags_free, template: Some(template) });
+    let taken = |form, template| Ok(Way { form, hook: None, flags_free, template: Some(template) });
     if flags.contains(Flags::COPIED) {
         Err(Left::Copied)
     } else if flags.contains(Flags::HEAD) {
         taken(Form::Trap, template)
     } else if !flags.contains(Flags::REPLACEMENT) {
-        let fits = template.length().is_some_and(|length| length <= site.slot);
+        let fits = template.single().is_some_and(|(length, _)| length <= site.slot);
         taken(if fits { Form::Inline } else { Form::Jump }, template)
     } else if !(whole && site.slot == MINIMUM_SLOT && shape.second == 0) {
         Err(Left::LongReplacement)

@@ -14,14 +14,15 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use annotate::check::Contradiction;
 use annotate::instructions::Class;
-use annotate::record::{AllegedSite, Flags, RawRecord};
+use annotate::record::{AllegedSite, Flags, RECORD_SIZE, RawRecord};
 
 use super::GuestText;
 use super::bytes::Bytes;
 use super::deprivileged::{self, Virtual};
 use super::encoding::Shape;
-use super::entry::{Entry, Key, Seen};
-use super::fuse::{NOPS, Site, fuse};
+use super::entry::{Entry, Key, Kind, Seen};
+use super::fuse::{NOPS, fuse};
+use super::moves::{Fields, Place, Shift};
 use super::stub::{self, BRANCH, Hooks, INT3, STUB_SIZE};
 use super::summary::Summary;
 use super::templates::{self, Interrupted};
@@ -57,8 +58,8 @@ pub struct Engine<'a> {
     mode: Mode,
     hooks: Hooks,
     machine: Virtual,
+    /// All parts of it are for the same number of sites.
     memory: Memory<'a>,
-    capacity: usize,
     /// Entries of the kernel, ordered by address; those of modules follow.
     kernel: usize,
     /// No entry before this one is free.
@@ -84,6 +85,9 @@ pub enum Presented {
     Caller(i64),
 }
 
+/// The number of a site that is taken, and what is different in the stub of one like it.
+type Taken = Result<(usize, Fields), Left>;
+
 /// What an attempt to change a slot has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
@@ -96,9 +100,12 @@ impl<'a> Engine<'a> {
     /// An engine that has no sites yet, for a guest that has its privileges: one of [`Mode::ALL`].
     #[must_use]
     pub fn new(mode: Mode, hooks: Hooks, memory: Memory<'a>) -> Self {
-        let sizes = [memory.entries.len(), memory.stubs.len(), memory.counters.len(), memory.snapshot.len()];
-        let capacity = sizes.into_iter().min().unwrap_or(0);
-        Self { mode, hooks, machine: Virtual::default(), memory, capacity, kernel: 0, free_from: 0, on: true }
+        let Memory { entries, stubs, counters, snapshot, .. } = memory;
+        let all = [entries.len(), stubs.len(), counters.len(), snapshot.len()].into_iter().min().unwrap_or(0);
+        let (entries, stubs) = (&mut entries[..all], &mut stubs[..all]);
+        let (counters, snapshot) = (&counters[..all], &mut snapshot[..all]);
+        let memory = Memory { entries, stubs, counters, snapshot, ..memory };
+        Self { mode, hooks, machine: Virtual::default(), memory, kernel: 0, free_from: 0, on: true }
     }
 
     /// An engine that has no sites yet, for a guest whose kernel runs without privileges, on this virtual processor.
@@ -138,12 +145,11 @@ impl<'a> Engine<'a> {
         }
         let mut summary = planned?;
         self.kernel = self.free_from;
-        for (index, entry) in self.memory.entries[..self.kernel].iter().flatten().enumerate() {
-            let slot = text.slot(entry.address, entry.slot().into());
-            if let (Some(rewritten), Some(slot)) = (self.rewritten(index, entry, entry.address), slot) {
-                rewritten.write(slot);
+        for entry in self.memory.entries[..self.kernel].iter().flatten() {
+            if let Some(slot) = text.slot(entry.address, entry.slot().into()) {
+                entry.kind.rewritten.write(slot);
             }
-            summary.rewritten_as(entry.class, entry.form, entry.hook.is_some());
+            summary.rewritten_as(entry.class(), entry.form(), entry.hook().is_some());
         }
         Ok(summary)
     }
@@ -167,24 +173,36 @@ impl<'a> Engine<'a> {
             let slot = text.slot(address, key.slot().into()).ok_or(refuse(Reason::OutOfText))?;
             free_from = address.wrapping_add(key.slot().into());
             let copy = if key.flags().contains(Flags::REPLACEMENT) { copy(number) } else { Some(0) };
-            let bytes = Bytes::read(slot);
-            let place = Seen::place(key, bytes);
-            if let (Some(alike), Some(copy)) = (seen.like(place, key, bytes, self.memory.entries), copy) {
-                if let Err(left) = self.keep_like(alike, address, copy) {
-                    summary.leave(left);
-                }
-                continue;
-            }
-            let site = RawRecord::from_bytes(record).allegation(address);
-            let site = site.map_err(|error| refuse(Reason::Record(error)))?;
-            let taken = self.take(&site, key, copy, slot);
-            let taken = taken.map_err(|contradiction| refuse(Reason::Contradiction(contradiction)))?;
-            match taken {
-                Ok(index) => seen.remember(place, index),
-                Err(left) => summary.leave(left),
+            let short = Bytes::read_short(slot);
+            let place = Seen::place(key, short);
+            let kept = if let (Some(bytes), Some(copy)) = (short, copy)
+                && let Some((alike, fields)) = seen.like(place, key, bytes, self.memory.entries)
+            {
+                self.keep_like(alike, fields, address, copy)
+            } else {
+                let taken = self.examine(record, address, key, copy, slot).map_err(refuse)?;
+                taken.map(|(index, fields)| seen.remember(place, index, fields))
+            };
+            if let Err(left) = kept {
+                summary.leave(left);
             }
         }
         Ok(summary)
+    }
+
+    /// Reads a record, checks its site and takes it, if there is a way.
+    #[cold]
+    #[inline(never)]
+    fn examine(
+        &mut self,
+        record: &[u8; RECORD_SIZE],
+        address: u64,
+        key: Key,
+        copy: Option<u64>,
+        slot: &[u8],
+    ) -> Result<Taken, Reason> {
+        let site = RawRecord::from_bytes(record).allegation(address).map_err(Reason::Record)?;
+        self.take(&site, key, copy, slot).map_err(Reason::Contradiction)
     }
 
     /// Rewrites a site of a module, which the guest has loaded but not executed yet.
@@ -199,10 +217,10 @@ impl<'a> Engine<'a> {
         let slot = text.slot(site.address, site.slot.into()).ok_or(Reason::OutOfText)?;
         let key = Key::from_site(site);
         let taken = self.take(site, key, Some(0), slot).map_err(Reason::Contradiction)?;
-        if let (Ok(index), true) = (taken, self.on)
-            && let Some(Some(entry)) = self.memory.entries.get(index)
+        if let (Ok((index, _)), true) = (taken, self.on)
+            && let Some(entry) = self.entry(index)
         {
-            self.exchange(index, entry, entry.address, text);
+            self.exchange(entry, entry.address, text);
         }
         Ok(taken.map(|_| ()))
     }
@@ -210,7 +228,7 @@ impl<'a> Engine<'a> {
     /// Forgets the sites in a range that is no longer text. Returns how many.
     pub fn forget(&mut self, range: &Range<u64>) -> usize {
         let mut forgotten = 0;
-        for index in self.kernel..self.capacity {
+        for index in self.kernel..self.memory.entries.len() {
             let entry = &mut self.memory.entries[index];
             if entry.is_some_and(|entry| range.contains(&entry.address)) {
                 *entry = None;
@@ -243,9 +261,9 @@ impl<'a> Engine<'a> {
 
     fn switch(&self, keep: impl Fn(&Entry) -> bool, text: &mut impl GuestText) -> Outcome {
         let mut outcome = Outcome::default();
-        for (index, entry) in self.entries().filter(|(_, entry)| !keep(entry)) {
+        for (_, entry) in self.entries().filter(|(_, entry)| !keep(entry)) {
             for place in entry.lasting() {
-                match self.exchange(index, entry, place, text) {
+                match self.exchange(entry, place, text) {
                     Found::Expected => outcome.changed += 1,
                     // Of a copy nobody knows whether it was made; whether it was a replacement of ours, its other bytes say.
                     Found::Other if place == entry.copy => {}
@@ -262,7 +280,7 @@ impl<'a> Engine<'a> {
     }
 
     fn entries_from(&self, number: usize) -> impl Iterator<Item = (usize, &Entry)> {
-        let entries = self.memory.entries.iter().enumerate().take(self.capacity).skip(number);
+        let entries = self.memory.entries.iter().enumerate().skip(number);
         entries.filter_map(|(index, entry)| Some((index, entry.as_ref()?)))
     }
 
@@ -294,16 +312,16 @@ impl<'a> Engine<'a> {
     /// return address is not on top of the stack there, and nothing can fault. In virtual mode ask [`Self::interrupted`].
     #[must_use]
     pub fn site_of(&self, address: u64) -> Option<Presented> {
-        let (_, entry, offset) = self.locate(address).filter(|(_, entry, _)| entry.template.is_none())?;
-        if entry.form == Form::Call && (1..entry.body).contains(&offset) {
+        let (_, entry, offset) = self.locate(address).filter(|(_, entry, _)| entry.kind.template.is_none())?;
+        if entry.form() == Form::Call && (1..entry.kind.body).contains(&offset) {
             return None;
         }
-        let inside = match offset.checked_sub(entry.body) {
+        let inside = match offset.checked_sub(entry.kind.body) {
             None => 0,
             Some(inside) if inside < entry.length() => inside,
             Some(_) => entry.slot(),
         };
-        match entry.form {
+        match entry.form() {
             Form::Jump => Some(Presented::At(entry.address + u64::from(inside))),
             Form::Call => Some(Presented::Caller(i64::from(inside) - i64::from(BRANCH))),
             Form::Fused | Form::Inline | Form::Trap => None,
@@ -314,8 +332,8 @@ impl<'a> Engine<'a> {
     /// `None` if there is none.
     #[must_use]
     pub fn interrupted(&self, address: u64) -> Option<Interrupted> {
-        let (index, entry, offset) = self.locate(address).filter(|(_, entry, _)| entry.form.has_stub())?;
-        let stub = templates::stub(entry.template?, entry, index, self.stub_address(index), &self.machine);
+        let (index, entry, offset) = self.locate(address).filter(|(_, entry, _)| entry.form().has_stub())?;
+        let stub = templates::stub(entry.kind.template?, entry, index, self.stub_address(index), &self.machine);
         stub.ok()?.interrupted(offset)
     }
 
@@ -331,8 +349,8 @@ impl<'a> Engine<'a> {
         if offset >= entry.length() {
             return Some(place + u64::from(entry.slot()));
         }
-        let inside = entry.form == Form::Jump && offset == entry.second;
-        inside.then(|| self.stub_address(index) + u64::from(entry.body + offset))
+        let inside = entry.form() == Form::Jump && offset == entry.kind.second;
+        inside.then(|| self.stub_address(index) + u64::from(entry.kind.body + offset))
     }
 
     /// Copies all counters, at one moment if nothing else runs.
@@ -344,10 +362,9 @@ impl<'a> Engine<'a> {
 
     /// The counts of the last snapshot that are not zero, from the site with this number on: number, site, class, count.
     pub fn counts_from(&self, number: usize) -> impl Iterator<Item = (usize, u64, Class, u64)> {
-        let counted = self.entries_from(number).filter(|(_, entry)| entry.count);
-        counted.filter_map(|(index, entry)| {
+        self.entries_from(number).filter_map(|(index, entry)| {
             let count = *self.memory.snapshot.get(index)?;
-            (count != 0).then_some((index, entry.address, entry.class, count))
+            (count != 0).then_some((index, entry.address, entry.class(), count))
         })
     }
 
@@ -356,15 +373,8 @@ impl<'a> Engine<'a> {
         self.memory.counters.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
     }
 
-    /// Checks a site and takes it, if there is a way. Returns its number.
-    #[cold]
-    fn take(
-        &mut self,
-        site: &AllegedSite,
-        key: Key,
-        copy: Option<u64>,
-        slot: &[u8],
-    ) -> Result<Result<usize, Left>, Contradiction> {
+    /// Checks a site and takes it, if there is a way.
+    fn take(&mut self, site: &AllegedSite, key: Key, copy: Option<u64>, slot: &[u8]) -> Result<Taken, Contradiction> {
         if let Some(left) = Left::unpadded(site.flags) {
             return Ok(Err(left));
         }
@@ -372,109 +382,122 @@ impl<'a> Engine<'a> {
         let shape = Shape::of(site, slot, bytes)?;
         let Shape { second, displacement, filler, .. } = shape;
         let Some(original) = bytes else { return Ok(Err(Left::TooLong)) };
-        let AllegedSite { address, slot, length, class, .. } = *site;
-        let in_slot = Site { bytes: original, slot, length, second, displacement };
+        let AllegedSite { address, class, .. } = *site;
         let way = match self.mode {
             Mode::Virtual => deprivileged::way(site, shape, original, copy.is_some(), &self.machine),
             mode => way(site, shape, copy.is_some(), mode),
         };
-        let entry = way.and_then(|way| {
-            let (copy, Way { form, hook, count, flags_free, template }) = (copy.unwrap_or(0), way);
-            let fixed = match form {
-                Form::Trap => Bytes(INT3.into()).or(NOPS.before(slot).behind(1)),
-                _ => fuse(&in_slot, filler).ok_or(Left::OutOfReach)?,
+        Ok(way.and_then(|Way { form, hook, flags_free, template }| {
+            let (rewritten, body) = (original, 0);
+            let kind =
+                Kind { original, rewritten, key, class, second, displacement, form, hook, flags_free, template, body };
+            self.keep(Entry { address, copy: copy.unwrap_or(0), kind }, filler)
+        }))
+    }
+
+    /// Takes the next free entry.
+    fn keep(&mut self, mut entry: Entry, filler: u8) -> Taken {
+        let index = self.next_free()?;
+        let mut fields = Fields::default();
+        match entry.form() {
+            Form::Fused => entry.kind.rewritten = fuse(&entry.in_slot(), filler).ok_or(Left::OutOfReach)?,
+            Form::Trap => entry.kind.rewritten = Bytes(INT3.into()).or(NOPS.before(entry.slot()).behind(1)),
+            Form::Inline => {
+                let template = entry.kind.template.ok_or(Left::NoStub)?;
+                let inline = templates::inline(template, &entry, &self.machine)?;
+                entry.kind.rewritten = inline.in_slot().ok_or(Left::TooLong)?;
+            }
+            Form::Jump | Form::Call => fields = self.build(index, &mut entry)?,
+        }
+        self.memory.entries[index] = Some(entry);
+        self.free_from = index + 1;
+        Ok((index, fields))
+    }
+
+    /// Takes the next free entry for a site that is like the one with the number `alike`, with this difference between their
+    /// stubs.
+    #[inline]
+    fn keep_like(&mut self, alike: usize, fields: Fields, address: u64, copy: u64) -> Result<(), Left> {
+        let index = self.next_free()?;
+        let (before, free) = self.memory.entries.split_at_mut(index);
+        let (Some(Some(like)), Some(place)) = (before.get(alike), free.first_mut()) else { return Err(Left::NoStub) };
+        let from = like.address;
+        let entry = place.insert(*like);
+        (entry.address, entry.copy) = (address, copy);
+        if !entry.form().is_fixed()
+            && let Err(left) = self.relocate(fields, (alike, from), (index, address))
+        {
+            self.memory.entries[index] = None;
+            return Err(left);
+        }
+        self.free_from = index + 1;
+        Ok(())
+    }
+
+    /// Makes what depends on the number and address of a site from that of one like it.
+    #[inline(never)]
+    fn relocate(&mut self, fields: Fields, from: (usize, u64), to: (usize, u64)) -> Result<(), Left> {
+        let (from, to) = (self.place(from.0, from.1), self.place(to.0, to.1));
+        let Some(entry) = &mut self.memory.entries[to.number] else { return Err(Left::NoStub) };
+        let mut by = from.site.wrapping_sub(to.site);
+        if entry.form().has_stub() {
+            by = by.wrapping_add(to.stub).wrapping_sub(from.stub);
+            let (before, free) = self.memory.stubs.split_at_mut(to.number);
+            let (Some(stub), Some(place)) = (before.get(from.number), free.first_mut()) else {
+                return Err(Left::NoStub);
             };
-            Ok(Entry {
-                address,
-                copy,
-                original,
-                fixed,
-                key,
-                class,
-                second,
-                displacement,
-                form,
-                hook,
-                count,
-                flags_free,
-                template,
-                body: 0,
-            })
-        });
-        Ok(entry.and_then(|entry| self.keep(entry)))
-    }
-
-    /// Takes the next free entry. Returns its number.
-    #[inline]
-    fn keep(&mut self, mut entry: Entry) -> Result<usize, Left> {
-        let index = self.next_free()?;
-        if !entry.form.is_fixed() {
-            self.prepare(index, &mut entry)?;
+            *place = *stub;
+            fields.correct(place, &Shift::between(from, to))?;
         }
-        self.memory.entries[index] = Some(entry);
-        self.free_from = index + 1;
-        Ok(index)
-    }
-
-    /// Takes the next free entry for a site that is like another.
-    #[inline]
-    fn keep_like(&mut self, alike: usize, address: u64, copy: u64) -> Result<(), Left> {
-        let index = self.next_free()?;
-        let Some(like) = self.memory.entries[alike] else { return Ok(()) };
-        let mut entry = Entry { address, copy, ..like };
-        if !entry.form.is_fixed() {
-            self.prepare(index, &mut entry)?;
-        }
-        self.memory.entries[index] = Some(entry);
-        self.free_from = index + 1;
+        entry.kind.rewritten = entry.kind.moved(by).ok_or(Left::OutOfReach)?;
+        self.reset(to.number);
         Ok(())
     }
 
     /// The first free entry.
     #[inline]
     fn next_free(&self) -> Result<usize, Left> {
-        let index = match self.memory.entries.get(self.free_from) {
-            Some(None) => self.free_from,
-            _ => self.memory.entries.iter().position(Option::is_none).unwrap_or(self.capacity),
-        };
-        if index < self.capacity { Ok(index) } else { Err(Left::NoStub) }
-    }
-
-    /// Makes sure that the entry's slot can become what it is to become.
-    #[inline(never)]
-    fn prepare(&mut self, index: usize, entry: &mut Entry) -> Result<(), Left> {
-        match entry.form {
-            Form::Fused | Form::Trap => Ok(()),
-            Form::Inline => self.in_place(entry, entry.address).map(|_| ()).ok_or(Left::OutOfReach),
-            Form::Jump | Form::Call => self.build(index, entry),
+        match self.memory.entries.get(self.free_from) {
+            Some(None) => Ok(self.free_from),
+            _ => self.memory.entries.iter().position(Option::is_none).ok_or(Left::NoStub),
         }
     }
 
-    /// Makes the entry's stub, and makes sure that its slot can branch to it.
+    /// Makes the entry's stub, and makes sure that its slot can branch to it. Returns what is different in that of one like it.
     #[inline(never)]
-    fn build(&mut self, index: usize, entry: &mut Entry) -> Result<(), Left> {
-        let address = self.stub_address(index);
-        let counter = self.memory.counters_address + 8 * index as u64;
-        stub::branch(entry.form, entry.address, entry.slot(), address).ok_or(Left::OutOfReach)?;
-        if let Some(template) = entry.template {
-            self.memory.stubs[index] = *templates::stub(template, entry, index, address, &self.machine)?.bytes();
-            return Ok(());
+    fn build(&mut self, index: usize, entry: &mut Entry) -> Result<Fields, Left> {
+        let place = self.place(index, entry.address);
+        entry.kind.rewritten = stub::branch(entry.form(), place.site, entry.slot(), place.stub)?;
+        if let Some(template) = entry.kind.template {
+            let listing = templates::stub(template, entry, index, place.stub, &self.machine)?;
+            self.memory.stubs[index] = *listing.code().bytes();
+            return Ok(listing.code().fields());
         }
-        let made = stub::stub(entry, address, counter, &self.hooks)?;
-        entry.body = made.body;
-        self.memory.stubs[index] = made.code;
+        let (code, body) = stub::stub(entry, place, self.mode == Mode::Profile, &self.hooks)?;
+        entry.kind.body = body;
+        self.memory.stubs[index] = *code.bytes();
+        self.reset(index);
+        Ok(code.fields())
+    }
+
+    /// Counts a site from zero.
+    fn reset(&mut self, index: usize) {
         self.memory.counters[index].store(0, Ordering::Relaxed);
         self.memory.snapshot[index] = 0;
-        Ok(())
+    }
+
+    fn place(&self, number: usize, site: u64) -> Place {
+        let counter = self.memory.counters_address + (size_of::<AtomicU64>() * number) as u64;
+        Place { number, site, stub: self.stub_address(number), counter }
     }
 
     /// Gives the returns from interrupts their hook. A stub keeps its beginning, so that a processor which is in it goes on.
     fn hook_returns(&mut self) {
-        for index in 0..self.capacity {
+        for index in 0..self.memory.entries.len() {
             let Some(mut entry) = self.memory.entries[index] else { continue };
-            let iretq = entry.class == Class::Iret && entry.original.array().starts_with(&IRETQ);
+            let iretq = entry.class() == Class::Iret && entry.kind.original.array().starts_with(&IRETQ);
             if iretq && entry.lasting().any(|place| place == entry.address) && !entry.flags().intersects(FIXED) {
-                (entry.form, entry.hook) = (Form::Jump, Some(Hook::Return));
+                (entry.kind.form, entry.kind.hook) = (Form::Jump, Some(Hook::Return));
                 if self.build(index, &mut entry).is_ok() {
                     self.memory.entries[index] = Some(entry);
                 }
@@ -482,34 +505,14 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// What the slot at a place becomes, if its code depends on where it is.
-    #[inline(never)]
-    fn in_place(&self, entry: &Entry, place: u64) -> Option<Bytes> {
-        templates::inline(entry.template?, entry, place, &self.machine).ok()?.in_slot()
-    }
-
-    /// What the slot at a place becomes.
-    #[inline]
-    fn rewritten(&self, index: usize, entry: &Entry, place: u64) -> Option<Bytes> {
-        if entry.form.is_fixed() { Some(entry.fixed) } else { self.placed(index, entry, place) }
-    }
-
-    #[inline(never)]
-    fn placed(&self, index: usize, entry: &Entry, place: u64) -> Option<Bytes> {
-        match entry.form {
-            Form::Inline => self.in_place(entry, place),
-            form => stub::branch(form, place, entry.slot(), self.stub_address(index)),
-        }
-    }
-
     /// Brings a slot into the state that it should be in.
-    fn exchange(&self, index: usize, entry: &Entry, place: u64, text: &mut impl GuestText) -> Found {
-        let rewritten = self.rewritten(index, entry, place);
+    fn exchange(&self, entry: &Entry, place: u64, text: &mut impl GuestText) -> Found {
+        let rewritten = entry.kind.moved(entry.address.wrapping_sub(place));
         let (Some(rewritten), Some(slot)) = (rewritten, text.slot(place, entry.slot().into())) else {
             return Found::Other;
         };
         let Some(found) = Bytes::read(slot) else { return Found::Other };
-        let (from, to) = if self.on { (entry.original, rewritten) } else { (rewritten, entry.original) };
+        let (from, to) = if self.on { (entry.kind.original, rewritten) } else { (rewritten, entry.kind.original) };
         if found == from {
             to.write(slot);
         } else if found != to {

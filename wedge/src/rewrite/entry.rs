@@ -2,7 +2,7 @@
 //!
 //! Checking a record and deciding how its site is taken depends on the record and on the bytes in the slot, not on where the
 //! site is. A kernel has thousands of sites but only a few hundred different ones, so what was found out about one is
-//! taken over for those that are alike.
+//! taken over for those that are alike. Of that only a displacement and the stub are corrected ([`moves`](super::moves)).
 
 use core::ops::Deref;
 
@@ -12,6 +12,7 @@ use annotate::record::{AllegedSite, Flags, LiveFlags, RECORD_SIZE};
 use super::bytes::{Bytes, LONGEST_SLOT};
 use super::deprivileged::Template;
 use super::fuse::Site;
+use super::moves::Fields;
 use super::way::{Form, Hook};
 
 /// A site that is taken.
@@ -20,16 +21,24 @@ pub struct Entry {
     pub(super) address: u64,
     /// Where the kernel may have copied the site to, 0 if nowhere.
     pub(super) copy: u64,
+    pub(super) kind: Kind,
+}
+
+// It is copied by the thousand: more than 64 bytes would be left to a routine.
+const _: () = assert!(size_of::<Option<Entry>>() == 64);
+
+/// What a site has in common with those that are like it, but for the displacement in what its slot becomes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
     pub(super) original: Bytes,
-    /// What the slot becomes, if that does not depend on where it is.
-    pub(super) fixed: Bytes,
+    /// What the slot becomes.
+    pub(super) rewritten: Bytes,
     pub(super) key: Key,
     pub(super) class: Class,
     pub(super) second: u8,
     pub(super) displacement: u8,
     pub(super) form: Form,
     pub(super) hook: Option<Hook>,
-    pub(super) count: bool,
     pub(super) flags_free: bool,
     /// What stands for the instruction, in virtual mode.
     pub(super) template: Option<Template>,
@@ -61,9 +70,10 @@ impl Key {
     pub(super) fn of(record: &[u8; RECORD_SIZE]) -> Self {
         const STATUS: u8 = LiveFlags::all().difference(LiveFlags::DF).bits();
         let [_, _, _, _, bytes @ ..] = *record;
-        let live = u64::from(bytes[3] & STATUS != 0);
+        let all = u64::from_le_bytes(bytes);
+        let live = u64::from(all & u64::from(STATUS) << 24 != 0);
         let dropped = u64::from_le_bytes([0, 0, 0, LiveFlags::all().bits(), 0xff, 0xff, 0, 0]);
-        Self(u64::from_le_bytes(bytes) & !dropped | live << 24)
+        Self(all & !dropped | live << 24)
     }
 
     pub(super) fn from_site(site: &AllegedSite) -> Self {
@@ -88,6 +98,18 @@ impl Key {
     }
 }
 
+impl Kind {
+    /// What the slot becomes if what that leads to is so many bytes further away.
+    pub(super) fn moved(&self, by: u64) -> Option<Bytes> {
+        let displacement = match self.form {
+            Form::Fused | Form::Trap => return Some(self.rewritten),
+            Form::Jump | Form::Call => 1,
+            Form::Inline => self.template?.single()?.1,
+        };
+        self.rewritten.displaced(displacement, by.cast_signed())
+    }
+}
+
 impl Entry {
     /// Address of the site.
     #[must_use]
@@ -98,44 +120,44 @@ impl Entry {
     /// Class of the site.
     #[must_use]
     pub fn class(&self) -> Class {
-        self.class
+        self.kind.class
     }
 
     /// What its slot becomes.
     #[must_use]
     pub fn form(&self) -> Form {
-        self.form
+        self.kind.form
     }
 
     /// The number of the register that an INVLPG takes its address from, if it is such a one: `0f 01 /7` without
     /// displacement (SDM Vol. 2A, INVLPG and table 2-2), with REX.B or without.
     #[must_use]
     pub fn base_of_invlpg(&self) -> Option<u8> {
-        let (modrm, extension) = match self.original.array() {
+        let (modrm, extension) = match self.kind.original.array() {
             [0x0f, 0x01, modrm, ..] => (modrm, 0),
             [0x41, 0x0f, 0x01, modrm, ..] => (modrm, 8),
             _ => return None,
         };
-        let plain = self.class == Class::Invlpg && modrm >> 6 == 0 && !matches!(modrm & 7, 4 | 5);
+        let plain = self.class() == Class::Invlpg && modrm >> 6 == 0 && !matches!(modrm & 7, 4 | 5);
         plain.then_some(modrm & 7 | extension)
     }
 
     /// The hook in its stub.
     #[must_use]
     pub fn hook(&self) -> Option<Hook> {
-        self.hook
+        self.kind.hook
     }
 
     /// Length of the slot.
     #[must_use]
     pub fn slot(&self) -> u8 {
-        self.key.slot()
+        self.kind.key.slot()
     }
 
     /// Length of the instruction or sequence.
     #[must_use]
     pub fn length(&self) -> u8 {
-        self.key.length()
+        self.kind.key.length()
     }
 
     /// The address behind its slot.
@@ -147,13 +169,13 @@ impl Entry {
     /// What stood in its slot, without the pad.
     #[must_use]
     pub fn original(&self) -> Original {
-        Original { bytes: self.original.array(), length: self.length() }
+        Original { bytes: self.kind.original.array(), length: self.length() }
     }
 
     /// What its record says of it.
     #[must_use]
     pub fn flags(&self) -> Flags {
-        self.key.flags()
+        self.kind.key.flags()
     }
 
     /// Whether its record says that there is a stack.
@@ -163,7 +185,7 @@ impl Entry {
 
     /// The instructions as they stand in the slot.
     pub(super) fn in_slot(&self) -> Site {
-        let Self { original: bytes, second, displacement, .. } = *self;
+        let Kind { original: bytes, second, displacement, .. } = self.kind;
         Site { bytes, slot: self.slot(), length: self.length(), second, displacement }
     }
 
@@ -176,11 +198,14 @@ impl Entry {
 
 /// Where a site was that had the same record (but for its place) and the same bytes: what was found out about one holds for
 /// the other. Most sites of a kernel are one of a few instructions.
-pub(super) struct Seen([u16; Self::PLACES]);
+pub(super) struct Seen {
+    numbers: [u16; Self::PLACES],
+    fields: [Fields; Self::PLACES],
+}
 
 impl Default for Seen {
     fn default() -> Self {
-        Self([u16::MAX; Self::PLACES])
+        Self { numbers: [u16::MAX; Self::PLACES], fields: [Fields::default(); Self::PLACES] }
     }
 }
 
@@ -190,26 +215,26 @@ impl Seen {
     /// The place where to look for one.
     #[inline]
     pub(super) fn place(key: Key, bytes: Option<Bytes>) -> usize {
-        let first = bytes.map_or(0, Bytes::low);
-        ((first ^ key.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize
+        ((bytes.map_or(0, Bytes::low) ^ key.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize
     }
 
-    /// The number of a site that is alike.
+    /// The number of a site that is alike, and what is different in its stub.
     #[inline]
     pub(super) fn like(
         &self,
         place: usize,
         key: Key,
-        bytes: Option<Bytes>,
+        bytes: Bytes,
         entries: &[Option<Entry>],
-    ) -> Option<usize> {
-        let index = usize::from(self.0[place]);
-        let entry = entries.get(index)?.as_ref()?;
-        (entry.key == key && Some(entry.original) == bytes).then_some(index)
+    ) -> Option<(usize, Fields)> {
+        let index = usize::from(self.numbers[place]);
+        let Kind { key: other, original, .. } = entries.get(index)?.as_ref()?.kind;
+        (other == key && original == bytes).then(|| (index, self.fields[place]))
     }
 
     #[inline]
-    pub(super) fn remember(&mut self, place: usize, index: usize) {
-        self.0[place] = u16::try_from(index).unwrap_or(u16::MAX);
+    pub(super) fn remember(&mut self, place: usize, index: usize, fields: Fields) {
+        self.numbers[place] = u16::try_from(index).unwrap_or(u16::MAX);
+        self.fields[place] = fields;
     }
 }

@@ -38,24 +38,23 @@ pub(super) struct Site {
     pub(super) displacement: u8,
 }
 
+impl Site {
+    /// The slot, if what stands in it counts its displacement from RIP from so many bytes further down.
+    pub(super) fn moved(&self, by: i64) -> Option<Bytes> {
+        if self.displacement == 0 { Some(self.bytes) } else { self.bytes.displaced(self.displacement, by) }
+    }
+}
+
 /// The bytes of the slot with a prefix, as often as it fits, in front of the last instruction. `None` if a corrected
 /// displacement has no room.
 pub(super) fn fuse(site: &Site, prefix: u8) -> Option<Bytes> {
     let (second, length) = (site.second, site.length);
     let pad = site.slot.checked_sub(length)?;
     let prefixes = pad.min(LONGEST.checked_sub(length.checked_sub(second)?)?);
-    let bytes = if site.displacement == 0 { site.bytes } else { moved(site, -i64::from(prefixes))? };
+    let bytes = site.moved(-i64::from(prefixes))?;
     let first = bytes.before(second);
     let last = bytes.before(length).behind(second).up(prefixes);
     let filler = Bytes(u128::from_le_bytes([prefix; 16])).before(second + prefixes).behind(second);
     let nops = NOPS.before(site.slot).behind(length + prefixes);
     Some(first.or(filler).or(last).or(nops))
-}
-
-/// The slot with another displacement from RIP.
-pub(super) fn moved(site: &Site, by: i64) -> Option<Bytes> {
-    let mut array = site.bytes.array();
-    let field = array.get_mut(usize::from(site.displacement)..)?.first_chunk_mut()?;
-    *field = i32::try_from(i64::from(i32::from_le_bytes(*field)).checked_add(by)?).ok()?.to_le_bytes();
-    Some(Bytes(u128::from_le_bytes(array)))
 }

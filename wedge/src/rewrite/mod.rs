@@ -20,6 +20,7 @@ mod encoding;
 mod engine;
 mod entry;
 mod fuse;
+mod moves;
 mod stub;
 mod summary;
 mod templates;

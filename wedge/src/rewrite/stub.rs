@@ -16,7 +16,8 @@
 
 use super::bytes::Bytes;
 use super::entry::Entry;
-use super::fuse::{NOPS, Site, moved};
+use super::fuse::NOPS;
+use super::moves::{Fields, Place, Target};
 use super::way::{Form, Hook, Left};
 use crate::port::PORT;
 use annotate::instructions::Class;
@@ -47,63 +48,55 @@ pub struct Hooks {
     pub ret: u64,
 }
 
-/// A stub, and where in it the original stands.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stub {
-    pub(super) code: [u8; STUB_SIZE],
-    pub(super) body: u8,
-}
-
-/// Makes the stub of a site, to run at `address`.
-pub(super) fn stub(entry: &Entry, address: u64, counter: u64, hooks: &Hooks) -> Result<Stub, Left> {
-    let mut code = Code::new(address);
-    let (site, slot) = (entry.address, u64::from(entry.slot()));
-    let back = site.wrapping_add(slot);
+/// Makes the stub of a site, and says where in it the original stands.
+pub(super) fn stub(entry: &Entry, place: Place, count: bool, hooks: &Hooks) -> Result<(Code, u8), Left> {
+    let mut code = Code::new(place.stub);
+    let back = Target::Guest(entry.end());
     // In front of the counter: what is meant for the wedge is not executed.
-    let filter = match entry.hook {
-        Some(Hook::Port) => Some(code.port_filter(entry.flags_free)?),
-        Some(Hook::Flush) => code.flush_filter(entry)?,
+    let filter = match entry.hook() {
+        Some(Hook::Port) => Some(code.port_filter(entry.kind.flags_free)?),
+        Some(Hook::Flush) => code.flush_filter(entry.base_of_invlpg().filter(|_| !count))?,
         _ => None,
     };
-    if entry.count {
-        code.count(entry.flags_free, counter)?;
+    if count {
+        code.count(entry.kind.flags_free, Target::Counter(place.counter))?;
     }
-    match entry.hook {
-        Some(Hook::Flush) if filter.is_none() => code.branch(CALL, hooks.flush)?,
-        Some(Hook::Fault) => code.branch(CALL, hooks.fault)?,
+    match entry.hook() {
+        Some(Hook::Flush) if filter.is_none() => code.branch(CALL, Target::Wedge(hooks.flush))?,
+        Some(Hook::Fault) => code.branch(CALL, Target::Wedge(hooks.fault))?,
         Some(Hook::Return) => {
             code.push(&[0xf6, 0x44, 0x24, 0x08, 0x03])?; // testb $3, 8(%rsp): the privilege level in CS
             code.push(&[0x75, BRANCH])?; // jnz body
-            code.branch(CALL, hooks.ret)?;
+            code.branch(CALL, Target::Wedge(hooks.ret))?;
         }
         Some(Hook::Port | Hook::Flush | Hook::Descriptor) | None => {}
     }
     let body = code.length;
     code.original(entry)?;
-    if entry.hook == Some(Hook::Descriptor) {
-        code.branch(CALL, hooks.descriptor)?;
+    if entry.hook() == Some(Hook::Descriptor) {
+        code.branch(CALL, Target::Wedge(hooks.descriptor))?;
     }
-    code.leave(entry.form, entry.class, back)?;
-    match (filter, entry.hook) {
+    code.leave(entry.form(), entry.class(), back)?;
+    match (filter, entry.hook()) {
         (Some(filter), Some(Hook::Flush)) => {
             code.slow_path(filter, hooks.flush)?;
-            code.branch(JMP, address.wrapping_add(body as u64))?;
+            code.branch(JMP, Target::Stub(place.stub.wrapping_add(body as u64)))?;
         }
         (Some(filter), _) => {
             code.slow_path(filter, hooks.port)?;
-            code.leave(entry.form, entry.class, back)?;
+            code.leave(entry.form(), entry.class(), back)?;
         }
         (None, _) => {}
     }
-    Ok(Stub { code: code.bytes, body: u8::try_from(body).map_err(|_| Left::TooLong)? })
+    Ok((code, u8::try_from(body).map_err(|_| Left::TooLong)?))
 }
 
 /// What the slot at `place` becomes to branch to its stub.
-pub(super) fn branch(form: Form, place: u64, slot: u8, stub: u64) -> Option<Bytes> {
+pub(super) fn branch(form: Form, place: u64, slot: u8, stub: u64) -> Result<Bytes, Left> {
     let opcode = if form == Form::Call { CALL } else { JMP };
-    let distance = distance(place.wrapping_add(BRANCH.into()), stub).ok()?;
+    let distance = distance(place.wrapping_add(BRANCH.into()), stub)?;
     let branch = u128::from(opcode) | u128::from(u32::from_le_bytes(distance)) << 8;
-    Some(Bytes(branch).or(NOPS.before(slot).behind(BRANCH)))
+    Ok(Bytes(branch).or(NOPS.before(slot).behind(BRANCH)))
 }
 
 /// The 32-bit distance between two addresses.
@@ -124,11 +117,12 @@ pub(super) struct Code {
     bytes: [u8; STUB_SIZE],
     length: usize,
     address: u64,
+    fields: Fields,
 }
 
 impl Code {
     pub(super) fn new(address: u64) -> Self {
-        Self { bytes: [INT3; STUB_SIZE], length: 0, address }
+        Self { bytes: [INT3; STUB_SIZE], length: 0, address, fields: Fields::default() }
     }
 
     pub(super) fn bytes(&self) -> &[u8; STUB_SIZE] {
@@ -139,6 +133,11 @@ impl Code {
         self.length
     }
 
+    /// What is different in the stub of a site that is like this one.
+    pub(super) fn fields(&self) -> Fields {
+        self.fields
+    }
+
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Left> {
         let place =
             self.bytes.get_mut(self.length..).and_then(|free| free.get_mut(..bytes.len())).ok_or(Left::TooLong)?;
@@ -147,17 +146,19 @@ impl Code {
         Ok(())
     }
 
-    /// A 32-bit distance from the byte behind it.
-    fn push_distance(&mut self, to: u64) -> Result<(), Left> {
-        self.memory(&[], to, &[])
+    /// An instruction with an operand relative to RIP, which counts from behind the immediate (SDM Vol. 2A, 2.2.1.6).
+    pub(super) fn memory(&mut self, opcode: &[u8], to: Target, immediate: &[u8]) -> Result<(), Left> {
+        self.push(opcode)?;
+        self.fields.distance(self.length, to)?;
+        let behind = self.length + 4 + immediate.len();
+        self.push(&distance(self.address.wrapping_add(behind as u64), to.address())?)?;
+        self.push(immediate)
     }
 
-    /// An instruction with an operand relative to RIP, which counts from behind the immediate (SDM Vol. 2A, 2.2.1.6).
-    pub(super) fn memory(&mut self, opcode: &[u8], to: u64, immediate: &[u8]) -> Result<(), Left> {
-        self.push(opcode)?;
-        let behind = self.length + 4 + immediate.len();
-        self.push(&distance(self.address.wrapping_add(behind as u64), to)?)?;
-        self.push(immediate)
+    /// The same, and the immediate is the number of the site.
+    pub(super) fn memory_and_number(&mut self, opcode: &[u8], to: Target, number: u32) -> Result<(), Left> {
+        self.memory(opcode, to, &number.to_le_bytes())?;
+        self.fields.number(self.length - size_of_val(&number))
     }
 
     /// Makes the short branch that ends at an offset lead here.
@@ -167,17 +168,15 @@ impl Code {
         Ok(())
     }
 
-    pub(super) fn branch(&mut self, opcode: u8, to: u64) -> Result<(), Left> {
-        self.push(&[opcode])?;
-        self.push_distance(to)
+    pub(super) fn branch(&mut self, opcode: u8, to: Target) -> Result<(), Left> {
+        self.memory(&[opcode], to, &[])
     }
 
-    fn count(&mut self, flags_free: bool, counter: u64) -> Result<(), Left> {
+    fn count(&mut self, flags_free: bool, counter: Target) -> Result<(), Left> {
         if !flags_free {
             self.push(&[0x50, 0x9f, 0x0f, 0x90, 0xc0])?; // push %rax; lahf; seto %al
         }
-        self.push(&[0xf0, 0x48, 0xff, 0x05])?; // lock incq counter(%rip)
-        self.push_distance(counter)?;
+        self.memory(&[0xf0, 0x48, 0xff, 0x05], counter, &[])?; // lock incq counter(%rip)
         if !flags_free {
             self.push(&[0x04, 0x7f, 0x9e, 0x58])?; // add $0x7f, %al; sahf; pop %rax
         }
@@ -188,9 +187,9 @@ impl Code {
     /// from the last 16 MB: modules are between, and Linux maps and flushes the pages of its fixmap behind them by the ten
     /// thousand. 16 MB more make such an address a negative 32-bit number, and no other. Without flags: neither LEA nor NOT
     /// nor BSWAP changes any (SDM Vol. 1, appendix A).
-    fn flush_filter(&mut self, entry: &Entry) -> Result<Option<Filter>, Left> {
+    fn flush_filter(&mut self, base: Option<u8>) -> Result<Option<Filter>, Left> {
         const BEHIND_MODULES: u32 = 16 << 20;
-        let Some(base) = entry.base_of_invlpg().filter(|_| !entry.count) else { return Ok(None) };
+        let Some(base) = base else { return Ok(None) };
         self.push(&[0x51])?; // push %rcx
         self.push(&[0x48 | base >> 3, 0x8d, 0x88 | base & 7])?; // lea BEHIND_MODULES(base), %rcx
         self.push(&BEHIND_MODULES.to_le_bytes())?;
@@ -225,19 +224,21 @@ impl Code {
         if filter.pushed {
             self.push(&[0x59])?; // pop %rcx
         }
-        self.branch(CALL, hook)
+        self.branch(CALL, Target::Wedge(hook))
     }
 
     fn original(&mut self, entry: &Entry) -> Result<(), Left> {
         let site = entry.in_slot();
         let here = self.address.wrapping_add(self.length as u64);
         let by = entry.address.wrapping_sub(here).cast_signed();
-        let bytes = if site.displacement == 0 { site.bytes } else { moved(&site, by).ok_or(Left::OutOfReach)? };
-        let Site { length, .. } = site;
-        self.push(bytes.array().get(..usize::from(length)).ok_or(Left::TooLong)?)
+        if site.displacement != 0 {
+            self.fields.distance(self.length + usize::from(site.displacement), Target::Guest(entry.address))?;
+        }
+        let bytes = site.moved(by).ok_or(Left::OutOfReach)?;
+        self.push(bytes.array().get(..usize::from(site.length)).ok_or(Left::TooLong)?)
     }
 
-    fn leave(&mut self, form: Form, class: Class, back: u64) -> Result<(), Left> {
+    fn leave(&mut self, form: Form, class: Class, back: Target) -> Result<(), Left> {
         match form {
             _ if !falls_through(class) => Ok(()),
             Form::Call => self.push(&[RET]),

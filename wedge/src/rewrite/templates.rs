@@ -22,6 +22,7 @@ use super::bytes::Bytes;
 use super::deprivileged::{Template, Virtual, popped, readable};
 use super::entry::Entry;
 use super::fuse::NOPS;
+use super::moves::Target;
 use super::stub::{BRANCH, CALL, Code, JMP, RET, STUB_SIZE};
 use super::way::{Form, Left};
 
@@ -109,18 +110,18 @@ pub(super) fn stub<'a>(
 ) -> Result<Listing<'a>, Left> {
     let mut listing = Listing::new(entry, number, address, machine)?;
     match template {
-        Template::Sti if entry.flags_free => listing.sti(),
+        Template::Sti if entry.kind.flags_free => listing.sti(),
         Template::Sti => listing.sti_with_live_flags(),
         Template::Pushf => listing.pushf(),
         Template::PushfPop => listing.pushf_pop(),
         Template::Popf => listing.popf(Before),
         Template::PushPopf => {
-            listing.push(Before, &entry.original.array()[..usize::from(entry.second)]);
+            listing.push(Before, &entry.kind.original.array()[..usize::from(entry.kind.second)]);
             listing.popf(BeforeWith(Word::Dropped));
         }
         Template::Iretq => listing.iretq(),
         Template::Emulate => {
-            listing.branch(Before, CALL, machine.emulate);
+            listing.branch(Before, CALL, Target::Wedge(machine.emulate));
             listing.leave(After);
         }
         Template::EmulateWithoutStack => listing.jump_as(Before, machine.emulate_without_stack),
@@ -132,14 +133,9 @@ pub(super) fn stub<'a>(
     listing.finish()
 }
 
-/// Makes the one instruction that stands for a site, to stand at `place`.
-pub(super) fn inline<'a>(
-    template: Template,
-    entry: &'a Entry,
-    place: u64,
-    machine: &'a Virtual,
-) -> Result<Listing<'a>, Left> {
-    let mut listing = Listing::new(entry, 0, place, machine)?;
+/// Makes the one instruction that stands for a site, to stand in its slot.
+pub(super) fn inline<'a>(template: Template, entry: &'a Entry, machine: &'a Virtual) -> Result<Listing<'a>, Left> {
+    let mut listing = Listing::new(entry, 0, entry.address(), machine)?;
     listing.single(template);
     listing.finish()
 }
@@ -154,15 +150,15 @@ impl<'a> Listing<'a> {
         self.failed.map_or(Ok(self), Err)
     }
 
-    /// Its bytes, filled up to the size of a stub.
-    pub(super) fn bytes(&self) -> &[u8; STUB_SIZE] {
-        self.code.bytes()
+    /// Its code.
+    pub(super) fn code(&self) -> &Code {
+        &self.code
     }
 
     /// What a slot with it holds; `None` if it is too long.
     pub(super) fn in_slot(&self) -> Option<Bytes> {
         let length = u8::try_from(self.code.length()).ok()?;
-        let bytes = Bytes::read(self.bytes().get(..length.into())?)?;
+        let bytes = Bytes::read(self.code.bytes().get(..length.into())?)?;
         (length <= self.entry.slot()).then(|| bytes.or(NOPS.before(self.entry.slot()).behind(length)))
     }
 
@@ -170,7 +166,7 @@ impl<'a> Listing<'a> {
     pub(super) fn interrupted(&self, offset: u8) -> Option<Interrupted> {
         let state = (*self.states.get(usize::from(offset))?)?;
         let start = self.entry.address();
-        if self.entry.form == Form::Call {
+        if self.entry.form() == Form::Call {
             return Some(Interrupted::Caller(if state == After { 0 } else { -i64::from(BRANCH) }));
         }
         Some(match state {
@@ -189,11 +185,11 @@ impl<'a> Listing<'a> {
         match template {
             Template::Cli => self.store(Before, machine.mask, 1),
             Template::Swapgs => self.memory(Before, &[0xf6, 0x15], machine.gs_swapped, &[]), // notb: no flags
-            Template::MovFromCr => match readable(&self.entry.original.array(), machine) {
+            Template::MovFromCr => match readable(&self.entry.kind.original.array(), machine) {
                 Some((register, from)) => self.memory(Before, &load(register), from, &[]),
                 None => self.failed = Some(Left::OutOfReach),
             },
-            _ => self.branch(Before, JMP, machine.sysret),
+            _ => self.branch(Before, JMP, Target::Wedge(machine.sysret)),
         }
     }
 
@@ -206,7 +202,7 @@ impl<'a> Listing<'a> {
         self.leave(After);
         self.land(slow);
         if self.entry.has_stack() {
-            self.branch(After, CALL, self.machine.interrupt);
+            self.branch(After, CALL, Target::Wedge(self.machine.interrupt));
             self.leave(After);
         } else {
             self.jump_as(After, self.machine.emulate_without_stack);
@@ -220,7 +216,7 @@ impl<'a> Listing<'a> {
         self.memory(AfterWith(Word::Rcx), &[0x0f, 0xb6, 0x0d], self.machine.pending, &[]); // movzbl pending(%rip), %ecx
         let none = self.short(AfterWith(Word::Rcx), JRCXZ);
         self.push(AfterWith(Word::Rcx), POP_RCX);
-        self.branch(After, CALL, self.machine.interrupt);
+        self.branch(After, CALL, Target::Wedge(self.machine.interrupt));
         self.leave(After);
         self.land(none);
         self.push(AfterWith(Word::Rcx), POP_RCX);
@@ -241,7 +237,7 @@ impl<'a> Listing<'a> {
     /// Committed when the word is complete; where flags are live, when its copy, which they are restored from, is pushed.
     fn pushf(&mut self) {
         self.push_flags();
-        if !self.entry.flags_free {
+        if !self.entry.kind.flags_free {
             self.push(BeforeWith(Word::Flags), &[0xff, 0x34, 0x24]); // pushq (%rsp)
             self.push(AfterWith(Word::Flags), POPFQ);
         }
@@ -250,10 +246,10 @@ impl<'a> Listing<'a> {
 
     /// Committed when the register is written: by the POP or, where flags are live and still to be restored, by a MOV.
     fn pushf_pop(&mut self) {
-        let original = self.entry.original.array();
+        let original = self.entry.kind.original.array();
         let Some(register) = popped(&original) else { return self.failed = Some(Left::OutOfReach) };
         self.push_flags();
-        if self.entry.flags_free {
+        if self.entry.kind.flags_free {
             self.push(BeforeWith(Word::Flags), original.get(1..usize::from(self.entry.length())).unwrap_or(&[]));
         } else {
             let [rex, mov, modrm] = load(register);
@@ -283,7 +279,7 @@ impl<'a> Listing<'a> {
         self.leave(After);
         self.land(slow);
         self.push(AfterWith(Word::Flags), POPFQ);
-        self.branch(After, CALL, self.machine.interrupt);
+        self.branch(After, CALL, Target::Wedge(self.machine.interrupt));
         self.leave(After);
     }
 
@@ -319,8 +315,10 @@ impl<'a> Listing<'a> {
 
     /// `movl $number, site(%rip)`, and a jump to a routine that reads it.
     fn jump_as(&mut self, state: State, routine: u64) {
-        self.memory(state, &[0xc7, 0x05], self.machine.site, &self.number.to_le_bytes());
-        self.branch(state, JMP, routine);
+        self.state(state);
+        let pushed = self.code.memory_and_number(&[0xc7, 0x05], Target::Wedge(self.machine.site), self.number);
+        self.note(pushed);
+        self.branch(state, JMP, Target::Wedge(routine));
     }
 
     /// `movb $value, address(%rip)`
@@ -335,9 +333,9 @@ impl<'a> Listing<'a> {
 
     /// Goes back to the guest.
     fn leave(&mut self, state: State) {
-        match self.entry.form {
+        match self.entry.form() {
             Form::Call => self.push(state, &[RET]),
-            _ => self.branch(state, JMP, self.entry.end()),
+            _ => self.branch(state, JMP, Target::Guest(self.entry.end())),
         }
     }
 
@@ -347,7 +345,7 @@ impl<'a> Listing<'a> {
         self.note(pushed);
     }
 
-    fn branch(&mut self, state: State, opcode: u8, to: u64) {
+    fn branch(&mut self, state: State, opcode: u8, to: Target) {
         self.state(state);
         let pushed = self.code.branch(opcode, to);
         self.note(pushed);
@@ -356,7 +354,7 @@ impl<'a> Listing<'a> {
     /// An instruction with an operand relative to RIP, and an immediate behind that.
     fn memory(&mut self, state: State, opcode: &[u8], address: u64, immediate: &[u8]) {
         self.state(state);
-        let pushed = self.code.memory(opcode, address, immediate);
+        let pushed = self.code.memory(opcode, Target::Wedge(address), immediate);
         self.note(pushed);
     }
 

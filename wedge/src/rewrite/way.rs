@@ -200,7 +200,6 @@ impl fmt::Display for Left {
 pub(super) struct Way {
     pub(super) form: Form,
     pub(super) hook: Option<Hook>,
-    pub(super) count: bool,
     /// Whether the status flags may be overwritten before the instruction.
     pub(super) flags_free: bool,
     /// What stands for the instruction, in virtual mode.
@@ -220,7 +219,7 @@ pub(super) fn way(site: &AllegedSite, shape: Shape, whole: bool, mode: Mode) -> 
         if matches!(site.class, Class::Vmcall | Class::Vmmcall) {
             return Err(Left::Hypercall);
         }
-        return Ok(Way { form: Form::Fused, hook: None, count: false, flags_free, template: None });
+        return Ok(Way { form: Form::Fused, hook: None, flags_free, template: None });
     }
     if site.flags.contains(Flags::COPIED) {
         return Err(Left::Copied);
@@ -228,8 +227,7 @@ pub(super) fn way(site: &AllegedSite, shape: Shape, whole: bool, mode: Mode) -> 
     if site.flags.contains(Flags::HEAD) && matches!(site.class, Class::MovToCr | Class::MovFromCr) {
         return Err(Left::AddressSpace);
     }
-    let count = mode == Mode::Profile;
-    if count && !stack && !flags_free {
+    if mode == Mode::Profile && !stack && !flags_free {
         return Err(Left::NoPlaceToCount);
     }
     let form = if !site.flags.contains(Flags::REPLACEMENT) {
@@ -239,7 +237,7 @@ pub(super) fn way(site: &AllegedSite, shape: Shape, whole: bool, mode: Mode) -> 
     } else {
         Form::Call
     };
-    Ok(Way { form, hook, count, flags_free, template: None })
+    Ok(Way { form, hook, flags_free, template: None })
 }
 
 /// The hook of a site that has a stack.

@@ -5,6 +5,7 @@ extern crate std;
 mod deprivileged;
 mod encodings;
 mod execution;
+mod moves;
 mod processor;
 mod switching;
 mod taking;
