@@ -155,6 +155,7 @@ mod tests {
             "load",
             "mixed",
             "msr",
+            "narrow-stack",
             "segments",
             "sensitive",
             "syscall-mix",

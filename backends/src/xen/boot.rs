@@ -30,6 +30,7 @@ use super::interface::{KERNEL_CS, KERNEL_SS, MACHINE_TO_PHYSICAL, StartInfo, Tra
 use super::machine::{Machine, paging_mode};
 use super::memory::{LIMIT, LINEAR, Memory, MemoryError, Usable, pointer};
 use super::modules::LiveModules;
+use super::narrow_stack::Springboard;
 use super::segments::Segments;
 use super::tables::{Parts, Tables};
 use super::traps::{self, Decoded, Resident};
@@ -415,6 +416,7 @@ fn take_over(
     let image = usable.bytes(extent.start, extent.end - extent.start).map_err(Failure::Loaded)?;
     let stack_change = trap_stack_change(&engine, image, address);
     let shadow = Shadow::new(working, &RESERVED, FIRST_MODE, FIRST_TABLES, &mut tables).map_err(Failure::Shadow)?;
+    let springboard = Springboard::new(&mut tables).ok_or(Failure::Shadow(OutOfTables))?;
     let pci = if privileged { Pci::PassedThrough } else { Pci::Absent };
     let modules = contents.guest.modules_start..contents.guest.modules_end;
     let platform = Platform::new(pci);
@@ -425,6 +427,7 @@ fn take_over(
         platform,
         board,
         segments,
+        springboard,
         touched: true,
         port: Port::new(),
         account,

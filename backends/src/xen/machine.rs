@@ -18,6 +18,7 @@ use super::board::Board;
 use super::entry::GS_SWAPPED;
 use super::hypercall::{self, Reason, SegmentBase, shutdown};
 use super::memory::pointer;
+use super::narrow_stack::Springboard;
 use super::segments::Segments;
 use super::tables::Tables;
 use crate::freestanding::{PAGE, say, timestamp};
@@ -35,6 +36,7 @@ pub(super) struct Machine {
     pub(super) platform: Platform,
     pub(super) board: Board,
     pub(super) segments: Segments,
+    pub(super) springboard: Springboard,
     /// The platform may have something to do: a port was accessed, or an event came in.
     pub(super) touched: bool,
     pub(super) port: WedgePort,

@@ -57,6 +57,16 @@ impl Segments {
         Ok(Self { memory, ldt_entries: 0 })
     }
 
+    /// The descriptor that the processor finds for a selector; 0 for one of Xen's own.
+    pub(super) fn descriptor(selector: u16) -> u64 {
+        let index = usize::from(selector >> 3);
+        match selector >> 2 & 1 {
+            0 if index < PAGE_ENTRIES => Self::real(0, index),
+            0 => 0,
+            _ => Self::real(1 + index / PAGE_ENTRIES, index % PAGE_ENTRIES),
+        }
+    }
+
     fn real(page: usize, index: usize) -> u64 {
         // SAFETY: within the pages.
         unsafe { (*PAGES.0.get())[page][index] }

@@ -50,6 +50,7 @@ pub(super) struct Tables {
     window_directory: u64,
     /// The roots in force.
     kernel_root: u64,
+    user_root: u64,
     /// Entries that Xen has refused.
     pub(super) refused: u64,
 }
@@ -83,6 +84,7 @@ impl Tables {
             linear_pointers: memory.boot_table(LINEAR, 3),
             window_directory: memory.boot_table(WINDOW, 2),
             kernel_root: 0,
+            user_root: 0,
             refused: 0,
         }
     }
@@ -161,6 +163,24 @@ impl Tables {
         let rights = if linear.writable { entry::WRITABLE } else { 0 };
         let execute = if linear.executable { 0 } else { entry::NO_EXECUTE };
         table | entry::TABLE & !entry::WRITABLE | rights | execute
+    }
+
+    /// Maps a page for user mode, to be read and executed, where its root has nothing: by three tables, of levels 3 to 1, that
+    /// are in use for nothing else. Without a page, undoes that; the real TLB is the caller's.
+    pub(super) fn set_users_page(&mut self, tables: [Table; 3], address: u64, page: Option<u64>) {
+        let [pointers, directory, table] = tables.map(|table| self.machine(table));
+        let leaf = page.unwrap_or(0) | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
+        let path = [
+            (self.user_root, 39, pointers | entry::TABLE),
+            (pointers, 30, directory | entry::TABLE),
+            (directory, 21, table | entry::TABLE),
+            (table, 12, leaf),
+        ];
+        for (table, shift, value) in path {
+            let value = if page.is_some() { value } else { 0 };
+            self.queue(MmuUpdate { address: table + 8 * (address >> shift & 511), value });
+        }
+        self.carry_out();
     }
 
     /// What the wedge keeps in the tables that cover its own addresses.
@@ -297,6 +317,7 @@ impl Host for Tables {
     fn switch(&mut self, kernel: Table, user: Table) {
         self.carry_out();
         self.kernel_root = self.machine(kernel);
+        self.user_root = self.machine(user);
         let roots = [(mmuext::NEW_BASEPTR, kernel), (mmuext::NEW_USER_BASEPTR, user)];
         let operations =
             roots.map(|(command, table)| MmuExtended { command, argument: self.machine(table) / PAGE, argument2: 0 });

@@ -122,6 +122,7 @@ pub(super) extern "C" fn enter(context: &mut Context) -> u64 {
 impl Resident {
     fn enter(&mut self, context: &mut Context) -> u64 {
         take(context);
+        self.leave_springboard(context);
         match context.vector {
             cause::EVENT => {
                 self.present(context);
@@ -167,10 +168,10 @@ impl Resident {
             let sites = self.engine.entries().count();
             self.machine.account.in_modules = sites - self.machine.account.rewritten as usize;
         }
-        if context.is_user() { self.enter_user() } else { self.enter_kernel(context) }
+        if context.is_user() { self.enter_user(context) } else { self.enter_kernel(context) }
     }
 
-    fn enter_user(&mut self) -> u64 {
+    fn enter_user(&mut self, context: &mut Context) -> u64 {
         self.has_run_user = true;
         let evictions = self.machine.shadow.statistics().kernel_evictions;
         if core::mem::replace(&mut self.kernel_evictions, evictions) != evictions {
@@ -182,6 +183,7 @@ impl Resident {
             WORK.store(0, Ordering::Relaxed);
             self.machine.shadow.prefill(address, &mut self.machine.tables);
         }
+        self.use_springboard(context);
         exit::USER
     }
 

@@ -124,6 +124,13 @@ impl Descriptor {
         self.bit(54)
     }
 
+    /// RSP when a return to code that is not of 64 bits has loaded a new one with this stack segment: as much of it as
+    /// the stack's B flag says (SDM Vol. 3A, 3.4.5; APM Vol. 3, IRET, where it is `RSP.s`). Of 16 bits, the others stay.
+    #[must_use]
+    pub const fn stack_pointer(self, old: u64, new: u64) -> u64 {
+        if self.is_big() { new & 0xffff_ffff } else { old & !0xffff | new & 0xffff }
+    }
+
     /// Offset of the last byte, in bytes.
     #[must_use]
     pub const fn limit(self) -> u32 {
@@ -213,7 +220,7 @@ impl VirtualCpu {
     }
 
     /// What a load of SS checks for code of a privilege level (SDM Vol. 2B, MOV; IRET and RET check the same of the
-    /// level that they return to). A null selector is for 64-bit code in the kernel only.
+    /// level that they return to). A null selector is for 64-bit code in the kernel only; it has an empty descriptor.
     ///
     /// # Errors
     ///
@@ -224,9 +231,9 @@ impl VirtualCpu {
         cpl: u8,
         long: bool,
         host: &mut impl Host,
-    ) -> Result<(), Exception> {
+    ) -> Result<Descriptor, Exception> {
         if selector.is_null() {
-            return if long && cpl != 3 { Ok(()) } else { Err(Exception::PROTECTION) };
+            return if long && cpl != 3 { Ok(Descriptor(0)) } else { Err(Exception::PROTECTION) };
         }
         let descriptor = self.descriptor(selector, host)?;
         if selector.rpl() != cpl || !descriptor.is_writable() || descriptor.dpl() != cpl {
@@ -235,7 +242,7 @@ impl VirtualCpu {
         if !descriptor.is_present() {
             return Err(Exception::stack(selector));
         }
-        self.mark(selector, descriptor, 1, host).map(drop)
+        self.mark(selector, descriptor, 1, host)
     }
 
     /// A descriptor that has 16 bytes (SDM Vol. 3A, 3.5.2), for LLDT and LTR: with its base, whose upper half is the

@@ -22,7 +22,7 @@ pub struct Frame {
 /// Where a return goes, all checks done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReturnTo {
-    /// The new values of the registers: selectors zero-extended, RFLAGS as it becomes.
+    /// The new values of the registers: selectors zero-extended, RFLAGS and RSP as they become.
     pub frame: Frame,
     /// Whether the code segment is a 64-bit one; compatibility mode otherwise.
     pub long: bool,
@@ -53,9 +53,10 @@ pub fn check_return(
     }
     let Target { rip, long } = check_return_address(cpu, context.cpl(), Selector::of(frame.cs), frame.rip, host)?;
     let (cs, ss) = (Selector::of(frame.cs), Selector::of(frame.ss));
-    cpu.check_stack_segment(ss, cs.rpl(), long, host)?;
+    let stack = cpu.check_stack_segment(ss, cs.rpl(), long, host)?;
+    let rsp = if long { frame.rsp } else { stack.stack_pointer(context.rsp, frame.rsp) };
     let rflags = context.rflags & !flags_of_iret(context) | frame.rflags & flags_of_iret(context) | flags::FIXED;
-    Ok(ReturnTo { frame: Frame { rip, cs: u64::from(cs.0), ss: u64::from(ss.0), rflags, ..*frame }, long })
+    Ok(ReturnTo { frame: Frame { rip, cs: u64::from(cs.0), rflags, rsp, ss: u64::from(ss.0) }, long })
 }
 
 /// Where code goes on.

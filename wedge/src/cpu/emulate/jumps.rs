@@ -68,9 +68,10 @@ impl<H: Host> Machine<'_, H> {
     ) -> Result<(), Exception> {
         let rsp = self.read(at, bytes)?;
         let ss = Selector::of(self.read(at.wrapping_add(bytes as u64), bytes)?);
-        self.cpu.check_stack_segment(ss, cs.rpl(), long, self.host)?;
+        let stack = self.cpu.check_stack_segment(ss, cs.rpl(), long, self.host)?;
         transfer::drop_privileged_segments(self.cpu, self.host);
-        self.context.rsp = rsp.wrapping_add(parameters);
+        let rsp = rsp.wrapping_add(parameters);
+        self.context.rsp = if long { rsp } else { stack.stack_pointer(self.context.rsp, rsp) };
         self.context.ss = u64::from(ss.0);
         Ok(())
     }

@@ -3,7 +3,11 @@
 use super::*;
 
 const IRETQ: &[u8] = &[0x48, 0xcf];
+const FAR_RET: &[u8] = &[0x48, 0xcb];
 const USER: [u64; 5] = [USER_TEXT, USER_CS as u64, flags::FIXED | flags::INTERRUPT, USER_STACK, USER_DS as u64];
+/// To compatibility mode.
+const USER32: [u64; 5] =
+    [USER_TEXT, USER_CS32 as u64, flags::FIXED | flags::INTERRUPT, USER_STACK & 0xffff_ffff, USER_DS as u64];
 const KERNEL: [u64; 5] = [KERNEL_TEXT, KERNEL_CS as u64, flags::FIXED, KERNEL_DATA + 8, 0];
 
 /// IRETQ in the kernel with a frame.
@@ -29,7 +33,7 @@ fn good_frames() {
         (KERNEL, true),
         (selectors(KERNEL, KERNEL_CS, KERNEL_DS), true),
         (selectors(KERNEL, CONFORMING, 0), true),
-        (selectors(USER, USER_CS32, USER_DS), false),
+        (USER32, false),
         (selectors(USER, LOCAL_CODE, LOCAL_DATA), true),
         (selectors(USER, CONFORMING | 3, USER_DS), true),
         (selectors(USER, USER_CS, NEVER_LOADED), true),
@@ -78,10 +82,35 @@ fn bad_frames() {
 /// Code of 32 bits has no more of RIP than EIP.
 #[test]
 fn a_wide_rip_of_32_bit_code() {
-    let wide = 0x8765_4321_0000_0000 | USER_TEXT;
-    let (world, result) = iretq([wide, USER_CS32.into(), USER[2], USER[3], USER[4]]);
+    let [rip, cs, rflags, rsp, ss] = USER32;
+    let (world, result) = iretq([0x8765_4321_0000_0000 | rip, cs, rflags, rsp, ss]);
     assert_eq!(result, Ok(Flow::Jumped));
-    assert_eq!(registers(&world.context), selectors(USER, USER_CS32, USER_DS));
+    assert_eq!(registers(&world.context), USER32);
+}
+
+/// How much of RSP is loaded, and what becomes of the rest.
+#[test]
+fn stacks_of_each_size() {
+    const WIDE: u64 = 0x8765_4321_1234_5678;
+    let old = World::kernel().context.rsp;
+    let (small, big, code) = (0x0000_f300_0000_ffff, 0x00cf_f300_0000_ffff, 0x00cf_fb00_0000_ffff);
+    for (stack, cs, expected) in [
+        (small, LOCAL_CODE, old & !0xffff | 0x5678),
+        (big, LOCAL_CODE, 0x1234_5678),
+        (small, USER_CS, WIDE),
+        (big, USER_CS, WIDE),
+    ] {
+        for (instruction, frame) in [
+            (IRETQ, &[USER_TEXT, cs.into(), flags::FIXED, WIDE, LOCAL_DATA.into()][..]),
+            (FAR_RET, &[USER_TEXT, cs.into(), WIDE, LOCAL_DATA.into()]),
+        ] {
+            let mut world = World::kernel();
+            world.host.put(LDT, &[stack, code]);
+            world.host.put(old, frame);
+            assert_eq!(world.execute(instruction), Ok(Flow::Jumped));
+            assert_eq!(world.context.rsp, expected, "{instruction:x?} to {cs:#x} with a stack {stack:#x}");
+        }
+    }
 }
 
 #[test]
@@ -179,7 +208,7 @@ fn far_returns() {
     let mut world = World::kernel();
     let rsp = world.context.rsp;
     world.host.put(rsp, &[KERNEL_TEXT + 0x100, KERNEL_CS.into()]);
-    assert_eq!(world.execute(&[0x48, 0xcb]), Ok(Flow::Jumped));
+    assert_eq!(world.execute(FAR_RET), Ok(Flow::Jumped));
     assert_eq!(registers(&world.context), [KERNEL_TEXT + 0x100, 0x10, 0x202, rsp + 16, 0x18]);
 
     let mut world = World::kernel();
@@ -194,7 +223,7 @@ fn far_returns() {
     assert_eq!(registers(&world.context), [0x1234, 0x23, 0x202, rsp + 8, 0x2b]);
     world.context.cs = USER_CS.into();
     world.host.put(world.context.rsp, &[KERNEL_TEXT, KERNEL_CS.into()]);
-    world.faults(&[0x48, 0xcb], Exception::protection(Selector(KERNEL_CS)));
+    world.faults(FAR_RET, Exception::protection(Selector(KERNEL_CS)));
 }
 
 /// `rex.w ljmp *(%rdi)` and `rex.w lcall *(%rdi)`.
