@@ -10,6 +10,10 @@ use core::ops::Range;
 pub const KERNEL_CS: u64 = 0x10;
 /// See [`KERNEL_CS`].
 pub const KERNEL_DS: u64 = 0x18;
+/// What its 64-bit programs have there (`__USER_CS`, `__USER_DS`).
+pub const USER_CS: u64 = 0x33;
+/// See [`USER_CS`].
+pub const USER_DS: u64 = 0x2b;
 
 /// The SWAPGS behind which Linux puts RSP on a stack that cannot be written and has never been touched (6.1,
 /// `native_irq_return_ldt`, to hide the upper half of RSP from 16-bit user mode): a page fault there could be pushed nowhere.

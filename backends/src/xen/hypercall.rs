@@ -166,6 +166,16 @@ pub(super) unsafe fn update_va_mapping(page: u64, entry: u64) -> Answer {
     unsafe { hypercall(number::UPDATE_VA_MAPPING, [page, entry, 2, 0, 0]) }
 }
 
+/// Maps a page of the current address space, and leaves the TLB alone (`UVMF_NONE`, 0).
+///
+/// # Safety
+///
+/// As for [`mmu_update`].
+pub(super) unsafe fn write_va_mapping(page: u64, entry: u64) -> Answer {
+    // SAFETY: by the caller.
+    unsafe { hypercall(number::UPDATE_VA_MAPPING, [page, entry, 0, 0, 0]) }
+}
+
 /// Loads a descriptor table of whole frames.
 ///
 /// # Safety

@@ -58,9 +58,19 @@ pub(super) fn paging_mode(cpu: &VirtualCpu) -> Mode {
     }
 }
 
+/// Whether a range lies in one page, as nearly all do.
+const fn is_in_page(address: u64, length: usize) -> bool {
+    address % PAGE + length as u64 <= PAGE
+}
+
 impl Machine {
     /// Makes sure that the kernel can access the page around an address.
+    #[inline]
     fn reach(&mut self, address: u64, write: bool) -> Result<(), Exception> {
+        if self.tables.is_known(address, write) { Ok(()) } else { self.map(address, write) }
+    }
+
+    fn map(&mut self, address: u64, write: bool) -> Result<(), Exception> {
         if self.tables.is_mapped(address, write) {
             return Ok(());
         }
@@ -91,33 +101,7 @@ impl Machine {
         self.tables.memory.place(found).ok_or(Exception::page_fault(0, address))
     }
 
-    /// Makes sure that the kernel can write to an address.
-    pub(super) fn reach_for_writing(&mut self, address: u64) {
-        let _ = self.reach(address, true);
-    }
-
-    /// A word of the guest kernel's memory, if it is mapped.
-    pub(super) fn word(&mut self, address: u64) -> Option<u64> {
-        let mut bytes = [0; 8];
-        self.read(address, &mut bytes, false).ok()?;
-        Some(u64::from_le_bytes(bytes))
-    }
-
-    /// Copies the descriptor tables that a selector is from.
-    pub(super) fn copy_descriptors(&mut self, cpu: &VirtualCpu, local: bool) {
-        let Self { segments, shadow, tables, .. } = self;
-        let read = |address: u64| {
-            let access = Access { write: false, user: false, fetch: false };
-            let place = tables.memory.place(shadow.translate(address, access, tables).ok()?)?;
-            // SAFETY: the guest's memory, of which any value may come.
-            Some(unsafe { pointer::<u64>(place).read_unaligned() })
-        };
-        if local { segments.copy_ldt(cpu, read) } else { segments.copy_gdt(cpu, read) }
-    }
-}
-
-impl Host for Machine {
-    fn read(&mut self, address: u64, bytes: &mut [u8], user: bool) -> Result<(), Exception> {
+    fn read_parts(&mut self, address: u64, bytes: &mut [u8], user: bool) -> Result<(), Exception> {
         let mut rest = bytes;
         for (start, length) in Self::parts(address, rest.len()) {
             let place = if user {
@@ -134,7 +118,7 @@ impl Host for Machine {
         Ok(())
     }
 
-    fn write(&mut self, address: u64, bytes: &[u8], user: bool) -> Result<(), Exception> {
+    fn write_parts(&mut self, address: u64, bytes: &[u8], user: bool) -> Result<(), Exception> {
         for (start, _) in Self::parts(address, bytes.len()) {
             if user {
                 self.user_place(start, true)?;
@@ -150,6 +134,57 @@ impl Host for Machine {
             unsafe { core::ptr::copy_nonoverlapping(part.as_ptr(), pointer::<u8>(place), length) };
             rest = behind;
         }
+        Ok(())
+    }
+
+    /// Makes sure that the kernel can write to an address.
+    pub(super) fn reach_for_writing(&mut self, address: u64) {
+        let _ = self.reach(address, true);
+    }
+
+    /// A word of the guest kernel's memory, if it is mapped.
+    pub(super) fn word(&mut self, address: u64) -> Option<u64> {
+        self.words(address).map(|[word]| word)
+    }
+
+    /// Some words of the guest kernel's memory, if they are mapped.
+    pub(super) fn words<const COUNT: usize>(&mut self, address: u64) -> Option<[u64; COUNT]> {
+        let mut words = [[0; 8]; COUNT];
+        self.read(address, words.as_flattened_mut(), false).ok()?;
+        Some(words.map(u64::from_le_bytes))
+    }
+
+    /// Copies the descriptor tables that a selector is from.
+    pub(super) fn copy_descriptors(&mut self, cpu: &VirtualCpu, local: bool) {
+        let Self { segments, shadow, tables, .. } = self;
+        let read = |address: u64| {
+            let access = Access { write: false, user: false, fetch: false };
+            let place = tables.memory.place(shadow.translate(address, access, tables).ok()?)?;
+            // SAFETY: the guest's memory, of which any value may come.
+            Some(unsafe { pointer::<u64>(place).read_unaligned() })
+        };
+        if local { segments.copy_ldt(cpu, read) } else { segments.copy_gdt(cpu, read) }
+    }
+}
+
+impl Host for Machine {
+    #[expect(clippy::inline_always, reason = "a delivery reads three constant lengths, from pages that are mapped")]
+    #[inline(always)]
+    fn read(&mut self, address: u64, bytes: &mut [u8], user: bool) -> Result<(), Exception> {
+        if user || !is_in_page(address, bytes.len()) || !self.tables.is_known(address, false) {
+            return self.read_parts(address, bytes, user);
+        }
+        // SAFETY: mapped; the guest's memory is no Rust object.
+        unsafe { core::ptr::copy_nonoverlapping(pointer::<u8>(address), bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8], user: bool) -> Result<(), Exception> {
+        if user || !is_in_page(address, bytes.len()) || !self.tables.is_known(address, true) {
+            return self.write_parts(address, bytes, user);
+        }
+        // SAFETY: mapped, to be written, too; the guest's memory is no Rust object.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer::<u8>(address), bytes.len()) };
         Ok(())
     }
 

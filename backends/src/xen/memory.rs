@@ -354,13 +354,14 @@ impl Memory {
         self.map = *map;
         for region in map.regions().iter().filter(|region| region.kind == Kind::Usable) {
             for piece in region.start >> 21..region.end.div_ceil(2 << 20) {
-                let whole = map.is_usable(&(piece << 21..(piece + 1) << 21));
+                let whole = piece != LOW >> 21 && map.is_usable(&(piece << 21..(piece + 1) << 21));
                 self.pieces[piece as usize] = if whole { Piece::Memory } else { Piece::Mixed };
             }
         }
     }
 
     /// What the 2 MB around a machine address are to the guest.
+    #[inline]
     fn piece(&self, address: u64) -> Piece {
         usize::try_from(address >> 21).ok().and_then(|piece| self.pieces.get(piece)).copied().unwrap_or(Piece::Foreign)
     }
@@ -378,7 +379,14 @@ impl Memory {
     }
 
     /// Where the wedge sees a guest-physical address that is memory.
+    #[inline]
     pub(super) fn place(&self, address: u64) -> Option<u64> {
+        // What lies below `LOW` is not a whole piece.
+        if self.is_guests_piece(address) { Some(LINEAR + address) } else { self.place_in_part(address) }
+    }
+
+    #[cold]
+    fn place_in_part(&self, address: u64) -> Option<u64> {
         if address < LOW { Some(WINDOW + address) } else { self.is_guests(address).then_some(LINEAR + address) }
     }
 

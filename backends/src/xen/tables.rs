@@ -51,8 +51,40 @@ pub(super) struct Tables {
     /// The roots in force.
     kernel_root: u64,
     user_root: u64,
+    /// Pages of the kernel half that were found mapped since an entry was last replaced or dropped.
+    mapped: Mapped,
     /// Entries that Xen has refused.
     pub(super) refused: u64,
+}
+
+/// A few pages, by the low bits of their numbers: the descriptor tables, the task-state segment and the stack, which each
+/// delivery looks at. A word is the page's address, with a bit that says so and one that says that it can be written.
+#[derive(Debug)]
+struct Mapped {
+    pages: [u64; 16],
+    is_empty: bool,
+}
+
+impl Mapped {
+    const NONE: Self = Self { pages: [0; 16], is_empty: true };
+
+    #[inline]
+    fn has(&self, address: u64, write: bool) -> bool {
+        let page = self.pages[(address / PAGE % 16) as usize];
+        let known = address & !(PAGE - 1) | 1 | u64::from(write) << 1;
+        page == known || page == known | 2
+    }
+
+    fn add(&mut self, address: u64, writable: bool) {
+        self.pages[(address / PAGE % 16) as usize] = address & !(PAGE - 1) | 1 | u64::from(writable) << 1;
+        self.is_empty = false;
+    }
+
+    fn forget(&mut self) {
+        if !self.is_empty {
+            *self = Self::NONE;
+        }
+    }
 }
 
 /// The parts that [`Tables`] are made of.
@@ -85,6 +117,7 @@ impl Tables {
             window_directory: memory.boot_table(WINDOW, 2),
             kernel_root: 0,
             user_root: 0,
+            mapped: Mapped::NONE,
             refused: 0,
         }
     }
@@ -99,8 +132,14 @@ impl Tables {
         unsafe { pointer::<u64>(LINEAR + table + 8 * index as u64).read_volatile() }
     }
 
+    /// Whether an address of the kernel's is known to be mapped.
+    #[inline]
+    pub(super) fn is_known(&self, address: u64, write: bool) -> bool {
+        self.mapped.has(address, write)
+    }
+
     /// Whether an address of the kernel's can be read, or written, without a page fault.
-    pub(super) fn is_mapped(&self, address: u64, write: bool) -> bool {
+    pub(super) fn is_mapped(&mut self, address: u64, write: bool) -> bool {
         let mut table = self.kernel_root;
         let mut writable = true;
         for level in (1..=4).rev() {
@@ -111,7 +150,23 @@ impl Tables {
             writable &= found & entry::WRITABLE != 0;
             table = found & entry::ADDRESS;
         }
+        if address >> 63 != 0 {
+            self.mapped.add(address, writable);
+        }
         writable || !write
+    }
+
+    /// Whether the level-1 entry at a machine address is the one that is in force for a virtual address.
+    fn is_leaf_of(&self, place: u64, address: u64) -> bool {
+        let mut table = self.kernel_root;
+        for level in [4, 3, 2] {
+            let found = Self::read(table, (address >> (3 + 9 * level) & 511) as usize);
+            if found & entry::PRESENT == 0 {
+                return false;
+            }
+            table = found & entry::ADDRESS;
+        }
+        table + 8 * (address >> 12 & 511) == place
     }
 
     fn queue(&mut self, update: MmuUpdate) {
@@ -217,12 +272,15 @@ impl Tables {
 }
 
 impl Host for Tables {
+    #[expect(clippy::inline_always, reason = "four of them are a walk, and each fault walks")]
+    #[inline(always)]
     fn guest_entry(&self, address: u64) -> Option<u64> {
         let place = self.memory.place(address)?;
         // SAFETY: the guest's memory, of which any value may come.
         Some(unsafe { pointer::<u64>(place).read_volatile() })
     }
 
+    #[inline]
     fn guest_entries(&self, address: u64) -> [u64; 16] {
         match self.memory.place(address) {
             // SAFETY: as above; a multiple of 128 bytes does not leave the page.
@@ -238,9 +296,12 @@ impl Host for Tables {
         entry.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    #[inline]
     fn frame(&self, address: u64) -> Frame {
         let page = address & entry::ADDRESS;
-        if page < LOW {
+        if self.memory.is_guests_piece(page) {
+            Frame::Memory(page)
+        } else if page < LOW {
             Frame::Memory(self.memory.machine_address(page / PAGE))
         } else if self.memory.is_guests(page) {
             Frame::Memory(page)
@@ -252,7 +313,7 @@ impl Host for Tables {
     }
 
     fn linear(&self, address: u64) -> bool {
-        address >= LOW && self.memory.is_guests_piece(address)
+        self.memory.is_guests_piece(address)
     }
 
     fn allocate(&mut self, level: Level, address: u64) -> Option<Table> {
@@ -283,6 +344,7 @@ impl Host for Tables {
         self.free_count += 1;
     }
 
+    #[inline]
     fn set(&mut self, table: Table, _: Level, index: usize, link: Link) {
         let value = match link {
             Link::Absent => 0,
@@ -290,7 +352,11 @@ impl Host for Tables {
             Link::Own(to) => self.machine(to) | entry::TABLE,
             Link::Linear(linear) => self.linear_entry(linear),
         };
-        let update = MmuUpdate { address: self.machine(table) + 8 * index as u64, value };
+        let place = self.machine(table);
+        if Self::read(place, index) & entry::PRESENT != 0 {
+            self.mapped.forget();
+        }
+        let update = MmuUpdate { address: place + 8 * index as u64, value };
         match link {
             Link::Leaf(Leaf { device: true, .. }) => {
                 self.carry_out();
@@ -305,6 +371,27 @@ impl Host for Tables {
 
     fn commit(&mut self) {
         self.carry_out();
+    }
+
+    /// One leaf costs less by its address: Xen need not map the table for it, and flushes it by the way.
+    fn commit_page(&mut self, address: u64, flush: bool) {
+        if self.queued != 1 || !self.is_leaf_of(self.queue[0].address, address) {
+            self.carry_out();
+            if flush {
+                hypercall::flush_page(address);
+            }
+            return;
+        }
+        self.queued = 0;
+        let (page, value) = (address & !(PAGE - 1), self.queue[0].value);
+        // SAFETY: as in `carry_out`.
+        let done = unsafe {
+            if flush { hypercall::update_va_mapping(page, value) } else { hypercall::write_va_mapping(page, value) }
+        };
+        if let Err(refused) = done {
+            self.refuse(self.queue[0], refused);
+            hypercall::flush_page(address);
+        }
     }
 
     fn flush(&mut self, what: Flush) {

@@ -130,7 +130,8 @@ impl Resident {
                 self.machine.board.collect(&mut self.machine.platform);
             }
             cause::SITE => self.site_called(context),
-            cause::SITE_WITHOUT_STACK | cause::IRET => self.site_jumped(context, SITE.load(Ordering::Relaxed) as usize),
+            cause::IRET => self.iret(context),
+            cause::SITE_WITHOUT_STACK => self.site_jumped(context, SITE.load(Ordering::Relaxed) as usize),
             cause::SYSRET => self.site_jumped(context, self.sysret),
             cause::SYSCALL => self.syscall(context),
             cause::SYSCALL32 => self.syscall32(context),
@@ -353,6 +354,24 @@ impl Resident {
             super::die(context, "jumped from no site");
         };
         self.emulate_site(context, &entry, entry.address(), entry.end());
+    }
+
+    /// An IRETQ that `xen_iret` has turned away: often for nothing but the work to be done before user mode.
+    fn iret(&mut self, context: &mut Context) {
+        if !self.return_plainly(context) {
+            self.site_jumped(context, SITE.load(Ordering::Relaxed) as usize);
+        }
+    }
+
+    /// An IRETQ to user mode, if it is as plain as `xen_iret` wants it.
+    fn return_plainly(&mut self, context: &mut Context) -> bool {
+        let Some([rip, cs, rflags, rsp, ss]) = self.machine.words(context.rsp) else { return false };
+        let plain = (cs, ss) == (linux::USER_CS, linux::USER_DS) && rip >> 47 == 0 && rflags & INTERRUPT_FLAG != 0;
+        if !plain || GS_SWAPPED.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        (context.rip, context.cs, context.rflags, context.rsp, context.ss) = (rip, cs, rflags, rsp, ss);
+        true
     }
 
     fn emulate_site(&mut self, context: &mut Context, entry: &Entry, at: u64, end: u64) {

@@ -1,9 +1,10 @@
 //! Filling the shadow: one page that is needed, and its neighbours.
 //!
-//! A fault costs many hundred instructions, on its way through the host and back; an entry filled in advance, a good part
-//! of that. So a neighbour is filled if it has been used before, which its accessed flag tells. In the kernel half all
-//! that are present are filled: a fault on the stack that the fault itself is pushed to cannot be taken, so a kernel
-//! stack has to be there as a whole from its first touch on.
+//! A fault costs some two thousand instructions, on its way through the host and back. An entry filled in advance costs a
+//! quarter of that, and as much again when it is dropped: it must be more likely needed than not. In the low half that is
+//! the case for the other page of a pair, if it has been used before, which its accessed flag tells; farther away it is not,
+//! least of all after a `fork`. In the kernel half all that are present are filled: a fault on the stack that the fault
+//! itself is pushed to cannot be taken, so a kernel stack has to be there as a whole from its first touch on.
 
 use super::entry::{ACCESSED, Note, PRESENT, index, is_kernel};
 use super::host::{BLOCK, Frame, Host, Level, Link};
@@ -35,12 +36,16 @@ impl Shadow<'_> {
 
     /// Maps the page that a walk has led to, for an access that is allowed and has faulted, or in advance.
     pub(super) fn fill(&mut self, address: u64, fault: Option<Access>, walk: &Walk, host: &mut impl Host) -> Outcome {
-        let target = Target { address, fault, leaf: walk.note(self.mode, address, fault) };
+        let target = Target { address, fault, leaf: walk.note(self.mode, fault) };
+        if self.add(target, walk, host).is_some() {
+            self.finish_page(address, host);
+            return Outcome::Filled;
+        }
         let mut dropped = false;
         loop {
             match self.try_fill(target, walk, host) {
                 Ok(outcome) => {
-                    self.finish(host);
+                    self.finish_page(address, host);
                     return outcome;
                 }
                 Err(OutOfTables) => {
@@ -53,15 +58,33 @@ impl Shadow<'_> {
         }
     }
 
+    /// What nearly all fills of a space are: a page of a program's, in a table that it reaches, where there was none.
+    fn add(&mut self, target: Target, walk: &Walk, host: &mut impl Host) -> Option<()> {
+        let Target { address, leaf, .. } = target;
+        if walk.level() > 1 || is_kernel(address) || !leaf.is_user() || !self.is_linked(index(address, 4)) {
+            return None;
+        }
+        let (table, at) = (self.find_l1(address)?, index(address, 1));
+        if self.note(table, at).is_present() {
+            return None;
+        }
+        let link = Self::link(leaf, Level::L1, host)?;
+        self.put(table, at, leaf, link, host);
+        self.statistics.fills += 1;
+        self.fill_other(target, table, walk, host);
+        Some(())
+    }
+
     fn try_fill(&mut self, target: Target, walk: &Walk, host: &mut impl Host) -> Result<Outcome, OutOfTables> {
         let address = target.address;
-        let parent = self.reach_l2(address, host)?;
+        let top = self.reach_l3(address, host)?;
+        let parent = self.reach_l2(address, top, host)?;
         if walk.level() > 1 {
             self.comes_from(parent, walk.level());
             let within = address & 0x1f_f000;
             let first = Note(target.leaf.0 - within);
             if let Some(link) = Self::link(first, Level::L2, host) {
-                return Ok(self.fill_linear(Target { leaf: first, ..target }, parent, link, host));
+                return Ok(self.fill_linear(Target { leaf: first, ..target }, top, parent, link, host));
             }
         }
         let Some(link) = Self::link(target.leaf, Level::L1, host) else {
@@ -69,20 +92,22 @@ impl Shadow<'_> {
         };
         let table = self.reach_l1(address, parent, host)?;
         self.comes_from(table, walk.level());
-        let outcome = self.fill_entry(target, table, link, host);
-        if outcome == Outcome::Filled {
-            self.fill_neighbours(target, table, walk, host);
+        let outcome = self.fill_entry(target, top, table, link, host);
+        match outcome {
+            Outcome::Filled if is_kernel(address) => self.fill_block(target, table, walk, host),
+            Outcome::Filled => self.fill_other(target, table, walk, host),
+            _ => {}
         }
         Ok(outcome)
     }
 
     /// Links to a ready-made table, in place of one of our own if there is one.
-    fn fill_linear(&mut self, target: Target, table: u32, link: Link, host: &mut impl Host) -> Outcome {
+    fn fill_linear(&mut self, target: Target, top: u32, table: u32, link: Link, host: &mut impl Host) -> Outcome {
         let own = self.child(table, index(target.address, 2));
         if let Some(own) = own {
             self.remove(own, host);
         }
-        let outcome = self.fill_entry(target, table, link, host);
+        let outcome = self.fill_entry(target, top, table, link, host);
         if outcome == Outcome::Filled {
             self.info(table).leaves = true;
             self.statistics.linear += 1;
@@ -90,14 +115,16 @@ impl Shadow<'_> {
         outcome
     }
 
-    fn fill_entry(&mut self, target: Target, table: u32, link: Link, host: &mut impl Host) -> Outcome {
+    fn fill_entry(&mut self, target: Target, top: u32, table: u32, link: Link, host: &mut impl Host) -> Outcome {
         let Target { address, fault, leaf } = target;
-        let linked = is_kernel(address) || self.is_linked(index(address, 4));
         let level = self.info(table).level;
         let at = index(address, super::tables::number(level));
         let old = self.note(table, at);
+        // Before the leaf is admitted, which may link what is spurious now.
+        let linked = is_kernel(address) || self.is_linked(index(address, 4));
         if !is_kernel(address) {
-            self.admit_leaf(target, table, host);
+            self.info(table).supervisor |= !leaf.is_user();
+            self.admit(address, leaf, fault.is_some_and(|access| access.user), top, host);
         }
         if old.same(leaf) && (linked || !fault.is_some_and(|access| access.user)) {
             if fault.is_some() {
@@ -120,14 +147,6 @@ impl Shadow<'_> {
         if level == Level::L1 { self.lowered(table, address) } else { self.lowered_below(table) }
     }
 
-    fn admit_leaf(&mut self, target: Target, table: u32, host: &mut impl Host) {
-        if let Some(top) = self.find_l3(target.address) {
-            self.info(table).supervisor |= !target.leaf.is_user();
-            let by_user = target.fault.is_some_and(|access| access.user);
-            self.admit(target.address, target.leaf, by_user, top, host);
-        }
-    }
-
     /// Notes that a kernel table has an entry that is not global.
     fn unglobal(&mut self, table: u32, leaf: Note, address: u64) {
         if is_kernel(address) && !leaf.is_global() {
@@ -135,7 +154,20 @@ impl Shadow<'_> {
         }
     }
 
-    fn fill_neighbours(&mut self, target: Target, table: u32, walk: &Walk, host: &mut impl Host) {
+    /// Fills the other page of a pair in the low half.
+    fn fill_other(&mut self, target: Target, table: u32, walk: &Walk, host: &mut impl Host) {
+        let other = index(target.address, 1) ^ 1;
+        if !self.note(table, other).is_present() {
+            let source = walk.source(self.mode, target.address, 1);
+            let leaf = source.note(self.mode, other, source.entry(other, host), 1);
+            if leaf.is_user() {
+                self.fill_neighbour(table, other, leaf, host);
+            }
+        }
+    }
+
+    /// Fills the rest of a block in the kernel half.
+    fn fill_block(&mut self, target: Target, table: u32, walk: &Walk, host: &mut impl Host) {
         let address = target.address;
         let source = walk.source(self.mode, address, 1);
         let block = index(address, 1) / BLOCK;
@@ -143,16 +175,19 @@ impl Shadow<'_> {
         let entries = source.entries(block, host);
         for (i, &entry) in entries.iter().enumerate().filter(|(i, _)| present >> i & 1 == 0) {
             let at = block * BLOCK + i;
-            let entry = if is_kernel(address) { Self::touch(&source, at, entry, host) } else { entry };
+            let entry = Self::touch(&source, at, entry, host);
             let leaf = source.note(self.mode, at, entry, 1);
-            if !leaf.is_present() || !is_kernel(address) && !leaf.is_user() {
-                continue;
-            }
-            if let Some(link) = Self::link(leaf, Level::L1, host) {
-                self.put(table, at, leaf, link, host);
+            if leaf.is_present() {
+                self.fill_neighbour(table, at, leaf, host);
                 self.unglobal(table, leaf, address);
-                self.statistics.neighbours += 1;
             }
+        }
+    }
+
+    fn fill_neighbour(&mut self, table: u32, at: usize, leaf: Note, host: &mut impl Host) {
+        if let Some(link) = Self::link(leaf, Level::L1, host) {
+            self.put(table, at, leaf, link, host);
+            self.statistics.neighbours += 1;
         }
     }
 

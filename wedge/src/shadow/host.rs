@@ -1,6 +1,6 @@
 //! What the algorithm needs of a host, and the words in which it speaks to it.
 
-/// How many neighbouring entries are read, and filled, together: a power of two, 32 at most.
+/// How many neighbouring entries are compared together, and in the kernel half filled: a power of two, 32 at most.
 pub const BLOCK: usize = 16;
 
 /// The number of one of the host's page-table pages, below the length of [`Memory`](super::Memory)'s slices.
@@ -127,6 +127,15 @@ pub trait Host {
 
     /// Carries out what is queued. Called before `flush`, `switch`, and the end of each operation that has queued anything.
     fn commit(&mut self);
+
+    /// Carries out what is queued, and makes the real TLB forget a page or not. Often nothing is queued but that page's leaf,
+    /// for which the host may have a shorter way.
+    fn commit_page(&mut self, address: u64, flush: bool) {
+        self.commit();
+        if flush {
+            self.flush(Flush::Page(address));
+        }
+    }
 
     /// Makes the real TLB forget. It may forget more.
     fn flush(&mut self, what: Flush);

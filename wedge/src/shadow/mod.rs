@@ -129,6 +129,8 @@ pub struct Statistics {
 pub struct Shadow<'a> {
     memory: Memory<'a>,
     reserved: &'a [Range<u64>],
+    /// The lowest address of these.
+    reserved_from: u64,
     mode: Mode,
     spaces: [Space; SPACES],
     /// The space in force.
@@ -164,6 +166,7 @@ impl<'a> Shadow<'a> {
         let mut shadow = Self {
             memory,
             reserved,
+            reserved_from: reserved.iter().map(|range| range.start).min().unwrap_or(u64::MAX),
             mode,
             spaces: [Space::FREE; SPACES],
             current: 0,
@@ -207,14 +210,18 @@ impl<'a> Shadow<'a> {
         if self.is_reserved(address) {
             return false;
         }
-        let walk = if is_kernel(address) {
-            self.walk(address, Access { write: false, user: false, fetch: false }, host).ok()
+        let outcome = if is_kernel(address) {
+            match self.walk(address, Access { write: false, user: false, fetch: false }, host) {
+                Ok(walk) => self.fill(address, None, &walk, host),
+                Err(_) => return false,
+            }
         } else {
-            let walk = Walk::new(self.mode, self.root(), address, 1, host).ok();
-            walk.filter(|walk| walk.is_accessed() && walk.is_user())
+            match Walk::new(self.mode, self.root(), address, 1, host) {
+                Ok(walk) if walk.is_accessed() && walk.is_user() => self.fill(address, None, &walk, host),
+                _ => return false,
+            }
         };
-        let outcome = walk.map(|walk| self.fill(address, None, &walk, host));
-        matches!(outcome, Some(Outcome::Filled | Outcome::Spurious))
+        matches!(outcome, Outcome::Filled | Outcome::Spurious)
     }
 
     /// The guest-physical address behind a virtual one, for an access that is emulated: the guest's accessed and dirty flags
@@ -272,11 +279,13 @@ impl<'a> Shadow<'a> {
         }
     }
 
+    #[inline]
     fn is_reserved(&self, address: u64) -> bool {
-        self.reserved.iter().any(|range| range.contains(&address))
+        address >= self.reserved_from && self.reserved.iter().any(|range| range.contains(&address))
     }
 
     /// Walks the guest's tables for an access, and sets the flags that it sets.
+    #[inline]
     fn walk(&self, address: u64, access: Access, host: &mut impl Host) -> Result<Walk, u32> {
         let mut tries = 0;
         loop {

@@ -61,13 +61,18 @@ impl Shadow<'_> {
     }
 
     fn resync_entry(&mut self, table: u32, level: u8, address: u64, host: &mut impl Host) {
-        let (block, bit) = (index(address, level) / BLOCK, index(address, level) % BLOCK);
-        let mask = self.info(table).block(block) & 1 << bit;
-        if mask != 0 {
-            let source = Source::find(self.mode, self.root(), address, level, host);
-            if !self.resync_block(table, &source, block, mask, host) && is_kernel(address) {
-                self.relist(table, MIXED);
-            }
+        let at = index(address, level);
+        let old = self.note(table, at);
+        if !old.is_present() || old.table().is_some() {
+            return;
+        }
+        let source = Source::find(self.mode, self.root(), address, level, host);
+        if let Source::Page { level, .. } = source {
+            self.comes_from(table, level);
+        }
+        let new = source.note(self.mode, at, source.entry(at, host), level);
+        if !self.resync_leaf(table, at, new, host) && is_kernel(address) {
+            self.relist(table, MIXED);
         }
     }
 
@@ -105,21 +110,28 @@ impl Shadow<'_> {
             self.comes_from(table, level);
         }
         let mut global = true;
-        for (i, &entry) in entries.iter().enumerate().filter(|(i, _)| mask >> i & 1 != 0) {
+        let mut rest = mask;
+        while rest != 0 {
+            let i = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
             let at = block * BLOCK + i;
-            let old = self.note(table, at);
-            if old.table().is_some() {
-                continue;
+            if self.note(table, at).table().is_none() {
+                global &= self.resync_leaf(table, at, source.note(self.mode, at, entries[i], level), host);
             }
-            let new = source.note(self.mode, at, entry, level);
-            if old.same(new) {
-                self.set_note(table, at, new);
-            } else {
-                self.change(table, at, old, new, host);
-            }
-            global &= new.is_global() || !self.note(table, at).is_present();
         }
         global
+    }
+
+    /// Compares a leaf with what it has to be now. Whether it is global, or gone.
+    #[inline]
+    fn resync_leaf(&mut self, table: u32, at: usize, new: Note, host: &mut impl Host) -> bool {
+        let old = self.note(table, at);
+        if old.same(new) {
+            self.set_note(table, at, new);
+        } else {
+            self.change(table, at, old, new, host);
+        }
+        new.is_global() || !self.note(table, at).is_present()
     }
 
     /// Makes a leaf what it has become, or drops it if that is for a fault to decide.

@@ -156,12 +156,19 @@ impl Shadow<'_> {
 
     /// Ends an operation, or a part of it behind which tables can be used for something else.
     pub(super) fn finish(&mut self, host: &mut impl Host) {
-        host.commit();
         match core::mem::replace(&mut self.stale, Stale::Nothing) {
-            Stale::Nothing => {}
-            Stale::Page(address) => host.flush(Flush::Page(address)),
-            Stale::More => host.flush(Flush::All),
+            Stale::Nothing => host.commit(),
+            Stale::Page(address) => host.commit_page(address, true),
+            Stale::More => {
+                host.commit();
+                host.flush(Flush::All);
+            }
         }
+    }
+
+    /// Ends an operation that has filled a page.
+    pub(super) fn finish_page(&mut self, address: u64, host: &mut impl Host) {
+        if self.stale == Stale::Nothing { host.commit_page(address, false) } else { self.finish(host) }
     }
 
     /// Notes the level of the page that leaves of a table, of level 1 or 2, come from: what comes from one page is flushed
@@ -251,6 +258,11 @@ impl Shadow<'_> {
         self.child(self.find_l3(address)?, index(address, 3))
     }
 
+    /// The level-1 table for an address of the current space.
+    pub(super) fn find_l1(&self, address: u64) -> Option<u32> {
+        self.child(self.find_l2(address)?, index(address, 2))
+    }
+
     /// The level-3 table for an address of the current space; it is made if need be.
     pub(super) fn reach_l3(&mut self, address: u64, host: &mut impl Host) -> Result<u32, OutOfTables> {
         if let Some(table) = self.find_l3(address) {
@@ -273,9 +285,8 @@ impl Shadow<'_> {
         Ok(table)
     }
 
-    /// The level-2 table for an address of the current space; it is made if need be.
-    pub(super) fn reach_l2(&mut self, address: u64, host: &mut impl Host) -> Result<u32, OutOfTables> {
-        let parent = self.reach_l3(address, host)?;
+    /// The level-2 table for an address under its level-3 table; it is made if need be.
+    pub(super) fn reach_l2(&mut self, address: u64, parent: u32, host: &mut impl Host) -> Result<u32, OutOfTables> {
         match self.child(parent, index(address, 3)) {
             Some(table) => Ok(table),
             None => self.make(Level::L2, address, parent, host),

@@ -24,24 +24,10 @@ pub(super) enum Dead {
 }
 
 impl Mode {
-    /// The bits that must be clear in an entry at a level.
-    const fn reserved(self, entry: u64, level: u8) -> u64 {
+    /// The bits that must be clear in every entry.
+    const fn never(self) -> u64 {
         let beyond = ADDRESS & !((1 << self.physical_bits) - 1);
-        let execute = if self.no_execute { 0 } else { NO_EXECUTE };
-        let size = match level {
-            4 => LARGE,
-            2 | 3 if entry & LARGE != 0 => ((1 << shift(level)) - 1) & !0x1fff,
-            _ => 0,
-        };
-        beyond | execute | size
-    }
-
-    /// What an entry cannot be used for, whatever is accessed.
-    const fn dead(self, entry: u64, level: u8) -> Option<Dead> {
-        if entry & PRESENT == 0 {
-            return Some(Dead::NotPresent);
-        }
-        if entry & self.reserved(entry, level) != 0 { Some(Dead::Reserved) } else { None }
+        beyond | if self.no_execute { 0 } else { NO_EXECUTE }
     }
 
     /// The error code of a fault.
@@ -76,40 +62,66 @@ impl Mode {
     }
 }
 
+/// The bits that must be clear in an entry because of its level.
+const fn reserved(entry: u64, level: u8) -> u64 {
+    match level {
+        4 => LARGE,
+        2 | 3 if entry & LARGE != 0 => ((1 << shift(level)) - 1) & !0x1fff,
+        _ => 0,
+    }
+}
+
+/// What an entry cannot be used for; `never` must be clear in all.
+const fn dead(entry: u64, level: u8, never: u64) -> Option<Dead> {
+    if entry & PRESENT == 0 {
+        return Some(Dead::NotPresent);
+    }
+    if entry & (never | reserved(entry, level)) != 0 { Some(Dead::Reserved) } else { None }
+}
+
 /// A walk that has come to its end: at a leaf, or where it was to stop.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walk {
-    /// Guest-physical addresses of the entries on the way, by level less one.
-    addresses: [u64; 4],
-    /// The entries.
+    root: u64,
+    /// The virtual address.
+    address: u64,
+    /// The entries on the way, by level less one.
     entries: [u64; 4],
     /// Rights of the entries above the last, their execute-disable bits inverted.
     path: u64,
+    /// Bits that are set in all entries.
+    all: u64,
     /// The level of the last entry.
     level: u8,
 }
 
 impl Walk {
     /// Walks from a root to the leaf for an address, or to its entry at the level `stop`.
+    #[inline]
     pub(super) fn new(mode: Mode, root: u64, address: u64, stop: u8, host: &impl Host) -> Result<Self, Dead> {
-        let mut walk = Self { addresses: [0; 4], entries: [0; 4], path: RIGHTS, level: 4 };
+        let never = mode.never();
+        let mut walk = Self { root, address, entries: [0; 4], path: RIGHTS, all: !0, level: 4 };
         let mut table = root;
-        loop {
-            let place = table + index(address, walk.level) as u64 * 8;
-            let entry = host.guest_entry(place).unwrap_or(0);
-            if let Some(dead) = mode.dead(entry, walk.level) {
+        for level in [4, 3, 2, 1] {
+            let entry = host.guest_entry(table + index(address, level) as u64 * 8).unwrap_or(0);
+            if let Some(dead) = dead(entry, level, never) {
                 return Err(dead);
             }
-            let at = usize::from(walk.level - 1);
-            walk.addresses[at] = place;
-            walk.entries[at] = entry;
-            if walk.level == stop || walk.is_large() {
-                return Ok(walk);
+            walk.entries[usize::from(level - 1)] = entry;
+            walk.level = level;
+            walk.all &= entry;
+            if level == stop || level > 1 && entry & LARGE != 0 {
+                break;
             }
             walk.path &= entry ^ NO_EXECUTE;
             table = entry & ADDRESS;
-            walk.level -= 1;
         }
+        Ok(walk)
+    }
+
+    /// The guest-physical address of the table that has the entry of a level.
+    const fn table(&self, level: u8) -> u64 {
+        if level == 4 { self.root } else { self.entries[level as usize] & ADDRESS }
     }
 
     const fn last(&self) -> u64 {
@@ -136,8 +148,8 @@ impl Walk {
     }
 
     /// Whether the accessed flag is set all the way.
-    pub(super) fn is_accessed(&self) -> bool {
-        self.entries[usize::from(self.level - 1)..].iter().all(|entry| entry & ACCESSED != 0)
+    pub(super) const fn is_accessed(&self) -> bool {
+        self.all & ACCESSED != 0
     }
 
     /// The error code if the rights forbid an access.
@@ -158,22 +170,27 @@ impl Walk {
 
     /// Sets the flags of an access; `false` if an entry has changed meanwhile.
     pub(super) fn mark(&mut self, dirty: bool, host: &mut impl Host) -> bool {
+        if self.is_accessed() && (!dirty || self.last() & DIRTY != 0) {
+            return true;
+        }
         for level in (self.level..=4).rev() {
             let at = usize::from(level - 1);
             let old = self.entries[at];
             let new = old | ACCESSED | if dirty && level == self.level { DIRTY } else { 0 };
-            if new != old && !host.set_guest_bits(self.addresses[at], old, new) {
+            if new != old && !host.set_guest_bits(self.table(level) + index(self.address, level) as u64 * 8, old, new) {
                 return false;
             }
             self.entries[at] = new;
         }
+        self.all |= ACCESSED;
         true
     }
 
-    /// The note for the 4 KB page at an address.
-    pub(super) fn note(&self, mode: Mode, address: u64, fault: Option<Access>) -> Note {
+    /// The note for the 4 KB page at the address.
+    #[inline]
+    pub(super) fn note(&self, mode: Mode, fault: Option<Access>) -> Note {
         let within = (1 << shift(self.level)) - 0x1000;
-        let note = mode.note(self.last(), self.path, self.level).at(address & within);
+        let note = mode.note(self.last(), self.path, self.level).at(self.address & within);
         let overridden = fault.is_some_and(|access| access.write) && self.rights() & WRITABLE == 0;
         if overridden { note.overridden() } else { note }
     }
@@ -186,12 +203,9 @@ impl Walk {
             return Source::Page { first, level: self.level };
         }
         debug_assert!(self.level >= level, "the path would have too many rights");
-        let (table, path) = if self.level > level {
-            (self.last() & ADDRESS, self.rights())
-        } else {
-            (self.addresses[usize::from(level - 1)] & !0xfff, self.path)
-        };
-        Source::Table { address: table, path }
+        let (table, path) =
+            if self.level > level { (self.last() & ADDRESS, self.rights()) } else { (self.table(level), self.path) };
+        Source::Table { address: table, path, never: mode.never() }
     }
 }
 
@@ -200,8 +214,8 @@ impl Walk {
 pub(super) enum Source {
     /// Nowhere: there is no path.
     None,
-    /// A table of the guest, by a path with these rights.
-    Table { address: u64, path: u64 },
+    /// A table of the guest, by a path with these rights; bits that must be clear in its entries.
+    Table { address: u64, path: u64, never: u64 },
     /// A page of a higher level; the note is of the first page in the table.
     Page { first: Note, level: u8 },
 }
@@ -224,6 +238,11 @@ impl Source {
         }
     }
 
+    /// The guest's entry with an index; nothing if all come from one page.
+    pub(super) fn entry(&self, index: usize, host: &impl Host) -> u64 {
+        self.place(index).and_then(|place| host.guest_entry(place)).unwrap_or(0)
+    }
+
     /// The address of an entry, if it has one.
     pub(super) const fn place(&self, index: usize) -> Option<u64> {
         match self {
@@ -233,10 +252,12 @@ impl Source {
     }
 
     /// The note of the leaf with an index in a table of a level (1 or 2), given the guest's entry.
+    #[inline]
     pub(super) fn note(&self, mode: Mode, index: usize, entry: u64, level: u8) -> Note {
+        const USED: u64 = PRESENT | ACCESSED;
         match *self {
             Self::Page { first, .. } => first.at((index as u64) << shift(level)),
-            Self::Table { path, .. } if entry & ACCESSED != 0 && mode.dead(entry, level).is_none() => {
+            Self::Table { path, never, .. } if entry & (USED | never | reserved(entry, level)) == USED => {
                 if level > 1 && entry & LARGE == 0 { Note::ABSENT } else { mode.note(entry, path, level) }
             }
             _ => Note::ABSENT,
