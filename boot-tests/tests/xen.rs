@@ -38,7 +38,7 @@ fn boot(host: Host, kernel: &Kernel, guest: &Guest, name: &str, expected: &str, 
     let initramfs = guest.initramfs()?;
     let machine = host.machine(kernel, initramfs.path())?;
     let append = format!("{} {append}", machine.append);
-    let machine = Machine { append, cpu: CPU, timeout: Duration::from_secs(300), ..machine };
+    let machine = Machine { append, cpu: CPU, timeout: Duration::from_secs(600), ..machine };
     let expectations = Expectations::read(expected)?;
     let expectations = if host == Host::Xen { expectations.allowing(&NMI_TEST) } else { expectations };
     let log = machine.boot(&format!("xen-{name}-{host}"), &expectations)?;

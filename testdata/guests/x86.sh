@@ -6,7 +6,7 @@ count() {
 
 for program in /programs/*; do
     status=0
-    timeout -s KILL 100 "$program" > /tmp/output 2>&1 || status=$?
+    timeout -s KILL 250 "$program" > /tmp/output 2>&1 || status=$?
     verdict=ok
     if [ $status != 0 ]; then
         verdict=FAIL
