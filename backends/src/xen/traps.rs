@@ -277,9 +277,7 @@ impl Resident {
         let Some(instruction) = decode(&bytes[..length], context.rip) else {
             return self.deliver_own(context);
         };
-        let may_be_allowed = concerns_tables_or_ports(&instruction)
-            && (self.is_64_bit_code(context) || is_same_in_compatibility_mode(&instruction));
-        if user && !may_be_allowed {
+        if user && !self.may_be_allowed(context, &instruction) {
             return self.deliver_own(context);
         }
         match emulate(&mut self.cpu, context, &instruction, &mut self.machine) {
@@ -317,6 +315,12 @@ impl Resident {
         let return_rip = context.rip + 2;
         self.deliver(context, Event::Software { vector: number as u8, return_rip });
         true
+    }
+
+    /// Whether the guest may allow user mode what the processor has refused.
+    fn may_be_allowed(&mut self, context: &Context, instruction: &Instruction) -> bool {
+        concerns_tables_or_ports(instruction)
+            && (self.is_64_bit_code(context) || is_same_in_compatibility_mode(instruction))
     }
 
     fn is_64_bit_code(&mut self, context: &Context) -> bool {
@@ -565,13 +569,14 @@ struct FailsafeFrame {
 }
 
 /// Xen may come back to a domain in the middle of an exception's delivery, and then find a stale selector: the exception seems
-/// to be that of the failsafe handler, below which lies the context that it is really of.
+/// to be that of the failsafe handler, below which lies the context that it is really of. Only where Xen says that it was in the
+/// guest's kernel: a program may jump anywhere, with any RSP.
 fn look_through_failsafe(context: &mut Context) {
-    if context.rip != entry::xen_failsafe as *const () as u64 {
+    if context.cs & 3 != 0 || context.rip != entry::xen_failsafe as *const () as u64 {
         return;
     }
-    // SAFETY: the handler has not executed an instruction, so RSP is at the frame that Xen has pushed for it, on the wedge's
-    // stack or the guest's, which Xen has just written to.
+    // SAFETY: the handler has been entered, by Xen, and has not executed an instruction, so RSP is at the frame that Xen has
+    // pushed for it, on the wedge's stack or the guest's, which Xen has just written to.
     let frame = unsafe { pointer::<FailsafeFrame>(context.rsp).read_unaligned() };
     let FailsafeFrame { rcx, r11, rip, cs, rflags, rsp, ss, .. } = frame;
     (context.registers.rcx, context.registers.r11) = (rcx, r11);
