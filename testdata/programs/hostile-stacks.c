@@ -223,6 +223,29 @@ static void single_step(uint64_t stack)
 	told_of("single-step", stack, &outcome, outcome.vector == DB);
 }
 
+/*
+ * Jumps to wherever a hypervisor's helper in the kernel half may have an entry point, with a frame on the stack as Xen pushes
+ * it (xen/arch/x86/domain.c, load_segments): it must not be taken for Xen's.
+ */
+static void jumps(void)
+{
+	enum { FIRST = 0x100000, LENGTH = 0x1000 };
+	const uint64_t frame[] = { 0, 0, 0, 0, 0, 0, (uintptr_t)CODE, 0xe030, 2, STACK_TOP - PAGE, 0xe02b };
+	unsigned int strange = 0;
+
+	for (uint64_t offset = FIRST; offset < FIRST + LENGTH; offset++) {
+		uint64_t target = 0xffffffff7f000000 + offset;
+		struct outcome outcome;
+
+		fresh()[REG_RAX] = (greg_t)target;
+		memcpy((void *)hostile_wanted[REG_RSP], frame, sizeof(frame));
+		outcome = attempt_code("\xff\xe0", 2); /* jmp *%rax */
+		strange += outcome.signal != SIGSEGV || outcome.vector != PF || outcome.address != target ||
+			   outcome.at[REG_RIP] != (greg_t)target || outcome.at[REG_RSP] != hostile_wanted[REG_RSP];
+	}
+	verdict(strange == 0, "stack-forged-frame", "%u strange ends of %d", strange, LENGTH);
+}
+
 int main(void)
 {
 	hostile_setup();
@@ -237,5 +260,6 @@ int main(void)
 	}
 	for (size_t i = 0; i < sizeof(instructions) / sizeof(*instructions); i++)
 		exceptions(instructions[i].name, instructions[i].code, instructions[i].length);
+	jumps();
 	return failed;
 }
