@@ -13,6 +13,7 @@ mod board;
 mod boot;
 pub(crate) mod console;
 mod entry;
+mod failsafe;
 mod hypercall;
 mod interface;
 mod machine;

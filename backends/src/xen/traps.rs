@@ -17,12 +17,12 @@ use wedge::rewrite::{Engine, Entry, Form};
 use wedge::shadow::{Access, Outcome};
 
 use super::entry::{
-    self, CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, SYSRET_SELECTORS, WORK, cause, exit, xen_syscall_slow,
+    CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, SYSRET_SELECTORS, WORK, cause, exit, xen_syscall_slow,
 };
+use super::failsafe;
 use super::hypercall::{Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
 use super::machine::Machine;
-use super::memory::pointer;
 use super::modules::LiveModules;
 use crate::freestanding::{WINDOW, WINDOW_LENGTH, say};
 
@@ -288,6 +288,8 @@ impl Resident {
         }
         if !user {
             self.count_unannotated(instruction.ip(), &bytes[..instruction.len()]);
+            self.update_shared();
+            self.update_system_calls();
         }
     }
 
@@ -398,6 +400,9 @@ impl Resident {
             self.reach_image(self.kernel.clone());
         }
         self.update_shared();
+        if entry.class() == Class::Wrmsr {
+            self.update_system_calls();
+        }
     }
 
     /// Executes one instruction of a site; says whether what is at `next` comes next.
@@ -428,6 +433,10 @@ impl Resident {
         for (place, value) in CONTROL.iter().zip(registers) {
             place.store(value, Ordering::Relaxed);
         }
+    }
+
+    /// What SYSCALL and SYSRET need of its model-specific registers.
+    fn update_system_calls(&mut self) {
         let base = self.cpu.star >> 48 | 3;
         SYSRET_SELECTORS[0].store(base + 16, Ordering::Relaxed);
         SYSRET_SELECTORS[1].store(base + 8, Ordering::Relaxed);
@@ -554,38 +563,9 @@ fn is_same_in_compatibility_mode(instruction: &Instruction) -> bool {
     matches!(instruction.mnemonic(), Mnemonic::In | Mnemonic::Out | Mnemonic::Mov) && !in_memory
 }
 
-/// What Xen pushes when it enters `xen_failsafe` (`xen/arch/x86/domain.c`, `load_segments`).
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct FailsafeFrame {
-    rcx: u64,
-    r11: u64,
-    selectors: [u64; 4],
-    rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
-}
-
-/// Xen may come back to a domain in the middle of an exception's delivery, and then find a stale selector: the exception seems
-/// to be that of the failsafe handler, below which lies the context that it is really of. Only where Xen says that it was in the
-/// guest's kernel: a program may jump anywhere, with any RSP.
-fn look_through_failsafe(context: &mut Context) {
-    if context.cs & 3 != 0 || context.rip != entry::xen_failsafe as *const () as u64 {
-        return;
-    }
-    // SAFETY: the handler has been entered, by Xen, and has not executed an instruction, so RSP is at the frame that Xen has
-    // pushed for it, on the wedge's stack or the guest's, which Xen has just written to.
-    let frame = unsafe { pointer::<FailsafeFrame>(context.rsp).read_unaligned() };
-    let FailsafeFrame { rcx, r11, rip, cs, rflags, rsp, ss, .. } = frame;
-    (context.registers.rcx, context.registers.r11) = (rcx, r11);
-    *context = Context { rip, cs, rflags, rsp, ss, ..*context };
-}
-
 /// Makes Xen's values the guest's.
 fn take(context: &mut Context) {
-    look_through_failsafe(context);
+    failsafe::look_through(context);
     // The upper half of CS has the event mask. The kernel's selectors are told with a privilege level of 0, user mode's have 3.
     let selector = context.cs & 0xffff;
     if selector.trailing_zeros() < 2 {
