@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use tempfile::NamedTempFile;
 
 use crate::{cache, command, source};
 
@@ -162,7 +163,7 @@ impl Variant {
             fs::create_dir_all(&kernel.directory).with_context(|| format!("making {}", kernel.directory.display()))?;
             self.configure(&tree, &kernel)?;
         }
-        self.compile(&tree, &kernel)?;
+        self.compile(&tree, &kernel, &kernel.time_path())?;
         fs::write(kernel.stamp_path(), stamp)?;
         println!(
             "kernel {name}: built in {:.0} s, {:.1} s of CPU time",
@@ -170,6 +171,19 @@ impl Variant {
             kernel.cpu_seconds()?
         );
         Ok(kernel)
+    }
+
+    /// User and system time, in seconds, of building again what is built: what each build costs, however little it compiles.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel is not built, or not now.
+    pub fn seconds_to_build_nothing(self) -> Result<f64> {
+        let kernel = self.build()?;
+        let _lock = cache::lock(&self.name())?;
+        let time = NamedTempFile::new()?;
+        self.compile(&source::tree()?, &kernel, time.path())?;
+        cpu_seconds(time.path())
     }
 
     fn configure(self, tree: &Path, kernel: &Kernel) -> Result<()> {
@@ -187,10 +201,10 @@ impl Variant {
     }
 
     /// Compiles, with GNU time around it to count the CPU time of all that it starts.
-    fn compile(self, tree: &Path, kernel: &Kernel) -> Result<()> {
+    fn compile(self, tree: &Path, kernel: &Kernel, time: &Path) -> Result<()> {
         let make = self.make(tree, &kernel.directory);
         let mut timed = Command::new("/usr/bin/time");
-        timed.args(["--quiet", "--format", "%U %S", "--append", "--output"]).arg(kernel.time_path());
+        timed.args(["--quiet", "--format", "%U %S", "--append", "--output"]).arg(time);
         if self.treatment != Treatment::Plain {
             timed.arg(afterburner()?).arg("build").arg("--report").arg(kernel.report_path());
             if self.toolchain != Toolchain::Gcc {
@@ -256,6 +270,12 @@ const SHIM: [&str; 8] = [
     "afterburner-cli/src/exclusions.rs",
     "afterburner-cli/src/gas",
 ];
+
+/// The sum of what GNU time has written to a file.
+fn cpu_seconds(path: &Path) -> Result<f64> {
+    let text = fs::read_to_string(path).context("reading the time of the build")?;
+    text.split_whitespace().map(|field| field.parse::<f64>().context("time of the build")).sum()
+}
 
 /// Hashes a file, or the files in a directory.
 fn hash_sources(path: &Path, hasher: &mut DefaultHasher) -> Result<()> {
@@ -337,8 +357,7 @@ impl Kernel {
     ///
     /// When it was not recorded.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let text = fs::read_to_string(self.time_path()).context("reading the time of the build")?;
-        text.split_whitespace().map(|field| field.parse::<f64>().context("time of the build")).sum()
+        cpu_seconds(&self.time_path())
     }
 
     /// The machine-readable report of `afterburner build`.

@@ -57,44 +57,56 @@ fn a_boot_grows_by_at_most_three_in_a_thousand() -> Result<()> {
     Ok(())
 }
 
-/// User and system time, in seconds, of one run of an assembler on a text, the least of several rounds.
-fn assembly_seconds(assembler: &str, text: &Path, rounds: usize) -> Result<f64> {
+/// User and system time, in seconds, of one run of an assembler on a text.
+fn assembly_seconds(assembler: &str, text: &Path) -> Result<f64> {
     const RUNS: u32 = 100;
     let object = text.with_extension("o");
     let command = format!("{assembler} --64 {} -o {}", text.display(), object.display());
     let script = format!("for i in $(seq {RUNS}); do {command} || exit; done");
-    let mut least = f64::INFINITY;
-    for _ in 0..rounds {
-        let time = NamedTempFile::new()?;
-        let mut timed = Command::new("/usr/bin/time");
-        timed.args(["--format", "%U %S", "--output"]).arg(time.path()).args(["sh", "-c", &script]);
-        command::output(&mut timed)?;
-        let seconds = fs::read_to_string(time.path())?;
-        let seconds: f64 = seconds.split_whitespace().map(str::parse::<f64>).sum::<Result<f64, _>>()?;
-        least = least.min(seconds / f64::from(RUNS));
-    }
+    let time = NamedTempFile::new()?;
+    let mut timed = Command::new("/usr/bin/time");
+    timed.args(["--format", "%U %S", "--output"]).arg(time.path()).args(["sh", "-c", &script]);
+    command::output(&mut timed)?;
     fs::remove_file(&object).with_context(|| format!("removing {}", object.display()))?;
-    Ok(least)
+    let seconds = fs::read_to_string(time.path())?;
+    let seconds: f64 = seconds.split_whitespace().map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+    Ok(seconds / f64::from(RUNS))
 }
 
-/// Two builds cannot be told apart by 2 % where the machine has other work: the same one takes 4 % more or less from run to
-/// run. So the limit is held against what the shim adds to an object, times as if each object of the build had a site; the
-/// builds themselves are only to be of the same size.
+/// Of two builds on a machine with other work, one may take half as much again as the other, whatever is built. So the limit
+/// is held against what can be measured in turns: what the shim adds to an object, times as if each object of the build had a
+/// site, and what `afterburner build` takes when there is nothing to compile.
 #[test]
 fn a_build_takes_hardly_longer() -> Result<()> {
     const OBJECTS: f64 = 700.0;
+    const ROUNDS: usize = 3;
     let plain = Variant::MIN_PLAIN.build()?.cpu_seconds()?;
     let annotated = Variant::MIN.build()?.cpu_seconds()?;
     println!("user and system time of a build of min: {plain:.1} s plain, {annotated:.1} s annotated");
-    ensure!(annotated / plain <= 1.15, "{:.3}x", annotated / plain);
 
     let text = NamedTempFile::with_suffix(".s")?;
     let sample = cache::testdata("bench/sample.c");
     command::output(Command::new("gcc").args(["-O2", "-S", "-o"]).arg(text.path()).arg(sample))?;
-    let shim = assembly_seconds(&format!("{} as", kernel::afterburner()?.display()), text.path(), 3)?;
-    let added = shim - assembly_seconds("as", text.path(), 3)?;
-    let share = added * OBJECTS / plain;
-    println!("the shim adds {:.2} ms to an object with sites, at most {:.2} % to a build", added * 1e3, share * 1e2);
-    ensure!(share <= 0.02, "the shim adds {:.2} % to a build", share * 1e2);
+    let (gnu, shim) = ("as".to_owned(), format!("{} as", kernel::afterburner()?.display()));
+    let [per_object, per_build] = [
+        added(ROUNDS, || assembly_seconds(&gnu, text.path()), || assembly_seconds(&shim, text.path()))?,
+        added(ROUNDS, || Variant::MIN_PLAIN.seconds_to_build_nothing(), || Variant::MIN.seconds_to_build_nothing())?,
+    ];
+    let share = (per_object * OBJECTS + per_build) / plain;
+    println!(
+        "added: {:.2} ms to an object with sites, {per_build:.2} s to a build, at most {:.2} %",
+        per_object * 1e3,
+        share * 1e2
+    );
+    ensure!(share <= 0.02, "annotation adds {:.2} % to a build", share * 1e2);
     Ok(())
+}
+
+/// By how much the second takes longer than the first; the least of each counts, of several rounds in which they take turns.
+fn added(rounds: usize, first: impl Fn() -> Result<f64>, second: impl Fn() -> Result<f64>) -> Result<f64> {
+    let mut least = [f64::INFINITY; 2];
+    for _ in 0..rounds {
+        least = [least[0].min(first()?), least[1].min(second()?)];
+    }
+    Ok(least[1] - least[0])
 }
