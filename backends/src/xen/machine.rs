@@ -154,14 +154,21 @@ impl Machine {
         Some(words.map(u64::from_le_bytes))
     }
 
-    /// Copies the descriptor tables that a selector is from.
+    /// Copies a descriptor table.
     pub(super) fn copy_descriptors(&mut self, cpu: &VirtualCpu, local: bool) {
         let Self { segments, shadow, tables, .. } = self;
+        let access = Access { write: false, user: false, fetch: false };
+        let mut known = None;
         let read = |address: u64| {
-            let access = Access { write: false, user: false, fetch: false };
-            let place = tables.memory.place(shadow.translate(address, access, tables).ok()?)?;
+            let page = address & !(PAGE - 1);
+            // A table has up to 512 entries in a page, which is translated once.
+            let place = match known {
+                Some((of, place)) if of == page => place,
+                _ => tables.memory.place(shadow.translate(page, access, tables).ok()?)?,
+            };
+            known = Some((page, place));
             // SAFETY: the guest's memory, of which any value may come.
-            Some(unsafe { pointer::<u64>(place).read_unaligned() })
+            Some(unsafe { pointer::<u64>(place + address % PAGE).read_unaligned() })
         };
         if local { segments.copy_ldt(cpu, read) } else { segments.copy_gdt(cpu, read) }
     }
