@@ -16,7 +16,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -94,7 +93,7 @@ impl System {
             Self::Xen => Host::Xen.machine(&kernel, initramfs)?,
         };
         let append = format!("{} {WORDS}", machine.append);
-        Ok(Machine { append, cpu: CPU, timeout: Duration::from_secs(300), ..machine })
+        Ok(Machine { append, cpu: CPU, ..machine })
     }
 
     /// Addresses of which the first to be executed is where a boot starts. On QEMU's machine that is the kernel's entry

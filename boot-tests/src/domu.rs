@@ -8,7 +8,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -54,7 +53,6 @@ impl Domu<'_> {
             append: XEN_WORDS.to_owned(),
             // Xen's SMAP and QEMU 7.2: an IRET of dom0 faults, for QEMU takes its stack for the supervisor's.
             cpu: "max,-smap",
-            timeout: Duration::from_secs(300),
             memory: 1024,
             options: vec!["-initrd".into(), modules(&host.dom0, initramfs)?],
             kernel: Some(host.xen),

@@ -15,6 +15,10 @@ use anyhow::{Context, Result, anyhow};
 use crate::expect::Expectations;
 use crate::{cache, command, host};
 
+/// A boot that takes longer has failed. Most take seconds; beside other work some have taken two minutes, above all those whose
+/// firmware reads the image from a disk, sector by sector, and waits for QEMU each time.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
 /// How long a boot goes on after a line that must never appear: long enough for the rest of an oops.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
@@ -99,7 +103,7 @@ impl Machine<'_> {
             cpu: "qemu64",
             memory: 256,
             xen: None,
-            timeout: Duration::from_secs(120),
+            timeout: TIMEOUT,
             options: Vec::new(),
             commands: Vec::new(),
             last_line: None,
@@ -177,9 +181,13 @@ impl Machine<'_> {
 
         let mut complaint = String::new();
         errors.read_to_string(&mut complaint).context("QEMU's standard error")?;
-        let verdict = expectations
-            .check(&log)
-            .and_then(|()| in_time.then_some(()).ok_or_else(|| anyhow!("no end after {} s", self.timeout.as_secs())));
+        let verdict = expectations.check(&log);
+        let verdict = if in_time {
+            verdict
+        } else {
+            let late = format!("no end after {:.0} s", started.elapsed().as_secs_f64());
+            Err(verdict.map_or_else(|error| error.context(late.clone()), |()| anyhow!(late.clone())))
+        };
         verdict.with_context(|| {
             format!("boot {name}: {complaint}\n{}\nlog: {}", command::tail(&log, 40), path.display())
         })?;
@@ -272,6 +280,14 @@ mod tests {
     fn following<'a>(arguments: &'a [String], option: &str) -> &'a str {
         let at = arguments.iter().position(|argument| argument == option).expect("the option");
         &arguments[at + 1]
+    }
+
+    #[test]
+    fn a_boot_that_does_not_end_fails_with_the_time_and_what_is_missing() {
+        let machine = Machine { timeout: Duration::from_secs(1), ..Machine::firmware(Vec::new()) };
+        let expectations = Expectations::read("nothing").unwrap();
+        let error = format!("{:#}", machine.boot("nothing-to-boot", &expectations).unwrap_err());
+        assert!(error.contains("no end after 1 s: after the start of the log, no line contains"), "{error}");
     }
 
     #[test]

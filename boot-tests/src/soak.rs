@@ -15,9 +15,6 @@ use crate::kernel::Kernel;
 use crate::qemu::Machine;
 use crate::{programs, wedge_port};
 
-/// A boot that takes longer has failed.
-const BOOT: Duration = Duration::from_secs(300);
-
 /// What is asked of a host.
 #[derive(Clone, Copy, Debug)]
 pub struct Soak {
@@ -51,7 +48,7 @@ impl Soak {
     pub fn run(self, kernel: &Kernel) -> Result<Report> {
         let mut report = Report { soak: self, took: Vec::new(), failures: Vec::new(), load: None };
         let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?).initramfs()?;
-        let machine = Machine { timeout: BOOT, ..self.host.machine(kernel, guest.path())? };
+        let machine = self.host.machine(kernel, guest.path())?;
         let expected = Expectations::read("shell")?;
         for number in 1..=self.boots {
             let started = Instant::now();
@@ -84,7 +81,7 @@ impl Soak {
         let guest = guest.initramfs()?;
         let machine = self.host.machine(kernel, guest.path())?;
         // A guest's second is longer than one of ours where the emulation does not keep up.
-        let timeout = BOOT + 3 * Duration::from_secs(self.seconds.into());
+        let timeout = machine.timeout + 3 * Duration::from_secs(self.seconds.into());
         let machine = Machine { timeout, ..machine };
         let log = machine.boot(&format!("soak-{}-load", self.host), &Expectations::read("mixed")?)?;
         let verdicts = programs::verdicts(&log);

@@ -1,7 +1,5 @@
 //! Annotated kernels boot on their NOPs, and do what plain ones do.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use boot_tests::expect::Expectations;
 use boot_tests::guest::Guest;
@@ -57,8 +55,7 @@ fn hard_runs_the_kernels_own_tests() -> Result<()> {
         "test_fpu",
     ];
     let guest = Guest::script("selftests", kernel.modules_named(&modules)?).initramfs()?;
-    let machine =
-        Machine { cpus: 2, timeout: Duration::from_secs(300), ..Machine::new(kernel.vmlinux(), guest.path()) };
+    let machine = Machine { cpus: 2, ..Machine::new(kernel.vmlinux(), guest.path()) };
     machine.boot("hard-selftests", &Expectations::read("selftests")?)?;
     Ok(())
 }

@@ -102,7 +102,7 @@ fn refused(machine: Machine<'_>, name: &str, message: &str) -> Result<()> {
     let stopped = "afterburner: stopped";
     let message = format!("afterburner: {message}");
     let expectations = Expectations::new(&[&message, stopped], &["Linux version", "panicked"]);
-    let timeout = Duration::from_secs(20);
+    let timeout = Duration::from_secs(60);
     Machine { timeout, last_line: Some(stopped), ..machine }.boot(&format!("refused-{name}"), &expectations)?;
     Ok(())
 }

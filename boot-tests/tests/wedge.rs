@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use boot_tests::expect::Expectations;
@@ -48,8 +47,7 @@ impl Hardware {
         let initramfs = guest.initramfs()?;
         let machine = host.machine(kernel, initramfs.path())?;
         let append = format!("{} {}", machine.append, self.append);
-        let timeout = Duration::from_secs(300);
-        let machine = Machine { append, cpu: self.cpu, cpus: self.cpus, timeout, commands, ..machine };
+        let machine = Machine { append, cpu: self.cpu, cpus: self.cpus, commands, ..machine };
         let log = machine.boot(&format!("{name}-{}-{host}", self.cpu), &Expectations::read(expected)?)?;
         if let Some(mode) = host.mode() {
             let entered = format!("afterburner: backend bare, mode {mode}, entered by PVH");
