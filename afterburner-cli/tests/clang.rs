@@ -2,8 +2,6 @@
 
 mod support;
 
-use std::fs;
-
 use support::{AFTERBURNER, Lab, Result, SENSITIVE, compare};
 
 const SOURCE: &str = "#include \"h.h\"\nint f(void)\n{\n\tasm volatile(\"cli\");\n\treturn X;\n}\n";
@@ -103,12 +101,8 @@ fn what_is_not_kernel_code_is_left_alone() {
 #[test]
 fn with_an_external_assembler_the_shim_is_found() {
     let lab = Lab::with(&[("a.c", SOURCE.as_bytes()), HEADER]);
-    let shims = lab.path("shims");
-    fs::create_dir(&shims).expect("a directory");
-    for name in ["as", "clang"] {
-        fs::copy(AFTERBURNER, shims.join(name)).expect("a copy");
-    }
-    lab.run(shims.join("clang"), &["-fno-integrated-as", "-c", "a.c"]).silent_success();
+    let [_, clang] = ["shims/as", "shims/clang"].map(|name| lab.copy_of_the_command(name));
+    lab.run(clang, &["-fno-integrated-as", "-c", "a.c"]).silent_success();
     assert!(lab.has_records("a.o"));
 }
 

@@ -366,9 +366,7 @@ fn a_wedge_has_its_shape() {
 #[test]
 fn the_wedge_is_looked_for_where_it_usually_is() {
     let lab = lab();
-    let program = lab.path("bin/afterburner");
-    lab.write("bin/afterburner", b"");
-    fs::copy(AFTERBURNER, &program).expect("a copy");
+    let program = lab.copy_of_the_command("bin/afterburner");
     let pack = |variable: &str| {
         let mut command = lab.command(&program, &["pack", "--kernel", KERNEL, "-o", "image"]);
         Result::of(command.env("AFTERBURNER_WEDGE", variable).output().expect("the command"))

@@ -3,7 +3,6 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -257,9 +256,7 @@ fn clang_without_its_assembler_finds_the_shim() {
 #[test]
 fn a_copy_of_the_command_is_a_shim_too() {
     let lab = Lab::with(&[("a.s", SENSITIVE.as_bytes())]);
-    let shim = lab.path("x86_64-linux-gnu-as");
-    fs::copy(AFTERBURNER, &shim).expect("a copy");
-    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).expect("permissions");
+    let shim = lab.copy_of_the_command("x86_64-linux-gnu-as");
     lab.run(&shim, &["a.s", "-o", "a.o"]).silent_success();
     assert!(lab.has_records("a.o"));
 }

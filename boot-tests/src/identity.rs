@@ -220,7 +220,6 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
     use std::process::{Command, ExitStatus};
 
@@ -238,9 +237,11 @@ mod tests {
     }
 
     fn run(directory: &Path, name: &str, program: &[u8]) -> ExitStatus {
-        let path = directory.join(name);
-        fs::write(&path, program).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let (written, path) = (directory.join(format!("{name}.data")), directory.join(name));
+        fs::write(&written, program).unwrap();
+        // By another process: what is open for writing here, another thread's `fork` may have open until its `exec`, and it
+        // could not be executed.
+        command::output(Command::new("install").args(["-m", "755"]).args([&written, &path])).unwrap();
         Command::new(path).status().unwrap()
     }
 

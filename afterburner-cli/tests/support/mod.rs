@@ -120,6 +120,15 @@ impl Lab {
         directory
     }
 
+    /// A copy of the command under this name, made by another process: what a thread has open for writing another one's `fork`
+    /// keeps open until its `exec`, and a program that anybody has open for writing cannot be executed.
+    pub(crate) fn copy_of_the_command(&self, name: &str) -> PathBuf {
+        let copy = self.path(name);
+        let mut install = self.command("install", &["-D", "-m", "755", AFTERBURNER]);
+        Result::of(install.arg(&copy).output().expect("install")).silent_success();
+        copy
+    }
+
     /// Removes all that is here.
     pub(crate) fn clear(&self) {
         for entry in fs::read_dir(self.directory.path()).expect("a directory").flatten() {
