@@ -3,8 +3,8 @@
 //! What a site becomes is decided in `wedge` ([`wedge::rewrite`]); what is not done in place comes in by [`entry`], is looked
 //! at in [`traps`], and is carried out on the virtual CPU ([`wedge::cpu`]). Behind that are, as the host: [`machine`] (memory,
 //! segments, registers), [`tables`] (the page tables of [`wedge::shadow`]), [`board`] (clock, interrupts, console).
-//! [`narrow_stack`] is a detour on the way to user mode. [`boot`] makes all of it from what Xen leaves at the start; [`memory`]
-//! says who has which part of the domain's memory.
+//! [`narrow_stack`] is a detour on the way to user mode, [`failsafe`] one on the way in. [`boot`] makes all of it from what Xen
+//! leaves at the start; [`memory`] says who has which part of the domain's memory.
 #![expect(unsafe_code, reason = "the machine is reached by hypercalls and addresses that Rust knows nothing of")]
 #![expect(clippy::cast_possible_truncation, reason = "this is 64-bit code; narrower casts cut what is meant to be cut")]
 
