@@ -24,6 +24,8 @@ pub enum When {
     Destination(RegisterFile),
     /// The branch is far, through a selector.
     Far,
+    /// The vector is not 3, for which assemblers use an instruction of its own, INT3.
+    Vector,
 }
 
 /// The register files that hold privileged state.
@@ -164,7 +166,7 @@ macro_rules! sensitive {
 }
 
 use RegisterFile::{ControlRegisters, DebugRegisters, SegmentRegisters};
-use When::{Always, Destination, Far, Source};
+use When::{Always, Destination, Far, Source, Vector};
 
 // `cli` and `pushf; pop` are the hottest sites of a boot. Their inlined replacements are one store or load of the virtual
 // interrupt flag at a RIP-relative address: `movb $imm8, disp32(%rip)` (C6 05, SDM Vol. 2B, MOV) and
@@ -235,7 +237,7 @@ sensitive! {
         Swapgs = 54 "swapgs": ["swapgs"] "" [Swapgs] Always, 3 in 5, on, "SDM Vol. 2B, SWAPGS";
 
         // Transfers of control between privilege levels
-        Int = 55 "int": ["int"] "" [Int] Always, 1 in 5, on, "SDM Vol. 2A, INT n";
+        Int = 55 "int": ["int"] "" [Int] Vector, 2 in 5, on, "SDM Vol. 2A, INT n";
         // Left alone by default: a kernel uses INT3 as filler (after `ret`, between functions) and to patch its own text.
         Int3 = 56 "int3": ["int3"] "" [Int3] Always, 1 in 5, off, "SDM Vol. 2A, INT3";
         Int1 = 57 "int1": ["int1", "icebp"] "" [Int1] Always, 1 in 5, on, "SDM Vol. 2A, INT1";
@@ -351,7 +353,7 @@ impl When {
             instruction.op_kind(operand) == OpKind::Register && file.holds(instruction.op_register(operand))
         };
         match self {
-            Self::Always => true,
+            Self::Always | Self::Vector => true,
             Self::Source(file) => operand_in(instruction.op_count() - 1, file),
             Self::Destination(file) => operand_in(0, file),
             Self::Far => {

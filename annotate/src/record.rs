@@ -64,14 +64,16 @@ bitflags! {
         const CODE32 = 1 << 8;
         /// Not padded: the user switched the class off.
         const SWITCHED_OFF = 1 << 9;
-        /// Not padded: a branch relative to `.` could span the site.
-        const DOT_RELATIVE = 1 << 10;
+        /// Not padded: the text counts the bytes of a distance over the site, or may do so.
+        const COUNTED = 1 << 10;
+        /// Not padded: its interrupt shadow has to reach the next instruction (SDM Vol. 2B, STI).
+        const SHADOW = 1 << 11;
     }
 }
 
 impl Flags {
     /// The flags that say why a site was listed but not padded.
-    pub const UNPADDED: Self = Self::CODE32.union(Self::SWITCHED_OFF).union(Self::DOT_RELATIVE);
+    pub const UNPADDED: Self = Self::CODE32.union(Self::SWITCHED_OFF).union(Self::COUNTED).union(Self::SHADOW);
 
     /// The stated reason for an unpadded site, in words; `None` for a padded one.
     #[must_use]
@@ -80,8 +82,10 @@ impl Flags {
             Some("16- or 32-bit code")
         } else if self.contains(Self::SWITCHED_OFF) {
             Some("class switched off")
-        } else if self.contains(Self::DOT_RELATIVE) {
-            Some("spanned by a branch relative to `.`")
+        } else if self.contains(Self::COUNTED) {
+            Some("within a distance that the text counts in bytes")
+        } else if self.contains(Self::SHADOW) {
+            Some("its interrupt shadow has to reach the next instruction")
         } else {
             None
         }

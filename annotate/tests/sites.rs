@@ -54,7 +54,8 @@ fn describe(site: text::Site) -> String {
         (Flags::HEAD, "head"),
         (Flags::CODE32, "code32"),
         (Flags::SWITCHED_OFF, "switched-off"),
-        (Flags::DOT_RELATIVE, "dot-relative"),
+        (Flags::COUNTED, "counted"),
+        (Flags::SHADOW, "shadow"),
     ];
     let flags = names.iter().filter(|(flag, _)| site.flags.contains(*flag)).map(|(_, name)| *name);
     let class = site.class.map_or("dispatched", annotate::instructions::Class::name);
@@ -152,6 +153,27 @@ fn a_class_switched_off_is_recorded_but_not_padded() {
     let annotated = text::annotate(source, &options);
     let sites: Vec<String> = annotated.sites().map(describe).collect();
     assert_eq!(sites, ["sti switched-off", "sti switched-off", "hlt", "cli"]);
+}
+
+#[test]
+fn recorded_without_pads_the_object_is_the_plain_one() {
+    let directory = tempfile::tempdir().unwrap();
+    for file in data_files() {
+        let source = fs::read(&file).unwrap();
+        let options = Options::default();
+        let annotated = text::annotate(&source, &options).unpadded();
+        let mut text = Vec::new();
+        annotated.write_to(&file.display().to_string(), &mut text).unwrap();
+        let [plain, recorded] = [("plain", &source), ("recorded", &text)].map(|(name, text)| {
+            let object = assemble(directory.path(), name, text);
+            let elf = Elf::parse(&object).unwrap();
+            let report = verify(&elf).unwrap();
+            assert!(report.problems.is_empty() && report.pad_bytes() == 0, "{}: {report:#?}", file.display());
+            assert_eq!(report.sites.len() > 0, name == "recorded" && annotated.is_changed(), "{}", file.display());
+            elf.executable().map(|(_, section)| section.bytes.to_vec()).collect::<Vec<_>>()
+        });
+        assert!(plain == recorded, "{}: the text differs", file.display());
+    }
 }
 
 #[test]

@@ -16,3 +16,32 @@
 	.byte	0x0f, 0x01, 0xcb	# site: stac
 	nop
 	movl	$1, %eax
+	# other ways to put bytes, of which an instruction may be a part only
+	.byte	0xfa			# site: cli
+	nop
+	.byte	(0x0f), 1, 0xc0 + 10	# site: clac
+	nop
+	.word	0x010f
+	.byte	0xcb			# site-start: stac
+	nop
+	.ascii	"\x0f\x20\300"		# site: mov-from-cr
+	nop
+	.long	0x9090300f		# site: wrmsr
+	nop
+	.quad	0x909090300ffa320f	# site: rdmsr, cli, wrmsr
+	nop
+	.byte	0xfb, 0xf4		# site: sti;hlt
+	nop
+	.byte	0xfb			# site: sti;hlt
+	hlt
+	.byte	0x90, 0xfa		# site: cli
+	nop
+	.byte	-6			# site: cli
+	nop
+	# reached by a branch
+	jmp	1f
+1:	.byte	0x0f, 0x01, 0xca	# site: clac
+	ret
+	.type	function, @function
+function:
+	.byte	0x0f, 0x01, 0xcb, 0xc3	# site: stac

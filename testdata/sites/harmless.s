@@ -23,11 +23,30 @@ out == 6
 	rdrand	%eax
 	jmp	cli
 	call	sti
+	ud2
 	.byte	0xfa
-	.byte	0x0f, 0x01, 0xca, 0x0f, 0x01, 0xca, 0x0f, 0x01, 0xca, 0x0f, 0x01, 0xca, 0x0f, 0x01, 0xca, 0x0f, 0x01, 0xca
+	jmp	after
+	.byte	0xfa
+table:	.byte	0x0f, 0x01, 0xca, 0x0f, 0x31
 	.long	0xca010f
-	.ascii	"cli; sti"
+more:	.byte	0xfa
+	.ascii	"no"
 	.string	"a \" cli # \\"
+	.type	object, @object
+after:
+object:	.byte	0xfa
+	.size	object, .-object
+	.type	typed, "object"
+typed:	.byte	0xfa
+	.byte	0x0f, 0x31
+	.size	typed, .-typed
+1:	call	2f
+	.byte	0xfa
+2:	call	after
+	.ascii	"no"
+	jmp	2b
+	.quad	table, more, typed, 1b
+2:
 	mov	$';', %al
 	mov	$'#', %al
 	mov	$'\'', %al

@@ -1,5 +1,6 @@
 # Every row of the instruction table, in the forms that GNU as 2.40 takes in 64-bit mode.
-# The comment on a line names the class of the site that it is.
+# The comment on a line names the class of the site that it is. A label behind each branch says that what follows is reached
+# by name.
 	.text
 instructions:
 	cli				# site: cli
@@ -101,23 +102,38 @@ instructions:
 	int	$0x2			# site: int
 	int1				# site: int1
 	iret				# site: iret
+1:
 	iretl				# site: iret
+1:
 	iretq				# site: iret
+1:
 	iretw				# site: iret
+1:
 	lret				# site: lret
+1:
 	lretq				# site: lret
+1:
 	lretq	$16			# site: lret
+1:
 	ljmp	*(%rdi)			# site: ljmp
+1:
 	ljmpl	*selector(%rip)		# site: ljmp
+1:
 	lcall	*(%r12)			# site: lcall
 	syscall				# site: syscall
 	sysret				# site: sysret
+1:
 	sysretl				# site: sysret
+1:
 	sysretq				# site: sysret
+1:
 	sysenter			# site: sysenter
 	sysexit				# site: sysexit
+1:
 	sysexitq			# site: sysexit
+1:
 	uiret				# site: uiret
+1:
 	rsm				# site: rsm
 	in	%dx, %al		# site: in
 	inb	$0x60, %al		# site: in
@@ -205,3 +221,5 @@ instructions:
 	vmload	%rax			# site: svm
 	vmsave				# site: svm
 	skinit				# site: svm
+	.section .rodata
+	.quad	1b

@@ -16,8 +16,11 @@
 	rep insb			# site: ins
 	lgdt	[rip+selector]		# site: lgdt
 	iretq				# site: iret
+1:
 	retf				# site: lret
+1:
 	jmp	FWORD PTR [rdi]		# site: ljmp
+1:
 	mov	al, ';'
 	invlpg	[rdi]			# site: invlpg
 	.intel_syntax prefix
@@ -29,3 +32,4 @@
 	mov	%cr4, %rax		# site: mov-from-cr
 	.data
 selector: .long 0
+	.quad	1b

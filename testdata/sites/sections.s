@@ -61,6 +61,9 @@ elsewhere:
 	.code64
 	cli				# site: cli
 	.skip 100
+before:
 	nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop
 	jmp	. + 3
-	cli				# site: cli dot-relative
+	cli				# site: cli counted
+	.section .rodata
+	.quad	before

@@ -1,20 +1,26 @@
 //! Instructions that the author encoded by hand: `.byte 0x0f, 0x01, 0xca`.
 //!
 //! Kernels do this for instructions that their oldest assembler does not know, and `clang -S` prints such a directive back
-//! as one line per byte. So a run of `.byte` directives with nothing between them is taken together and decoded. Data in a
-//! text section looks the same, and a pad would ruin it. So a run counts as code only if it is short, decodes into whole
-//! instructions from its first byte to its last, and only what is at least two bytes long and starts and ends with a
-//! directive is a site. Whatever else turns out to be sensitive, the census of the object finds.
+//! as one line per byte. So a run of directives that put numbers or characters, with nothing between them, is taken together
+//! and decoded. It counts as code only if it decodes into whole instructions from its first byte to its last; and whether it
+//! is data that only looks like code, `stage` decides by what leads there. Whatever else turns out to be sensitive, the
+//! census of the object finds.
+//!
+//! Where an instruction starts or ends within a directive, the whole run is spelled again, byte by byte.
 
 use std::ops::Range;
 
-use iced_x86::{Code, Decoder, DecoderOptions};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl};
 
-use super::scan::{Item, Scanner, Statement};
-use crate::instructions::{Row, row_of};
+use super::emit::Piece;
+use super::expression::Sum;
+use super::operands::split;
+use super::scan::{Scanner, Statement};
+use super::stage::Stage;
+use crate::instructions::{Class, Part, SEQUENCES, row_of};
 
-/// Bytes. Two or three hand-encoded instructions in a row occur; an instruction is 15 bytes at most (SDM Vol. 2A, 2.3.11).
-const LONGEST_RUN: usize = 32;
+/// Bytes. What is longer is data, or a program of its own.
+const LONGEST_RUN: usize = 128;
 
 /// One directive of a run.
 struct Directive {
@@ -24,84 +30,178 @@ struct Directive {
     bytes: usize,
 }
 
-/// A run of `.byte` directives.
+/// A run of directives.
 #[derive(Default)]
 pub(super) struct Run {
     bytes: Vec<u8>,
     directives: Vec<Directive>,
     /// It is too long, or something in it is no plain number.
     is_data: bool,
+    /// It holds a string.
+    pub(super) has_text: bool,
 }
 
-/// A sensitive instruction of a run.
+/// A sensitive instruction of a run, or a sequence of them.
 pub(super) struct Encoded {
-    pub(super) row: &'static Row,
-    pub(super) length: u8,
-    /// Its directives.
-    pub(super) range: Range<usize>,
-    /// Whether it is what the run starts with.
-    pub(super) is_first: bool,
+    pub(super) class: Class,
+    pub(super) slot: u8,
+    /// Its bytes in the run.
+    pub(super) bytes: Range<usize>,
+    /// Its directives, if they are whole ones.
+    pub(super) range: Option<Range<usize>>,
+}
+
+impl Encoded {
+    pub(super) fn is_first(&self) -> bool {
+        self.bytes.start == 0
+    }
+
+    /// An instruction is 15 bytes at most (SDM Vol. 2A, 2.3.11), and a sequence twice that.
+    pub(super) fn length(&self) -> u8 {
+        u8::try_from(self.bytes.len()).unwrap_or(u8::MAX)
+    }
+}
+
+/// How a directive puts what it is given.
+#[derive(Clone, Copy)]
+enum Put {
+    /// Each operand as a number of this many bytes, the lowest first.
+    Number(usize),
+    /// Strings, with this behind each.
+    Text(&'static [u8]),
+}
+
+impl Put {
+    /// GAS manual, 7 "Assembler Directives"; 9.16.3 for `.value`.
+    fn of(head: &[u8]) -> Option<Self> {
+        const PUTS: [(&[u8], Put); 16] = [
+            (b".byte", Put::Number(1)),
+            (b".word", Put::Number(2)),
+            (b".value", Put::Number(2)),
+            (b".short", Put::Number(2)),
+            (b".hword", Put::Number(2)),
+            (b".2byte", Put::Number(2)),
+            (b".long", Put::Number(4)),
+            (b".int", Put::Number(4)),
+            (b".4byte", Put::Number(4)),
+            (b".quad", Put::Number(8)),
+            (b".8byte", Put::Number(8)),
+            (b".ascii", Put::Text(b"")),
+            (b".asciz", Put::Text(b"\0")),
+            (b".string", Put::Text(b"\0")),
+            (b".string8", Put::Text(b"\0")),
+            (b".dc.b", Put::Number(1)),
+        ];
+        PUTS.iter().find(|(name, _)| head.eq_ignore_ascii_case(name)).map(|(_, put)| *put)
+    }
+}
+
+/// Whether a directive may be part of a run.
+pub(super) fn puts_bytes(head: &[u8]) -> bool {
+    Put::of(head).is_some()
 }
 
 impl Run {
     /// The run that starts with `first` and goes on in `scanner`, which is left behind it.
-    pub(super) fn read(source: &[u8], first: &Statement, scanner: &mut Scanner<'_>) -> Self {
+    pub(super) fn read<'a>(stage: &Stage<'a>, first: &Statement, scanner: &mut Scanner<'a>) -> Self {
         let mut run = Self::default();
-        run.append(source, first);
+        run.append(stage.source, first);
         let mut ahead = scanner.clone();
-        while let Some(Item::Statement(next)) = ahead.next() {
-            if !next.head(source).eq_ignore_ascii_case(b".byte") {
+        while let Some(next) = stage.next_code(&mut ahead) {
+            if !puts_bytes(next.head(stage.source)) {
                 break;
             }
-            run.append(source, &next);
+            run.append(stage.source, &next);
             *scanner = ahead.clone();
         }
         run
     }
 
     fn append(&mut self, source: &[u8], directive: &Statement) {
-        for operand in directive.operands(source).split(|&byte| byte == b',') {
-            match number(operand.trim_ascii()) {
-                Some(byte) if !self.is_data && self.bytes.len() < LONGEST_RUN => self.bytes.push(byte),
+        let put = Put::of(directive.head(source));
+        for operand in split(directive.operands(source)) {
+            let operand = operand.trim_ascii();
+            let bytes = match put {
+                Some(Put::Number(size)) => number(operand, size),
+                Some(Put::Text(end)) => characters(operand).map(|text| [text.as_slice(), end].concat()),
+                None => None,
+            };
+            match bytes {
+                Some(bytes) if !self.is_data && self.bytes.len() + bytes.len() <= LONGEST_RUN => {
+                    self.bytes.extend(bytes)
+                }
                 _ => self.is_data = true,
             }
         }
+        self.has_text |= matches!(put, Some(Put::Text(_)));
         if !self.is_data {
             self.directives.push(Directive { start: directive.start, end: directive.end, bytes: self.bytes.len() });
         }
     }
 
-    /// The sensitive instructions of the run.
-    pub(super) fn sensitive(&self) -> Vec<Encoded> {
+    /// The text of the run.
+    pub(super) fn range(&self) -> Option<Range<usize>> {
+        Some(self.directives.first()?.start..self.directives.last()?.end)
+    }
+
+    /// The sensitive instructions of the run, and whether control does not go on behind it.
+    pub(super) fn sensitive(&self) -> (Vec<Encoded>, bool) {
         if self.is_data {
-            return Vec::new();
+            return (Vec::new(), false);
         }
         let mut decoder = Decoder::new(64, &self.bytes, DecoderOptions::NONE);
-        let mut found = Vec::new();
+        let mut found: Vec<Encoded> = Vec::new();
+        let mut is_transfer = false;
         while decoder.can_decode() {
             let start = decoder.position();
             let instruction = decoder.decode();
             if instruction.is_invalid() {
-                return Vec::new();
+                return (Vec::new(), false);
             }
-            let end = decoder.position();
-            if let (Some(row), Some(range), Ok(length @ 2..)) =
-                (row_of(&instruction), self.directives_of(start, end), u8::try_from(end - start))
-            {
-                found.push(Encoded { row, length, range, is_first: start == 0 });
+            is_transfer = matches!(
+                instruction.flow_control(),
+                FlowControl::Return | FlowControl::UnconditionalBranch | FlowControl::IndirectBranch
+            );
+            if let Some(row) = row_of(&instruction) {
+                let bytes = start..decoder.position();
+                match found.last_mut().and_then(|last| Some((sequence(last, row.class, start)?, last))) {
+                    Some(((class, slot), last)) => (last.class, last.slot, last.bytes.end) = (class, slot, bytes.end),
+                    None => found.push(Encoded { class: row.class, slot: row.slot, bytes, range: None }),
+                }
             }
         }
-        found
+        for encoded in &mut found {
+            encoded.range = self.directives_of(&encoded.bytes);
+        }
+        (found, is_transfer)
     }
 
     /// The directives that these bytes of the run are, if they are whole ones.
-    fn directives_of(&self, start: usize, end: usize) -> Option<Range<usize>> {
-        let first = match start {
+    fn directives_of(&self, bytes: &Range<usize>) -> Option<Range<usize>> {
+        let first = match bytes.start {
             0 => 0,
-            _ => self.directives.iter().position(|directive| directive.bytes == start)? + 1,
+            start => self.directives.iter().position(|directive| directive.bytes == start)? + 1,
         };
-        let last = self.directives.iter().find(|directive| directive.bytes == end)?;
+        let last = self.directives.iter().find(|directive| directive.bytes == bytes.end)?;
         Some(self.directives.get(first)?.start..last.end)
+    }
+
+    /// Whether the bytes are the last of the run.
+    pub(super) fn ends_with(&self, encoded: &Encoded) -> bool {
+        encoded.bytes.end == self.bytes.len()
+    }
+
+    /// The run as pieces around its sites.
+    pub(super) fn pieces(&self, sites: &[Encoded]) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        for site in sites {
+            pieces.push(Piece::Bytes(self.bytes[at..site.bytes.start].to_vec()));
+            pieces.push(Piece::Site(site.class, self.bytes[site.bytes.clone()].to_vec()));
+            at = site.bytes.end;
+        }
+        pieces.push(Piece::Bytes(self.bytes[at..].to_vec()));
+        pieces
     }
 
     /// Whether the run is nothing but prefixes for the instruction behind it.
@@ -114,56 +214,119 @@ impl Run {
     }
 }
 
-/// A byte as GAS reads an integer (manual, 3.6.2.1).
-fn number(text: &[u8]) -> Option<u8> {
-    let text = std::str::from_utf8(text).ok()?.to_ascii_lowercase();
-    if let Some(hexadecimal) = text.strip_prefix("0x") {
-        u8::from_str_radix(hexadecimal, 16).ok()
-    } else if let Some(binary) = text.strip_prefix("0b") {
-        u8::from_str_radix(binary, 2).ok()
-    } else if text.len() > 1 && text.starts_with('0') {
-        u8::from_str_radix(&text, 8).ok()
-    } else {
-        text.parse().ok()
+/// The class and slot of the sequence that an instruction behind the last one makes of both.
+fn sequence(last: &Encoded, class: Class, start: usize) -> Option<(Class, u8)> {
+    let is_made = |first, second| first == Part::Class(last.class) && second == Part::Class(class);
+    let made = SEQUENCES.iter().find(|sequence| is_made(sequence.first, sequence.second))?;
+    (last.bytes.end == start).then_some((made.class, made.slot))
+}
+
+/// The lowest bytes of a number.
+fn number(operand: &[u8], size: usize) -> Option<Vec<u8>> {
+    let number = Sum::read(operand)?.constant()?;
+    let bits = u32::try_from(size * 8).ok()?;
+    let fits = bits == i64::BITS || (-(1_i64 << (bits - 1))..1_i64 << bits).contains(&number);
+    fits.then(|| number.to_le_bytes()[..size].to_vec())
+}
+
+/// The characters of a string (GAS manual, 3.6.1.1 "Strings").
+fn characters(operand: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = operand.strip_prefix(b"\"")?.strip_suffix(b"\"")?.iter().copied().peekable();
+    let mut characters = Vec::new();
+    while let Some(character) = rest.next() {
+        if character != b'\\' {
+            characters.push(character);
+            continue;
+        }
+        characters.push(match rest.next()? {
+            b'b' => 8,
+            b'f' => 12,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            escaped @ (b'\\' | b'"') => escaped,
+            b'x' | b'X' => {
+                let mut value = None;
+                while let Some(digit) = rest.peek().and_then(|&digit| char::from(digit).to_digit(16)) {
+                    rest.next();
+                    value = Some(value.unwrap_or(0_u8).wrapping_shl(4) | u8::try_from(digit).ok()?);
+                }
+                value?
+            }
+            digit @ b'0'..=b'7' => {
+                let mut value = digit - b'0';
+                for _ in 0..2 {
+                    let Some(digit) = rest.peek().and_then(|&digit| char::from(digit).to_digit(8)) else { break };
+                    rest.next();
+                    value = value.wrapping_shl(3) | u8::try_from(digit).ok()?;
+                }
+                value
+            }
+            _ => return None,
+        });
     }
+    Some(characters)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Options;
+    use super::super::scan::Item;
     use super::*;
-    use crate::instructions::Class;
 
     fn run(text: &str) -> Run {
+        let options = Options::default();
+        let stage = Stage::new(text.as_bytes(), &options);
         let mut scanner = Scanner::new(text.as_bytes(), 0..text.len());
         match scanner.next() {
-            Some(Item::Statement(first)) => Run::read(text.as_bytes(), &first, &mut scanner),
+            Some(Item::Statement(first)) => Run::read(&stage, &first, &mut scanner),
             other => panic!("{text} starts with {other:?}"),
         }
     }
 
     #[test]
     fn sensitive_instructions_of_runs() {
-        use Class::{Clac, Rdpkru, Stac, Xsaves};
+        use Class::{Clac, Cli, MovFromCr, Rdpkru, Stac, StiHlt, Wrmsr, Xsaves};
         for (text, expected) in [
             (".byte 0x0f,0x01,0xca", vec![Clac]),
             ("\t.byte\t15\n\t.byte\t1\n # comment\n\t.byte\t238", vec![Rdpkru]),
+            ("\t.byte\t15\n\t.loc 1 2\n\t.byte\t1\n.L5:\n\t.byte\t238", vec![Rdpkru]),
             (".byte 0x48,0x0f,0xc7,0x2f", vec![Xsaves]),
             (".byte 017, 0b1, 0312; .byte 0x0f,0x01; .byte 0xcb", vec![Clac, Stac]),
             (".byte 0x90; .byte 0x0f,0x01,0xca", vec![Clac]),
-            // Not whole directives.
-            (".byte 0x0f,0x01,0xca,0x90", vec![]),
+            (".byte 0xfa", vec![Cli]),
+            (".byte 0xfb,0xf4", vec![StiHlt]),
+            (".byte (0x0f), 1, 0xc0+10", vec![Clac]),
+            (".word 0x010f; .byte 0xcb", vec![Stac]),
+            (".ascii \"\\x0f\\x20\\300\"", vec![MovFromCr]),
+            (".long 0x9090300f", vec![Wrmsr]),
+            (".quad 0x300ffa300f", vec![]),
+            (".quad 0x9090300ffa300f", vec![]),
+            (".quad 0x909090300ffa300f", vec![Wrmsr, Cli, Wrmsr]),
+            (".byte -6, 'z", vec![]),
+            (".byte -6", vec![Cli]),
             // Not whole instructions.
             (".byte 0x0f,0x01", vec![]),
             (".byte 0x0f,0x01,0xca\n.byte 0x0f", vec![]),
-            // Too short, too long, not numbers.
-            (".byte 0xfa", vec![]),
-            (".byte 0x0f,0x01,0xca\n.byte 0,0,0,0,0,0,0,0,0,0,0,0,0,0,0\n.byte 0,0,0,0,0,0,0,0,0,0,0,0,0,0,0", vec![]),
+            // Not numbers.
             (".byte 0x0f,0x01,symbol", vec![]),
             (".byte 0x0f,0x01,256", vec![]),
         ] {
-            let found: Vec<Class> = run(text).sensitive().iter().map(|encoded| encoded.row.class).collect();
+            let found: Vec<Class> = run(text).sensitive().0.iter().map(|encoded| encoded.class).collect();
             assert_eq!(found, expected, "{text}");
         }
+        let long = format!(".byte 0xfa\n.byte {}0x90", "0x90,".repeat(LONGEST_RUN));
+        assert!(run(&long).sensitive().0.is_empty());
+    }
+
+    #[test]
+    fn whole_directives() {
+        let ranges = |text: &'static str| -> Vec<Option<&str>> {
+            run(text).sensitive().0.into_iter().map(|encoded| Some(&text[encoded.range?])).collect()
+        };
+        assert_eq!(ranges(".byte 0xfa; .byte 0xfb"), [Some(".byte 0xfa"), Some(".byte 0xfb")]);
+        assert_eq!(ranges(".byte 0xfa, 0xfb"), [None, None]);
+        assert_eq!(ranges(".long 0x9090300f"), [None]);
     }
 
     #[test]

@@ -1,68 +1,75 @@
-//! Statements of macro bodies that a parameter makes sensitive in some expansions: `\op`, `mov \from, \to`.
+//! Statements of macro bodies that a parameter makes sensitive in some expansions: `\op`, `mov \from, \to`, `mov %cr\n, %rax`.
 //!
 //! The same line of a body must work in all of them, so the decision is left to the assembler (see [`super::emit`]). That
-//! is asked for only where an argument somewhere in the file can make the statement a site: most macros never do.
+//! is asked for only where an argument somewhere in the file can make the statement a site: most macros never do. Where one
+//! word decides, a mnemonic or a register, any of its kind may come; otherwise the whole statement has to be one of those
+//! that the calls in the file can make of it.
 
-use std::ops::Range;
-
-use super::emit::{Dispatch, Insertion, Kind};
+use super::emit::{Carrier, Decision, Dispatch, Insertion, Kind};
 use super::lookup::{Mnemonic, lookup};
 use super::operands::split;
-use super::scan::Statement;
+use super::scan::{Item, Scanner, Statement};
 use super::stage::Stage;
-use crate::instructions::{RegisterFile, When};
+use crate::instructions::{Class, RegisterFile, When};
 use crate::record::{Flags, Liveness, MINIMUM_SLOT};
 
 impl Stage<'_> {
     /// A statement of a macro body that a parameter may make sensitive.
     pub(super) fn dispatched(&mut self, statement: &Statement) {
-        if !self.long_mode || self.in_argument {
+        if !self.long_mode || self.in_argument || self.source[statement.range()].contains(&b'"') {
             return;
         }
-        let dispatches = self.dispatches(statement);
-        let Some(least_length) = dispatches.iter().map(|(dispatch, _)| dispatch.least_length()).min() else { return };
+        let decisions = self.decisions(statement);
+        let Some(least_length) = decisions.iter().map(|decision| decision.least_length).min() else { return };
         self.insertions.push(Insertion {
             start: statement.start,
             end: statement.end,
-            kind: Kind::Dispatched(dispatches),
-            pad: MINIMUM_SLOT - least_length,
+            kind: Kind::Dispatched(decisions),
+            pad: MINIMUM_SLOT.saturating_sub(least_length),
             liveness: Liveness::UNKNOWN,
             flags: Flags::empty(),
-            statement: self.statement,
+            carrier: Carrier { grouped: self.has_groups, by_macro: self.macros.is_alternate() },
         });
     }
 
     /// What can decide that the statement is a site, if some expansion of it is one.
-    fn dispatches(&self, statement: &Statement) -> Vec<(Dispatch, Range<usize>)> {
+    fn decisions(&self, statement: &Statement) -> Vec<Decision> {
         let head = statement.head(self.source);
-        if head.contains(&b'\\') {
-            let is_always_sensitive = |word: &Vec<u8>| {
-                let Some(Mnemonic::Candidate(candidates)) = lookup(word) else { return false };
-                candidates.iter().any(|candidate| candidate.row.when == When::Always)
-            };
-            let is_site = self.macros.expansions(head).is_some_and(|words| words.iter().any(is_always_sensitive));
-            return if is_site { vec![(Dispatch::Mnemonic, statement.start..statement.head_end)] } else { Vec::new() };
-        }
-        let Some(Mnemonic::Candidate(candidates)) = lookup(head) else { return Vec::new() };
-        let operands = statement.operands(self.source);
-        let start = statement.end - operands.len();
-        let operands: Vec<&[u8]> = split(operands).map(<[u8]>::trim_ascii).collect();
-        let mut dispatches = Vec::new();
-        for candidate in candidates {
-            let Some((dispatch, file, index)) = self.deciding_operand(candidate.row.when, operands.len()) else {
-                continue;
-            };
-            let Some(operand) = operands.get(index).filter(|operand| operand.contains(&b'\\')) else { continue };
-            let in_file = |operand: &Vec<u8>| self.syntax.register_file(operand) == Some(file);
-            if self.macros.expansions(operand).is_some_and(|operands| operands.iter().any(in_file)) {
-                let at = start + operand.as_ptr().addr() - self.source[start..].as_ptr().addr();
-                let dispatch = (dispatch, at..at + operand.len());
-                if !dispatches.contains(&dispatch) {
-                    dispatches.push(dispatch);
-                }
+        let mut decisions = Vec::new();
+        if self.macros.mentions_parameter(head) {
+            let is_mnemonic = |word: &Vec<u8>| self.is_sensitive_mnemonic(word);
+            if self.macros.expansions(head).is_some_and(|words| words.iter().any(is_mnemonic)) {
+                decisions.push(self.word(Dispatch::Mnemonic, head, 1));
             }
+        } else if let Some(Mnemonic::Candidate(candidates)) = lookup(head) {
+            let operands: Vec<&[u8]> = split(statement.operands(self.source)).map(<[u8]>::trim_ascii).collect();
+            for when in candidates.iter().map(|candidate| candidate.row.when) {
+                decisions.extend(self.operand(when, &operands));
+            }
+            decisions.dedup_by(|a, b| a.dispatch == b.dispatch && a.word == b.word);
         }
-        dispatches
+        if decisions.is_empty() || self.macros.mentions_parameter(head) {
+            decisions.extend(self.whole(statement, !decisions.is_empty()));
+        }
+        decisions
+    }
+
+    fn word(&self, dispatch: Dispatch, word: &[u8], least_length: u8) -> Decision {
+        Decision { dispatch, word: self.macros.named(word), texts: Vec::new(), least_length }
+    }
+
+    fn is_sensitive_mnemonic(&self, word: &[u8]) -> bool {
+        let Some(Mnemonic::Candidate(candidates)) = lookup(word) else { return false };
+        candidates.iter().any(|candidate| candidate.row.when == When::Always) && !self.macros.is_defined_anywhere(word)
+    }
+
+    /// The operand that decides, if some expansion of it is a privileged register.
+    fn operand(&self, when: When, operands: &[&[u8]]) -> Option<Decision> {
+        let (dispatch, file, index) = self.deciding_operand(when, operands.len())?;
+        let operand = operands.get(index).filter(|operand| self.macros.mentions_parameter(operand))?;
+        let in_file = |operand: &Vec<u8>| self.syntax.register_file(operand) == Some(file);
+        let is_site = self.macros.expansions(operand)?.iter().any(in_file);
+        is_site.then(|| self.word(dispatch, operand, 2))
     }
 
     /// Which of `count` operands decides, and how.
@@ -74,7 +81,80 @@ impl Stage<'_> {
             When::Source(file) => Some((Dispatch::From, file, source)),
             When::Destination(file) if count == 1 => Some((Dispatch::Pop, file, destination)),
             When::Destination(file) => Some((Dispatch::To, file, destination)),
-            When::Always | When::Far => None,
+            When::Always | When::Far | When::Vector => None,
+        }
+    }
+
+    /// The statement as a whole, if one of the texts that it can become is sensitive, beside those that are `by_mnemonic`.
+    fn whole(&self, statement: &Statement, by_mnemonic: bool) -> Option<Decision> {
+        let template = scrubbed(&self.source[statement.range()]);
+        let mut texts = Vec::new();
+        let mut least_length = MINIMUM_SLOT;
+        for text in self.macros.expansions(&template)? {
+            let Some((class, length)) = self.sensitive_text(&text) else { continue };
+            let mnemonic = text.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+            if by_mnemonic && self.is_sensitive_mnemonic(mnemonic) {
+                continue;
+            }
+            least_length = least_length.min(length);
+            let normal = scrubbed(&text);
+            if normal != text {
+                texts.push((normal, class));
+            }
+            texts.push((text, class));
+        }
+        let word = self.macros.named(&template);
+        (!texts.is_empty()).then_some(Decision { dispatch: Dispatch::Statement, word, texts, least_length })
+    }
+
+    /// The class of a text that is one sensitive instruction, and a lower bound for its length.
+    fn sensitive_text(&self, text: &[u8]) -> Option<(Class, u8)> {
+        let mut items = Scanner::new(text, 0..text.len());
+        let Some(Item::Statement(statement)) = items.next() else { return None };
+        let is_plain =
+            items.next().is_none() && statement.end == text.len() && !text.iter().any(|byte| b"\"\\".contains(byte));
+        if !is_plain || self.macros.is_defined_anywhere(statement.head(text)) {
+            return None;
+        }
+        let (row, length) = self.sensitive_in(text, &statement)?;
+        let is_annotated = self.options.classes.contains(row.class);
+        is_annotated.then_some((row.class, length))
+    }
+}
+
+/// The text with its blanks as GAS leaves them (`app.c`): one between two words, none around commas.
+fn scrubbed(text: &[u8]) -> Vec<u8> {
+    let mut result: Vec<u8> = Vec::with_capacity(text.len());
+    let mut blank = false;
+    for &byte in text.trim_ascii() {
+        if byte.is_ascii_whitespace() {
+            blank = true;
+            continue;
+        }
+        let joins = |byte: u8| matches!(byte, b',' | b'+' | b':');
+        if blank && !joins(byte) && !result.last().copied().is_some_and(joins) {
+            result.push(b' ');
+        }
+        blank = false;
+        result.push(byte);
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scrubbed;
+
+    #[test]
+    fn blanks_are_those_that_the_assembler_leaves() {
+        for (text, expected) in [
+            ("mov %cr0, %rax", "mov %cr0,%rax"),
+            ("mov\t%cr0  ,\t%rax ", "mov %cr0,%rax"),
+            ("mov $ 5 + 3, %eax", "mov $ 5+3,%eax"),
+            ("movl %es : 4(%rax) , %eax", "movl %es:4(%rax),%eax"),
+            ("rep  insb", "rep insb"),
+        ] {
+            assert_eq!(scrubbed(text.as_bytes()), expected.as_bytes());
         }
     }
 }

@@ -3,15 +3,16 @@
 //! A replacement that may use a dead register or spoil dead flags is far shorter than one that must save them. Liveness is
 //! computed forward from the site within its basic block: what is read before it is written is live, what is written
 //! first is dead, and what is still undecided where the block ends, or at the first statement that is not understood, is
-//! live. A label ends the block too, although control falls through it: in hand-written code a label may mark an
-//! instruction that faults into a fix-up, and the fix-up reads what it likes.
+//! live. A label that something names ends the block too, although control falls through it: in hand-written code it may
+//! mark an instruction that faults into a fix-up, and the fix-up reads what it likes.
 //!
 //! At a `call` or `ret` that the compiler emitted, the status flags are dead (System V psABI for x86-64, 3.2.1: they "have
 //! no specified role in the standard calling sequence and are not preserved across calls"). Registers are not: GCC's
 //! `-fipa-ra` lets a caller rely on what it has seen its callee leave alone.
 
 use super::operands::{GeneralRegister, Syntax, split};
-use super::scan::{Item, Scanner, Statement};
+use super::scan::{Scanner, Statement};
+use super::stage::Stage;
 use crate::record::{LiveFlags, LiveRegisters, Liveness};
 
 /// Blocks are rarely longer, and the scan must not make the stage quadratic.
@@ -40,38 +41,31 @@ enum Shape {
     Compare,
 }
 
-/// Liveness after a site, whose following text `scanner` is about to read. `compiled` tells that the compiler emitted what
-/// stands outside `#APP` blocks.
-pub(super) fn after(source: &[u8], mut scanner: Scanner<'_>, compiled: bool) -> Liveness {
-    let mut live = LiveRegisters::RSP.bits();
-    let mut dead = 0_u16;
-    let mut live_flags = LiveFlags::DF;
-    let mut dead_flags = LiveFlags::empty();
-    for _ in 0..LONGEST_BLOCK {
-        let from = scanner.position();
-        let Some(Item::Statement(statement)) = scanner.next() else { break };
-        if is_silent(statement.head(source)) {
-            continue;
-        }
-        let Some(effect) = effect(source, &statement) else {
-            if compiled && leaves_function(source, &statement) && outside_inline_assembly(source, from, &statement) {
-                dead_flags |= STATUS.difference(live_flags);
+impl<'a> Stage<'a> {
+    /// Liveness after a site, whose following text `scanner` is about to read.
+    pub(super) fn liveness(&self, mut scanner: Scanner<'a>) -> Liveness {
+        let source = self.source;
+        let mut live = LiveRegisters::RSP.bits();
+        let mut dead = 0_u16;
+        let mut live_flags = LiveFlags::DF;
+        let mut dead_flags = LiveFlags::empty();
+        for _ in 0..LONGEST_BLOCK {
+            let Some(statement) = self.next_code(&mut scanner) else { break };
+            let Some(effect) = effect(source, &statement) else {
+                if leaves_function(source, &statement) && self.inline.is_compiled(statement.start) {
+                    dead_flags |= STATUS.difference(live_flags);
+                }
+                break;
+            };
+            live |= effect.reads & !dead;
+            dead |= effect.writes & !live;
+            if effect.reads_flags {
+                live_flags |= STATUS.difference(dead_flags);
             }
-            break;
-        };
-        live |= effect.reads & !dead;
-        dead |= effect.writes & !live;
-        if effect.reads_flags {
-            live_flags |= STATUS.difference(dead_flags);
+            dead_flags |= effect.writes_flags.unwrap_or(LiveFlags::empty()).difference(live_flags);
         }
-        dead_flags |= effect.writes_flags.unwrap_or(LiveFlags::empty()).difference(live_flags);
+        Liveness { registers: LiveRegisters::from_bits_retain(!dead), flags: LiveFlags::all().difference(dead_flags) }
     }
-    Liveness { registers: LiveRegisters::from_bits_retain(!dead), flags: LiveFlags::all().difference(dead_flags) }
-}
-
-/// Directives that put nothing into the section.
-fn is_silent(head: &[u8]) -> bool {
-    head == b".loc" || head.starts_with(b".cfi_")
 }
 
 /// A call, return, or jump to another function.
@@ -81,15 +75,6 @@ fn leaves_function(source: &[u8], statement: &Statement) -> bool {
         b"jmp" => statement.operands(source).first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_'),
         _ => false,
     }
-}
-
-/// The compiler marks inline assembly with `#APP` and `#NO_APP`, which the scanner takes for comments. The mark is looked
-/// for a little way back only: a site is rarely far from the end of the block that it stands in.
-fn outside_inline_assembly(source: &[u8], from: usize, statement: &Statement) -> bool {
-    const WINDOW: usize = 4096;
-    let before = &source[from.saturating_sub(WINDOW)..statement.start];
-    let end = memchr::memmem::rfind(before, b"#NO_APP");
-    end.is_some() && end > memchr::memmem::rfind(before, b"#APP")
 }
 
 /// What the statement does, if it is one of the plain AT&T instructions of compiled code.
@@ -180,10 +165,12 @@ fn bit(register: GeneralRegister) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Options;
     use super::*;
 
     fn liveness(text: &str) -> Liveness {
-        after(text.as_bytes(), Scanner::new(text.as_bytes(), 0..text.len()), true)
+        let options = Options::default();
+        Stage::new(text.as_bytes(), &options).liveness(Scanner::new(text.as_bytes(), 0..text.len()))
     }
 
     /// The numbers of the registers that are dead.
@@ -205,7 +192,9 @@ mod tests {
             ("movq %rsp, %rsp", vec![]),
             ("movl $0, %gs:counter(%rip)\n movl $1, %eax", vec![0]),
             ("jne 1f\n movl $1, %eax", vec![]),
-            ("1: movl $1, %eax", vec![]),
+            ("1: movl $1, %eax; jmp 1b", vec![]),
+            (".L1: movl $1, %eax", vec![0]),
+            (".L1: movl $1, %eax\n .section .debug_loc\n .quad .L1", vec![0]),
             ("rdmsr\n movl $1, %ebx", vec![]),
             (".loc 1 2 3\n .cfi_def_cfa_offset 8\n movl $1, %eax", vec![0]),
             ("movq \\x, %rax", vec![]),

@@ -8,25 +8,35 @@
 //!
 //! * `scan` cuts the text into labels and statements; `sections` follows where they go, `stage` what they are.
 //! * `lookup` and `operands` decide whether a statement is sensitive, `bytes` whether a hand-encoded one is.
+//! * `gaps` tells what may stand between two instructions as if there were nothing; `references` which labels are reached.
+//! * `distance` and `flow` find where the text counts bytes, which a pad must not change; `expression` reads sums.
 //! * `macros` knows what parameters can stand for, `dispatch` which statements they decide.
-//! * `liveness` finds what matters after a site; [`crate::linux`] knows the names that tell more of it.
+//! * `liveness` finds what matters after a site, `inline` what a compiler wrote; [`crate::linux`] knows the names that tell
+//!   more of it.
 //! * `emit` is the only one that knows what is inserted.
 
 mod bytes;
 mod dispatch;
+mod distance;
 mod emit;
+mod expression;
+mod flow;
+mod gaps;
+mod inline;
 mod liveness;
 mod lookup;
 mod macros;
 mod operands;
+mod references;
 mod scan;
 mod sections;
 mod stage;
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 
 use self::emit::{Insertion, Kind};
-use self::stage::Stage;
+use self::stage::{Found, Stage};
 use crate::instructions::{Class, ClassSet};
 use crate::record::Flags;
 
@@ -57,6 +67,9 @@ pub struct Annotated<'a> {
     insertions: Vec<Insertion>,
     objtool_hints: bool,
     is_certain: bool,
+    decides_by_distance: bool,
+    /// Mnemonics that are names of macros.
+    macros: HashSet<Vec<u8>>,
 }
 
 /// Finds the sites of a text.
@@ -64,11 +77,15 @@ pub struct Annotated<'a> {
 pub fn annotate<'a>(source: &'a [u8], options: &'a Options) -> Annotated<'a> {
     let mut stage = Stage::new(source, options);
     stage.run(0..source.len());
-    let (insertions, is_certain) = stage.finish();
-    Annotated { source, insertions, objtool_hints: options.objtool_hints, is_certain }
+    let Found { insertions, is_certain, decides_by_distance, macros } = stage.finish();
+    let is_dispatched = insertions.iter().any(|insertion| matches!(insertion.kind, Kind::Dispatched(_)));
+    let spellings = lookup::spellings().map(|(spelling, _)| spelling).filter(|_| is_dispatched);
+    let macros = spellings.filter(|spelling| macros.is_defined_anywhere(spelling)).collect();
+    let objtool_hints = options.objtool_hints;
+    Annotated { source, insertions, objtool_hints, is_certain, decides_by_distance, macros }
 }
 
-impl Annotated<'_> {
+impl<'a> Annotated<'a> {
     /// Whether there is anything to insert.
     #[must_use]
     pub fn is_changed(&self) -> bool {
@@ -82,18 +99,36 @@ impl Annotated<'_> {
         self.is_certain && self.is_changed()
     }
 
+    /// Whether the text may be another one because of a pad: it decides something by a distance. Only the object tells, if it
+    /// is compared with the plain one.
+    #[must_use]
+    pub fn decides_by_distance(&self) -> bool {
+        self.decides_by_distance && self.is_changed()
+    }
+
+    /// Whether a site is padded.
+    #[must_use]
+    pub fn is_padded(&self) -> bool {
+        self.insertions.iter().any(|insertion| !insertion.flags.intersects(Flags::UNPADDED))
+    }
+
+    /// The same with every site recorded and none padded, for a text whose distances allow no pad.
+    #[must_use]
+    pub fn unpadded(&self) -> Annotated<'a> {
+        let mut insertions = self.insertions.clone();
+        insertions.iter_mut().for_each(Insertion::unpad);
+        Annotated { insertions, macros: self.macros.clone(), decides_by_distance: false, ..*self }
+    }
+
     /// The sites, in the order of the text.
     pub fn sites(&self) -> impl Iterator<Item = Site> {
         let mut line = 1;
         let mut counted = 0;
-        self.insertions.iter().map(move |insertion| {
+        self.insertions.iter().flat_map(move |insertion| {
             line += memchr::memchr_iter(b'\n', &self.source[counted..insertion.start]).count();
             counted = insertion.start;
-            let class = match insertion.kind {
-                Kind::Site(class) => Some(class),
-                Kind::Dispatched(..) => None,
-            };
-            Site { class, line: u32::try_from(line).unwrap_or(u32::MAX), flags: insertion.flags }
+            let line = u32::try_from(line).unwrap_or(u32::MAX);
+            insertion.classes().into_iter().map(move |class| Site { class, line, flags: insertion.flags })
         })
     }
 
@@ -106,8 +141,7 @@ impl Annotated<'_> {
         if !self.is_changed() {
             return out.write_all(self.source);
         }
-        let dispatched = self.insertions.iter().any(|insertion| matches!(insertion.kind, Kind::Dispatched(..)));
-        emit::prelude(dispatched, out)?;
+        emit::prelude(&self.insertions, &|spelling| self.macros.contains(spelling), self.objtool_hints, out)?;
         let name = name.replace('\\', "\\\\").replace('"', "\\\"");
         writeln!(out, "\n# 1 \"{name}\"")?;
         let mut written = 0;

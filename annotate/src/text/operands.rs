@@ -3,7 +3,16 @@
 //! AT&T operands come source first, Intel ones destination first (GAS manual, 9.16.4.1). `.intel_syntax noprefix` and
 //! `.att_syntax noprefix` drop the `%` of registers.
 
+use super::expression::Sum;
 use crate::instructions::{RegisterFile, When};
+
+/// The vector of INT3 (SDM Vol. 3A, Table 6-1).
+const BREAKPOINT: i64 = 3;
+
+/// The control registers that there are (SDM Vol. 2B, MOV to/from Control Registers: others are undefined).
+pub(super) const CONTROL_REGISTERS: [u8; 5] = [0, 2, 3, 4, 8];
+/// The debug registers that there are (SDM Vol. 2B, MOV to/from Debug Registers).
+pub(super) const DEBUG_REGISTERS: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 
 /// How the text is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,11 +57,13 @@ impl Syntax {
         if matches!(name, "es" | "cs" | "ss" | "ds" | "fs" | "gs") {
             return Some(RegisterFile::SegmentRegisters);
         }
-        let numbered =
-            |prefix| name.strip_prefix(prefix).is_some_and(|number| number.parse::<u8>().is_ok_and(|n| n < 16));
-        if numbered("cr") {
+        let numbered = |prefix, numbers: &[u8]| {
+            let number = name.strip_prefix(prefix).and_then(|number: &str| number.parse::<u8>().ok());
+            number.is_some_and(|number| numbers.contains(&number))
+        };
+        if numbered("cr", &CONTROL_REGISTERS) {
             Some(RegisterFile::ControlRegisters)
-        } else if numbered("dr") || numbered("db") {
+        } else if numbered("dr", &DEBUG_REGISTERS) || numbered("db", &DEBUG_REGISTERS) {
             Some(RegisterFile::DebugRegisters)
         } else {
             None
@@ -69,13 +80,20 @@ impl Syntax {
     pub(super) fn fits(self, when: When, mnemonic: &[u8], operands: &[u8]) -> bool {
         match when {
             When::Always => true,
+            When::Vector => {
+                let vector = operands.strip_prefix(b"$").unwrap_or(operands);
+                Sum::read(vector).and_then(|vector| vector.constant()).is_some_and(|vector| vector != BREAKPOINT)
+            }
             When::Source(file) => {
                 let source = if self.intel { split(operands).last() } else { split(operands).next() };
                 source.and_then(|operand| self.register_file(operand)) == Some(file)
             }
             When::Destination(file) => {
                 let destination = if self.intel { split(operands).next() } else { split(operands).last() };
-                destination.and_then(|operand| self.register_file(operand)) == Some(file)
+                // A move to CS is undefined (SDM Vol. 2B, MOV).
+                let is_code_segment = |operand| self.register_name(operand, &mut [0; 8]) == Some("cs");
+                destination
+                    .is_some_and(|operand| self.register_file(operand) == Some(file) && !is_code_segment(operand))
             }
             When::Far => {
                 mnemonic.first().is_some_and(|l| l.eq_ignore_ascii_case(&b'l')) || (self.intel && is_far(operands))
@@ -195,6 +213,8 @@ mod tests {
             ("%gs", Some(SegmentRegisters)),
             ("%gs:0", None),
             ("%cr16", None),
+            ("%cr1", None),
+            ("%db8", None),
             ("cr0", None),
             ("%ecx", None),
             ("8(%rax)", None),

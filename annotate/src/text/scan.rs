@@ -2,7 +2,8 @@
 //!
 //! GAS (manual, section 3, "Syntax"; `app.c`, the scrubber) is line-oriented but not line-based: `;` separates
 //! statements, `/* */` comments span lines, strings hide all of these, and a character constant (`'x`) hides one
-//! character. On x86 `#` starts a comment anywhere and `/` does at the start of a statement. The scanner copies nothing:
+//! character. On x86 `#` starts a comment anywhere and `/` does at the start of a statement. A NUL ends a statement, too
+//! (`read.c`, `lex_type`). The scanner copies nothing:
 //! what it yields are offsets into the source, so that the annotated text is the source with insertions and every byte
 //! that is not ours reaches the assembler as it was.
 
@@ -65,6 +66,7 @@ const KIND: [u8; 256] = {
     }
     kind[b'\n' as usize] = TERMINATOR;
     kind[b';' as usize] = TERMINATOR;
+    kind[0] = TERMINATOR;
     let mut specials = b"\"'#/".as_slice();
     while let [special, rest @ ..] = specials {
         kind[*special as usize] = SPECIAL;
@@ -86,6 +88,11 @@ const WORD: [bool; 256] = {
     word
 };
 
+/// Whether the byte can stand in a word.
+pub(super) fn is_word(byte: u8) -> bool {
+    WORD[usize::from(byte)]
+}
+
 impl<'a> Scanner<'a> {
     pub(super) fn new(source: &'a [u8], range: Range<usize>) -> Self {
         Self { source, position: range.start, end: range.end }
@@ -96,11 +103,6 @@ impl<'a> Scanner<'a> {
         Self { position, ..self.clone() }
     }
 
-    /// Where the next item is looked for.
-    pub(super) fn position(&self) -> usize {
-        self.position
-    }
-
     fn byte(&self, at: usize) -> Option<u8> {
         if at < self.end { Some(self.source[at]) } else { None }
     }
@@ -109,7 +111,7 @@ impl<'a> Scanner<'a> {
     fn skip_separators(&mut self) {
         while let Some(byte) = self.byte(self.position) {
             match byte {
-                b' ' | b'\t' | b'\r' | 0x0b | 0x0c | b'\n' | b';' => self.position += 1,
+                b' ' | b'\t' | b'\r' | 0x0b | 0x0c | b'\n' | b';' | 0 => self.position += 1,
                 b'/' if self.byte(self.position + 1) == Some(b'*') => self.position = self.block_comment(self.position),
                 b'#' | b'/' => self.position = self.line_end(self.position),
                 _ => break,

@@ -3,51 +3,68 @@
 use std::ops::Range;
 
 use super::Options;
-use super::bytes::{Encoded, Run};
-use super::emit::{Insertion, Kind, LABELS};
-use super::liveness;
+use super::bytes::{Run, puts_bytes};
+use super::distance::{Counted, counted, definition, is_data, reach};
+use super::emit::{Carrier, Insertion, Kind, LABELS};
+use super::flow::{Flow, is_filler, is_transfer};
+use super::gaps::is_silent;
+use super::inline::Inline;
 use super::lookup::{Mnemonic, lookup};
 use super::macros::Macros;
 use super::operands::Syntax;
+use super::references::References;
 use super::scan::{Item, Scanner, Statement};
 use super::sections::{Section, Sections};
-use crate::instructions::{Class, ClassSet, Part, Row, SEQUENCES, When};
+use crate::instructions::{Class, ClassSet, Part, Row, SEQUENCES, Sequence, When};
 use crate::linux::{self, EXCEPTION_TABLE};
 use crate::record::{Flags, Liveness, MINIMUM_SLOT};
-
-/// Statements that a branch relative to `.` is taken to reach, on either side.
-const DOT_REACH: usize = 16;
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the text")]
 pub(super) struct Stage<'a> {
     pub(super) source: &'a [u8],
-    options: &'a Options,
+    pub(super) options: &'a Options,
     pub(super) insertions: Vec<Insertion>,
-    sections: Sections,
+    pub(super) sections: Sections,
     pub(super) macros: Macros<'a>,
+    pub(super) references: References<'a>,
+    pub(super) inline: Inline<'a>,
+    flow: Flow,
+    counted: Vec<Counted>,
     /// The section outside the macro body that the text is in.
     outside: Option<Section>,
     pub(super) syntax: Syntax,
     pub(super) long_mode: bool,
     /// In a macro argument: the code ends up in another place, perhaps in a replacement.
     pub(super) in_argument: bool,
+    /// Sections of the text are in groups.
+    pub(super) has_groups: bool,
     conditionals: usize,
     is_certain: bool,
     labels_collide: bool,
-    /// The text comes from a compiler.
-    compiled: bool,
+    decides_by_distance: bool,
     function_flags: Flags,
     /// The labels directly before the statement.
     labels: Vec<Range<usize>>,
-    /// The instruction directly before the statement.
+    /// The instruction directly before the statement, if it is not part of a site.
     previous: Option<Statement>,
-    /// Number of the statement.
-    pub(super) statement: usize,
-    dot_reaches_until: usize,
+    /// The last instruction or macro call.
+    before: Option<Statement>,
+    /// The last label that is no number, if there was no code behind it.
+    object: Option<Range<usize>>,
+}
+
+/// What the stage has found.
+pub(super) struct Found<'a> {
+    pub(super) insertions: Vec<Insertion>,
+    /// A site is sure to be assembled.
+    pub(super) is_certain: bool,
+    /// A condition of the text may fall otherwise because of a pad.
+    pub(super) decides_by_distance: bool,
+    pub(super) macros: Macros<'a>,
 }
 
 /// A sensitive instruction, perhaps of several statements, before it becomes an insertion.
-struct Found {
+struct Candidate {
     class: Class,
     range: Range<usize>,
     least_length: u8,
@@ -62,25 +79,48 @@ impl<'a> Stage<'a> {
             insertions: Vec::new(),
             sections: Sections::default(),
             macros: Macros::new(source),
+            references: References::of(source),
+            inline: Inline::of(source),
+            flow: Flow::default(),
+            counted: Vec::new(),
             outside: None,
             syntax: Syntax::default(),
             long_mode: true,
             in_argument: false,
+            has_groups: Sections::has_groups(source),
             conditionals: 0,
             is_certain: false,
             labels_collide: false,
-            compiled: memchr::memmem::find(source, b"#NO_APP").is_some(),
+            decides_by_distance: false,
             function_flags: Flags::empty(),
             labels: Vec::new(),
             previous: None,
-            statement: 0,
-            dot_reaches_until: 0,
+            before: None,
+            object: None,
         }
     }
 
-    /// What is to be inserted, and whether a site is sure to be assembled.
-    pub(super) fn finish(self) -> (Vec<Insertion>, bool) {
-        if self.labels_collide { (Vec::new(), false) } else { (self.insertions, self.is_certain) }
+    pub(super) fn finish(mut self) -> Found<'a> {
+        if self.labels_collide {
+            self.insertions.clear();
+        }
+        if !self.insertions.is_empty() {
+            let by_number = self.flow.finish(self.source.len());
+            let by_count = reach(self.source, &self.counted);
+            let everything = by_number.everything || by_count.everything;
+            let parts = [by_number.parts, by_count.parts].concat();
+            for insertion in &mut self.insertions {
+                if everything || parts.iter().any(|part| insertion.start < part.end && part.start < insertion.end) {
+                    insertion.unpad();
+                }
+            }
+        }
+        Found {
+            insertions: self.insertions,
+            is_certain: self.is_certain,
+            decides_by_distance: self.decides_by_distance,
+            macros: self.macros,
+        }
     }
 
     pub(super) fn run(&mut self, range: Range<usize>) {
@@ -88,19 +128,15 @@ impl<'a> Stage<'a> {
         while let Some(item) = scanner.next() {
             match item {
                 Item::Label(name) => self.label(name),
+                Item::Statement(statement) if is_silent(self.source, &statement) => {}
                 Item::Statement(statement) => {
-                    self.statement += 1;
-                    if self.macros.in_body() {
-                        self.macros.note_use(&self.source[statement.range()]);
-                    }
                     let head = statement.head(self.source);
-                    if head.first() == Some(&b'.') {
-                        if head.eq_ignore_ascii_case(b".end") {
-                            return;
-                        }
-                        self.directive(&statement, &mut scanner);
-                    } else {
+                    if head.first() != Some(&b'.') {
                         self.instruction(&statement, &mut scanner);
+                    } else if head.eq_ignore_ascii_case(b".end") {
+                        return;
+                    } else {
+                        self.directive(&statement, &mut scanner);
                     }
                     self.labels.clear();
                 }
@@ -112,36 +148,36 @@ impl<'a> Stage<'a> {
         let text = &self.source[name.clone()];
         match text.first() {
             Some(b'0'..=b'9') => self.labels_collide |= LABELS.iter().any(|label| label.as_bytes() == text),
-            Some(b'.' | b'\\') | None => {}
-            Some(_) => self.function_flags = std::str::from_utf8(text).map_or(Flags::empty(), linux::function_flags),
+            Some(b'.' | b'\\') | None => self.object = Some(name.clone()),
+            Some(_) => {
+                self.object = Some(name.clone());
+                self.function_flags = std::str::from_utf8(text).map_or(Flags::empty(), linux::function_flags);
+            }
         }
-        if self.macros.in_body() {
-            self.macros.note_use(&self.source[name.start..=name.end]);
+        let is_reached = |name| self.references.names(name) || self.references.is_branch_target(name);
+        if self.sections.current().executable && (self.inline.has_marks() || is_reached(text)) {
+            self.flow.label(name.start);
         }
         self.labels.push(name);
-        self.previous = None;
+    }
+
+    /// Whether nothing leads to the statement but what stands before it.
+    fn is_unlabelled(&self) -> bool {
+        !self.labels.iter().any(|label| self.references.names_local(label))
     }
 
     fn directive(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) {
         self.previous = None;
         let head = statement.head(self.source);
-        if head.eq_ignore_ascii_case(b".byte") {
-            return self.bytes(statement, scanner);
-        }
-        // Most directives of a compiler's output are of these two families.
-        if head == b".loc" || head.starts_with(b".cfi_") {
+        if puts_bytes(head) && self.bytes(statement, scanner) {
             return;
         }
         let Ok(name) = std::str::from_utf8(head) else { return };
         let name = name.to_ascii_lowercase();
-        let operands = statement.operands(self.source);
-        let was_in_macro = self.macros.in_macro();
-        if self.sections.follow(&name, operands) {
+        if self.section(&name, statement) || self.macro_directive(&name, statement) {
             return;
         }
-        if self.macros.follow(&name, statement.end - operands.len()..statement.end) {
-            return self.macro_boundary(was_in_macro);
-        }
+        let operands = statement.operands(self.source);
         match name.as_str() {
             ".code64" => self.long_mode = true,
             ".code32" | ".code16" | ".code16gcc" => self.long_mode = false,
@@ -154,15 +190,46 @@ impl<'a> Stage<'a> {
                 };
                 self.syntax = Syntax { intel, bare_registers };
             }
-            ".endif" => self.conditionals = self.conditionals.saturating_sub(1),
-            _ if name.starts_with(".if") => self.conditionals += 1,
-            _ => {}
+            ".endif" => {
+                self.conditionals = self.conditionals.saturating_sub(1);
+                self.flow.condition();
+            }
+            _ if name.starts_with(".else") => self.flow.condition(),
+            _ if name.starts_with(".if") => {
+                self.conditionals += 1;
+                self.flow.condition();
+                self.decides_by_distance |= is_numeric_condition(&name) && memchr::memchr(b'-', operands).is_some();
+            }
+            _ => self.count(statement, is_data(head)),
         }
     }
 
-    /// The section that a macro will be expanded in is not known where it is defined: its body counts as executable, and
-    /// what it does to the section ends with it.
-    fn macro_boundary(&mut self, was_in_macro: bool) {
+    /// Notes the places that a statement reaches by a number.
+    fn count(&mut self, statement: &Statement, is_data: bool) {
+        let is_definition = definition(self.source, statement).is_some();
+        if (is_data || is_definition || self.sections.current().executable) && !self.sections.current().debug {
+            self.counted.extend(counted(self.source, self.syntax, statement, is_data || is_definition));
+        }
+    }
+
+    /// Follows a directive that changes the section.
+    fn section(&mut self, name: &str, statement: &Statement) -> bool {
+        if !self.sections.follow(name, statement.operands(self.source)) {
+            return false;
+        }
+        match name {
+            ".pushsection" => self.flow.interrupt(statement.start),
+            ".popsection" => self.flow.resume(statement.start),
+            _ => self.flow.forget(statement.start),
+        }
+        true
+    }
+
+    /// Follows a directive of macros. The section that a macro will be expanded in is not known where it is defined: its body
+    /// counts as executable, and what it does to the section ends with it.
+    fn macro_directive(&mut self, name: &str, statement: &Statement) -> bool {
+        let (was_in_macro, was_deep) = (self.macros.in_macro(), self.macros.depth());
+        let Some(defined) = self.macros.follow(name, statement) else { return false };
         match (was_in_macro, self.macros.in_macro()) {
             (false, true) => self.outside = Some(self.sections.replace(Section::TEXT)),
             (true, false) => {
@@ -172,69 +239,186 @@ impl<'a> Stage<'a> {
             }
             _ => {}
         }
+        if self.macros.depth() > was_deep {
+            self.flow.interrupt(statement.start);
+        } else if self.macros.depth() < was_deep {
+            self.flow.end_body(defined, statement.end);
+        }
+        self.decides_by_distance |= name == ".rept" && statement.operands(self.source).contains(&b'-');
+        true
     }
 
-    fn bytes(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) {
+    /// A run of bytes. `false` if it is not taken for code.
+    fn bytes(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) -> bool {
         if !self.sections.current().executable || !self.long_mode {
-            return;
+            return false;
         }
-        let run = Run::read(self.source, statement, scanner);
-        for Encoded { row, length, range, is_first } in run.sensitive() {
-            if !is_first {
-                self.labels.clear();
-            }
-            let behind = scanner.behind(range.end);
-            self.site(&Found { class: row.class, range, least_length: length, slot: row.slot }, &behind);
-        }
+        let mut behind = scanner.clone();
+        let run = Run::read(self, statement, &mut behind);
+        let (mut sites, is_transfer) = run.sensitive();
+        sites.retain(|site| ClassSet::default().contains(site.class));
         if run.is_prefix() {
-            self.prefixed(statement.start, scanner);
+            return self.prefixed(statement.start, &mut behind) && {
+                *scanner = behind;
+                true
+            };
         }
+        if sites.is_empty() || self.is_table(&run, &behind) {
+            return false;
+        }
+        *scanner = behind;
+        self.flow.code(is_transfer, self.inline.part(statement.start));
+        let last = sites.len() - 1;
+        if sites.iter().all(|site| site.range.is_some()) {
+            for (number, site) in sites.iter().enumerate() {
+                if !site.is_first() {
+                    self.labels.clear();
+                }
+                let Some(range) = site.range.clone() else { continue };
+                let mut behind = scanner.behind(range.end);
+                let mut found = Candidate { class: site.class, range, least_length: site.length(), slot: site.slot };
+                if number == last && run.ends_with(site) {
+                    found = self.joined(found, &mut behind);
+                    *scanner = behind.clone();
+                }
+                self.site(&found, &behind);
+            }
+        } else if let Some(range) = run.range() {
+            let kind = Kind::Spelled(run.pieces(&sites));
+            let flags = self.flags(sites[last].class);
+            self.insert(range, kind, 0, Liveness::UNKNOWN, flags.unwrap_or(Flags::SWITCHED_OFF));
+        }
+        self.object = None;
+        true
+    }
+
+    /// Whether a run is data, although it could be code: nothing but its address leads to it.
+    fn is_table(&self, run: &Run, behind: &Scanner<'a>) -> bool {
+        let is_object = |label: &Range<usize>| self.references.is_object(&self.source[label.clone()]);
+        if self.object.as_ref().is_some_and(is_object) {
+            return true;
+        }
+        let mut ahead = behind.clone();
+        let next = ahead.next();
+        let before = self.previous_head();
+        let names = |label: &Range<usize>| self.references.is_branch_target(&self.source[label.clone()]);
+        if before.starts_with(b"call") {
+            // What is called takes its return address for that of the data.
+            let over = matches!(&next, Some(Item::Label(label)) if self.calls(&self.source[label.clone()]));
+            return over || run.has_text;
+        }
+        let is_reached =
+            self.flow.has_code() && !self.flow.is_behind_transfer() && !before.eq_ignore_ascii_case(b"ud2");
+        let is_first = !self.flow.has_code() && self.labels.is_empty();
+        if is_reached || is_first || self.in_argument {
+            return false;
+        }
+        let goes_on = matches!(&next, Some(Item::Statement(next)) if next.head(self.source).first() != Some(&b'.'));
+        self.labels.is_empty() || !goes_on && !self.labels.iter().any(names)
+    }
+
+    /// The name of the instruction before the statement.
+    fn previous_head(&self) -> &'a [u8] {
+        self.before.as_ref().map_or(&[][..], |previous| previous.head(self.source))
+    }
+
+    /// Whether the instruction before the statement calls a label.
+    fn calls(&self, label: &[u8]) -> bool {
+        self.before.as_ref().is_some_and(|call| {
+            let target = call.operands(self.source);
+            target == label || target.strip_suffix(b"f") == Some(label)
+        })
     }
 
     /// An instruction whose prefix, at `start`, is a statement of its own.
-    fn prefixed(&mut self, start: usize, scanner: &mut Scanner<'a>) {
+    fn prefixed(&mut self, start: usize, scanner: &mut Scanner<'a>) -> bool {
         let mut ahead = scanner.clone();
-        let Some(Item::Statement(next)) = ahead.next() else { return };
-        if let Some((row, length)) = self.sensitive(&next) {
-            *scanner = ahead;
-            let range = start..next.end;
-            self.site(&Found { class: row.class, range, least_length: length + 1, slot: row.slot }, scanner);
-        }
+        let Some(next) = self.next_code(&mut ahead) else { return false };
+        let Some((row, length)) = self.sensitive(&next) else { return false };
+        *scanner = ahead;
+        let range = start..next.end;
+        self.site(&Candidate { class: row.class, range, least_length: length + 1, slot: row.slot }, scanner);
+        true
     }
 
     fn instruction(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) {
         let previous = self.previous.replace(statement.clone());
         if !self.sections.current().executable {
+            return self.count(statement, false);
+        }
+        let head = statement.head(self.source);
+        self.count(statement, false);
+        if definition(self.source, statement).is_some() {
             return;
         }
-        if let Some((row, length)) = self.sensitive(statement) {
-            let found = self.sequence(row, length, statement, previous.as_ref(), scanner);
+        if self.macros.is_call(head) {
+            self.follow_call(statement);
+            return self.macro_call(statement);
+        }
+        self.follow(statement);
+        let mentions_parameter = self.macros.mentions_parameter(&self.source[statement.range()]);
+        let is_decided = !mentions_parameter || !self.macros.is_alternate() || !self.macros.mentions_parameter(head);
+        if is_decided && let Some((row, length)) = self.sensitive(statement) {
+            let found = Candidate { class: row.class, range: statement.range(), least_length: length, slot: row.slot };
+            let found = match self.pushed(&found, previous.as_ref()) {
+                Some(sequence) => sequence,
+                None => self.joined(found, scanner),
+            };
             return self.site(&found, scanner);
         }
         let is_bare = statement.head_end == statement.end;
-        if is_bare && matches!(lookup(statement.head(self.source)), Some(Mnemonic::Prefix)) {
+        if is_bare && matches!(lookup(head), Some(Mnemonic::Prefix)) {
             self.prefixed(statement.start, scanner);
-        } else if self.is_dot_relative(statement) {
-            self.dot_relative();
-        } else if self.macros.in_body() && self.source[statement.range()].contains(&b'\\') {
+        } else if mentions_parameter {
             self.dispatched(statement);
         } else {
             self.macro_call(statement);
         }
     }
 
+    /// Follows the way that control takes.
+    fn follow(&mut self, statement: &Statement) {
+        self.object = None;
+        self.before = Some(statement.clone());
+        if self.in_argument {
+            return;
+        }
+        let mut head = statement.head(self.source);
+        if let Some(Mnemonic::Prefix) = lookup(head) {
+            let operands = statement.operands(self.source);
+            head = operands.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        }
+        if !is_filler(head) {
+            self.flow.code(is_transfer(head), self.inline.part(statement.start));
+        }
+    }
+
+    fn follow_call(&mut self, statement: &Statement) {
+        self.object = None;
+        self.before = Some(statement.clone());
+        if !self.in_argument {
+            let name = statement.head(self.source).to_ascii_lowercase();
+            self.flow.call(&name, self.inline.part(statement.start));
+        }
+    }
+
     /// The row of a statement that is sensitive, and a lower bound for its length.
     fn sensitive(&self, statement: &Statement) -> Option<(&'static Row, u8)> {
+        self.sensitive_in(self.source, statement)
+    }
+
+    /// The same of a statement of another text.
+    pub(super) fn sensitive_in(&self, source: &[u8], statement: &Statement) -> Option<(&'static Row, u8)> {
         let mut head = statement.range();
         head.end = statement.head_end;
         let mut prefixes = 0;
         loop {
-            let word = &self.source[head.clone()];
+            let word = &source[head.clone()];
             let is_pseudo = word.first() == Some(&b'{');
             let mnemonic = if is_pseudo { Some(&Mnemonic::Prefix) } else { lookup(suffixless(word)) };
             match mnemonic? {
                 Mnemonic::Candidate(candidates) => {
-                    let operands = self.source[head.end..statement.end].trim_ascii();
+                    let operands = source[head.end..statement.end].trim_ascii();
                     // `in = 5` defines a symbol.
                     if operands.starts_with(b"=") {
                         return None;
@@ -251,9 +435,9 @@ impl<'a> Stage<'a> {
                 }
                 Mnemonic::Prefix => {
                     prefixes += u8::from(!is_pseudo);
-                    let rest = &self.source[head.end..statement.end];
+                    let rest = &source[head.end..statement.end];
                     let start = head.end + rest.len() - rest.trim_ascii_start().len();
-                    let mut words = Scanner::new(self.source, start..statement.end);
+                    let mut words = Scanner::new(source, start..statement.end);
                     let Some(Item::Statement(next)) = words.next() else { return None };
                     head = next.start..next.head_end;
                 }
@@ -261,65 +445,89 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Joins the instruction with the one before or behind it, where the two share a slot.
-    fn sequence(
-        &self,
-        row: &'static Row,
-        least_length: u8,
-        statement: &Statement,
-        previous: Option<&Statement>,
-        scanner: &mut Scanner<'a>,
-    ) -> Found {
-        let this = Part::Class(row.class);
-        for sequence in SEQUENCES.iter().filter(|sequence| self.options.classes.contains(sequence.class)) {
-            if sequence.second == this
-                && sequence.first == Part::PushRegister
-                && let Some(previous) = previous
-                && let Some(length) = self.register_form(previous, b"push")
-            {
-                let range = previous.start..statement.end;
-                return Found {
+    /// Joins `popf` with a `push` before it.
+    fn pushed(&self, second: &Candidate, previous: Option<&Statement>) -> Option<Candidate> {
+        let this = Part::Class(second.class);
+        let pushes = |sequence: &&Sequence| sequence.second == this && sequence.first == Part::PushRegister;
+        let sequence = self.sequences().find(pushes)?;
+        let previous = previous.filter(|_| self.is_unlabelled())?;
+        let length = self.register_form(previous, b"push")?;
+        Some(Candidate {
+            class: sequence.class,
+            range: previous.start..second.range.end,
+            least_length: length + second.least_length,
+            slot: sequence.slot,
+        })
+    }
+
+    /// Joins an instruction with the one behind it, where the two share a slot.
+    fn joined(&self, first: Candidate, scanner: &mut Scanner<'a>) -> Candidate {
+        for sequence in self.sequences().filter(|sequence| sequence.first == Part::Class(first.class)) {
+            let mut ahead = scanner.clone();
+            if let Some((end, length)) = self.part(sequence.second, &mut ahead) {
+                *scanner = ahead;
+                return Candidate {
                     class: sequence.class,
-                    range,
-                    least_length: length + least_length,
+                    range: first.range.start..end,
+                    least_length: first.least_length + length,
                     slot: sequence.slot,
                 };
             }
-            if sequence.first == this {
-                let mut ahead = scanner.clone();
-                if let Some((end, length)) = self.part(sequence.second, &mut ahead) {
-                    *scanner = ahead;
-                    let least_length = least_length + length;
-                    return Found {
-                        class: sequence.class,
-                        range: statement.start..end,
-                        least_length,
-                        slot: sequence.slot,
-                    };
-                }
-            }
         }
-        Found { class: row.class, range: statement.range(), least_length, slot: row.slot }
+        first
+    }
+
+    fn sequences(&self) -> impl Iterator<Item = &'static Sequence> {
+        SEQUENCES.iter().filter(|sequence| self.options.classes.contains(sequence.class))
     }
 
     /// The end and least length of the second half of a sequence, if it comes next.
     fn part(&self, part: Part, ahead: &mut Scanner<'a>) -> Option<(usize, u8)> {
-        let Some(Item::Statement(next)) = ahead.next() else { return None };
+        let next = self.next_code(ahead)?;
         match part {
             Part::PopRegister => self.register_form(&next, b"pop").map(|length| (next.end, length)),
             Part::PushRegister => self.register_form(&next, b"push").map(|length| (next.end, length)),
-            Part::Class(class) if next.head(self.source).eq_ignore_ascii_case(b".byte") => {
-                let run = Run::read(self.source, &next, &mut ahead.clone());
+            Part::Class(class) if puts_bytes(next.head(self.source)) => {
+                let run = Run::read(self, &next, &mut ahead.clone());
                 let first =
-                    run.sensitive().into_iter().find(|encoded| encoded.is_first && encoded.row.class == class)?;
-                *ahead = ahead.behind(first.range.end);
-                Some((first.range.end, first.length))
+                    run.sensitive().0.into_iter().find(|encoded| encoded.is_first() && encoded.class == class)?;
+                let range = first.range.clone()?;
+                *ahead = ahead.behind(range.end);
+                Some((range.end, first.length()))
             }
             Part::Class(class) => {
-                let (row, length) = self.sensitive(&next)?;
+                let (row, length) = self.sensitive(&next).filter(|_| !self.macros.is_call(next.head(self.source)))?;
                 (row.class == class).then_some((next.end, length))
             }
         }
+    }
+
+    /// Whether the interrupt shadow of a `sti` that is a site of its own may have to reach what stands behind it: an
+    /// instruction that waits for interrupts, which a branch leads to as well, or what is not known here.
+    fn casts_shadow(&self, class: Class, scanner: &Scanner<'a>) -> bool {
+        let waits = |next: &Part| self.sequences().any(|s| s.first == Part::Class(class) && s.second == *next);
+        if !SEQUENCES.iter().any(|s| s.first == Part::Class(class) && matches!(s.second, Part::Class(_))) {
+            return false;
+        }
+        let mut scanner = scanner.clone();
+        while let Some(item) = scanner.next() {
+            let Item::Statement(next) = item else { continue };
+            if is_silent(self.source, &next) {
+                continue;
+            }
+            let head = next.head(self.source);
+            if puts_bytes(head) {
+                let (sites, _) = Run::read(self, &next, &mut scanner.clone()).sensitive();
+                return sites.first().is_some_and(|site| site.is_first() && waits(&Part::Class(site.class)));
+            }
+            return match self.sensitive(&next) {
+                _ if self.macros.is_call(head) || self.macros.mentions_parameter(head) => true,
+                Some((row, _)) => waits(&Part::Class(row.class)),
+                None if head.first() == Some(&b'.') => is_open_ended(head),
+                None => false,
+            };
+        }
+        self.in_argument
     }
 
     /// The length of the statement if it is `base` of a 64-bit general-purpose register.
@@ -327,25 +535,8 @@ impl<'a> Stage<'a> {
         let head = statement.head(self.source).to_ascii_lowercase();
         let is_base = head.strip_prefix(base).is_some_and(|suffix| matches!(suffix, b"" | b"q"));
         let register = self.syntax.general_register(statement.operands(self.source))?;
-        (is_base && register.bits == 64).then_some(1 + u8::from(register.number >= 8))
-    }
-
-    /// A branch like `jmp .+4`, which counts bytes.
-    fn is_dot_relative(&self, statement: &Statement) -> bool {
-        let head = statement.head(self.source);
-        let is_branch = matches!(head.first(), Some(b'j' | b'J')) || head.starts_with(b"loop") || head == b"call";
-        let target = statement.operands(self.source);
-        let offset = target.strip_prefix(b".").or_else(|| target.strip_prefix(b"$")).map(<[u8]>::trim_ascii_start);
-        is_branch && offset.is_some_and(|offset| matches!(offset.first(), Some(b'+' | b'-')))
-    }
-
-    fn dot_relative(&mut self) {
-        self.dot_reaches_until = self.statement + DOT_REACH;
-        let reached = self.statement.saturating_sub(DOT_REACH);
-        for insertion in self.insertions.iter_mut().rev().take_while(|insertion| insertion.statement >= reached) {
-            insertion.flags |= Flags::DOT_RELATIVE;
-            insertion.pad = 0;
-        }
+        let is_call = self.macros.is_call(&head);
+        (is_base && register.bits == 64 && !is_call).then_some(1 + u8::from(register.number >= 8))
     }
 
     /// Annotates the arguments of a macro call that are code.
@@ -362,36 +553,52 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Records a site, which ends where `scanner` goes on.
-    fn site(&mut self, found: &Found, scanner: &Scanner<'a>) {
-        self.previous = None;
-        let mut flags = self.sections.current().flags | self.function_flags;
+    /// The flags of a site of this class here; `None` if it leaves no record.
+    fn flags(&self, class: Class) -> Option<Flags> {
+        let section = self.sections.current();
+        let mut flags = section.flags | self.function_flags;
         if !self.long_mode {
             flags |= Flags::CODE32;
-        } else if !self.options.classes.contains(found.class) {
+        } else if !self.options.classes.contains(class) {
             // A class that is never annotated unless asked for leaves no record.
-            if !ClassSet::default().contains(found.class) {
-                return;
+            if !ClassSet::default().contains(class) {
+                return None;
             }
             flags |= Flags::SWITCHED_OFF;
-        } else if self.statement <= self.dot_reaches_until {
-            flags |= Flags::DOT_RELATIVE;
+        }
+        // A record of what a linker drops, and no group says so, would keep the objects from being linked.
+        (!section.link_once).then_some(flags)
+    }
+
+    /// Records a site, which ends where `scanner` goes on.
+    fn site(&mut self, found: &Candidate, scanner: &Scanner<'a>) {
+        self.previous = None;
+        let Some(mut flags) = self.flags(found.class) else { return };
+        if self.casts_shadow(found.class, scanner) {
+            flags |= Flags::SHADOW;
         }
         let (mut liveness, mut slot) = (Liveness::UNKNOWN, MINIMUM_SLOT);
         if !flags.contains(Flags::REPLACEMENT) && !self.in_argument {
             slot = found.slot;
             if self.is_exception_table_target(scanner) {
                 flags |= Flags::EXTABLE;
-            } else if self.labels.is_empty() && !self.syntax.intel && !self.macros.in_body() {
-                liveness = liveness::after(self.source, scanner.clone(), self.compiled);
+            } else if self.is_unlabelled() && !self.syntax.intel && !self.macros.in_body() {
+                liveness = self.liveness(scanner.clone());
             }
         }
         let is_padded = flags.intersection(Flags::UNPADDED).is_empty();
         let pad = if is_padded { slot.saturating_sub(found.least_length) } else { 0 };
+        self.insert(found.range.clone(), Kind::Site(found.class), pad, liveness, flags);
+    }
+
+    fn insert(&mut self, range: Range<usize>, kind: Kind, pad: u8, liveness: Liveness, flags: Flags) {
         self.is_certain |= !self.macros.in_body() && !self.in_argument && self.conditionals == 0;
-        let Range { start, end } = found.range.clone();
-        let (kind, statement) = (Kind::Site(found.class), self.statement);
-        self.insertions.push(Insertion { start, end, kind, pad, liveness, flags, statement });
+        let unknown_section = self.has_groups && (self.macros.in_body() || self.in_argument);
+        let grouped = self.sections.current().grouped || unknown_section;
+        let by_macro = self.macros.is_alternate() || grouped && self.in_argument;
+        let carrier = Carrier { grouped, by_macro };
+        let Range { start, end } = range;
+        self.insertions.push(Insertion { start, end, kind, pad, liveness, flags, carrier });
     }
 
     /// Whether a label of the site is named in the exception table within the next statements.
@@ -400,15 +607,19 @@ impl<'a> Stage<'a> {
         let mut labels: Vec<&[u8]> = self.labels.iter().map(|label| &self.source[label.clone()]).collect();
         // The number of the next field, while in the table.
         let mut field = None;
-        for item in scanner.clone().take(if labels.is_empty() { 0 } else { WITHIN }) {
-            let statement = match item {
+        let mut scanner = scanner.clone();
+        let mut seen = 0;
+        while seen < WITHIN && !labels.is_empty() {
+            let statement = match scanner.next() {
+                None => break,
                 // A numeric label may be defined again, and then the old one cannot be named any more.
-                Item::Label(name) => {
+                Some(Item::Label(name)) => {
                     labels.retain(|label| *label != &self.source[name.clone()]);
                     continue;
                 }
-                Item::Statement(statement) => statement,
+                Some(Item::Statement(statement)) => statement,
             };
+            seen += usize::from(!is_silent(self.source, &statement));
             let operands = statement.operands(self.source);
             match statement.head(self.source) {
                 b".pushsection" | b".section" => {
@@ -430,6 +641,19 @@ impl<'a> Stage<'a> {
         }
         false
     }
+}
+
+/// Whether what the directive is followed by is known only when it is assembled.
+fn is_open_ended(directive: &[u8]) -> bool {
+    let lower = directive.to_ascii_lowercase();
+    lower.starts_with(b".if")
+        || lower.starts_with(b".else")
+        || [&b".rept"[..], b".irp", b".irpc", b".include", b".endm", b".endr", b".endif"].contains(&lower.as_slice())
+}
+
+/// Whether the condition is a number, and not about names or texts (GAS manual, 7.47 "`.if`").
+fn is_numeric_condition(directive: &str) -> bool {
+    matches!(directive, ".if" | ".ifeq" | ".ifne" | ".ifge" | ".ifgt" | ".ifle" | ".iflt")
 }
 
 /// Whether an expression names the label, a numeric one by `Nb`.

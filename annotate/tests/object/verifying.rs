@@ -250,12 +250,12 @@ fn unpadded_sites_are_listed_with_their_reason() {
     let text = format!(
         "{}{}",
         site("cpuid", Class::Cpuid, 2, Flags::SWITCHED_OFF),
-        site("cli", Class::Cli, 1, Flags::DOT_RELATIVE)
+        site("cli", Class::Cli, 1, Flags::COUNTED)
     );
     verified(&annotated(&text), |report| {
         assert!(report.holds(), "{report:?}");
         let reasons: Vec<_> = report.reasons().into_iter().collect();
-        assert_eq!(reasons, [("class switched off", 1), ("spanned by a branch relative to `.`", 1)]);
+        assert_eq!(reasons, [("class switched off", 1), ("within a distance that the text counts in bytes", 1)]);
         assert_eq!(report.classes()[&Class::Cpuid].excused, 1);
     });
 }

@@ -113,8 +113,10 @@ pub enum Left {
     Code32,
     /// Its record says that it was not padded: not wanted.
     SwitchedOff,
-    /// Its record says that it was not padded: a branch spans it.
-    DotRelative,
+    /// Its record says that it was not padded: the text counts bytes over it.
+    Counted,
+    /// Its record says that it was not padded: nothing may stand between it and the next instruction.
+    Shadow,
     /// The kernel copies the text, and the branch in the copy would miss.
     Copied,
     /// Part of a longer replacement, of which the kernel relocates nothing, and whose copy nobody looks for.
@@ -139,10 +141,11 @@ pub enum Left {
 
 impl Left {
     /// All reasons.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Code32,
         Self::SwitchedOff,
-        Self::DotRelative,
+        Self::Counted,
+        Self::Shadow,
         Self::Copied,
         Self::LongReplacement,
         Self::ReplacementUsesStack,
@@ -161,7 +164,8 @@ impl Left {
         match self {
             Self::Code32 => Flags::CODE32.unpadded_reason().unwrap_or_default(),
             Self::SwitchedOff => Flags::SWITCHED_OFF.unpadded_reason().unwrap_or_default(),
-            Self::DotRelative => Flags::DOT_RELATIVE.unpadded_reason().unwrap_or_default(),
+            Self::Counted => Flags::COUNTED.unpadded_reason().unwrap_or_default(),
+            Self::Shadow => Flags::SHADOW.unpadded_reason().unwrap_or_default(),
             Self::Copied => "in text that the kernel copies",
             Self::LongReplacement => "part of a longer replacement",
             Self::ReplacementUsesStack => "a replacement that no call can stand for",
@@ -183,8 +187,10 @@ impl Left {
             Some(Self::Code32)
         } else if flags.contains(Flags::SWITCHED_OFF) {
             Some(Self::SwitchedOff)
+        } else if flags.contains(Flags::COUNTED) {
+            Some(Self::Counted)
         } else {
-            Some(Self::DotRelative)
+            Some(Self::Shadow)
         }
     }
 }

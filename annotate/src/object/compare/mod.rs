@@ -118,19 +118,13 @@ enum Comparability {
 
 impl Comparability {
     fn of(section: &Section<'_>) -> Self {
-        const TABLES: [&str; 7] = [
-            NOTE_SECTION,
-            ".discard.noendbr",
-            ".eh_frame",
-            ".llvm_addrsig",
-            ".note.gnu.build-id",
-            ".orc_unwind",
-            ".orc_unwind_ip",
-        ];
+        const TABLES: [&str; 6] =
+            [".discard.noendbr", ".eh_frame", ".llvm_addrsig", ".note.gnu.build-id", ".orc_unwind", ".orc_unwind_ip"];
         if matches!(
             section.kind,
             SHT_NULL | SHT_SYMTAB | SHT_STRTAB | SHT_RELA | SHT_REL | SHT_GROUP | SHT_SYMTAB_SHNDX
         ) || TABLES.contains(&section.name)
+            || section.name.starts_with(NOTE_SECTION)
             || section.name.starts_with(".debug")
         {
             Self::Nothing

@@ -1,0 +1,349 @@
+//! Distances that the text counts in bytes.
+//!
+//! A pad moves what stands behind it. The assembler moves every label, and every difference of labels, with it; what it
+//! cannot know is that a number counts bytes of code. The principle: **wherever the text reaches a place by a number, no
+//! site in between is padded**. It is recorded all the same, with the reason. Numbers are met in three forms:
+//!
+//! * a place and a number (`jmp .+4`, `lea label+7(%rip)`, `target = . + 9`): nothing is padded between the two, here.
+//! * code that no name leads to, behind a branch: an entry of a table that is found by its number and size ([`super::flow`]).
+//! * a decision about a distance (`.if end - start > 4`), which may fall otherwise: whoever assembles the text compares the
+//!   object with the plain one.
+//!
+//! What bytes lie between a place and its number is known to the assembler only. Every instruction and every directive that
+//! puts data has one byte at least, so that N of them are enough. A macro call may put anything; where one lies on the way,
+//! or the number is not known, no site of the text is padded.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::expression::Sum;
+use super::gaps::is_silent;
+use super::macros::Macros;
+use super::operands::{Syntax, split};
+use super::references::symbol;
+use super::scan::{Item, Scanner, Statement, is_word};
+use super::sections::Sections;
+
+/// A place in the text, and a number of bytes from there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Where it is said.
+    at: usize,
+    /// The place: `.`, or the name of a label.
+    name: Range<usize>,
+    /// The number; `None` is any.
+    bytes: Option<i64>,
+}
+
+/// What the places and numbers of a text reach.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reach {
+    /// Nothing of the text may be padded.
+    pub(super) everything: bool,
+    /// Nothing in these parts of it.
+    pub(super) parts: Vec<Range<usize>>,
+}
+
+/// The places with a number in the operands of a statement; `whole` if each operand is an expression (data, a definition), and
+/// not an instruction's.
+pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whole: bool) -> Vec<Counted> {
+    let operands = statement.operands(source);
+    if memchr::memchr3(b'+', b'-', b'|', operands).is_none() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for operand in split(operands) {
+        let expression = if whole { operand.trim_ascii() } else { displacement(syntax, operand.trim_ascii()) };
+        if expression.first().is_some_and(u8::is_ascii_digit) && expression.iter().all(|&byte| is_word(byte)) {
+            continue;
+        }
+        let start = |name: &[u8]| name.as_ptr().addr() - source.as_ptr().addr();
+        let place = |name: &[u8], bytes| {
+            let name = symbol(name);
+            Counted { at: statement.start, name: start(name)..start(name) + name.len(), bytes }
+        };
+        match Sum::read(expression) {
+            Some(Sum { added, subtracted, number }) if subtracted.len() < added.len() => {
+                let others = added.len() + subtracted.len() > 1;
+                if number != 0 || others {
+                    let bytes = (!others).then_some(number);
+                    found.extend(added.iter().chain(&subtracted).map(|name| place(name, bytes)));
+                }
+            }
+            Some(_) => {}
+            // Not understood. What it names is reached by any number, if it is a place.
+            None => found.extend(names(expression).map(|name| place(name, None))),
+        }
+    }
+    found
+}
+
+/// The part of an instruction's operand that is an expression (GAS manual, 9.16.1.2 and 9.16.7 "Memory References").
+fn displacement(syntax: Syntax, operand: &[u8]) -> &[u8] {
+    if syntax.intel {
+        return operand;
+    }
+    let operand = operand.strip_prefix(b"*").unwrap_or(operand).trim_ascii();
+    let operand = operand.strip_prefix(b"$").unwrap_or(operand);
+    let operand = match memchr::memchr(b':', operand) {
+        Some(colon) if operand.first() == Some(&b'%') => &operand[colon + 1..],
+        _ => operand,
+    };
+    // The last bracket holds registers, if it does.
+    match memchr::memrchr(b'(', operand) {
+        Some(open) if operand[open + 1..].trim_ascii_start().starts_with(b"%") => &operand[..open],
+        Some(open) if operand[open + 1..].trim_ascii_start().starts_with(b",") => &operand[..open],
+        _ => operand,
+    }
+}
+
+/// The words of an expression that may name a place.
+fn names(expression: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_place = |word: &&[u8]| !word.is_empty() && !word.contains(&b'\\') && !word[0].is_ascii_digit();
+    expression.split(|&byte| !is_word(byte)).filter(is_place)
+}
+
+/// A label, or a name that stands for one.
+#[derive(Clone, Copy)]
+struct Place {
+    offset: usize,
+    executable: bool,
+}
+
+/// Where the labels of a text are, and what on the way from one place to another may be code or data.
+#[derive(Default)]
+struct Positions<'a> {
+    labels: HashMap<&'a [u8], Vec<Place>>,
+    /// Starts of what has one byte at least.
+    solid: Vec<usize>,
+    /// Starts of what may have any number of bytes.
+    calls: Vec<usize>,
+    /// Bodies of macros and loops, the outermost.
+    bodies: Vec<Range<usize>>,
+    /// Names that are defined by another one.
+    aliases: HashMap<&'a [u8], &'a [u8]>,
+}
+
+/// What the counted places of a text reach.
+pub(super) fn reach(source: &[u8], counted: &[Counted]) -> Reach {
+    let mut reach = Reach::default();
+    if counted.is_empty() {
+        return reach;
+    }
+    let positions = Positions::of(source);
+    for one in counted {
+        let name = &source[one.name.clone()];
+        let (place, bytes) = match positions.place(name, one.at) {
+            Some(place) if place.executable => (place, one.bytes),
+            _ => continue,
+        };
+        match bytes.and_then(|bytes| positions.range(place.offset, bytes)) {
+            Some(part) if !positions.is_in_the_way(&part, one.at) => reach.parts.push(part),
+            _ => reach.everything = true,
+        }
+    }
+    reach
+}
+
+impl<'a> Positions<'a> {
+    fn of(source: &'a [u8]) -> Self {
+        let mut positions = Self::default();
+        let mut sections = Sections::default();
+        let mut macros = Macros::new(source);
+        let mut body = None;
+        for item in Scanner::new(source, 0..source.len()) {
+            let executable = sections.current().executable;
+            match item {
+                Item::Label(name) => {
+                    let place = Place { offset: name.start, executable };
+                    positions.labels.entry(&source[name]).or_default().push(place);
+                }
+                Item::Statement(statement) => {
+                    let head = statement.head(source);
+                    let directive = String::from_utf8_lossy(head).to_ascii_lowercase();
+                    if sections.follow(&directive, statement.operands(source)) {
+                        continue;
+                    }
+                    if macros.follow(&directive, &statement).is_some() {
+                        match (macros.in_body(), body) {
+                            (true, None) => body = Some(statement.start),
+                            (false, Some(start)) => {
+                                positions.bodies.push(start..statement.end);
+                                body = None;
+                            }
+                            _ => {}
+                        }
+                        continue;
+                    }
+                    positions.statement(source, &statement, executable, &macros);
+                }
+            }
+        }
+        positions
+    }
+
+    fn statement(&mut self, source: &'a [u8], statement: &Statement, executable: bool, macros: &Macros<'a>) {
+        if let Some((name, value)) = definition(source, statement) {
+            return self.define(name, value, statement.start, executable);
+        }
+        let head = statement.head(source);
+        if is_silent(source, statement) {
+        } else if macros.is_call(head) || macros.is_defined_anywhere(head) {
+            self.calls.push(statement.start);
+        } else if head.first() != Some(&b'.') || is_data(head) {
+            self.solid.push(statement.start);
+        }
+    }
+
+    fn define(&mut self, name: &'a [u8], value: &'a [u8], offset: usize, executable: bool) {
+        match Sum::read(value) {
+            Some(Sum { added, .. }) if added == [b"."] => {
+                self.labels.entry(name).or_default().push(Place { offset, executable });
+            }
+            Some(Sum { added, .. }) => {
+                if let Some(other) = added.first() {
+                    self.aliases.insert(name, other);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The place that a name means to a statement at `at`.
+    fn place(&self, name: &[u8], at: usize) -> Option<Place> {
+        const LONGEST_CHAIN: usize = 16;
+        if name == b"." || name == b"$" {
+            return Some(Place { offset: at, executable: true });
+        }
+        if let [digits @ .., direction @ (b'b' | b'f')] = name
+            && !digits.is_empty()
+            && digits.iter().all(u8::is_ascii_digit)
+        {
+            let labels = self.labels.get(digits)?;
+            let after = labels.partition_point(|place| place.offset < at);
+            return if *direction == b'f' { labels.get(after) } else { labels[..after].last() }.copied();
+        }
+        let mut name = name;
+        for _ in 0..LONGEST_CHAIN {
+            if let Some(places) = self.labels.get(name) {
+                return places.last().copied();
+            }
+            name = self.aliases.get(name)?;
+        }
+        None
+    }
+
+    /// The part of the text that lies a number of bytes behind or before a place.
+    fn range(&self, offset: usize, bytes: i64) -> Option<Range<usize>> {
+        let count = usize::try_from(bytes.unsigned_abs()).ok()?;
+        let here = self.solid.partition_point(|&start| start < offset);
+        Some(if bytes >= 0 {
+            let end = here.checked_add(count).and_then(|end| self.solid.get(end)).copied();
+            offset..end.unwrap_or(usize::MAX)
+        } else {
+            let start = here.checked_sub(count).and_then(|start| self.solid.get(start)).copied();
+            start.unwrap_or(0)..offset
+        })
+    }
+
+    /// Whether something in a part of the text may have any number of bytes, or it is reached from or to a body, which is
+    /// expanded elsewhere.
+    fn is_in_the_way(&self, part: &Range<usize>, at: usize) -> bool {
+        let call = self.calls.partition_point(|&start| start < part.start);
+        let crosses = |body: &Range<usize>| {
+            let inside = body.start < part.start && part.end <= body.end && body.contains(&at);
+            let outside = part.end <= body.start || body.end <= part.start;
+            !inside && !outside || body.contains(&at) && !inside
+        };
+        self.calls.get(call).is_some_and(|&start| start < part.end) || self.bodies.iter().any(crosses)
+    }
+}
+
+/// The name and value of a definition: `name = value`, `.set name, value` and the like.
+pub(super) fn definition<'a>(source: &'a [u8], statement: &Statement) -> Option<(&'a [u8], &'a [u8])> {
+    let head = statement.head(source);
+    let operands = statement.operands(source);
+    if let Some(value) = operands.strip_prefix(b"=") {
+        let value = value.strip_prefix(b"=").unwrap_or(value);
+        return Some((head, value.trim_ascii()));
+    }
+    let is_directive = [&b".set"[..], b".equ", b".equiv", b".eqv"].iter().any(|name| head.eq_ignore_ascii_case(name));
+    let comma = memchr::memchr(b',', operands).filter(|_| is_directive)?;
+    Some((operands[..comma].trim_ascii(), operands[comma + 1..].trim_ascii()))
+}
+
+/// Whether a directive puts data, of which each operand has one byte at least.
+pub(super) fn is_data(head: &[u8]) -> bool {
+    const DATA: [&str; 22] = [
+        ".byte", ".2byte", ".4byte", ".8byte", ".word", ".short", ".value", ".hword", ".long", ".int", ".quad",
+        ".octa", ".ascii", ".asciz", ".string", ".float", ".double", ".single", ".uleb128", ".sleb128", ".dc",
+        ".tfloat",
+    ];
+    DATA.iter().any(|name| head.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reached(text: &str) -> Reach {
+        let source = text.as_bytes();
+        let statements = Scanner::new(source, 0..source.len()).filter_map(|item| match item {
+            Item::Statement(statement) => Some(statement),
+            Item::Label(_) => None,
+        });
+        let all: Vec<Counted> = statements
+            .flat_map(|statement| {
+                let head = statement.head(source);
+                let whole = is_data(head) || definition(source, &statement).is_some();
+                counted(source, Syntax::default(), &statement, whole)
+            })
+            .collect();
+        reach(source, &all)
+    }
+
+    #[test]
+    fn what_a_number_reaches_is_not_padded() {
+        for (text, expected) in [
+            ("jmp .+4\nnop\nnop\nnop\nnop\nLAST", "jmp .+4\nnop\nnop\nnop\n"),
+            ("a: nop\nb: nop\nnop\njmp b+1\n", "b: nop\n"),
+            ("lea 2+b(%rip), %rax\nb: nop\nnop\nnop\n", "b: nop\nnop\n"),
+            ("1: nop\nnop\n1: jmp 1b+1\nnop\n", "1: jmp 1b+1\n"),
+            ("x: nop\nnop\ny: nop\njmp y-1\n", "nop\n"),
+            (".data\nt: .quad b+1\n.text\nb: nop\nnop\n", "b: nop\n"),
+            ("x = b\nb: nop\nnop\njmp x+1\n", "b: nop\n"),
+            ("mov $b + 1, %eax\nb: nop\nnop\n", "b: nop\n"),
+            ("movb $1, %gs:b+1\nb: nop\nnop\n", "b: nop\n"),
+        ] {
+            let part = reached(text).parts.pop().unwrap_or_default();
+            assert_eq!(text[part.start..part.end.min(text.len())].trim_end(), expected.trim_end(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_distance_over_code() {
+        for text in [
+            "mov -8(%rbp), %rax\n",
+            "mov $-1, %eax\n",
+            ".data\nd: .quad 0\n.text\nmov d+8(%rip), %rax\n",
+            ".long 1f - .\n1:\n",
+            "a: nop\nb: .long b - a + 4\n",
+            "mov external+4(%rip), %eax\n",
+            "mov 8+4(%rax,%rbx,2), %eax\n",
+        ] {
+            assert_eq!(reached(text), Reach::default(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_reaches_everything() {
+        for text in [
+            "a: jmp a+SIZE\n",
+            "jmp .+N*2\n",
+            ".macro m\nnop\n.endm\njmp .+3\nm\nnop\nnop\nnop\n",
+            ".macro m\njmp .+4\n.endm\nm\nnop\n",
+        ] {
+            assert!(reached(text).everything, "{text}");
+        }
+    }
+}

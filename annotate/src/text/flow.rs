@@ -1,0 +1,232 @@
+//! Code that is reached by its number.
+//!
+//! What stands behind a branch or return is reached by its label. Code without one is reached all the same where it is an
+//! entry of a table, and whoever goes there multiplies the entry's number by its size: `table + 8 * n`. A pad would make
+//! the entry longer, and nobody could tell from the object. So from the table's label on, up to the next label, nothing is
+//! padded. A label that nothing names is none: it may be there for the reader of the text.
+//!
+//! Compilers write no such tables, and what they put behind a branch has a label that they name. In their output only inline
+//! assembly is looked at.
+
+use std::collections::HashMap;
+use std::mem;
+use std::ops::Range;
+
+use super::distance::Reach;
+
+/// How the text goes on behind a statement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Outline {
+    /// There is code in it.
+    has_code: bool,
+    /// A label stands before its first code.
+    starts_with_label: bool,
+    /// Its last code branches or returns for good.
+    ends_in_transfer: bool,
+}
+
+/// The way through the section, or through a body.
+#[derive(Clone, Debug, Default)]
+struct Way {
+    outline: Outline,
+    /// Where the last label stands.
+    since: usize,
+    /// Something behind it is reached by number.
+    by_number: bool,
+    /// A macro is called behind it.
+    has_call: bool,
+    /// In a compiler's output, the inline assembly that the transfer stands in.
+    block: usize,
+}
+
+impl Way {
+    fn from(since: usize) -> Self {
+        Self { since, ..Self::default() }
+    }
+
+    /// Code that stands here, and whether the way ends behind it.
+    fn code(&mut self, is_transfer: bool, block: usize) {
+        if self.outline.ends_in_transfer && self.block == block {
+            self.by_number = true;
+        }
+        self.outline.has_code = true;
+        self.outline.ends_in_transfer = is_transfer;
+        self.block = block;
+    }
+}
+
+/// Follows the text.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    way: Way,
+    /// The ways that sections and bodies have interrupted.
+    interrupted: Vec<Way>,
+    macros: HashMap<Vec<u8>, Outline>,
+    reach: Reach,
+}
+
+impl Flow {
+    /// What is reached by number.
+    pub(super) fn finish(mut self, end: usize) -> Reach {
+        self.close(end);
+        while let Some(way) = self.interrupted.pop() {
+            self.way = way;
+            self.close(end);
+        }
+        self.reach
+    }
+
+    /// Whether the last code before this place branches or returns for good.
+    pub(super) fn is_behind_transfer(&self) -> bool {
+        self.way.outline.ends_in_transfer
+    }
+
+    /// Whether there has been any code in the section since the text came to it.
+    pub(super) fn has_code(&self) -> bool {
+        self.way.outline.has_code
+    }
+
+    fn close(&mut self, end: usize) {
+        if self.way.by_number {
+            if self.way.has_call {
+                self.reach.everything = true;
+            }
+            self.reach.parts.push(Range { start: self.way.since, end });
+        }
+    }
+
+    /// A label that something names.
+    pub(super) fn label(&mut self, offset: usize) {
+        self.close(offset);
+        let mut outline = self.way.outline;
+        outline.starts_with_label |= !outline.has_code;
+        outline.ends_in_transfer = false;
+        self.way = Way { outline, ..Way::from(offset) };
+    }
+
+    /// An instruction; `block` is the number of the inline assembly it stands in.
+    pub(super) fn code(&mut self, is_transfer: bool, block: usize) {
+        self.way.code(is_transfer, block);
+    }
+
+    /// A call of a macro.
+    pub(super) fn call(&mut self, name: &[u8], block: usize) {
+        let unknown = Outline { has_code: true, starts_with_label: true, ends_in_transfer: false };
+        let outline = self.macros.get(name).copied().unwrap_or(unknown);
+        self.way.has_call |= outline.has_code;
+        self.body(outline, block);
+    }
+
+    fn body(&mut self, outline: Outline, block: usize) {
+        if outline.has_code {
+            if outline.starts_with_label {
+                self.way.outline.ends_in_transfer = false;
+            }
+            self.way.code(outline.ends_in_transfer, block);
+        }
+    }
+
+    /// Another way is followed for a while: a section is pushed, or a body starts.
+    pub(super) fn interrupt(&mut self, offset: usize) {
+        self.interrupted.push(mem::replace(&mut self.way, Way::from(offset)));
+    }
+
+    /// The interrupted way goes on.
+    pub(super) fn resume(&mut self, offset: usize) {
+        self.close(offset);
+        self.way = self.interrupted.pop().unwrap_or_else(|| Way::from(offset));
+    }
+
+    /// A body ends: of the macro with this name, or of a loop, which is taken several times here.
+    pub(super) fn end_body(&mut self, name: Option<Vec<u8>>, offset: usize) {
+        let outline = self.way.outline;
+        let has_call = self.way.has_call;
+        self.resume(offset);
+        match name {
+            Some(name) => drop(self.macros.insert(name, outline)),
+            None => {
+                for _ in 0..2 {
+                    self.body(outline, self.way.block);
+                }
+                self.way.has_call |= has_call;
+            }
+        }
+    }
+
+    /// The text goes on in another section, or perhaps not at all: a condition.
+    pub(super) fn forget(&mut self, offset: usize) {
+        self.label(offset);
+        self.way.outline.has_code = false;
+    }
+
+    /// What stands behind a condition may be reached by what stands before.
+    pub(super) fn condition(&mut self) {
+        self.way.outline.ends_in_transfer = false;
+    }
+}
+
+/// Whether control never goes on behind the instruction of this name.
+pub(super) fn is_transfer(head: &[u8]) -> bool {
+    let lower = head.to_ascii_lowercase();
+    let starts = |start: &[u8]| lower.starts_with(start);
+    starts(b"jmp")
+        || starts(b"ljmp")
+        || starts(b"ret")
+        || starts(b"lret")
+        || starts(b"iret")
+        || starts(b"sysret")
+        || starts(b"sysexit")
+        || starts(b"uiret")
+        || starts(b"eret")
+}
+
+/// Whether the instruction of this name may stand behind a branch to fill room or to stop speculation.
+pub(super) fn is_filler(head: &[u8]) -> bool {
+    [&b"nop"[..], b"nopw", b"nopl", b"int3", b"ud2", b"hlt", b"lfence"]
+        .iter()
+        .any(|filler| head.eq_ignore_ascii_case(filler))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Letters for what happens: `L` label, `c` code, `t` transfer, `(` and `)` loop, `[` and `]` macro `m`, `m` its call,
+    /// `?` condition. Returns the parts that are reached by number.
+    fn parts(events: &str) -> Vec<&str> {
+        let mut flow = Flow::default();
+        for (offset, event) in events.char_indices() {
+            match event {
+                'L' => flow.label(offset),
+                'c' => flow.code(false, 0),
+                't' => flow.code(true, 0),
+                '(' | '[' => flow.interrupt(offset),
+                ')' => flow.end_body(None, offset),
+                ']' => flow.end_body(Some(b"m".to_vec()), offset),
+                'm' => flow.call(b"m", 0),
+                _ => flow.condition(),
+            }
+        }
+        let reach = flow.finish(events.len());
+        if reach.everything { vec!["everything"] } else { reach.parts.into_iter().map(|part| &events[part]).collect() }
+    }
+
+    #[test]
+    fn code_behind_a_transfer_without_a_label() {
+        for (events, expected) in [
+            ("LctLct", vec![]),
+            ("Lctct", vec!["Lctct"]),
+            ("LcLtcLc", vec!["Ltc"]),
+            ("L(ct)", vec!["L(ct)"]),
+            ("L(Lct)", vec![]),
+            ("L(cc)t", vec![]),
+            ("[ct]Lm", vec![]),
+            ("[ct]Lmm", vec!["everything"]),
+            ("[Lct]mm", vec![]),
+            ("[cc]Lmmt", vec![]),
+            ("Lt?c", vec![]),
+        ] {
+            assert_eq!(parts(events), expected, "{events}");
+        }
+    }
+}

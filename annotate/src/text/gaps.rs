@@ -1,0 +1,90 @@
+//! What may stand between two instructions and assemble to nothing.
+//!
+//! Some instructions belong together: the interrupt shadow of `sti` covers the next instruction, a prefix the one behind it,
+//! and `pushf` with `pop` has a short replacement. What compilers write between them when they are asked for debug
+//! information (places, unwind directives, labels for ranges) puts no byte there, and must not part them: otherwise the
+//! same source would run otherwise with `-g`.
+
+use super::distance::definition;
+use super::expression::Sum;
+use super::scan::{Item, Scanner, Statement};
+use super::stage::Stage;
+
+/// Whether the statement puts nothing into a section and does not say where it stands.
+pub(super) fn is_silent(source: &[u8], statement: &Statement) -> bool {
+    const SILENT: [&[u8]; 23] = [
+        b".addrsig",
+        b".addrsig_sym",
+        b".file",
+        b".global",
+        b".globl",
+        b".hidden",
+        b".ident",
+        b".internal",
+        b".line",
+        b".ln",
+        b".loc_mark_labels",
+        b".local",
+        b".protected",
+        b".size",
+        b".symver",
+        b".type",
+        b".weak",
+        b".weakref",
+        b".stabd",
+        b".stabn",
+        b".stabs",
+        b".att_mnemonic",
+        b".intel_mnemonic",
+    ];
+    let head = statement.head(source);
+    if head == b".loc" || head.starts_with(b".cfi_") {
+        return true;
+    }
+    if head.first() == Some(&b'.') {
+        if SILENT.iter().any(|silent| head.eq_ignore_ascii_case(silent)) {
+            return true;
+        }
+        let is_number = |text: &[u8], expected| Sum::read(text).and_then(|sum| sum.constant()) == Some(expected);
+        let operands = statement.operands(source);
+        let nothing = [(&b".skip"[..], 0), (b".space", 0), (b".zero", 0), (b".balign", 1), (b".p2align", 0)];
+        if nothing.iter().any(|&(name, none)| head.eq_ignore_ascii_case(name) && is_number(operands, none)) {
+            return true;
+        }
+    }
+    // A name that is given a number, but not one that is given the current place.
+    definition(source, statement).is_some_and(|(_, value)| Sum::read(value).is_some_and(|sum| sum.constant().is_some()))
+}
+
+impl<'a> Stage<'a> {
+    /// The next statement that may put something into the section, as long as nobody can reach it but by what stands before.
+    pub(super) fn next_code(&self, scanner: &mut Scanner<'a>) -> Option<Statement> {
+        loop {
+            match scanner.next()? {
+                Item::Label(name) if self.references.names_local(&name) => return None,
+                Item::Label(_) => {}
+                Item::Statement(statement) if is_silent(self.source, &statement) => {}
+                Item::Statement(statement) if statement.head(self.source) == b".pushsection" => {
+                    self.skip_excursion(&statement, scanner)?;
+                }
+                Item::Statement(statement) => return Some(statement),
+            }
+        }
+    }
+
+    /// Steps over data that goes into another section, where no site can be.
+    fn skip_excursion(&self, push: &Statement, scanner: &mut Scanner<'a>) -> Option<()> {
+        let is_elsewhere = !self.sections.clone().follow_into(push.operands(self.source)).executable;
+        let mut depth = usize::from(is_elsewhere);
+        while depth > 0 {
+            let Item::Statement(statement) = scanner.next()? else { continue };
+            match statement.head(self.source) {
+                b".pushsection" => return None,
+                b".popsection" => depth -= 1,
+                head if head.first() == Some(&b'.') && !self.macros.is_call(head) => {}
+                _ => return None,
+            }
+        }
+        is_elsewhere.then_some(())
+    }
+}

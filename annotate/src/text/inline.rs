@@ -1,0 +1,59 @@
+//! Which parts of a compiler's output the compiler did not write: inline assembly, which stands between `#APP` and
+//! `#NO_APP`. The scanner takes both for comments.
+
+use std::cell::OnceCell;
+
+/// The marks of a text.
+pub(super) struct Inline<'a> {
+    source: &'a [u8],
+    /// Where each mark stands, and whether inline assembly ends there.
+    marks: OnceCell<Vec<(usize, bool)>>,
+}
+
+impl<'a> Inline<'a> {
+    pub(super) fn of(source: &'a [u8]) -> Self {
+        Self { source, marks: OnceCell::new() }
+    }
+
+    fn marks(&self) -> &[(usize, bool)] {
+        self.marks.get_or_init(|| {
+            let mark = |at: usize| match &self.source[..at] {
+                [.., b'#', b'N', b'O', b'_'] => Some((at, true)),
+                [.., b'#'] => Some((at, false)),
+                _ => None,
+            };
+            memchr::memmem::find_iter(self.source, b"APP").filter_map(mark).collect()
+        })
+    }
+
+    /// The number of the part that a place is in, from 0; each mark starts one.
+    pub(super) fn part(&self, at: usize) -> usize {
+        self.marks().partition_point(|&(mark, _)| mark < at)
+    }
+
+    /// Whether a compiler wrote what stands at a place. A text without marks may be anybody's.
+    pub(super) fn is_compiled(&self, at: usize) -> bool {
+        self.part(at).checked_sub(1).is_some_and(|part| self.marks()[part].1)
+    }
+
+    /// Whether the text comes from a compiler.
+    pub(super) fn has_marks(&self) -> bool {
+        !self.marks().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Inline;
+
+    #[test]
+    fn parts() {
+        let text = b"a\n#APP\nb\n#NO_APP\nc\nAPP d\n";
+        let inline = Inline::of(text);
+        let of = |letter: u8| {
+            text.iter().position(|&byte| byte == letter).map(|at| (inline.part(at), inline.is_compiled(at)))
+        };
+        assert_eq!(b"abcd".map(of), [Some((0, false)), Some((1, false)), Some((2, true)), Some((2, true))]);
+        assert!(inline.has_marks() && !Inline::of(b"APP").has_marks());
+    }
+}
