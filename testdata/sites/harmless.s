@@ -32,6 +32,8 @@ table:	.byte	0x0f, 0x01, 0xca, 0x0f, 0x31
 more:	.byte	0xfa
 	.ascii	"no"
 	.string	"a \" cli # \\"
+plain:	.byte	0x8c, 0xd8
+	.byte	0x8c, 0xd8
 	.type	object, @object
 after:
 object:	.byte	0xfa
@@ -45,7 +47,7 @@ typed:	.byte	0xfa
 2:	call	after
 	.ascii	"no"
 	jmp	2b
-	.quad	table, more, typed, 1b
+	.quad	table, more, typed, plain, 1b
 2:
 	mov	$';', %al
 	mov	$'#', %al

@@ -28,6 +28,11 @@
 	.att_syntax noprefix
 	mov	cr4, rax		# site: mov-from-cr
 	mov	rax, cr4		# site: mov-to-cr
+	.macro	move from
+	mov	edx, \from		# site: dispatched
+	.endm
+	move	ds
+	move	eax
 	.att_syntax prefix
 	mov	%cr4, %rax		# site: mov-from-cr
 	.data

@@ -65,5 +65,13 @@ before:
 	nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop; nop
 	jmp	. + 3
 	cli				# site: cli counted
+	nop
+	nop
+	.section .rodata
+	.previous
+	.subsection 1
+	cli				# site: cli
+	.previous
+	sti				# site: sti
 	.section .rodata
 	.quad	before

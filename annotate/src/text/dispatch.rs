@@ -69,7 +69,9 @@ impl Stage<'_> {
         let operand = operands.get(index).filter(|operand| self.macros.mentions_parameter(operand))?;
         let in_file = |operand: &Vec<u8>| self.syntax.register_file(operand) == Some(file);
         let is_site = self.macros.expansions(operand)?.iter().any(in_file);
-        is_site.then(|| self.word(dispatch, operand, 2))
+        // The prelude knows registers by their names with a percent sign.
+        let sign: &[u8] = if self.syntax.bare_registers && !operand.starts_with(b"%") { b"%" } else { b"" };
+        is_site.then(|| self.word(dispatch, &[sign, operand].concat(), 2))
     }
 
     /// Which of `count` operands decides, and how.

@@ -37,6 +37,8 @@ struct Way {
     has_call: bool,
     /// In a compiler's output, the inline assembly that the transfer stands in.
     block: usize,
+    /// The last code branches or returns for good, whatever labels stand behind it.
+    is_over: bool,
 }
 
 impl Way {
@@ -51,6 +53,7 @@ impl Way {
         }
         self.outline.has_code = true;
         self.outline.ends_in_transfer = is_transfer;
+        self.is_over = is_transfer;
         self.block = block;
     }
 }
@@ -78,7 +81,7 @@ impl Flow {
 
     /// Whether the last code before this place branches or returns for good.
     pub(super) fn is_behind_transfer(&self) -> bool {
-        self.way.outline.ends_in_transfer
+        self.way.is_over
     }
 
     /// Whether there has been any code in the section since the text came to it.
@@ -101,7 +104,7 @@ impl Flow {
         let mut outline = self.way.outline;
         outline.starts_with_label |= !outline.has_code;
         outline.ends_in_transfer = false;
-        self.way = Way { outline, ..Way::from(offset) };
+        self.way = Way { outline, is_over: self.way.is_over, ..Way::from(offset) };
     }
 
     /// An instruction; `block` is the number of the inline assembly it stands in.
@@ -157,11 +160,13 @@ impl Flow {
     pub(super) fn forget(&mut self, offset: usize) {
         self.label(offset);
         self.way.outline.has_code = false;
+        self.way.is_over = false;
     }
 
     /// What stands behind a condition may be reached by what stands before.
     pub(super) fn condition(&mut self) {
         self.way.outline.ends_in_transfer = false;
+        self.way.is_over = false;
     }
 }
 

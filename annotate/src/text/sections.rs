@@ -88,6 +88,7 @@ impl Sections {
                     (self.current, self.previous) = (current, previous);
                 }
             }
+            ".subsection" => self.previous = self.current,
             ".previous" => std::mem::swap(&mut self.current, &mut self.previous),
             _ => return false,
         }
