@@ -2,20 +2,27 @@
 //!
 //! The padded text goes to the real tool first. As long as that is silent and successful, the object is there and there
 //! is nothing else to know. Otherwise what the tool has to say must be said of the *user's* text: the original command
-//! runs, untouched and seen by the user, and decides. Only if it succeeds does the padded text get another chance.
+//! runs, untouched and seen by the user, and decides. Only if it succeeds do the padded texts get another chance, and one
+//! counts only if the tool says of it what it says of the plain text: a directive that computes something else now shows
+//! in a warning, if at all.
+//!
+//! The tool writes into memory. An object gets its name when it is known to be whole and right, its first bytes last: what
+//! a killed shim leaves behind is no object.
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io::{BufWriter, Write as _};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode, ExitStatus, Output, Stdio};
+use std::process::{ExitCode, ExitStatus, Output, Stdio};
 
 use annotate::object::{compare, has_records};
 use annotate::text::Annotated;
-use anyhow::Context as _;
 
 use crate::complain;
 use crate::journal::{self, Outcome};
+use crate::response;
+use crate::scratch::Scratch;
 use crate::tool::{Tool, exit_code};
 
 /// The command that the user gave, for the real tool.
@@ -34,13 +41,12 @@ impl Original<'_> {
     pub(crate) fn hand_over(&self) -> anyhow::Result<ExitCode> {
         match self.stdin {
             None => Err(self.tool.exec(self.arguments)),
-            Some(_) => Ok(exit_code(self.run(Stdio::inherit)?)),
+            Some(_) => Ok(exit_code(self.run()?)),
         }
     }
 
-    fn run(&self, messages: fn() -> Stdio) -> anyhow::Result<ExitStatus> {
-        let mut command = self.tool.command(self.arguments);
-        command.stdout(messages()).stderr(messages());
+    fn run(&self) -> anyhow::Result<ExitStatus> {
+        let command = self.tool.command(self.arguments);
         match self.stdin {
             None => self.tool.status(command),
             Some(text) => Ok(self.tool.feed(command, |stdin| stdin.write_all(text))?.status),
@@ -48,129 +54,270 @@ impl Original<'_> {
     }
 }
 
-/// An annotated text and the way to its object.
+/// The assembler that makes objects of texts on its standard input.
+#[derive(Clone, Copy)]
+pub(crate) struct Assembler<'a> {
+    pub(crate) tool: &'a Tool,
+    /// The options that make it assemble as the original command would, but for inputs and outputs.
+    pub(crate) options: &'a [OsString],
+    /// Whether it quotes, below a message, the line that it is about, which is not the user's.
+    pub(crate) quotes: bool,
+}
+
+/// A text and the way to its object.
 pub(crate) struct Assembly<'a> {
     /// The user's command.
     pub(crate) original: Original<'a>,
-    /// The options that make the real tool assemble its standard input as the original command would, but for the output.
-    pub(crate) options: &'a [OsString],
+    pub(crate) assembler: Assembler<'a>,
     /// The object.
     pub(crate) object: &'a Path,
-    /// The plain text.
+    /// The file that gets the debug information, if that is not the object.
+    pub(crate) split_debug: Option<&'a Path>,
+    /// The plain text, as the user's command reads it.
     pub(crate) text: &'a [u8],
     /// What messages and debug information are to call it.
     pub(crate) name: &'a str,
-    /// The annotated text.
-    pub(crate) annotated: Annotated<'a>,
+    /// The texts that may take its place, the best first.
+    pub(crate) candidates: &'a [Annotated<'a>],
     /// Whether the original command has more to do than to make the object.
     pub(crate) original_first: bool,
     /// Hold the object against what the tool makes of the plain text.
     pub(crate) check: bool,
 }
 
-impl Assembly<'_> {
-    /// Makes the object.
-    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        if self.original_first {
-            return self.original_then_padded(None);
-        }
-        let padded = self.padded()?;
-        if let Some(rejection) = rejection(&padded) {
-            return self.original_then_padded(Some(rejection));
-        }
-        if !padded.stdout.is_empty() || !padded.stderr.is_empty() {
-            return self.original_then_padded(None);
-        }
-        if !self.holds_records()? {
-            journal::note(self.object, Outcome::Plain);
-            return self.original.hand_over();
-        }
-        Ok(self.finish())
-    }
-
-    /// The original command in view of the user, then the padded text over its object, unless that is known to fail.
-    fn original_then_padded(&self, rejection: Option<String>) -> anyhow::Result<ExitCode> {
-        let status = self.original.run(Stdio::inherit)?;
-        if !status.success() {
-            return Ok(exit_code(status));
-        }
-        if let Some(rejection) = rejection {
-            return Ok(self.missed(&rejection));
-        }
-        if let Some(rejection) = self::rejection(&self.padded()?) {
-            self.original.run(Stdio::null)?;
-            return Ok(self.missed(&rejection));
-        }
-        if self.holds_records()? {
-            return Ok(self.finish());
-        }
-        journal::note(self.object, Outcome::Plain);
-        Ok(exit_code(self.original.run(Stdio::null)?))
-    }
-
-    fn finish(&self) -> ExitCode {
-        if self.check
-            && let Err(difference) = self.compare()
-        {
-            complain(&difference.context(format!("{} does more than the plain object", self.object.display())));
-            let _ = fs::remove_file(self.object);
-            return ExitCode::FAILURE;
-        }
-        journal::note(self.object, Outcome::Annotated(self.annotated.sites().count()));
-        ExitCode::SUCCESS
-    }
-
-    /// The plain object stays; `afterburner build` will not let that pass.
-    fn missed(&self, rejection: &str) -> ExitCode {
-        journal::note(self.object, Outcome::Missed(format!("the assembler rejects the padded text: {rejection}")));
-        ExitCode::SUCCESS
-    }
-
-    fn padded(&self) -> anyhow::Result<Output> {
-        let mut command = self.command(self.object);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.original.tool.feed(command, |stdin| {
-            let mut stdin = BufWriter::with_capacity(PIPE, stdin);
-            self.annotated.write_to(self.name, &mut stdin)?;
-            stdin.flush()
-        })
-    }
-
-    fn command(&self, object: &Path) -> Command {
-        let output = [OsStr::new("-o"), object.as_os_str(), OsStr::new("-")];
-        self.original.tool.command(self.options.iter().map(OsString::as_os_str).chain(output))
-    }
-
-    /// Where every site stands in a macro body or a conditional, perhaps none was assembled. Then the object is to be what
-    /// the plain text gives, to the byte.
-    fn holds_records(&self) -> anyhow::Result<bool> {
-        Ok(self.annotated.is_certain() || has_records(&read(self.object)?))
-    }
-
-    fn compare(&self) -> anyhow::Result<()> {
-        let plain = tempfile::NamedTempFile::new().context("cannot create a temporary object")?;
-        let mut command = self.command(plain.path());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        self.original.tool.feed(command, |stdin| stdin.write_all(self.text))?;
-        compare(&read(plain.path())?, &read(self.object)?)?;
-        Ok(())
-    }
-}
+/// The assembler's standard input.
+type Pipe<'a> = BufWriter<&'a mut dyn io::Write>;
 
 /// What a pipe holds.
 const PIPE: usize = 1 << 16;
 
-fn read(object: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(object).with_context(|| format!("cannot read {}", object.display()))
+/// What the assembler made of a text, and what it said.
+struct Made {
+    output: Output,
+    object: Scratch,
+    split_debug: Option<Scratch>,
 }
 
-/// The first error of a tool that failed.
-fn rejection(output: &Output) -> Option<String> {
-    if output.status.success() {
-        return None;
+impl Assembly<'_> {
+    /// Makes the object of the first candidate that the tool takes without a word that it would not have said anyway.
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        let mut first = match self.candidates.first() {
+            Some(candidate) if !self.original_first => Some(self.padded(candidate)?),
+            _ => None,
+        };
+        if let (Some(made), [candidate, ..]) = (&first, self.candidates)
+            && made.is_silent()
+        {
+            return self.finish(candidate, made, None);
+        }
+        let status = self.original.run()?;
+        if !status.success() {
+            return Ok(exit_code(status));
+        }
+        let plain = self.plain()?;
+        let mut rejection = None;
+        for candidate in self.candidates {
+            let made = first.take().map_or_else(|| self.padded(candidate), Ok)?;
+            match self.rejection(&made, &plain) {
+                None => return self.finish(candidate, &made, Some(&plain)),
+                Some(reason) => rejection = rejection.or(Some(reason)),
+            }
+        }
+        // The plain object stays; `afterburner build` will not let that pass.
+        journal::note(self.object, Outcome::Missed(rejection.unwrap_or_default()));
+        Ok(ExitCode::SUCCESS)
     }
-    let messages = String::from_utf8_lossy(&output.stderr);
-    let is_error = |line: &&str| line.to_ascii_lowercase().contains("error");
-    let line = messages.lines().find(is_error).or(messages.lines().next());
-    Some(line.map_or_else(|| output.status.to_string(), str::to_owned))
+
+    /// Makes the object of the plain text, which costs less than the original command if that would have to make the text
+    /// again.
+    pub(crate) fn run_plain(&self) -> anyhow::Result<ExitCode> {
+        journal::note(self.object, Outcome::Plain);
+        if self.original_first {
+            return self.original.hand_over();
+        }
+        let made = self.plain()?;
+        if made.is_silent() && self.place(&made).is_ok() { Ok(ExitCode::SUCCESS) } else { self.original.hand_over() }
+    }
+
+    /// Puts what was made of a candidate in its place. Where the plain text was assembled, the original command has run.
+    fn finish(&self, candidate: &Annotated, made: &Made, plain: Option<&Made>) -> anyhow::Result<ExitCode> {
+        let object = made.object.content()?;
+        // Where every site stands in a macro body or a conditional, perhaps none was assembled. Then the object is to be
+        // what the plain text gives, to the byte.
+        if !candidate.is_certain() && !has_records(&object) {
+            journal::note(self.object, Outcome::Plain);
+            return plain.map_or_else(|| self.original.hand_over(), |_| Ok(ExitCode::SUCCESS));
+        }
+        if self.check
+            && let Err(difference) = self.compare(plain, &object)
+        {
+            let what = format!("{} does more than the plain object", self.object.display());
+            return Ok(self.fail(&difference.context(what)));
+        }
+        if let Err(error) = self.place(made) {
+            // The tool has its own words for that.
+            let status = if plain.is_none() { self.original.run()? } else { ExitStatus::default() };
+            return Ok(if status.success() { self.fail(&error) } else { exit_code(status) });
+        }
+        journal::note(self.object, Outcome::Annotated(candidate.sites().count()));
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn fail(&self, error: &anyhow::Error) -> ExitCode {
+        complain(error);
+        let _ = fs::remove_file(self.object);
+        ExitCode::FAILURE
+    }
+
+    fn padded(&self, candidate: &Annotated) -> anyhow::Result<Made> {
+        self.assemble(|stdin| candidate.write_to(self.name, stdin))
+    }
+
+    fn plain(&self) -> anyhow::Result<Made> {
+        self.assemble(|stdin| {
+            stdin.write_all(&line_marker(1, self.name))?;
+            stdin.write_all(self.text)
+        })
+    }
+
+    fn assemble(&self, text: impl FnOnce(&mut Pipe) -> io::Result<()> + Send) -> anyhow::Result<Made> {
+        let object = Scratch::new()?;
+        let split_debug = self.split_debug.map(|_| Scratch::new()).transpose()?;
+        let mut arguments = self.assembler.options.to_vec();
+        if let Some(file) = &split_debug {
+            arguments.extend(["-split-dwarf-output".into(), file.path().into()]);
+        }
+        arguments.extend(["-o".into(), object.path().into(), "-".into()]);
+        let (arguments, _file) = response::shorten(arguments)?;
+        let mut command = self.assembler.tool.command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = self.assembler.tool.feed(command, |stdin| {
+            let mut stdin = Pipe::with_capacity(PIPE, stdin);
+            text(&mut stdin)?;
+            stdin.flush()
+        })?;
+        Ok(Made { output, object, split_debug })
+    }
+
+    fn place(&self, made: &Made) -> anyhow::Result<()> {
+        if let (Some(path), Some(file)) = (self.split_debug, &made.split_debug) {
+            place(path, &file.content()?)?;
+        }
+        place(self.object, &made.object.content()?)
+    }
+
+    fn compare(&self, plain: Option<&Made>, object: &[u8]) -> anyhow::Result<()> {
+        let plain = match plain {
+            Some(plain) => plain.object.content()?,
+            None => self.plain()?.object.content()?,
+        };
+        compare(&plain, object)?;
+        Ok(())
+    }
+
+    /// Why an object is not one of the plain text but for its padding, as far as the tool's words tell.
+    fn rejection(&self, made: &Made, plain: &Made) -> Option<String> {
+        let [padded, plain] = [made, plain].map(|made| Words::of(&made.output, self.assembler.quotes));
+        if !made.output.status.success() {
+            let says = padded.error().map_or_else(|| made.output.status.to_string(), str::to_owned);
+            return Some(format!("the assembler rejects the padded text: {says}"));
+        }
+        let difference = padded.difference(&plain)?;
+        Some(format!("the assembler does not say of the padded text what it says of the plain one: {difference}"))
+    }
+}
+
+impl Made {
+    fn is_silent(&self) -> bool {
+        self.output.status.success() && self.output.stdout.is_empty() && self.output.stderr.is_empty()
+    }
+}
+
+/// What a tool says, without what depends on how a line is laid out.
+#[derive(Debug, PartialEq, Eq)]
+struct Words(Vec<String>);
+
+impl Words {
+    fn of(output: &Output, quotes: bool) -> Self {
+        let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+        let lines = stdout.lines().chain(stderr.lines());
+        Self(if quotes { lines.filter_map(message).collect() } else { lines.map(str::to_owned).collect() })
+    }
+
+    /// The first error, or whatever comes first.
+    fn error(&self) -> Option<&str> {
+        let is_error = |line: &&String| line.to_ascii_lowercase().contains("error");
+        self.0.iter().find(is_error).or(self.0.first()).map(String::as_str)
+    }
+
+    /// The first line that only one of them has.
+    fn difference<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
+        let differ = |at: &usize| self.0.get(*at) != other.0.get(*at);
+        let at = (0..self.0.len().max(other.0.len())).find(differ)?;
+        self.0.get(at).or(other.0.get(at)).map(String::as_str)
+    }
+}
+
+/// Clang's message without its column; `None` where the line is a quotation.
+fn message(line: &str) -> Option<String> {
+    let kinds = [": error: ", ": warning: ", ": note: "];
+    let at = kinds.iter().filter_map(|kind| line.find(kind)).min()?;
+    let (place, message) = line.split_at(at);
+    let (place, _column) = place.rsplit_once(':')?;
+    Some(format!("{place}{message}"))
+}
+
+/// What makes an assembler take the next line for this one.
+pub(crate) fn line_marker(line: usize, name: &str) -> Vec<u8> {
+    let name = name.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("# {line} \"{name}\"\n").into_bytes()
+}
+
+/// Writes an object as GNU as does (bfd/cache.c, `bfd_open_file`; as/as.c): a file that is there and not empty gives way to
+/// a new one, and after a failure there is none. The header comes last.
+fn place(path: &Path, object: &[u8]) -> anyhow::Result<()> {
+    const HEADER: usize = 64;
+    if fs::metadata(path).is_ok_and(|existing| existing.len() > 0) {
+        let _ = fs::remove_file(path);
+    }
+    let (header, rest) = object.split_at(HEADER.min(object.len()));
+    let write = || -> io::Result<()> {
+        let file = File::create(path)?;
+        file.write_all_at(rest, header.len() as u64)?;
+        file.write_all_at(header, 0)
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(path);
+        anyhow::Error::new(error).context(format!("cannot write {}", path.display()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    fn words(stderr: &str, quotes: bool) -> Words {
+        let output = Output { status: ExitStatus::from_raw(0), stdout: Vec::new(), stderr: stderr.into() };
+        Words::of(&output, quotes)
+    }
+
+    #[test]
+    fn what_a_tool_quotes_does_not_matter() {
+        let plain = words("a.s:2:1: warning: careful\n.warning \"careful\"\n^\n", true);
+        let padded = words("a.s:2:30: warning: careful\n28110:cli;.warning \"careful\"\n         ^\n", true);
+        assert_eq!(plain, padded);
+        assert_eq!(plain.0, ["a.s:2: warning: careful"]);
+        assert_eq!(padded.difference(&plain), None);
+    }
+
+    #[test]
+    fn a_word_more_or_less_is_a_difference() {
+        let said = "a.s: Assembler messages:\na.s:2: Warning: repeat count is negative; ignored\n";
+        let [one, none] = [said, ""].map(|said| words(said, false));
+        assert_eq!(one.difference(&none), Some("a.s: Assembler messages:"));
+        assert_eq!(none.difference(&one), Some("a.s: Assembler messages:"));
+        assert_eq!(one.difference(&words(said, false)), None);
+    }
 }

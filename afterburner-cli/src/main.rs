@@ -15,7 +15,9 @@ mod gas;
 mod journal;
 mod pack;
 mod profile;
+mod response;
 mod run;
+mod scratch;
 mod session;
 mod sites;
 mod text_file;
@@ -36,6 +38,9 @@ fn main() -> ExitCode {
     let called = arguments.next().unwrap_or_default();
     let name = Path::new(&called).file_name().unwrap_or(&called).to_owned();
     let arguments: Vec<OsString> = arguments.collect();
+    if name == tool::TETHERED {
+        return ended(tool::tethered(&arguments));
+    }
     match (StandIn::named(&name), arguments.split_first()) {
         (Some(stand_in), _) => stand_in.run(&name, &arguments),
         (None, Some((command, rest))) if command == "as" || command == "clang" => run_stand_in(command, rest),
@@ -70,15 +75,19 @@ impl StandIn {
     }
 
     fn run(self, name: &OsStr, arguments: &[OsString]) -> ExitCode {
-        let result = match self {
+        ended(match self {
             Self::Assembler => gas::run(name, arguments),
             Self::Clang => clang::run(name, arguments),
-        };
-        result.unwrap_or_else(|error| {
-            complain(&error);
-            ExitCode::from(CANNOT_RUN)
         })
     }
+}
+
+/// The status to end with.
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::from(CANNOT_RUN)
+    })
 }
 
 /// Says what went wrong. Where nobody listens, nothing is said.

@@ -1,4 +1,8 @@
 //! The real tools: finding and running them.
+//!
+//! A tool that is started and waited for must not outlive this program: whoever kills a compiler's assembler, by SIGKILL
+//! too, wants no assembler. The kernel sees to that if the tool asks for it, which it does not; so what is started is this
+//! program, which asks and then becomes the tool ([`tethered`]).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
@@ -6,12 +10,16 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, ExitStatus, Output, Stdio};
+use std::process::{self, Command, ExitCode, ExitStatus, Output, Stdio};
 use std::{env, thread};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use crate::session;
+
+/// The name under which this program becomes a tool that ends with its parent.
+pub(crate) const TETHERED: &str = "afterburner-tethered";
 
 /// A program that this one stands in for.
 #[derive(Clone, Debug)]
@@ -33,16 +41,20 @@ impl Tool {
         Ok(Self::new(path, name))
     }
 
-    /// A command with these arguments.
+    /// A command with these arguments, which ends when this program does.
     pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(&self.path);
-        command.arg0(&self.called).args(arguments);
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0(TETHERED)
+            .arg(process::id().to_string())
+            .args([self.path.as_os_str(), &self.called])
+            .args(arguments);
         command
     }
 
     /// Becomes the tool. Returns only if that fails.
     pub(crate) fn exec<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> anyhow::Error {
-        let error = self.command(arguments).exec();
+        let error = Command::new(&self.path).arg0(&self.called).args(arguments).exec();
         self.cannot_run(error)
     }
 
@@ -76,6 +88,18 @@ impl Tool {
     fn cannot_run(&self, error: io::Error) -> anyhow::Error {
         anyhow::Error::new(error).context(format!("cannot run {}", self.path.display()))
     }
+}
+
+/// Becomes the tool of a [`Tool::command`]. Returns only if that fails.
+pub(crate) fn tethered(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    let [parent, path, called, arguments @ ..] = arguments else { bail!("{TETHERED} is for internal use") };
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot ask for the end of the parent")?;
+    // It may have ended before.
+    let is_parent = |pid: rustix::process::Pid| parent.to_str() == Some(&pid.as_raw_nonzero().to_string());
+    if !getppid().is_some_and(is_parent) {
+        return Ok(ExitCode::FAILURE);
+    }
+    Err(Tool::new(PathBuf::from(path), called).exec(arguments))
 }
 
 /// The status that the tool ended with, as a shell would report it.

@@ -5,6 +5,8 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use support::{AFTERBURNER, Lab, PLAIN, Result, SENSITIVE, compare};
 
@@ -91,6 +93,13 @@ fn response_files() {
     assert!(same(&files, &["@options"]));
     same(&files, &["@no-such-file", "a.s", "-o", "a.o"]);
     same(&files, &["@/", "a.s", "-o", "a.o"]);
+    // More than a command line holds, and nested.
+    let many: String =
+        (0..60_000).flat_map(|number| ["--defsym \"a".to_owned(), format!("{number}\"={number}\n")]).collect();
+    assert!(many.len() > 1 << 20);
+    let files = [("a.s", "\tcli\n\t.long a59999\n"), ("options", "@many\n--64 -o a.o a.s"), ("many", &many)];
+    assert!(same(&files, &["@options"]));
+    assert!(same(&files, &["-al=a.lst", "@options"]));
 }
 
 #[test]
@@ -222,6 +231,85 @@ fn a_read_only_place() {
     assert_eq!(result.stdout, "1\n1\n", "{result:?}");
     let messages: Vec<&str> = result.stderr.lines().collect();
     assert_eq!(messages[..messages.len() / 2], messages[messages.len() / 2..]);
+}
+
+#[test]
+fn what_the_assembler_says_of_the_padded_text_alone_counts() {
+    // The padding makes the count negative, which is only a warning, and the code another.
+    for line in ["\t.skip 4-(.-f)", "\t.space 4-(.-f),0x90", "\t.if .-f > 4\n\t.warning \"too long\"\n\t.endif"] {
+        let lab = Lab::with(&[("a.s", format!("f:\n\tcli\n{line}\n\tret\n").as_bytes())]);
+        lab.run("as", &["a.s", "-o", "plain.o"]).silent_success();
+        lab.afterburner(&["as", "a.s", "-o", "a.o"]).silent_success();
+        lab.afterburner(&["compare", "plain.o", "a.o"]).success();
+    }
+}
+
+/// A text that keeps the assembler busy until somebody ends it, without memory to speak of.
+fn endless() -> String {
+    format!("{SENSITIVE}.rept 60000\n.rept 60000\n.endr\n.endr\n")
+}
+
+/// The process of this name that this one has started, when it has come so far.
+fn child(parent: u32, name: &str) -> u32 {
+    let is_child = |process: &u32| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        status.lines().any(|line| line == format!("PPid:\t{parent}")) && status.starts_with(&format!("Name:\t{name}\n"))
+    };
+    loop {
+        let entries = fs::read_dir("/proc").expect("/proc").flatten();
+        let mut processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        if let Some(process) = processes.find(is_child) {
+            return process;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_shim_that_is_killed_takes_the_assembler_with_it() {
+    for signal in ["-KILL", "-TERM", "-HUP"] {
+        let lab = Lab::with(&[("a.s", endless().as_bytes())]);
+        let mut shim = lab.command(AFTERBURNER, &["as", "a.s", "-o", "a.o"]).spawn().expect("the shim");
+        let assembler = child(shim.id(), "as");
+        lab.run("kill", &[signal, &shim.id().to_string()]).silent_success();
+        shim.wait().expect("the shim");
+        while Path::new(&format!("/proc/{assembler}")).exists() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let left: Vec<_> = lab.files().into_keys().collect();
+        assert_eq!(left, [Path::new("a.s")], "{signal}");
+    }
+}
+
+#[test]
+fn objects_are_placed_as_the_assembler_places_them() {
+    let place = |lab: &Lab, command: &[&str]| {
+        let script = format!(
+            "umask 027; echo old > old.o; ln old.o hard.o; echo old > target.o; ln -s target.o soft.o
+             : > empty.o; chmod 600 empty.o; : > void.o; ln -s void.o dangling.o; rm void.o; mkdir closed
+             for object in new.o hard.o soft.o empty.o dangling.o; do {} a.s -o $object || exit; done
+             stat -c '%n %A %h' *.o; cat old.o target.o",
+            command.join(" ")
+        );
+        lab.run("sh", &["-c", &script])
+    };
+    let [real, ours] = [&["as"] as &[&str], &[AFTERBURNER, "as"]].map(|command| {
+        let lab = Lab::with(&[("a.s", SENSITIVE.as_bytes())]);
+        (place(&lab, command), lab.files().into_keys().collect::<Vec<_>>())
+    });
+    assert!(real.0.status.success() && real.0.stdout.contains("new.o -rw-r-----"), "{real:?}");
+    assert_eq!(ours, real);
+}
+
+#[test]
+fn no_directory_for_temporary_files_is_needed() {
+    let lab = Lab::with(&[("a.s", SENSITIVE.as_bytes())]);
+    let shim = lab.copy_of_the_command("shims/as");
+    // The settings of a build with `--check`.
+    lab.write("shims/session", [b"AFTRBRN\x01".as_slice(), &[0, 0, 0, 0, 1, 0]].concat());
+    let mut command = lab.command(shim, &["a.s", "-o", "a.o"]);
+    Result::of(command.env("TMPDIR", "/nonexistent").output().expect("the shim")).silent_success();
+    assert!(lab.has_records("a.o"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::{env, fs};
 use annotate::text::annotate;
 
 use self::arguments::{Compilation, Obstacle, Request};
-use crate::assembly::{Assembly, Original};
+use crate::assembly::{Assembler, Assembly, Original};
 use crate::exclusions;
 use crate::journal::{self, Outcome};
 use crate::session::Session;
@@ -68,34 +68,19 @@ fn compile(
     }
     let options = session.options();
     let annotated = annotate(&text, &options);
-    if !annotated.is_changed() {
-        if is_silent && assemble(tool, compilation, &text)? {
-            journal::note(object, Outcome::Plain);
-            return Ok(ExitCode::SUCCESS);
-        }
-        return leave(Some(Outcome::Plain));
-    }
+    let is_changed = annotated.is_changed();
     let assembly = Assembly {
         original,
-        options: &compilation.to_object(),
+        assembler: Assembler { tool, options: &compilation.to_object(), quotes: true },
         object,
+        split_debug: None,
         text: &text,
         name: &compilation.input.to_string_lossy(),
-        annotated,
+        candidates: &[annotated],
         original_first: !is_silent,
         check: session.check,
     };
-    assembly.run()
-}
-
-/// Assembles a text as it is. `false` if clang has anything to say of it; the original command will say it.
-fn assemble(tool: &Tool, compilation: &Compilation, text: &[u8]) -> anyhow::Result<bool> {
-    let options = compilation.to_object();
-    let output = [OsStr::new("-o"), compilation.object.as_os_str(), OsStr::new("-")];
-    let mut command = tool.command(options.iter().map(OsString::as_os_str).chain(output));
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = tool.feed(command, |stdin| stdin.write_all(text))?;
-    Ok(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty())
+    if is_changed { assembly.run() } else { assembly.run_plain() }
 }
 
 /// Why the object is left alone.

@@ -4,7 +4,6 @@
 //! the arguments as they are.
 
 mod arguments;
-mod response;
 mod source;
 
 use std::ffi::{OsStr, OsString};
@@ -14,9 +13,10 @@ use annotate::text::annotate;
 
 use self::arguments::Arguments;
 use self::source::Source;
-use crate::assembly::{Assembly, Original};
+use crate::assembly::{Assembler, Assembly, Original};
 use crate::exclusions;
 use crate::journal::{self, Outcome};
+use crate::response;
 use crate::session::Session;
 use crate::tool::Tool;
 
@@ -55,11 +55,12 @@ fn assemble(
     }
     let assembly = Assembly {
         original,
-        options: &parsed.options,
+        assembler: Assembler { tool, options: &parsed.options, quotes: false },
         object,
+        split_debug: None,
         text: &source.text,
         name: &source.name,
-        annotated,
+        candidates: &[annotated],
         original_first: source.is_peculiar || parsed.has_side_outputs,
         check: session.check,
     };

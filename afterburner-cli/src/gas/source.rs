@@ -26,7 +26,7 @@ impl Source {
     /// reader would find something else.
     pub(super) fn read(arguments: &Arguments) -> Option<Self> {
         let output = fs::metadata(arguments.output()).ok();
-        if output.as_ref().is_some_and(|output| !output.is_file()) {
+        if output.as_ref().is_some_and(|output| !output.is_file()) || arguments.output() == "-" {
             return None;
         }
         if let [Input::StandardInput] = arguments.inputs[..] {

@@ -1,17 +1,20 @@
 //! Response files: `@FILE` on a command line stands for the arguments in the file.
 //!
-//! The rules are those of libiberty (`libiberty/argv.c`, `expandargv` and `buildargv`), which every GNU tool uses.
+//! The rules are those of libiberty (`libiberty/argv.c`, `expandargv` and `buildargv`), which every GNU tool uses, and clang
+//! for what its driver passes on.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::mem;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
+use crate::scratch::Scratch;
+
 /// How many files libiberty reads before it suspects that they include each other.
 const MOST_FILES: usize = 2000;
 
 /// The arguments with every response file replaced by what it holds. `None` where the tool would complain.
-pub(super) fn expand(arguments: &[OsString]) -> Option<Vec<OsString>> {
+pub(crate) fn expand(arguments: &[OsString]) -> Option<Vec<OsString>> {
     let mut expanded = Vec::with_capacity(arguments.len());
     let mut rest: Vec<OsString> = arguments.iter().rev().cloned().collect();
     let mut files = 0;
@@ -30,6 +33,31 @@ pub(super) fn expand(arguments: &[OsString]) -> Option<Vec<OsString>> {
         }
     }
     Some(expanded)
+}
+
+/// Arguments that the kernel takes, with the file that some of them may stand in: it has to live as long as the tool.
+pub(crate) fn shorten(arguments: Vec<OsString>) -> anyhow::Result<(Vec<OsString>, Option<Scratch>)> {
+    /// The kernel's limits are 128 KB for one argument and, on most machines, 2 MB for all with the environment and the
+    /// pointers to them.
+    const MOST: usize = 1 << 16;
+    if arguments.iter().map(|argument| argument.len() + size_of::<usize>()).sum::<usize>() <= MOST {
+        return Ok((arguments, None));
+    }
+    let file = Scratch::with(&arguments.iter().flat_map(|argument| quote(argument)).collect::<Vec<u8>>())?;
+    Ok((vec![OsString::from_iter([OsStr::new("@"), file.path().as_os_str()])], Some(file)))
+}
+
+/// The line that [`split`] makes this argument of.
+fn quote(argument: &OsStr) -> Vec<u8> {
+    let mut quoted = vec![b'"'];
+    for &byte in argument.as_bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            quoted.push(b'\\');
+        }
+        quoted.push(byte);
+    }
+    quoted.extend(b"\"\n");
+    quoted
 }
 
 enum Content {
@@ -88,6 +116,18 @@ mod tests {
         assert_eq!(arguments, ["-o", "a b.o", "-I x", "q\"rs", "", "\\"]);
         assert!(split(b" \n\t").is_empty());
         assert_eq!(split(b"a\0b"), ["a"]);
+    }
+
+    #[test]
+    fn many_arguments_go_through_a_file() -> anyhow::Result<()> {
+        let odd = ["-I", "a b", "", "q\"u'o\\te", "@x", "tab\t", "new\nline"].map(OsString::from);
+        let (same, file) = shorten(odd.to_vec())?;
+        assert!(same == odd && file.is_none());
+        let many: Vec<OsString> = odd.iter().cycle().take(100_000).cloned().collect();
+        let (short, file) = shorten(many.clone())?;
+        assert!(short.len() == 1 && file.is_some());
+        assert_eq!(expand(&short).unwrap_or_default(), many);
+        Ok(())
     }
 
     #[test]
