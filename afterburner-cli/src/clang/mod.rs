@@ -1,18 +1,28 @@
 //! The clang wrapper: for the integrated assembler, which leaves no room for a shim.
 //!
 //! A compilation becomes three steps: clang to the text, the text stage, clang from the text to the object. That is so even
-//! where there is nothing to annotate: to run the original command after all would be to compile most files twice.
+//! where there is nothing to annotate: to run the original command after all would be to compile most files twice. What
+//! the first and the last step are is up to the driver, which is asked for its plan.
+//!
+//! * `arguments` tells from a command line whether to ask, `jobs` reads the answer, `plan` makes the steps of it.
 
 mod arguments;
+mod jobs;
+mod plan;
 
+use std::env;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
-use std::process::{ExitCode, Stdio};
-use std::{env, fs};
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Output, Stdio};
 
 use annotate::text::annotate;
+use anyhow::Context as _;
 
-use self::arguments::{Compilation, Obstacle, Request};
+use self::arguments::Request;
+use self::jobs::{Job, Jobs};
+use self::plan::{Obstacle, Plan, Text};
 use crate::assembly::{Assembler, Assembly, Original};
 use crate::exclusions;
 use crate::journal::{self, Outcome};
@@ -27,10 +37,28 @@ pub(crate) fn run(name: &OsStr, arguments: &[OsString]) -> anyhow::Result<ExitCo
         Some(path) => Tool::new(path.clone(), path.as_os_str()),
         None => Tool::find(name)?,
     };
-    match Request::parse(arguments) {
-        Request::Compile(compilation) => compile(&session, &tool, arguments, &compilation),
-        Request::ExternalAssembler => Err(tool.exec(with_shim(arguments))),
-        Request::Other => Err(tool.exec(arguments)),
+    let Request::Object { driver_writes } = Request::parse(arguments) else { return Err(tool.exec(arguments)) };
+    let Some(Jobs { jobs, has_words }) = ask(&tool, arguments)? else { return Err(tool.exec(arguments)) };
+    let leave = |object: &Path, outcome: Outcome| {
+        journal::note(object, outcome);
+        Err(tool.exec(arguments))
+    };
+    match Plan::new(jobs) {
+        Ok(plan) if !is_ordinary(&plan) => Err(tool.exec(arguments)),
+        Ok(plan) => match exclusions::of_path(&plan.object).or_else(|| exclusions::of_path(&plan.input)) {
+            Some(reason) => leave(&plan.object, Outcome::Excluded(reason.to_owned())),
+            None => compile(&session, &tool, arguments, &plan, driver_writes || has_words || plan.needs_original),
+        },
+        Err(Obstacle::NoObject) => Err(tool.exec(arguments)),
+        Err(Obstacle::ExternalAssembler) => Err(tool.exec(with_shim(arguments))),
+        Err(Obstacle::Narrow(object)) => leave(&object, Outcome::Excluded("16- or 32-bit code".to_owned())),
+        Err(Obstacle::Missed(objects, reason)) => {
+            let is_excluded = |object: &&PathBuf| exclusions::of_path(object).is_some();
+            for object in objects.iter().filter(|object| !is_excluded(object)) {
+                journal::note(object, Outcome::Missed(reason.to_owned()));
+            }
+            Err(tool.exec(arguments))
+        }
     }
 }
 
@@ -42,68 +70,86 @@ fn with_shim(arguments: &[OsString]) -> Vec<OsString> {
     prefix.into_iter().chain(arguments.iter().cloned()).collect()
 }
 
+/// What the driver would do. `None` where it would complain.
+fn ask(tool: &Tool, arguments: &[OsString]) -> anyhow::Result<Option<Jobs>> {
+    let mut command = tool.command([OsString::from("-###")].iter().chain(arguments));
+    command.stdin(Stdio::null());
+    let output = tool.output(command)?;
+    Ok(output.status.success().then(|| Jobs::parse(&output.stderr)))
+}
+
+/// Whether the source can be read and the object be replaced. Otherwise it is a question to the compiler (`-x c /dev/null`)
+/// rather than a compilation.
+fn is_ordinary(plan: &Plan) -> bool {
+    let source = plan.input == Path::new("-") || fs::metadata(&plan.input).is_ok_and(|source| source.is_file());
+    source && plan.object != Path::new("-") && fs::metadata(&plan.object).map_or(true, |object| object.is_file())
+}
+
 fn compile(
     session: &Session,
     tool: &Tool,
     arguments: &[OsString],
-    compilation: &Compilation,
+    plan: &Plan,
+    original_first: bool,
 ) -> anyhow::Result<ExitCode> {
-    let object = compilation.object.as_path();
-    let original = Original { tool, arguments, stdin: None };
-    let leave = |outcome: Option<Outcome>| {
-        if let Some(outcome) = outcome {
-            journal::note(object, outcome);
-        }
-        original.hand_over()
-    };
-    if fs::metadata(object).is_ok_and(|object| !object.is_file()) {
-        return leave(None);
-    }
-    if let Some(outcome) = obstacle(compilation) {
-        return leave(Some(outcome));
-    }
-    let Some((text, is_silent)) = text(tool, compilation)? else { return leave(None) };
+    let stdin = if plan.input == Path::new("-") { Some(standard_input()?) } else { None };
+    let original = Original { tool, arguments, stdin: stdin.as_deref() };
+    let Some((text, is_silent)) = text(plan, stdin.as_deref())? else { return original.hand_over() };
     if let Some(reason) = exclusions::of_text(&text) {
-        return leave(Some(Outcome::Excluded(reason.to_owned())));
+        journal::note(&plan.object, Outcome::Excluded(reason.to_owned()));
+        return original.hand_over();
     }
     let options = session.options();
     let annotated = annotate(&text, &options);
     let is_changed = annotated.is_changed();
     let assembly = Assembly {
         original,
-        assembler: Assembler { tool, options: &compilation.to_object(), quotes: true },
-        object,
-        split_debug: None,
+        assembler: Assembler { tool: &of(&plan.assembler), options: &plan.assembler.arguments, quotes: true },
+        object: &plan.object,
+        split_debug: plan.split_debug.as_deref(),
         text: &text,
-        name: &compilation.input.to_string_lossy(),
+        name: &plan.input.to_string_lossy(),
         candidates: &[annotated],
-        original_first: !is_silent,
+        original_first: !is_silent || original_first,
         check: session.check,
     };
     if is_changed { assembly.run() } else { assembly.run_plain() }
 }
 
-/// Why the object is left alone.
-fn obstacle(compilation: &Compilation) -> Option<Outcome> {
-    let excluded = exclusions::of_path(&compilation.object).or_else(|| exclusions::of_path(&compilation.input));
-    match (excluded, compilation.obstacle) {
-        (Some(reason), _) => Some(Outcome::Excluded(reason.to_owned())),
-        (None, Some(Obstacle::Narrow)) => Some(Outcome::Excluded("16- or 32-bit code".to_owned())),
-        (None, Some(Obstacle::Option(option))) => {
-            Some(Outcome::Missed(format!("{option} keeps code from the assembler: build without it")))
-        }
-        (None, None) => None,
-    }
+fn standard_input() -> anyhow::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    io::stdin().lock().read_to_end(&mut text).context("cannot read standard input")?;
+    Ok(text)
 }
 
 /// The text for the assembler, and whether clang made it without a word. `None` if there is none; the original command
 /// will say why.
-fn text(tool: &Tool, compilation: &Compilation) -> anyhow::Result<Option<(Vec<u8>, bool)>> {
-    let Some(arguments) = compilation.to_text() else {
-        return Ok(fs::read(&compilation.input).ok().map(|text| (text, true)));
-    };
-    let mut command = tool.command(arguments);
-    command.stdin(Stdio::null());
-    let output = tool.output(command)?;
-    Ok(output.status.success().then_some((output.stdout, output.stderr.is_empty())))
+fn text(plan: &Plan, stdin: Option<&[u8]>) -> anyhow::Result<Option<(Vec<u8>, bool)>> {
+    let mut is_silent = true;
+    for job in &plan.before {
+        let output = perform(job, stdin)?;
+        if !output.status.success() {
+            return Ok(None);
+        }
+        is_silent &= output.stdout.is_empty() && output.stderr.is_empty();
+    }
+    match &plan.text {
+        Text::File(path) if path == "-" => Ok(stdin.map(|text| (text.to_vec(), true))),
+        Text::File(path) => Ok(fs::read(path).ok().map(|text| (text, is_silent))),
+        Text::Printed(job) => {
+            let output = perform(&job.clone().writing(Path::new("-")), stdin)?;
+            Ok(output.status.success().then_some((output.stdout, output.stderr.is_empty())))
+        }
+    }
+}
+
+fn perform(job: &Job, stdin: Option<&[u8]>) -> anyhow::Result<Output> {
+    let tool = of(job);
+    let mut command = tool.command(&job.arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    tool.feed(command, |pipe| pipe.write_all(stdin.unwrap_or_default()))
+}
+
+fn of(job: &Job) -> Tool {
+    Tool::new(job.program.clone(), job.program.as_os_str())
 }
