@@ -1,4 +1,6 @@
 //! `afterburner sites`: where the sites of a file are.
+//!
+//! For people a table of counts; for programs (`--json`) the same table, and every site by itself.
 
 use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
@@ -12,12 +14,18 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::complain;
-use crate::verify::{named, percent, read};
+use crate::verify::{complain_of, named, percent, read};
 
 /// Count the sites of a file, by class, function, source file or source line
 ///
 /// Lists what each has, the most first: sites, their share, and the bytes of padding. Files and lines come from debug
 /// information.
+///
+/// With --json an object: `file`; `by`; `pad_bytes`; `rows`, the table, of which each row has `key`, the number of `sites` and
+/// `pad_bytes`; and `sites`, every site in the order of the text. A site has its `section`, its `address` (hexadecimal; in an
+/// object or a module, the offset in its section), the `length` of the instruction or sequence, that of its `slot`, its `class`,
+/// its `flags`, the `reason` if it is not padded, the `function` and the offset in it, and the source `line` and its
+/// `source_file`. What is not known is null.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// An object, a module, a linked kernel
@@ -25,7 +33,7 @@ pub(crate) struct Arguments {
     /// What to count by
     #[arg(long, value_enum, default_value_t = By::Class)]
     by: By,
-    /// Print JSON
+    /// Print JSON, with every site
     #[arg(long)]
     json: bool,
 }
@@ -77,13 +85,57 @@ struct Row {
 }
 
 /// The table.
-#[derive(Debug, Serialize)]
-struct Table<'a> {
-    file: &'a Path,
+#[derive(Debug)]
+struct Table {
     by: By,
     sites: u64,
     pad_bytes: u64,
     rows: Vec<Row>,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Listing<'a> {
+    file: &'a Path,
+    by: By,
+    pad_bytes: u64,
+    rows: &'a [Row],
+    sites: Vec<Listed<'a>>,
+}
+
+/// A site by itself.
+#[derive(Serialize)]
+struct Listed<'a> {
+    section: &'a str,
+    address: String,
+    length: u8,
+    slot: u8,
+    class: &'static str,
+    flags: Vec<&'static str>,
+    reason: Option<&'static str>,
+    function: Option<&'a str>,
+    function_offset: Option<u64>,
+    source_file: Option<&'a str>,
+    line: Option<u32>,
+}
+
+impl<'a> Listed<'a> {
+    fn of(Site { location, site, .. }: &'a Site<'_>) -> Self {
+        let source = location.source.as_ref();
+        Self {
+            section: location.section,
+            address: format!("{:#x}", location.address.unwrap_or(location.offset)),
+            length: site.length,
+            slot: site.slot,
+            class: site.class.name(),
+            flags: site.flags.iter_names().map(|(name, _)| name).collect(),
+            reason: site.flags.unpadded_reason(),
+            function: location.function.map(|function| function.name),
+            function_offset: location.function.map(|function| function.offset),
+            source_file: source.map(|source| source.file.as_str()),
+            line: source.map(|source| source.line),
+        }
+    }
 }
 
 /// Runs the command.
@@ -95,13 +147,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let file = arguments.file.display();
         complain(&anyhow::anyhow!("{file}: not all records hold; `afterburner verify` says why"));
     }
-    if matches!(arguments.by, By::File | By::Line) {
-        report.find_site_sources(&Sources::of(&elf));
+    if arguments.json || matches!(arguments.by, By::File | By::Line) {
+        let sources = Sources::of(&elf);
+        report.find_site_sources(&sources);
+        complain_of(&arguments.file, &sources);
     }
-    let table = table(&arguments.file, arguments.by, &report.sites);
+    let table = table(arguments.by, &report.sites);
     let mut out = BufWriter::new(io::stdout().lock());
     if arguments.json {
-        serde_json::to_writer(&mut out, &table)?;
+        let Table { by, pad_bytes, rows, .. } = &table;
+        let sites = report.sites.iter().map(Listed::of).collect();
+        let listing = Listing { file: &arguments.file, by: *by, pad_bytes: *pad_bytes, rows, sites };
+        serde_json::to_writer(&mut out, &listing)?;
         out.write_all(b"\n")?;
     } else {
         print(&table, &mut out)?;
@@ -110,7 +167,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn table<'a>(file: &'a Path, by: By, sites: &[Site<'_>]) -> Table<'a> {
+fn table(by: By, sites: &[Site<'_>]) -> Table {
     let mut counts: HashMap<String, (u64, u64)> = HashMap::new();
     for site in sites {
         let count = counts.entry(by.key(site)).or_default();
@@ -122,10 +179,10 @@ fn table<'a>(file: &'a Path, by: By, sites: &[Site<'_>]) -> Table<'a> {
     rows.sort_by(|a, b| b.sites.cmp(&a.sites).then_with(|| a.key.cmp(&b.key)));
     let sites = rows.iter().map(|row| row.sites).sum();
     let pad_bytes = rows.iter().map(|row| row.pad_bytes).sum();
-    Table { file, by, sites, pad_bytes, rows }
+    Table { by, sites, pad_bytes, rows }
 }
 
-fn print(table: &Table<'_>, out: &mut impl Write) -> io::Result<()> {
+fn print(table: &Table, out: &mut impl Write) -> io::Result<()> {
     let mut line =
         |sites: &str, share: &str, pad: &str, key: &str| writeln!(out, "{sites:>7}  {share:>8}  {pad:>8}  {key}");
     line("sites", "share", "padding", table.by.heading())?;
@@ -156,13 +213,13 @@ mod tests {
     fn sites_are_counted_by_key_the_most_first() {
         use annotate::instructions::Class::{Cli, Sti};
         let sites = [site(Cli, Some("f")), site(Sti, None), site(Sti, Some("g"))];
-        let rows = |by| table(Path::new("x"), by, &sites).rows;
+        let rows = |by| table(by, &sites).rows;
         let row = |key: &str, sites, pad_bytes| Row { key: key.to_owned(), sites, pad_bytes };
         assert_eq!(rows(By::Class), [row("sti", 2, 8), row("cli", 1, 4)]);
         assert_eq!(rows(By::Function), [row("(unknown)", 1, 4), row("f", 1, 4), row("g", 1, 4)]);
         assert_eq!(rows(By::Line), [row("(unknown)", 3, 12)]);
         let mut out = Vec::new();
-        print(&table(Path::new("x"), By::Class, &sites), &mut out).unwrap();
+        print(&table(By::Class, &sites), &mut out).unwrap();
         assert!(String::from_utf8(out).unwrap().ends_with("      3  100.00 %        12  in all\n"));
     }
 }

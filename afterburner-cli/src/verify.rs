@@ -69,7 +69,9 @@ fn file(path: &Path, json: bool, out: &mut impl Write) -> anyhow::Result<Outcome
     let report = Elf::parse(&data).and_then(|elf| {
         let mut report = verify(&elf)?;
         if !report.holds() {
-            report.find_sources(&Sources::of(&elf));
+            let sources = Sources::of(&elf);
+            report.find_sources(&sources);
+            complain_of(path, &sources);
         }
         Ok(report)
     });
@@ -93,6 +95,13 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// An error about a file, with the file's name.
 pub(crate) fn named(path: &Path, error: annotate::object::Error) -> anyhow::Error {
     anyhow::Error::new(error).context(path.display().to_string())
+}
+
+/// Says why lines are missing, if there is debug information and it could not be read.
+pub(crate) fn complain_of(path: &Path, sources: &Sources<'_>) {
+    if let Some(trouble) = sources.trouble() {
+        complain(&anyhow::anyhow!("{}: {trouble}; source lines are missing", path.display()));
+    }
 }
 
 fn unreadable(path: &Path, error: &anyhow::Error, json: bool, out: &mut impl Write) -> anyhow::Result<Outcome> {

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::journal::{Entry, Outcome};
-use crate::verify::percent;
+use crate::verify::{complain_of, percent};
 
 /// How many findings of a kind are printed; the report has all.
 const SHOWN: usize = 20;
@@ -84,7 +84,11 @@ impl File {
         let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let elf = Elf::parse(&data).with_context(|| path.display().to_string())?;
         let mut report = verify(&elf).with_context(|| path.display().to_string())?;
-        report.find_sources(&Sources::of(&elf));
+        if !report.holds() {
+            let sources = Sources::of(&elf);
+            report.find_sources(&sources);
+            complain_of(path, &sources);
+        }
         Ok(Self::new(path, &report))
     }
 

@@ -14,7 +14,7 @@ use wedge::loader::elf;
 use wedge::loader::relocations::Relocations;
 use wedge::memory::{OutOfMemory, PhysicalMemory};
 
-use crate::verify::{named, print, read};
+use crate::verify::{complain_of, named, print, read};
 
 /// Where a bzImage says that it is one (Linux, Documentation/x86/boot.rst, "header").
 const BZIMAGE_HEADER: Range<usize> = 0x202..0x206;
@@ -42,7 +42,9 @@ impl<'data> Kernel<'data> {
         ensure!(!elf.relocatable(), "{file} is an object or a module, not a linked kernel");
         let mut report = verify(&elf).map_err(|error| named(path, error))?;
         if !report.holds() {
-            report.find_sources(&Sources::of(&elf));
+            let sources = Sources::of(&elf);
+            report.find_sources(&sources);
+            complain_of(path, &sources);
             let mut out = BufWriter::new(io::stdout().lock());
             print(path, &report, &mut out)?;
             out.flush()?;

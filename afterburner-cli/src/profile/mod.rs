@@ -16,7 +16,7 @@ use self::symbols::{Symbols, Whereabouts};
 use self::table::{By, Site};
 use crate::CANNOT_RUN;
 use crate::run::{Ended, Host, Job, MachineArguments, Mode, Script, boot};
-use crate::verify::{named, read};
+use crate::verify::{complain_of, named, read};
 
 /// Count the sensitive instructions that a command executes in a guest
 ///
@@ -87,6 +87,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         .zip(arguments.kernel.as_deref())
         .map(|(data, path)| Symbols::of(data).map_err(|error| named(path, error)));
     let symbols = symbols.transpose()?;
+    if let Some((symbols, path)) = symbols.as_ref().zip(arguments.kernel.as_deref()) {
+        complain_of(path, symbols.sources());
+    }
     let script = Script {
         before: (!arguments.boot).then_some(include_str!("../../guest/profile-before")),
         after: Some(include_str!("../../guest/profile-after")),

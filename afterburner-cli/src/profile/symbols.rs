@@ -33,6 +33,11 @@ impl<'data> Symbols<'data> {
         Ok(Self { elf, linux, functions, sources })
     }
 
+    /// Its debug information.
+    pub(super) fn sources(&self) -> &Sources<'data> {
+        &self.sources
+    }
+
     /// Where the site with this link-time address is.
     pub(super) fn find(&self, address: u64) -> Whereabouts<'data> {
         let place = self.elf.place_at(address);

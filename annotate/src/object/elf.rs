@@ -8,17 +8,25 @@
 //! The file is checked once, here: every section lies in the file, every relocation section holds whole entries. Numbers
 //! that the file chooses (offsets, addends, symbol indices) are never trusted further than that: arithmetic on them wraps
 //! or is checked, and a place may lie outside its section.
+//!
+//! Nor may a file allege more than it holds. Whoever reads it does some work for each byte of each section, and for each
+//! byte of each symbol's name; so sections that share bytes, and names that share more of a string table than any linker
+//! makes them share, are refused. All that follows is linear in the size of the file.
+
+mod compression;
 
 use ::object::elf::{
     EM_X86_64, ET_DYN, ET_EXEC, ET_REL, FileHeader64, R_X86_64_GOTPCREL, R_X86_64_GOTPCRELX, R_X86_64_PC8,
     R_X86_64_PC16, R_X86_64_PC32, R_X86_64_PC64, R_X86_64_PLT32, R_X86_64_REX_GOTPCRELX, RelocationType, SHF_ALLOC,
-    SHF_COMPRESSED, SHF_EXECINSTR, SHT_NOBITS, SHT_NOTE, SHT_RELA, SectionType, Sym64, SymbolType,
+    SHF_COMPRESSED, SHF_EXECINSTR, SHT_NOBITS, SHT_NOTE, SHT_NULL, SHT_RELA, SectionType, Sym64, SymbolType,
 };
 use ::object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _, Sym as _};
 use ::object::{
     FileKind, LittleEndian, Object as _, ObjectSection as _, RelocationFlags, RelocationTarget, SectionIndex,
     SymbolIndex,
 };
+
+pub(super) use compression::Inflater;
 
 /// A file that the object side cannot read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +53,9 @@ pub enum Error {
         /// What is wrong.
         what: &'static str,
     },
+    /// Two sections share bytes of the file.
+    #[error("sections {0} and {1} share bytes of the file: no assembler or linker makes that")]
+    Overlap(String, String),
     /// A note that cannot be read.
     #[error("section {section}, offset {offset:#x}: {what}")]
     Note {
@@ -85,6 +96,8 @@ pub struct Section<'data> {
     pub align: u64,
     /// Its bytes in the file, none for `SHT_NOBITS` and `SHF_COMPRESSED`.
     pub bytes: &'data [u8],
+    /// Where its contents lie in the file; empty for `SHT_NOBITS`.
+    pub file_range: (u64, u64),
     /// Its type.
     pub kind: SectionType,
     /// Whether it takes memory at run time.
@@ -159,7 +172,10 @@ pub enum Target<'data> {
 /// The file.
 pub struct Elf<'data> {
     file: ElfFile64<'data, LittleEndian>,
+    data: &'data [u8],
     sections: Vec<Section<'data>>,
+    /// By index; the first is the null symbol.
+    symbols: Vec<Symbol<'data>>,
     /// Start, end and index of the sections that have an address, in order of it.
     by_address: Vec<(u64, u64, usize)>,
     relocatable: bool,
@@ -188,9 +204,12 @@ impl<'data> Elf<'data> {
             other => return Err(Error::FileType(other.0)),
         };
         let file = ElfFile64::parse(data)?;
-        let sections = sections(&file, data, relocatable)?;
+        let mut names = Names::of(data);
+        let sections = sections(&file, data, relocatable, &mut names)?;
+        check_overlap(&sections)?;
+        let symbols = symbols(&file, &sections, &mut names)?;
         let by_address = if relocatable { Vec::new() } else { by_address(&sections) };
-        Ok(Self { file, sections, by_address, relocatable })
+        Ok(Self { file, data, sections, symbols, by_address, relocatable })
     }
 
     /// Whether this is `ET_REL`: an object or a module.
@@ -233,8 +252,7 @@ impl<'data> Elf<'data> {
 
     /// All symbols but the null one.
     pub fn symbols(&self) -> impl Iterator<Item = Symbol<'data>> {
-        let table = self.file.elf_symbol_table();
-        table.enumerate().skip(1).map(|(index, symbol)| self.symbol(index, symbol))
+        self.symbols.iter().skip(1).copied()
     }
 
     /// The relocations of a section, in order of their offsets.
@@ -259,9 +277,7 @@ impl<'data> Elf<'data> {
     /// The symbol that a relocation refers to.
     #[must_use]
     pub fn symbol_of(&self, relocation: &Relocation) -> Option<Symbol<'data>> {
-        let index = relocation.symbol?;
-        let symbol = self.file.elf_symbol_table().symbol(index).ok()?;
-        Some(self.symbol(index, symbol))
+        self.symbols.get(relocation.symbol?.0).copied()
     }
 
     /// What a relocation refers to: symbol plus addend.
@@ -276,36 +292,43 @@ impl<'data> Elf<'data> {
             None => Target::Symbol("", addend),
         }
     }
-
-    fn symbol(&self, index: SymbolIndex, symbol: &'data Sym64<LittleEndian>) -> Symbol<'data> {
-        let table = self.file.elf_symbol_table();
-        let name = table.symbol_name(LittleEndian, symbol).unwrap_or_default();
-        let section = table.symbol_section(LittleEndian, symbol, index).ok().flatten();
-        let place = section.and_then(|SectionIndex(section)| {
-            let base = self.sections.get(section)?.address;
-            Some(Place { section, offset: symbol.st_value(LittleEndian).wrapping_sub(base) })
-        });
-        Symbol {
-            name: std::str::from_utf8(name).unwrap_or("?"),
-            kind: symbol.st_type(),
-            info: symbol.st_info().0,
-            place,
-            size: symbol.st_size(LittleEndian),
-        }
-    }
 }
 
 type Header = ::object::elf::SectionHeader64<LittleEndian>;
+
+/// Takes the names of a file, as long as they are in proportion to it.
+struct Names {
+    left: usize,
+}
+
+impl Names {
+    /// A string table is shared where one name is the end of another, so names may come to more than it.
+    fn of(data: &[u8]) -> Self {
+        const RATIO: usize = 8;
+        Self { left: data.len().saturating_mul(RATIO) }
+    }
+
+    fn take<'data>(&mut self, name: &'data [u8]) -> Result<&'data str, Error> {
+        // Reports repeat names. Linux takes symbols of 512 bytes (`KSYM_NAME_LEN`, include/linux/kallsyms.h).
+        const LONGEST: usize = 4096;
+        if name.len() > LONGEST {
+            return Err(Error::Malformed(format!("a name of more than {LONGEST} bytes")));
+        }
+        let left = self.left.checked_sub(name.len());
+        self.left = left.ok_or_else(|| Error::Malformed("more names than the file can hold".to_owned()))?;
+        Ok(std::str::from_utf8(name).unwrap_or("?"))
+    }
+}
 
 fn sections<'data>(
     file: &ElfFile64<'data, LittleEndian>,
     data: &'data [u8],
     relocatable: bool,
+    names: &mut Names,
 ) -> Result<Vec<Section<'data>>, Error> {
     let table = file.elf_section_table();
     let section = |(index, header): (usize, &'data Header)| {
-        let name = table.section_name(LittleEndian, header).unwrap_or_default();
-        let name = std::str::from_utf8(name).unwrap_or("?");
+        let name = names.take(table.section_name(LittleEndian, header).unwrap_or_default())?;
         section(header, name, data, relocatable).map_err(|what| Error::Section { name: name.to_owned(), index, what })
     };
     table.iter().enumerate().map(section).collect()
@@ -329,16 +352,56 @@ fn section<'data>(
         return Err("it reaches beyond the end of the address space");
     }
     let alloc = flags.contains(SHF_ALLOC);
+    let start = header.sh_offset(LittleEndian);
     Ok(Section {
         name,
         address,
         size,
         align: header.sh_addralign(LittleEndian).max(1),
         bytes: if flags.contains(SHF_COMPRESSED) { &[] } else { bytes },
+        file_range: (start, start.saturating_add(bytes.len() as u64)),
         kind,
         alloc,
         executable: alloc && flags.contains(SHF_EXECINSTR) && kind != SHT_NOBITS,
     })
+}
+
+/// Refuses sections that share bytes of the file.
+fn check_overlap(sections: &[Section<'_>]) -> Result<(), Error> {
+    // The null section's size may be the number of sections (ELF gABI, "ELF Header", `e_shnum`).
+    let has_bytes = |index: &usize| {
+        let Section { kind, file_range: (start, end), .. } = sections[*index];
+        kind != SHT_NULL && start < end
+    };
+    let mut filled: Vec<usize> = (0..sections.len()).filter(has_bytes).collect();
+    filled.sort_unstable_by_key(|&index| (sections[index].file_range, index));
+    let overlap = filled.windows(2).find(|pair| sections[pair[0]].file_range.1 > sections[pair[1]].file_range.0);
+    let describe = |index: usize| format!("{} (number {index})", sections[index].name);
+    overlap.map_or(Ok(()), |pair| Err(Error::Overlap(describe(pair[0]), describe(pair[1]))))
+}
+
+/// The symbols of a file, by index.
+fn symbols<'data>(
+    file: &ElfFile64<'data, LittleEndian>,
+    sections: &[Section<'_>],
+    names: &mut Names,
+) -> Result<Vec<Symbol<'data>>, Error> {
+    let table = file.elf_symbol_table();
+    let symbol = |(index, symbol): (SymbolIndex, &'data Sym64<LittleEndian>)| {
+        let section = table.symbol_section(LittleEndian, symbol, index).ok().flatten();
+        let place = section.and_then(|SectionIndex(section)| {
+            let base = sections.get(section)?.address;
+            Some(Place { section, offset: symbol.st_value(LittleEndian).wrapping_sub(base) })
+        });
+        Ok(Symbol {
+            name: names.take(table.symbol_name(LittleEndian, symbol).unwrap_or_default())?,
+            kind: symbol.st_type(),
+            info: symbol.st_info().0,
+            place,
+            size: symbol.st_size(LittleEndian),
+        })
+    };
+    table.enumerate().map(symbol).collect()
 }
 
 /// Sections without an address of their own (not allocated) or without extent name no place.

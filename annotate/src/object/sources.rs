@@ -3,19 +3,25 @@
 //! DWARF names code by address, and in a relocatable object every section starts at address 0 until something relocates
 //! the debug sections. So they are relocated here, on the fly as gimli reads them, with each executable section at a base
 //! of its own; references from one debug section to another (`R_X86_64_32` against a section symbol) have base 0, as gimli
-//! expects. In a linked file the bases are the sections' addresses and there is nothing to relocate.
+//! expects. In a linked file the bases are the sections' addresses and there is nothing to relocate. Relocations are about
+//! contents: where a section is compressed, about what it decompresses to.
 //!
 //! The line is that of the line table, which for inlined code is the innermost function's: where the instruction was
-//! written.
+//! written. With split DWARF the line table stays in the object, and `.dwo` files are not needed.
+//!
+//! A file without debug information knows no lines. Debug information that is there and cannot be read is another matter,
+//! which [`Sources::trouble`] tells.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
 use addr2line::Context;
-use gimli::{EndianSlice, LittleEndian, RelocateReader, SectionId};
+use gimli::{Dwarf, EndianArcSlice, EndianSlice, LittleEndian, RelocateReader, SectionId};
 use serde::Serialize;
 
-use super::elf::{Elf, Place, Relocation, Section, Target};
+use super::elf::{Elf, Inflater, Place, Relocation, Section, Target};
 use super::report::Location;
 
 /// A line of a source file.
@@ -33,13 +39,21 @@ impl fmt::Display for SourceLine {
     }
 }
 
-type Reader<'data> = RelocateReader<EndianSlice<'data, LittleEndian>, Relocated>;
+type Borrowed<'data> = RelocateReader<EndianSlice<'data, LittleEndian>, Relocated>;
+type Inflated = RelocateReader<EndianArcSlice<LittleEndian>, Relocated>;
+
+/// The line tables of a file: in the file, or decompressed.
+enum Lines<'data> {
+    Borrowed(Context<Borrowed<'data>>),
+    Inflated(Context<Inflated>),
+}
 
 /// The debug information of a file.
 pub struct Sources<'data> {
-    context: Option<Context<Reader<'data>>>,
+    lines: Option<Lines<'data>>,
     /// Base address of each section.
     bases: Vec<u64>,
+    trouble: RefCell<Option<String>>,
 }
 
 impl<'data> Sources<'data> {
@@ -47,14 +61,17 @@ impl<'data> Sources<'data> {
     #[must_use]
     pub fn of(elf: &Elf<'data>) -> Self {
         let bases = bases(elf);
-        let load = |id: SectionId| -> Result<Reader<'data>, gimli::Error> {
-            let section = elf.section_named(id.name());
-            let bytes = section.map_or(&[][..], |(_, section)| section.bytes);
-            let relocated = section.map(|(index, _)| Relocated::of(elf, index, &bases)).unwrap_or_default();
-            Ok(RelocateReader::new(EndianSlice::new(bytes, LittleEndian), relocated))
+        let (lines, trouble) = match Sections::of(elf, &bases).and_then(Sections::lines) {
+            Ok(lines) => (lines, None),
+            Err(trouble) => (None, Some(trouble)),
         };
-        let context = gimli::Dwarf::load(load).ok().and_then(|dwarf| Context::from_dwarf(dwarf).ok());
-        Self { context, bases }
+        Self { lines, bases, trouble: RefCell::new(trouble) }
+    }
+
+    /// Why lines are missing, if there is debug information and it could not be read.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
     }
 
     /// The source line of a place.
@@ -63,7 +80,14 @@ impl<'data> Sources<'data> {
         let address = self.bases.get(place.section)?.checked_add(place.offset)?;
         // addr2line asks for the range from the address to the next one.
         address.checked_add(1)?;
-        let found = self.context.as_ref()?.find_location(address).ok()??;
+        let found = match self.lines.as_ref()? {
+            Lines::Borrowed(context) => context.find_location(address),
+            Lines::Inflated(context) => context.find_location(address),
+        };
+        let found = found.unwrap_or_else(|error| {
+            self.trouble.borrow_mut().get_or_insert_with(|| unreadable(error));
+            None
+        })?;
         Some(SourceLine { file: found.file?.to_owned(), line: found.line? })
     }
 
@@ -73,6 +97,82 @@ impl<'data> Sources<'data> {
     }
 }
 
+fn unreadable(error: gimli::Error) -> String {
+    format!("the debug information cannot be read: {error}")
+}
+
+/// What lines need: units, their line tables and ranges, and the strings in them.
+const NEEDED: [SectionId; 10] = [
+    SectionId::DebugAbbrev,
+    SectionId::DebugAddr,
+    SectionId::DebugAranges,
+    SectionId::DebugInfo,
+    SectionId::DebugLine,
+    SectionId::DebugLineStr,
+    SectionId::DebugRanges,
+    SectionId::DebugRngLists,
+    SectionId::DebugStr,
+    SectionId::DebugStrOffsets,
+];
+
+/// The debug sections of a file.
+struct Sections<'data> {
+    sections: Vec<(SectionId, Cow<'data, [u8]>, Relocated)>,
+}
+
+impl<'data> Sections<'data> {
+    /// Reads, and if need be decompresses, what there is.
+    fn of(elf: &Elf<'data>, bases: &[u64]) -> Result<Self, String> {
+        let inflater = Inflater::of(elf);
+        let mut sections = Vec::new();
+        for id in NEEDED {
+            let contents = inflater.debug_section(id.name()).map_err(|error| error.to_string())?;
+            if let Some((index, contents)) = contents {
+                sections.push((id, contents, Relocated::of(elf, index, bases)));
+            }
+        }
+        Ok(Self { sections })
+    }
+
+    /// The line tables in them, if there are any.
+    fn lines(self) -> Result<Option<Lines<'data>>, String> {
+        if self.sections.iter().all(|(id, ..)| *id != SectionId::DebugInfo) {
+            return Ok(None);
+        }
+        if self.sections.iter().all(|(_, contents, _)| matches!(contents, Cow::Borrowed(_))) {
+            let reader = |id| {
+                let (bytes, relocated) = match self.find(id) {
+                    Some((_, Cow::Borrowed(bytes), relocated)) => (*bytes, relocated.clone()),
+                    _ => Default::default(),
+                };
+                RelocateReader::new(EndianSlice::new(bytes, LittleEndian), relocated)
+            };
+            return context(reader).map(|context| Some(Lines::Borrowed(context)));
+        }
+        let reader = |id| {
+            let (bytes, relocated) = self
+                .find(id)
+                .map_or_else(Default::default, |(_, contents, relocated)| (Arc::from(&**contents), relocated.clone()));
+            RelocateReader::new(EndianArcSlice::new(bytes, LittleEndian), relocated)
+        };
+        context(reader).map(|context| Some(Lines::Inflated(context)))
+    }
+
+    fn find(&self, wanted: SectionId) -> Option<&(SectionId, Cow<'data, [u8]>, Relocated)> {
+        self.sections.iter().find(|(id, ..)| *id == wanted)
+    }
+}
+
+/// Opens the debug information that a reader of each section gives.
+fn context<R: gimli::Reader>(reader: impl Fn(SectionId) -> R) -> Result<Context<R>, String> {
+    let dwarf = Dwarf::load(|id| Ok(reader(id))).map_err(unreadable)?;
+    // A unit that cannot be opened would be left out without a word.
+    let mut units = dwarf.units();
+    while let Some(header) = units.next().map_err(unreadable)? {
+        dwarf.unit(header).map_err(unreadable)?;
+    }
+    Context::from_dwarf(dwarf).map_err(unreadable)
+}
 /// An address for each section, such that no two executable ones overlap; 0 for debug sections.
 fn bases(elf: &Elf<'_>) -> Vec<u64> {
     // Nothing is at address 0: it stands for functions that the linker dropped.

@@ -49,9 +49,122 @@ fn inlined_code_is_where_it_was_written() {
 #[test]
 fn without_debug_information_there_are_no_lines() {
     let workshop = Workshop::new();
-    assert_eq!(lines(&workshop.assemble("text", "cli", &[])), [None]);
-    // Compressed sections are not read.
-    let long = format!("cli\n{}", "nop\n".repeat(1000));
-    assert_eq!(lines(&workshop.assemble("text", &long, &["-g"])), [Some("text.s:1".to_owned())]);
-    assert_eq!(lines(&workshop.assemble("text", &long, &["-g", "--compress-debug-sections=zlib"])), [None]);
+    let data = workshop.assemble("text", "cli", &[]);
+    assert_eq!(lines(&data), [None]);
+    assert_eq!(trouble(&data), None);
+}
+
+/// What keeps the lines of the misses of a file from being found.
+fn trouble(data: &[u8]) -> Option<String> {
+    let elf = Elf::parse(data).unwrap();
+    let sources = Sources::of(&elf);
+    verify(&elf).unwrap().find_sources(&sources);
+    sources.trouble()
+}
+
+const FORMATS: [&str; 3] = ["zlib", "zlib-gnu", "zstd"];
+
+/// A text of two sections, with lines enough to be worth compressing.
+fn long_text() -> String {
+    let code = "nop\nadd $1, %eax\n".repeat(2000);
+    format!("{code}cli\n.section .init.text,\"ax\"\n{code}sti\n")
+}
+
+#[test]
+fn compressed_debug_information_is_read() {
+    let workshop = Workshop::new();
+    let expected = ["text.s:4001", "text.s:8003"].map(|line| Some(line.to_owned()));
+    for version in ["--gdwarf-4", "--gdwarf-5"] {
+        let plain = workshop.assemble("text", &long_text(), &[version]);
+        for format in FORMATS {
+            workshop.shell("objcopy", &format!("--compress-debug-sections={format} text.o compressed.o"));
+            let compressed = workshop.read("compressed.o");
+            assert!(compressed.len() < plain.len(), "{format} compresses");
+            assert_eq!(lines(&compressed), expected, "{version}, {format}");
+            assert_eq!(trouble(&compressed), None, "{version}, {format}");
+            workshop.shell("ld", "-e 0 -o linked text.o");
+            workshop.shell("objcopy", &format!("--compress-debug-sections={format} linked compressed"));
+            let mut found = lines(&workshop.read("compressed"));
+            found.sort();
+            assert_eq!(found, expected, "{version}, {format}, linked");
+        }
+    }
+}
+
+#[test]
+fn the_assembler_and_the_linker_compress_too() {
+    let workshop = Workshop::new();
+    let expected = ["text.s:4001", "text.s:8003"].map(|line| Some(line.to_owned()));
+    for format in FORMATS {
+        let option = format!("--compress-debug-sections={format}");
+        let data = workshop.assemble("text", &long_text(), &["-g", &option]);
+        assert_eq!(lines(&data), expected, "{format}");
+        workshop.shell("ld", &format!("-e 0 {option} -o linked text.o"));
+        let mut found = lines(&workshop.read("linked"));
+        found.sort();
+        assert_eq!(found, expected, "{format}, linked");
+    }
+}
+
+#[test]
+fn split_debug_information_keeps_its_lines_in_the_object() {
+    let workshop = Workshop::new();
+    std::fs::write(workshop.path("text.c"), "void f(void)\n{\n\tasm volatile(\"cli\");\n}\n").unwrap();
+    for version in [4, 5] {
+        workshop.shell("gcc", &format!("-gdwarf-{version} -gsplit-dwarf -c -o text.o text.c"));
+        std::fs::remove_file(workshop.path("text.dwo")).expect("a .dwo file");
+        assert_eq!(lines(&workshop.read("text.o")), [Some("text.c:3".to_owned())], "DWARF {version}");
+    }
+}
+
+/// The header of a section, by name: where it lies in the file.
+fn header(data: &[u8], name: &str) -> (usize, usize) {
+    let elf = Elf::parse(data).unwrap();
+    let (_, section) = elf.section_named(name).expect("the section");
+    let [start, end] = [section.file_range.0, section.file_range.1].map(|offset| usize::try_from(offset).unwrap());
+    (start, end - start)
+}
+
+#[test]
+fn debug_information_that_cannot_be_read_is_said() {
+    let workshop = Workshop::new();
+    let assembled =
+        |format: &str| workshop.assemble("text", &long_text(), &["-g", &format!("--compress-debug-sections={format}")]);
+    // `Chdr`: type, reserved, size. GNU's: "ZLIB", and the size, big-endian.
+    type Change = fn(&mut [u8]);
+    let huge: Change = |section| section[8..16].copy_from_slice(&(1u64 << 60).to_le_bytes());
+    let large: Change = |section| section[8..16].copy_from_slice(&(1u64 << 32).to_le_bytes());
+    let other: Change = |section| section[8..16].copy_from_slice(&12345u64.to_le_bytes());
+    let kind: Change = |section| section[..4].copy_from_slice(&77u32.to_le_bytes());
+    let damage: Change = |section| section[24..].fill(0x55);
+    let gnu_size: Change = |section| section[4..12].copy_from_slice(&0xf000_0000u64.to_be_bytes());
+    let gnu_damage: Change = |section| section[12..].fill(0x55);
+    let cases: [(&str, &str, Change, &str); 9] = [
+        ("zlib", ".debug_line", huge, "it is alleged to decompress to far more than such a file can hold"),
+        ("zstd", ".debug_line", huge, "it is alleged to decompress to far more than such a file can hold"),
+        ("zlib", ".debug_line", large, "it is alleged to decompress to far more than such a file can hold"),
+        ("zlib", ".debug_line", other, "its compressed contents are damaged"),
+        ("zlib", ".debug_line", kind, "its compression is of no known kind"),
+        ("zlib", ".debug_line", damage, "its compressed contents are damaged"),
+        ("zstd", ".debug_line", damage, "its compressed contents are damaged"),
+        ("zlib-gnu", ".zdebug_line", gnu_size, "it is alleged to decompress to far more than such a file can hold"),
+        ("zlib-gnu", ".zdebug_line", gnu_damage, "its compressed contents are damaged"),
+    ];
+    for (format, name, change, expected) in cases {
+        let mut data = assembled(format);
+        let (start, size) = header(&data, name);
+        change(&mut data[start..start + size]);
+        assert_eq!(lines(&data), [None, None], "{format}");
+        let trouble = trouble(&data).expect("trouble");
+        assert!(trouble.starts_with(&format!("section {name} (number ")), "{trouble}");
+        assert!(trouble.ends_with(expected), "{format}: {trouble}");
+    }
+    let mut data = workshop.assemble("text", &long_text(), &["-g"]);
+    let (start, _) = header(&data, ".debug_info");
+    data[start + 4] = 0x77;
+    assert!(trouble(&data).expect("trouble").starts_with("the debug information cannot be read: "));
+    let mut data = workshop.assemble("text", &long_text(), &["-g"]);
+    let (start, size) = header(&data, ".debug_line");
+    data[start + 4..start + size].fill(0xff);
+    assert!(trouble(&data).expect("trouble").starts_with("the debug information cannot be read: "));
 }
