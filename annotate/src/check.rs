@@ -41,6 +41,8 @@ pub enum Contradiction {
     Class(Option<Class>),
     /// The instruction or sequence has this length.
     Length(u8),
+    /// What the record takes for the end of the instruction or sequence is that of an LFENCE behind it.
+    Barrier,
     /// Something else than a NOP stands behind it, at this offset in the slot.
     NotPadding(u8),
 }
@@ -53,6 +55,9 @@ impl core::fmt::Display for Contradiction {
             Self::Class(Some(class)) => write!(f, "the instruction there is of class {class}"),
             Self::Class(None) => write!(f, "the instruction there is not sensitive"),
             Self::Length(length) => write!(f, "the instruction there is {length} bytes long"),
+            Self::Barrier => {
+                write!(f, "an LFENCE stands between the instruction and its pad (-mlfence-after-load)")
+            }
             Self::NotPadding(offset) => write!(f, "byte {offset} of the slot starts something else than a NOP"),
         }
     }
@@ -72,7 +77,11 @@ pub fn check(alleged: AllegedSite, text: &[u8]) -> Result<CheckedSite, Contradic
     let instruction = decode(&mut decoder)?;
     check_class(alleged.class, &instruction, &mut decoder)?;
     if decoder.position() != usize::from(alleged.length) {
-        return Err(Contradiction::Length(position(&decoder)));
+        let length = position(&decoder);
+        // Against load value injection GAS puts one behind each load. No replacement could keep it.
+        let is_barrier = decode(&mut decoder).is_ok_and(|next| next.mnemonic() == Mnemonic::Lfence);
+        let reaches_behind = is_barrier && decoder.position() == usize::from(alleged.length);
+        return Err(if reaches_behind { Contradiction::Barrier } else { Contradiction::Length(length) });
     }
     while decoder.can_decode() {
         let start = position(&decoder);

@@ -234,3 +234,144 @@ fn what_cannot_be_compared_is_said() {
     let difference = compare(&plain, &wrong).unwrap_err();
     assert_eq!(difference.to_string(), "the padded file: record 0: the instruction there is of class sti");
 }
+
+/// The options by which GAS keeps branches from a boundary, by NOPs and by prefixes.
+const ALIGNED: [&[&str]; 7] = [
+    &["-mbranches-within-32B-boundaries"],
+    &["-malign-branch-boundary=32", "-malign-branch=jcc+fused+jmp+call+ret+indirect", "-malign-branch-prefix-size=0"],
+    &["-malign-branch-boundary=32", "-malign-branch=jcc+fused+jmp+call+ret+indirect", "-malign-branch-prefix-size=5"],
+    &["-malign-branch-boundary=16", "-malign-branch=jcc+jmp", "-malign-branch-prefix-size=2"],
+    &["-malign-branch-boundary=64", "-malign-branch=jcc+fused+jmp+ret", "-malign-branch-prefix-size=1"],
+    &["-malign-branch-boundary=32", "-malign-branch=call+indirect", "-malign-branch-prefix-size=4"],
+    &["-mbranches-within-32B-boundaries", "-O2"],
+];
+
+/// A loop of sites, branches of every kind, and instructions that prefixes go before.
+const BRANCHES: &str = "
+.globl f
+.type f,@function
+f:  mov %rsp, %rbp
+    .rept 12
+1:  mov %rax, 8(%rsp)
+    {cli}
+    mov %gs:(%rax), %rbx
+    test %rdi, %rdi
+    jne f
+    cmp table(%rip), %rax
+    jb 9f
+    {pushf}
+    push %rbx
+    call elsewhere
+    lock incl (%rax)
+    call *%rcx
+    jmp *table(,%rax,8)
+    {wrmsr}
+    nopl 8(%rax)
+    mov $5, %eax
+    add %rbx, %rcx
+    jo 1b
+9:  jmp 1b
+    .p2align 3
+    {cli}
+    .endr
+    ret
+.size f,.-f
+.section .rodata
+table: .quad f
+";
+
+fn compared_with(options: &[&str], [plain, padded]: &[String; 2]) -> Result<Comparison, Difference> {
+    let workshop = Workshop::new();
+    compare(&workshop.assemble("plain", plain, options), &workshop.assemble("padded", padded, options))
+}
+
+#[test]
+fn branches_may_be_kept_from_boundaries() {
+    for options in ALIGNED {
+        for shift in 0..33 {
+            let text = format!(".fill {shift}, 1, 0x9b\n{BRANCHES}");
+            // Numeric labels of sites do not survive `.rept`, so the repetition is written out.
+            let [before, rest] = text.split(".rept 12").collect::<Vec<_>>().try_into().unwrap();
+            let [body, after] = rest.split(".endr").collect::<Vec<_>>().try_into().unwrap();
+            let text = format!("{before}{}{after}", body.repeat(12));
+            let compared = compared_with(options, &pair(&text));
+            assert_eq!(compared.unwrap_or_else(|error| panic!("{options:?}, {shift}: {error}")).pads, 48);
+        }
+    }
+}
+
+#[test]
+fn what_is_lost_among_aligned_branches_is_found() {
+    let text = BRANCHES.replace(".rept 12", "").replace(".endr", "");
+    for options in ALIGNED {
+        for (from, to) in [
+            ("mov %rax, 8(%rsp)", ""),
+            ("mov %gs:(%rax), %rbx", "mov (%rax), %rbx"),
+            ("mov %gs:(%rax), %rbx", "mov %fs:(%rax), %rbx"),
+            ("lock incl", "incl"),
+            ("jne f", "je f"),
+            ("jmp 1b", "jmp 1b; jmp 1b"),
+            ("jmp *table", "notrack jmp *table"),
+            ("push %rbx\n", ""),
+            ("push %rbx\n", "pushw %bx\n"),
+            ("nopl 8(%rax)", ""),
+            ("call *%rcx", ""),
+            ("mov $5, %eax", "mov $6, %eax"),
+            ("ret\n", "nop; ret\n"),
+        ] {
+            let [plain, padded] = pair(&text);
+            let changed = padded.replacen(from, to, 1);
+            assert_ne!(padded, changed, "{from}");
+            assert!(compared_with(options, &[plain, changed]).is_err(), "{options:?}: {from} -> {to}");
+        }
+    }
+}
+
+#[test]
+fn clang_keeps_branches_from_boundaries_too() {
+    let workshop = Workshop::new();
+    let text = BRANCHES.replace(".rept 12", "").replace(".endr", "");
+    let [plain, padded] = pair(&text);
+    for options in [
+        "-mbranches-within-32B-boundaries",
+        "-mllvm -x86-align-branch-boundary=32 -mllvm -x86-align-branch=jcc+jmp+fused+call+ret -mllvm -x86-pad-max-prefix-size=5",
+    ] {
+        for shift in 0..33 {
+            let object = |name: &str, text: &str| {
+                std::fs::write(workshop.path(&format!("{name}.s")), format!(".fill {shift}, 1, 0x9b\n{text}")).unwrap();
+                workshop.shell("clang", &format!("-c {options} -o {name}.o {name}.s"));
+                workshop.read(&format!("{name}.o"))
+            };
+            let compared = compare(&object("plain", &plain), &object("padded", &padded));
+            assert_eq!(compared.unwrap_or_else(|error| panic!("{options}, {shift}: {error}")).pads, 4);
+        }
+    }
+}
+
+#[test]
+fn barriers_that_the_assembler_adds_are_those_of_the_text() {
+    let text = "f: {cli} mov (%rax), %rbx; {wrmsr} nop; jmp *%rax; call *(%rbx); {cli} nop; ret";
+    for options in [
+        &["-mlfence-after-load=yes"] as &[&str],
+        &["-mlfence-before-indirect-branch=all"],
+        &["-mlfence-before-ret=or"],
+        &["-mlfence-before-ret=shl"],
+    ] {
+        assert_eq!(compared_with(options, &pair(text)).unwrap_or_else(|error| panic!("{options:?}: {error}")).pads, 3);
+    }
+    // GAS puts none behind what it takes for data, as a pad may be.
+    let lost = compared_with(&["-mlfence-before-indirect-branch=all"], &pair("{cli} jmp *%rax")).unwrap_err();
+    assert!(lost.to_string().contains("plain +0x1 `lfence`, padded +0x5 `jmp *%rax`"), "{lost}");
+    let difference = compared_with(&["-mlfence-after-load=yes"], &pair("{pushf} ret")).unwrap_err().to_string();
+    assert_eq!(
+        difference,
+        "the padded file: record 0: an LFENCE stands between the instruction and its pad (-mlfence-after-load)"
+    );
+}
+
+#[test]
+fn a_thousand_immediates_may_be_distances() {
+    let body: String = (0..1000).map(|number| format!("add $(l{number} - f), %r8d; l{number}: {{cli}}")).collect();
+    let text = format!("f: {body} g: ret");
+    assert_eq!(equal(&text).pads, 1000);
+}

@@ -1,10 +1,20 @@
-//! NOPs that the assembler puts before an aligned place.
+//! NOPs that the assembler puts before an aligned place, or before a branch that it aligns.
 //!
 //! How many depends on all that stands before, so two texts that differ by pads differ by filler too. It is recognised by
-//! its effect: it ends at a multiple of a power of two that is greater than its length, and that the section's alignment
-//! permits. There is no certainty in that: a NOP of the text that was lost just before an aligned place would pass.
+//! its effect:
+//!
+//! * *Alignment*, as the text asks for it (`.p2align`): filler ends at a multiple of a power of two that is greater than its
+//!   length, and that the section's alignment permits; on both sides.
+//! * *Aligned branches*, as options ask for them (`-malign-branch-boundary=`, `-mbranches-within-32B-boundaries`): a branch,
+//!   or a comparison and the branch that it fuses with, may not reach a multiple of 16, 32 ... A side where it would has NOPs
+//!   before it, no more than it has bytes, up to that multiple. The other side may have none. (Or the assembler puts prefixes
+//!   on instructions before it: [`super::prefixes`].)
+//!
+//! There is no certainty in that: a NOP of the text that was lost just before an aligned place would pass.
 
-use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
+
+use super::prefixes::without_idle_prefixes;
 
 /// A run of NOPs and INT3s.
 pub(super) struct Run<'data> {
@@ -26,8 +36,18 @@ impl<'data> Run<'data> {
         Self { bytes, start, ends }
     }
 
+    pub(super) fn start(&self) -> usize {
+        self.start
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ends.is_empty()
+    }
+
+    /// The length of the branch behind the run, with the comparison that it fuses with, if there is one.
+    fn branch(&self) -> Option<usize> {
+        let end = self.bound(self.ends.len());
+        branch_length(&self.bytes[end..])
     }
 
     /// The bytes of each.
@@ -37,12 +57,12 @@ impl<'data> Run<'data> {
 
     /// How many it shares with the start of another.
     pub(super) fn shared_with(&self, other: &Self) -> usize {
-        self.nops().zip(other.nops()).take_while(|(a, b)| a == b).count()
+        self.nops().zip(other.nops()).take_while(|(a, b)| is_same_nop(a, b)).count()
     }
 
     /// How many it shares with the end of another.
     fn shared_at_end_with(&self, other: &Self) -> usize {
-        self.nops().rev().zip(other.nops().rev()).take_while(|(a, b)| a == b).count()
+        self.nops().rev().zip(other.nops().rev()).take_while(|(a, b)| is_same_nop(a, b)).count()
     }
 
     fn bound(&self, number: usize) -> usize {
@@ -55,14 +75,46 @@ impl<'data> Run<'data> {
     }
 }
 
+fn is_same_nop(a: &[u8], b: &[u8]) -> bool {
+    a == b || without_idle_prefixes(a, 64) == without_idle_prefixes(b, 64)
+}
+
 /// The length of the NOP or INT3 at the start of the bytes.
 fn nop_length(bytes: &[u8]) -> Option<usize> {
-    // INT3, NOP, the multi-byte NOP (SDM Vol. 2B, NOP), and the prefixes that GAS puts before them.
-    if !matches!(bytes, [0xcc | 0x90 | 0x66 | 0x2e, ..] | [0x0f, 0x1f, ..]) {
+    // INT3, NOP, the multi-byte NOP (SDM Vol. 2B, NOP), and the prefixes that GAS and LLVM put before them.
+    if !matches!(bytes, [0xcc | 0x90 | 0x66 | 0x2e | 0x36 | 0x3e, ..] | [0x0f, 0x1f, ..]) {
         return None;
     }
     let instruction = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
     matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3).then_some(instruction.len())
+}
+
+/// The length of the branch at the start of the bytes, with the comparison before it if they fuse (SDM Vol. 1, "Macrofusion";
+/// GAS and LLVM take these for the ones that do).
+fn branch_length(bytes: &[u8]) -> Option<usize> {
+    let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+    let first = decoder.decode();
+    if is_branch(&first) {
+        return Some(first.len());
+    }
+    let is_comparison = matches!(
+        first.mnemonic(),
+        Mnemonic::Cmp | Mnemonic::Test | Mnemonic::And | Mnemonic::Add | Mnemonic::Sub | Mnemonic::Inc | Mnemonic::Dec
+    );
+    let second = if is_comparison { decoder.decode() } else { return None };
+    (second.flow_control() == FlowControl::ConditionalBranch).then(|| first.len() + second.len())
+}
+
+fn is_branch(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.flow_control(),
+        FlowControl::UnconditionalBranch
+            | FlowControl::IndirectBranch
+            | FlowControl::ConditionalBranch
+            | FlowControl::Return
+            | FlowControl::Call
+            | FlowControl::IndirectCall
+    )
 }
 
 /// Part of a run, from here to there.
@@ -83,6 +135,14 @@ impl Middle {
         let alignment = (self.end - self.start + 1).next_power_of_two();
         let is_aligned = alignment as u64 <= section && self.end.is_multiple_of(alignment);
         self.end.is_multiple_of(LEAST) && (self.is_empty() || is_aligned)
+    }
+
+    /// Whether this may keep the branch of this length behind it from a boundary, in a section of this alignment. That is
+    /// raised to the boundary.
+    fn aligns_branch(self, length: Option<usize>, section: u64) -> bool {
+        const LEAST: usize = 16;
+        let reaches_boundary = |length| self.end - self.start <= length && self.end.is_multiple_of(LEAST);
+        length.is_some_and(|length| self.is_empty() || section >= LEAST as u64 && reaches_boundary(length))
     }
 }
 
@@ -111,7 +171,12 @@ pub(super) fn filler_between(plain: (&Run<'_>, u64), padded: (&Run<'_>, u64)) ->
         .find_map(|(before, after)| {
             let (middle, counterpart) = (plain.middle(before, after), padded.middle(before, after));
             let is_none = middle.is_empty() && counterpart.is_empty();
-            (is_none || middle.aligns(align) && counterpart.aligns(padded_align))
-                .then_some(Filler { before, ends: (middle.end, counterpart.end) })
+            let aligns = middle.aligns(align) && counterpart.aligns(padded_align);
+            let aligns_branch = || {
+                after == 0
+                    && middle.aligns_branch(plain.branch(), align)
+                    && counterpart.aligns_branch(padded.branch(), padded_align)
+            };
+            (is_none || aligns || aligns_branch()).then_some(Filler { before, ends: (middle.end, counterpart.end) })
         })
 }

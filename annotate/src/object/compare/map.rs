@@ -25,8 +25,8 @@ impl OffsetMap {
         let before = plain.cast_signed() < 0;
         let after = if before { 0 } else { self.pairs.partition_point(|&(start, _)| start <= plain) };
         let Some(&(start, _)) = self.pairs[..after].last() else { return plain == padded };
-        let counterparts = self.pairs[..after].iter().rev().take_while(|&&(same, _)| same == start);
-        counterparts.into_iter().any(|&(_, counterpart)| padded.wrapping_sub(counterpart) == plain - start)
+        // The pairs are in order of both offsets, and there may be any number of one plain offset.
+        self.pairs.binary_search(&(start, padded.wrapping_sub(plain - start))).is_ok()
     }
 }
 

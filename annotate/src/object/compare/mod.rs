@@ -10,7 +10,7 @@
 //!   two places have to correspond (`map`);
 //! * the size of a direct branch, short or near, which the assembler chooses by distance;
 //! * an immediate operand that is the distance of a label from a symbol;
-//! * filler before an aligned place (`filler`), and the NOPs behind an alternative's original, which make it as long as
+//! * filler before an aligned place or an aligned branch (`filler`), prefixes that do nothing (`prefixes`), and the NOPs behind an alternative's original, which make it as long as
 //!   its longest replacement; in `.altinstructions`, the lengths of both;
 //! * tables about text that hold distances as numbers: unwind tables and debug information are not compared.
 //!
@@ -20,6 +20,7 @@
 mod difference;
 mod filler;
 mod map;
+mod prefixes;
 mod walk;
 
 use std::collections::{BTreeMap, HashMap};
@@ -178,10 +179,18 @@ struct Reference<'data> {
 struct Immediates {
     /// Section of the plain object.
     section: usize,
+    /// Where the instructions start, plain and padded.
+    offsets: [u64; 2],
     /// The operands, plain and padded.
     operands: [u64; 2],
-    /// What to say if they are no such thing.
-    difference: Difference,
+    /// How to decode the instructions.
+    bitness: u32,
+}
+
+impl Immediates {
+    fn place(&self) -> (usize, u64) {
+        (self.section, self.offsets[0])
+    }
 }
 
 struct Comparer<'elf, 'data> {
@@ -310,22 +319,44 @@ impl<'data> Comparer<'_, 'data> {
         if self.immediates.is_empty() {
             return Ok(());
         }
-        let bases: Vec<_> = named_symbols(self.plain).into_iter().zip(named_symbols(self.padded)).collect();
-        for Immediates { section, operands, difference } in &self.immediates {
-            let mut places = bases.iter().filter_map(|(plain, padded)| plain.place.zip(padded.place));
-            let [distance, counterpart] = *operands;
-            let is_distance = places.any(|(plain, padded)| {
-                let (plain_base, padded_base) = (plain.offset, padded.offset);
-                let corresponds = |plain, padded| self.maps[*section].maps(plain, padded);
-                plain.section == *section
-                    && (corresponds(plain_base.wrapping_add(distance), padded_base.wrapping_add(counterpart))
-                        || corresponds(plain_base.wrapping_sub(distance), padded_base.wrapping_sub(counterpart)))
-            });
-            if !is_distance {
-                return Err(difference.clone());
-            }
+        let pairs = named_symbols(self.plain).into_iter().zip(named_symbols(self.padded));
+        let mut bases: Vec<_> = pairs.filter_map(|(plain, padded)| plain.place.zip(padded.place)).collect();
+        bases.sort_unstable();
+        bases.dedup();
+        let mut tries = 64 * (bases.len() + self.immediates.len());
+        let mut last = 0;
+        for immediates in &self.immediates {
+            let corresponds = |number: &usize| self.is_distance(immediates, bases[*number]);
+            // Most are distances from the symbol that the one before was, or from one nearby.
+            let near = bases.partition_point(|(plain, _)| (plain.section, plain.offset) <= immediates.place());
+            let nearest = (near..bases.len()).map(Some).chain(std::iter::repeat(None));
+            let nearest = (0..near).rev().map(Some).chain(std::iter::repeat(None)).zip(nearest);
+            let nearest = nearest.take(bases.len()).flat_map(|(before, behind)| [before, behind]).flatten();
+            let mut candidates = (last..bases.len()).take(1).chain(nearest).take(tries).inspect(|_| tries -= 1);
+            last = candidates.find(corresponds).ok_or_else(|| self.differing(immediates))?;
         }
         Ok(())
+    }
+
+    /// Whether two immediates are the distance of a place from a symbol.
+    fn is_distance(&self, immediates: &Immediates, (plain, padded): (Place, Place)) -> bool {
+        let [distance, counterpart] = immediates.operands;
+        let corresponds = |plain, padded| self.maps[immediates.section].maps(plain, padded);
+        plain.section == immediates.section
+            && (corresponds(plain.offset.wrapping_add(distance), padded.offset.wrapping_add(counterpart))
+                || corresponds(plain.offset.wrapping_sub(distance), padded.offset.wrapping_sub(counterpart)))
+    }
+
+    fn differing(&self, immediates: &Immediates) -> Difference {
+        let &Immediates { section, offsets: [plain, padded], bitness, .. } = immediates;
+        let text = &self.plain.sections()[section];
+        let padded_text = self.pairs[section].map_or(&[][..], |pair| self.padded.sections()[pair].bytes);
+        Difference::Content {
+            section: text.name.to_owned(),
+            what: "the instructions differ",
+            plain: Spot::instruction(text.bytes, plain, bitness),
+            padded: Spot::instruction(padded_text, padded, bitness),
+        }
     }
 
     fn same_symbol(&self, plain: &Symbol<'data>, padded: &Symbol<'data>) -> bool {

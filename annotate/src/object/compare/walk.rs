@@ -4,11 +4,14 @@
 //! alternatives make behind their originals. Where the two meet different runs of NOPs, the difference has to be filler
 //! ([`super::filler`]).
 
+use std::rc::Rc;
+
 use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
 
 use super::difference::{Difference, Spot};
 use super::filler::{Run, filler_between};
 use super::map::OffsetMap;
+use super::prefixes::without_idle;
 use super::{Immediates, Reference, disagreement};
 use crate::object::elf::{Elf, Place, Relocation, Target};
 use crate::object::records::Record;
@@ -31,6 +34,8 @@ pub(super) struct Side<'elf, 'data> {
     room: Vec<(usize, usize)>,
     /// Where 32-bit code starts and ends, if there is any.
     landmarks: Vec<Landmark>,
+    /// The run that was looked at last: one side may stay where it is while the other passes any number of rooms.
+    run: Option<Rc<Run<'data>>>,
 }
 
 /// An instruction on one side. What is no instruction is one byte.
@@ -38,9 +43,11 @@ pub(super) struct Side<'elf, 'data> {
 struct Decoded<'data> {
     instruction: Instruction,
     bytes: &'data [u8],
-    /// Where in the bytes the distance of a direct branch or RIP-relative operand stands, if there is one.
+    /// The bytes without prefixes that do nothing.
+    meaning: &'data [u8],
+    /// Where in the meaning the distance of a direct branch or RIP-relative operand stands, if there is one.
     distance: Option<(usize, usize)>,
-    /// Where in the bytes another immediate operand stands, if there is one.
+    /// Where in the meaning another immediate operand stands, if there is one.
     immediate: Option<(usize, usize)>,
 }
 
@@ -52,16 +59,17 @@ impl Decoded<'_> {
     /// Whether the two are one direct branch, short and near. (SDM Vol. 2A, JMP and Jcc: opcode and rel8 are 2 bytes,
     /// with rel32 they are 5 and 6. GAS does not relax a branch with prefixes.)
     fn is_resized(&self, other: &Self) -> bool {
-        let sizes = [self.bytes.len(), other.bytes.len()];
+        let sizes = [self.meaning.len(), other.meaning.len()];
         is_direct_branch(&self.instruction)
             && is_direct_branch(&other.instruction)
             && self.instruction.mnemonic() == other.instruction.mnemonic()
             && matches!(sizes, [2, 5 | 6] | [5 | 6, 2])
     }
 
-    /// Whether the two have the same bytes, but for a distance.
+    /// Whether the two have the same bytes, but for prefixes that do nothing, and for a distance.
     fn differs_by_distance(&self, other: &Self) -> bool {
-        self.distance.is_some_and(|field| other.distance == Some(field) && self.is_equal_around(other, field))
+        self.meaning == other.meaning
+            || self.distance.is_some_and(|field| other.distance == Some(field) && self.is_equal_around(other, field))
     }
 
     /// The immediates of the two, if that is all that differs.
@@ -69,14 +77,14 @@ impl Decoded<'_> {
         let field =
             self.immediate.filter(|&field| other.immediate == Some(field) && self.is_equal_around(other, field))?;
         let value = |decoded: &Self| {
-            let bytes = decoded.bytes.get(field.0..field.1)?;
+            let bytes = decoded.meaning.get(field.0..field.1)?;
             Some(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
         };
         Some([value(self)?, value(other)?])
     }
 
     fn is_equal_around(&self, other: &Self, (start, end): (usize, usize)) -> bool {
-        let around = |decoded: &Self| decoded.bytes.get(..start).zip(decoded.bytes.get(end..));
+        let around = |decoded: &Self| decoded.meaning.get(..start).zip(decoded.meaning.get(end..));
         around(self).is_some() && around(self) == around(other)
     }
 
@@ -84,7 +92,7 @@ impl Decoded<'_> {
     /// operand lies; `None` if there is no such thing or a relocation decides.
     fn distance(&self, relocations: &[Relocation], position: u64) -> Option<i64> {
         let (start, _) = self.distance?;
-        let field = position + start as u64;
+        let field = position + (self.bytes.len() - self.meaning.len() + start) as u64;
         if relocations.iter().any(|relocation| relocation.offset == field) {
             return None;
         }
@@ -124,6 +132,7 @@ impl<'elf, 'data> Side<'elf, 'data> {
             pads: records.iter().map(pad).collect(),
             room,
             landmarks: if has_32_bit_code { landmarks(functions, records) } else { Vec::new() },
+            run: None,
         }
     }
 
@@ -142,7 +151,10 @@ impl<'elf, 'data> Side<'elf, 'data> {
         let instruction = decoder.decode();
         let length = if instruction.is_invalid() { 1 } else { instruction.len() };
         let offsets = decoder.get_constant_offsets(&instruction);
-        let field = |start, size| (size > 0).then_some((start, start + size));
+        let bytes = &self.rest()[..length.min(self.rest().len())];
+        let meaning = without_idle(bytes, &instruction);
+        let idle = bytes.len() - meaning.len();
+        let field = |start: usize, size| (size > 0).then(|| (start - idle, start + size - idle));
         let immediate = field(offsets.immediate_offset(), offsets.immediate_size());
         let displacement = field(offsets.displacement_offset(), offsets.displacement_size());
         let (distance, immediate) = if is_direct_branch(&instruction) {
@@ -150,7 +162,7 @@ impl<'elf, 'data> Side<'elf, 'data> {
         } else {
             (displacement.filter(|_| instruction.is_ip_rel_memory_operand()), immediate)
         };
-        Decoded { instruction, bytes: &self.rest()[..length.min(self.rest().len())], distance, immediate }
+        Decoded { instruction, bytes, meaning, distance, immediate }
     }
 
     /// What a relocation of the instruction that ends at `end` refers to. The CPU adds a relative field to the address
@@ -174,10 +186,16 @@ impl<'elf, 'data> Side<'elf, 'data> {
     }
 
     /// The NOPs and INT3s that stand here, up to the next room.
-    fn run(&self) -> Run<'data> {
+    fn run(&mut self) -> Rc<Run<'data>> {
+        if let Some(run) = self.run.as_ref().filter(|run| run.start() == self.position) {
+            return Rc::clone(run);
+        }
         let after = self.room.partition_point(|&(start, _)| start <= self.position);
         let end = self.room.get(after).map_or(self.bytes.len(), |&(start, _)| start);
-        Run::of(self.bytes, self.position, if self.end_of_room().is_some() { self.position } else { end })
+        let limit = if self.end_of_room().is_some() { self.position } else { end };
+        let run = Rc::new(Run::of(self.bytes, self.position, limit));
+        self.run = Some(Rc::clone(&run));
+        run
     }
 
     /// The relocations of the next `length` bytes.
@@ -306,9 +324,11 @@ impl Walk<'_, '_> {
         if !is_equal && plain.is_resized(&padded) {
             self.walked.resized_branches += 1;
         } else if !is_equal && !plain.differs_by_distance(&padded) {
-            let difference = self.difference("the instructions differ");
-            let Some(operands) = plain.differing_immediates(&padded) else { return Err(difference) };
-            self.walked.immediates.push(Immediates { section: self.plain.section, operands, difference });
+            let Some(operands) = plain.differing_immediates(&padded) else {
+                return Err(self.difference("the instructions differ"));
+            };
+            let offsets = [&self.plain, &self.padded].map(|side| side.position as u64);
+            self.walked.immediates.push(Immediates { section: self.plain.section, offsets, operands, bitness });
         }
         self.refer(&plain, &padded)?;
         self.advance(plain.bytes.len(), padded.bytes.len());
