@@ -3,6 +3,7 @@
 //! What the assembler stage could not know of a site is completed here, from the object. What a record claims is never
 //! taken back but refused, where the object says otherwise. Plain names are in [`crate::linux`].
 
+pub mod originals;
 pub mod patched;
 
 use std::collections::HashSet;
@@ -40,6 +41,14 @@ const HEAD_FUNCTIONS: [&str; 8] = [
 /// What a kernel subtracts from an address in its image to get the physical one (`__START_KERNEL_map`,
 /// `include/asm/page_64_types.h`), negated as the addend that says so.
 pub const PHYSICAL_ADDEND: u64 = 0x8000_0000;
+
+/// An offset, or the distance of an address from a symbol, of a place that is named by its physical address.
+#[must_use]
+pub fn without_physical_bias(offset: u64) -> u64 {
+    // What stays negative lies before its section, and is no physical address.
+    let physical = offset.checked_sub(PHYSICAL_ADDEND);
+    physical.filter(|offset| offset.cast_signed() >= 0).unwrap_or(offset)
+}
 
 /// What one kernel, object or module says about the places in its text.
 pub struct Linux {

@@ -20,6 +20,7 @@
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
 use super::elf::{Elf, Place};
+use super::linux::originals::Originals;
 use super::linux::patched::Patched;
 use super::linux::{Alternative, Linux, alternatives};
 use super::report::Site;
@@ -33,7 +34,7 @@ const STATUS: LiveFlags = LiveFlags::all().difference(LiveFlags::DF);
 /// Takes from the live flags of sites what is dead for certain. A site that goes on somewhere else (`iretq`) or may do so (at a
 /// fix-up), that runs in a copy, or that is no 64-bit code, stays as it is.
 pub(super) fn complete(elf: &Elf<'_>, linux: &Linux, sites: &mut [Site<'_>]) {
-    let text = Text { elf, linux, patched: Patched::of(elf), alternatives: alternatives(elf) };
+    let text = Text { elf, linux, patched: Patched::of(elf), originals: Originals::of(alternatives(elf)) };
     for site in sites {
         let site = &mut site.site;
         let live = site.liveness.flags;
@@ -71,7 +72,7 @@ struct Text<'a, 'data> {
     elf: &'a Elf<'data>,
     linux: &'a Linux,
     patched: Patched,
-    alternatives: Vec<Alternative>,
+    originals: Originals,
 }
 
 impl Text<'_, '_> {
@@ -91,8 +92,8 @@ impl Text<'_, '_> {
 
     /// Those of the `undecided` flags that may be read after the slot from `start` to `end`.
     fn live_after(&self, start: Place, end: Place, undecided: LiveFlags) -> LiveFlags {
-        let mut ways: Vec<Way> =
-            self.contexts(start).into_iter().map(|within| Way { place: end, within, undecided }).collect();
+        let contexts = self.contexts(start).unwrap_or_default();
+        let mut ways: Vec<Way> = contexts.into_iter().map(|within| Way { place: end, within, undecided }).collect();
         if ways.is_empty() {
             return undecided;
         }
@@ -113,19 +114,16 @@ impl Text<'_, '_> {
         live
     }
 
-    /// What a site may be within: in a replacement, as many ways as it has originals.
-    fn contexts(&self, site: Place) -> Vec<Within> {
-        let within = |start: Place, length: u8| start == site && length > 0 || contains(start, length, site);
-        let replacements = self.alternatives.iter().filter(|a| within(a.replacement, a.replacement_length));
-        let mut contexts: Vec<Within> = replacements.map(replacement).collect();
+    /// What a site may be within: in a replacement, as many ways as it has originals. `None` if that is too many.
+    fn contexts(&self, site: Place) -> Option<Vec<Within>> {
+        let mut contexts: Vec<Within> = self.originals.replaced_by(site)?.iter().map(replacement).collect();
         if contexts.is_empty() {
-            let originals = self.alternatives.iter().filter(|a| within(a.original, a.original_length));
-            contexts.extend(originals.map(original).take(1));
+            contexts.extend(self.originals.original_around(site)?.iter().map(original));
         }
         if contexts.is_empty() && !Linux::is_replacement(self.elf, site) {
             contexts.push(Within::Plain);
         }
-        contexts
+        Some(contexts)
     }
 
     /// Goes one step, and returns the flags that are live because of it.
@@ -141,7 +139,7 @@ impl Text<'_, '_> {
                 return LiveFlags::empty();
             }
             Within::Plain => {
-                let starting: Vec<&Alternative> = self.alternatives.iter().filter(|a| a.original == place).collect();
+                let Some(starting) = self.originals.starting_at(place) else { return undecided };
                 if let Some(longest) = starting.iter().max_by_key(|a| a.original_length) {
                     ways.push(Way { within: original(longest), ..way });
                     ways.extend(starting.iter().map(|a| Way {
@@ -151,7 +149,7 @@ impl Text<'_, '_> {
                     }));
                     return LiveFlags::empty();
                 }
-                if self.alternatives.iter().any(|a| contains(a.original, a.original_length, place)) {
+                if self.originals.is_in_the_middle(place) {
                     return undecided;
                 }
             }
@@ -239,11 +237,6 @@ fn replacement(alternative: &Alternative) -> Within {
 
 fn end(start: Place, length: u8) -> Place {
     Place { offset: start.offset.saturating_add(length.into()), ..start }
-}
-
-/// Whether a place lies in a range, behind its start.
-fn contains(start: Place, length: u8, place: Place) -> bool {
-    start.section == place.section && start < place && place < end(start, length)
 }
 
 /// The flags that an instruction overwrites whatever its operands are.

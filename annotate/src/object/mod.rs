@@ -3,6 +3,7 @@
 //! * [`elf`]: the file; [`records`]: the records in it; [`text`]: the instructions in it.
 //! * [`mod@verify`]: every record held against the text, and every sensitive instruction of the text against the records;
 //!   [`report`]: what came of it.
+//! * `references`: what refers to places in text, which a slot or the length of it could have made wrong.
 //! * [`mod@compare`]: the padded object held against the plain one.
 //! * `liveness`: which status flags matter after a site, where the linked text tells more than the assembler's.
 //! * [`sources`]: the source line of an address.
@@ -15,6 +16,7 @@ pub mod elf;
 pub mod linux;
 mod liveness;
 pub mod records;
+mod references;
 pub mod report;
 pub mod sources;
 pub mod text;

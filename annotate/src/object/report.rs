@@ -100,12 +100,13 @@ impl fmt::Display for Miss<'_> {
     }
 }
 
-/// A record that does not hold.
+/// A record that does not hold, or a reference to what is no instruction.
 #[derive(Clone, Debug, Serialize)]
 pub struct Problem<'data> {
-    /// Number of the record in the file.
-    pub record: usize,
-    /// Where its site is or, where that cannot be said, the record itself.
+    /// Number of the record in the file, if it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<usize>,
+    /// Where its site is or, where that cannot be said, the record itself; or where the reference is.
     #[serde(flatten)]
     pub location: Location<'data>,
     /// What is wrong.
@@ -114,7 +115,8 @@ pub struct Problem<'data> {
 
 impl fmt::Display for Problem<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: record {}: {}", self.location, self.record, self.what)
+        let record = self.record.map_or_else(String::new, |record| format!("record {record}: "));
+        write!(f, "{}: {record}{}", self.location, self.what)
     }
 }
 
@@ -138,7 +140,7 @@ pub struct Report<'data> {
     pub excused: Vec<Miss<'data>>,
     /// Sensitive instructions that should have a record.
     pub misses: Vec<Miss<'data>>,
-    /// Records that do not hold.
+    /// Records that do not hold, and references to what is no instruction.
     pub problems: Vec<Problem<'data>>,
     /// Bytes of instructions in executable sections, without what linkers fill gaps with.
     pub executable_bytes: u64,

@@ -1,10 +1,10 @@
 //! The instructions and functions of a file.
 //!
 //! Instructions are found by linear sweep: decode, advance by the length, again. On what assemblers and compilers emit
-//! for x86-64 that finds every instruction, for data tables live elsewhere and filler is NOP or INT3; recursive descent
-//! would miss what is only reached through tables. Two things could put a sweep out of step, and a *landmark* ends it:
-//! where a function starts (`__x86_return_thunk` lies within an instruction, on purpose), and where a record says that an
-//! instruction starts. An instruction that runs across a landmark is reported all the same, then the sweep goes on at the
+//! for x86-64 that finds every instruction, for data tables live elsewhere or say that they are data, and filler is NOP or
+//! INT3; recursive descent would miss what is only reached through tables. Three things could put a sweep out of step, and
+//! a *landmark* ends it: where a function starts (`__x86_return_thunk` lies within an instruction, on purpose), where a
+//! record says that an instruction starts, and where data (`STT_OBJECT`) starts and ends. An instruction that runs across a landmark is reported all the same, then the sweep goes on at the
 //! landmark: an overlapped instruction can be executed too.
 //!
 //! A kernel may hold 32-bit functions (the PVH entry). No symbol tells; the records of their sites do (`CODE32`). From such
@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use ::object::elf::{STT_FUNC, STT_NOTYPE};
+use ::object::elf::{STT_FUNC, STT_NOTYPE, STT_OBJECT};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use super::elf::{Elf, Place};
@@ -62,12 +62,77 @@ impl<'data> Functions<'data> {
         (same && place.offset - function.start.offset < function.size).then_some(function)
     }
 
+    /// Where the next function starts, at a place or behind it, in its section.
+    fn next(&self, place: Place) -> Option<Place> {
+        let next = self.functions.partition_point(|function| function.start < place);
+        self.functions.get(next).map(|function| function.start).filter(|start| start.section == place.section)
+    }
+
     /// The functions of one section, in order.
     #[must_use]
     pub fn in_section(&self, section: usize) -> &[Function<'data>] {
         let first = self.functions.partition_point(|function| function.start.section < section);
         let after = self.functions.partition_point(|function| function.start.section <= section);
         &self.functions[first..after]
+    }
+}
+
+/// Data in executable sections: what symbols of type `STT_OBJECT` with a size name.
+#[derive(Clone, Debug, Default)]
+pub struct Data {
+    /// Start and end, ordered, none overlapping.
+    ranges: Vec<(Place, u64)>,
+}
+
+impl Data {
+    /// The data of a file. A function that starts in it, or where it does, is none of it: code with two names is code.
+    #[must_use]
+    pub fn of(elf: &Elf<'_>, functions: &Functions<'_>) -> Self {
+        let mut objects: Vec<(Place, u64)> = elf
+            .symbols()
+            .filter(|symbol| symbol.kind == STT_OBJECT && symbol.size > 0)
+            .filter_map(|symbol| Some((symbol.place?, symbol.size)))
+            .filter(|(start, _)| elf.sections().get(start.section).is_some_and(|section| section.executable))
+            .map(|(start, size)| (start, start.offset.saturating_add(size)))
+            .collect();
+        objects.sort_unstable();
+        let mut ranges: Vec<(Place, u64)> = Vec::new();
+        for (start, end) in objects {
+            let end = functions.next(start).map_or(end, |function| end.min(function.offset));
+            match ranges.last_mut().filter(|(before, last)| before.section == start.section && start.offset <= *last) {
+                Some((_, last)) => *last = end.max(*last),
+                None if start.offset < end => ranges.push((start, end)),
+                None => {}
+            }
+        }
+        Self { ranges }
+    }
+
+    /// Whether a place is in data.
+    #[must_use]
+    pub fn contains(&self, place: Place) -> bool {
+        let after = self.ranges.partition_point(|(start, _)| *start <= place);
+        self.ranges[..after].last().is_some_and(|(start, end)| start.section == place.section && place.offset < *end)
+    }
+
+    /// The landmarks of a section, and with them the ends of its data.
+    #[must_use]
+    pub fn landmarks(&self, section: usize, landmarks: Vec<Landmark>) -> Vec<Landmark> {
+        let first = self.ranges.partition_point(|(start, _)| start.section < section);
+        let after = self.ranges.partition_point(|(start, _)| start.section <= section);
+        if first == after {
+            return landmarks;
+        }
+        let ends = self.ranges[first..after].iter().flat_map(|(start, end)| [start.offset, *end]);
+        let ends = ends.map(|offset| {
+            let before = landmarks.partition_point(|landmark| landmark.offset <= offset);
+            let bitness = landmarks[..before].last().map_or(64, |landmark| landmark.bitness);
+            Landmark { offset, bitness }
+        });
+        let mut all: Vec<_> = landmarks.iter().copied().chain(ends).collect();
+        all.sort_by_key(|landmark| landmark.offset);
+        all.dedup_by_key(|landmark| landmark.offset);
+        all
     }
 }
 

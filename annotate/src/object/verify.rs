@@ -3,29 +3,33 @@
 //! Two questions, and only both together say that a file is fit to be rewritten:
 //!
 //! * *Does every record hold?* It is well-formed, means executable bytes, and agrees with them ([`check`]); it overlaps no
-//!   other; it claims nothing that the object refutes; and nothing branches into its slot. That last one matters because
-//!   the slot will be overwritten: whoever lands inside would run the middle of somebody's replacement. Its start and its
-//!   end may be branched to.
+//!   other; it does not lie in data; it claims nothing that the object refutes; and nothing refers to a place within its
+//!   slot. That last one matters because the slot will be overwritten: whoever lands inside would run the middle of
+//!   somebody's replacement. Its start and its end may be branched to. Nor may anything, in a function, go to the middle of
+//!   an instruction: a count of bytes leads astray where pads have made the text longer ([`super::references`]).
 //! * *Is every sensitive instruction recorded?* The census: all that a sweep finds sensitive is covered by a record that
 //!   holds, or there is a reason. There are few reasons, and each is listed with its instructions: a record says that it
-//!   was left unpadded and why; or a record says that this function is 32-bit code, which the wedge never runs.
+//!   was left unpadded and why; or a record says that this function is 32-bit code, which the wedge never runs; or a symbol
+//!   says that the bytes are data.
 
 use std::collections::HashSet;
 
-use iced_x86::{Code, Instruction, OpKind, Register};
+use iced_x86::{Code, Instruction, Register};
 
-use super::elf::{Elf, Error, Place, Relocation, Section, Target};
+use super::elf::{Elf, Error, Place, Section};
 use super::linux::Linux;
 use super::liveness;
 use super::records::{BadRecord, Record, Records};
+use super::references::{Instructions, Kind, Reference, References};
 use super::report::{Location, Miss, Problem, Report, Site, Within};
-use super::text::{Function, Functions, Rows, landmarks, sweep};
+use super::text::{Data, Function, Functions, Rows, landmarks, sweep};
 use crate::check::check;
 use crate::instructions::Class;
 use crate::record::Flags;
 
 /// Why an instruction without a record is no miss.
 const IN_32_BIT_FUNCTION: &str = "in a function of 32-bit code";
+const IN_DATA: &str = "in data";
 
 /// Verifies the records of a file and takes the census of its text.
 ///
@@ -35,8 +39,18 @@ const IN_32_BIT_FUNCTION: &str = "in a function of 32-bit code";
 pub fn verify<'data>(elf: &Elf<'data>) -> Result<Report<'data>, Error> {
     let Records { records, bad } = Records::read(elf)?;
     let functions = Functions::of(elf);
-    let (linux, report) = (Linux::of(elf), Report::default());
-    let mut verifier = Verifier { elf, linux, functions, report, valid: Vec::new(), called: HashSet::new() };
+    let data = Data::of(elf, &functions);
+    let mut verifier = Verifier {
+        elf,
+        linux: Linux::of(elf),
+        functions,
+        data,
+        report: Report::default(),
+        valid: Vec::new(),
+        of_32_bits: Vec::new(),
+        called: HashSet::new(),
+        instructions: Instructions::default(),
+    };
     for record in bad {
         verifier.bad(&record);
     }
@@ -44,12 +58,14 @@ pub fn verify<'data>(elf: &Elf<'data>) -> Result<Report<'data>, Error> {
     if !elf.relocatable() {
         liveness::complete(elf, &verifier.linux, &mut verifier.report.sites);
     }
-    let mut rows = Rows::default();
+    let (mut rows, mut references) = (Rows::default(), References::of(elf));
     for (index, section) in elf.executable() {
-        verifier.text(index, section, &mut rows);
+        verifier.text(index, section, &mut rows, &mut references);
     }
+    references.words();
+    verifier.references(&references.found);
     verifier.find_stacks();
-    verifier.report.problems.sort_by_key(|problem| problem.record);
+    verifier.report.problems.sort_by_key(|problem| (problem.record.is_none(), problem.record));
     Ok(verifier.report)
 }
 
@@ -57,11 +73,15 @@ struct Verifier<'elf, 'data> {
     elf: &'elf Elf<'data>,
     linux: Linux,
     functions: Functions<'data>,
+    data: Data,
     report: Report<'data>,
     /// Records that agree with the bytes at their sites, ordered by site, none overlapping.
     valid: Vec<Record>,
+    /// The places of those that are of 32-bit code.
+    of_32_bits: Vec<Place>,
     /// Addresses that a near call goes to, in a linked file.
     called: HashSet<u64>,
+    instructions: Instructions,
 }
 
 impl<'data> Verifier<'_, 'data> {
@@ -77,12 +97,12 @@ impl<'data> Verifier<'_, 'data> {
 
     fn problem(&mut self, record: &Record, what: String) {
         let location = self.location(record.place);
-        self.report.problems.push(Problem { record: record.number, location, what });
+        self.report.problems.push(Problem { record: Some(record.number), location, what });
     }
 
     fn bad(&mut self, bad: &BadRecord) {
         let location = self.location(bad.carrier);
-        self.report.problems.push(Problem { record: bad.number, location, what: bad.fault.to_string() });
+        self.report.problems.push(Problem { record: Some(bad.number), location, what: bad.fault.to_string() });
     }
 
     /// Checks each record by itself and against its predecessor.
@@ -104,6 +124,9 @@ impl<'data> Verifier<'_, 'data> {
         let Some(text) = text else { return Some("the site is beyond the end of its section".to_owned()) };
         if let Err(contradiction) = check(record.alleged, text) {
             return Some(format!("{}: {contradiction}", record.alleged.class));
+        }
+        if self.data.contains(record.place) {
+            return Some("the site lies in data".to_owned());
         }
         let before = self.valid.last().filter(|before| before.place.section == record.place.section)?;
         let Record { number, place, .. } = before;
@@ -127,37 +150,81 @@ impl<'data> Verifier<'_, 'data> {
         }
         site.flags |= told;
         self.valid.push(*record);
+        if record.alleged.flags.contains(Flags::CODE32) {
+            self.of_32_bits.push(record.place);
+        }
         self.report.sites.push(Site { location, record: record.number, site });
     }
 
-    /// Takes the census of one section, and looks for branches into slots.
-    fn text(&mut self, index: usize, section: &Section<'data>, rows: &mut Rows) {
+    /// Takes the census of one section, and collects what it refers to.
+    fn text(
+        &mut self,
+        index: usize,
+        section: &Section<'data>,
+        rows: &mut Rows,
+        references: &mut References<'_, 'data>,
+    ) {
         let first = self.valid.partition_point(|record| record.place.section < index);
         let after = self.valid.partition_point(|record| record.place.section <= index);
         let landmarks = landmarks(self.functions.in_section(index), &self.valid[first..after]);
+        let landmarks = self.data.landmarks(index, landmarks);
         let relocations = if self.elf.relocatable() { self.elf.relocations(index) } else { Vec::new() };
         sweep(section.bytes, section.address, &landmarks, |instruction| {
             let place = Place { section: index, offset: instruction.ip().wrapping_sub(section.address) };
-            let row = rows.of(instruction);
+            let is_data = self.data.contains(place);
+            if let Some(row) = rows.of(instruction)
+                && row.by_default
+                && self.record_at(place).is_none_or(|record| record.instruction_end() <= place.offset)
+            {
+                self.miss(place, row.class, section, instruction);
+            }
+            if is_data {
+                return;
+            }
             if instruction.code() == Code::Call_rel32_64 && !self.elf.relocatable() {
                 self.called.insert(instruction.near_branch_target());
             }
             if !is_linker_filler(instruction) {
                 self.report.executable_bytes += instruction.len() as u64;
             }
-            if let Some(row) = row
-                && row.by_default
-                && self.record_at(place).is_none_or(|record| record.instruction_end() <= place.offset)
-            {
-                self.miss(place, row.class, section, instruction);
-            }
-            if let Some(target) = self.branch_target(place, instruction, &relocations)
-                && let Some(record) = self.record_at(target)
-                && target.offset > record.place.offset
-            {
-                self.branch_into(&record, target, place);
-            }
+            self.instructions.add(index, section.bytes.len(), place.offset, instruction.len());
+            references.instruction(place, instruction, &relocations);
         });
+    }
+
+    /// Looks for references to places within slots, and within instructions.
+    fn references(&mut self, references: &[Reference]) {
+        for &Reference { from, to, kind } in references {
+            if let Some(record) = self.record_at(to).filter(|record| to.offset > record.place.offset) {
+                let (byte, at) = (to.offset - record.place.offset, self.location(from));
+                self.problem(&record, format!("the {kind} at {at} goes to byte {byte} of its slot"));
+            } else if self.goes_astray(from, to, kind) {
+                let (location, to) = (self.location(from), self.location(to));
+                let what = format!("the {kind} goes to {to}, which is within an instruction");
+                self.report.problems.push(Problem { record: None, location, what });
+            }
+        }
+    }
+
+    /// Whether a reference from a function, or data, to a function goes to the middle of an instruction. Outside of
+    /// functions nobody knows what is data.
+    fn goes_astray(&self, from: Place, to: Place, kind: Kind) -> bool {
+        self.instructions.is_within(to)
+            && (kind == Kind::Word || self.functions.at(from).is_some())
+            && self.functions.at(to).is_some()
+            && !self.data.contains(to)
+            && !self.passes_prefixes(to)
+    }
+
+    /// Whether nothing but prefixes stands between the start of an instruction and a place in it: a branch may leave out a
+    /// `lock`.
+    fn passes_prefixes(&self, place: Place) -> bool {
+        let is_prefix =
+            |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3);
+        let start = self.instructions.start_before(place).and_then(|start| usize::try_from(start).ok());
+        let end = usize::try_from(place.offset).ok();
+        let passed = start.zip(end).and_then(|(start, end)| self.elf.sections()[place.section].bytes.get(start..end));
+        passed.is_some_and(|bytes| bytes.iter().all(is_prefix))
     }
 
     /// Entry code has no stack to rely on, but for the functions in it that are called: their callers had one.
@@ -177,36 +244,13 @@ impl<'data> Verifier<'_, 'data> {
         (record.place.section == place.section && place.offset < record.slot_end()).then_some(*record)
     }
 
-    /// Where a direct branch goes, if that is in this file.
-    fn branch_target(&self, place: Place, instruction: &Instruction, relocations: &[Relocation]) -> Option<Place> {
-        if !matches!(instruction.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64) {
-            return None;
-        }
-        let end = place.offset + instruction.len() as u64;
-        let next = relocations.partition_point(|relocation| relocation.offset <= place.offset);
-        if let Some(relocation) = relocations.get(next).filter(|relocation| relocation.offset < end) {
-            // The field holds S + A - P, and the CPU adds it to the address behind the instruction.
-            let Target::Place(Place { section, offset }) = self.elf.target(relocation) else { return None };
-            return Some(Place { section, offset: offset.wrapping_add(end - relocation.offset) });
-        }
-        let target = instruction.near_branch_target();
-        if self.elf.relocatable() {
-            return Some(Place { section: place.section, offset: target });
-        }
-        self.elf.place_at(target)
-    }
-
-    fn branch_into(&mut self, record: &Record, target: Place, from: Place) {
-        let (byte, from) = (target.offset - record.place.offset, self.location(from));
-        self.problem(record, format!("the branch at {from} goes to byte {byte} of its slot"));
-    }
-
     fn miss(&mut self, place: Place, class: Class, section: &Section<'_>, instruction: &Instruction) {
         let bytes = usize::try_from(place.offset).ok().and_then(|start| {
             let bytes = section.bytes.get(start..start + instruction.len())?;
             Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "))
         });
-        let reason = self.functions.at(place).filter(|function| self.is_32_bit(function)).map(|_| IN_32_BIT_FUNCTION);
+        let is_32_bit = || self.functions.at(place).is_some_and(|function| self.is_32_bit(function));
+        let reason = if self.data.contains(place) { Some(IN_DATA) } else { is_32_bit().then_some(IN_32_BIT_FUNCTION) };
         let miss = Miss { location: self.location(place), class, bytes: bytes.unwrap_or_default(), reason };
         if reason.is_some() {
             self.report.excused.push(miss);
@@ -217,12 +261,10 @@ impl<'data> Verifier<'_, 'data> {
 
     /// Whether a record says that a function is 32-bit code.
     fn is_32_bit(&self, function: &Function<'_>) -> bool {
-        let first = self.valid.partition_point(|record| record.place < function.start);
-        let inside = |record: &&Record| {
-            record.place.section == function.start.section
-                && record.place.offset - function.start.offset < function.size
-        };
-        self.valid[first..].iter().take_while(inside).any(|record| record.alleged.flags.contains(Flags::CODE32))
+        let first = self.of_32_bits.partition_point(|place| *place < function.start);
+        self.of_32_bits.get(first).is_some_and(|place| {
+            place.section == function.start.section && place.offset - function.start.offset < function.size
+        })
     }
 }
 

@@ -139,6 +139,129 @@ fn branches_may_go_to_either_end_of_a_slot_only() {
 }
 
 #[test]
+fn nothing_may_refer_to_a_place_within_a_slot() {
+    let cli = format!("start: {}end: ", padded("cli", Class::Cli));
+    let good = format!(
+        "{cli} lea start(%rip), %rax; lea end(%rip), %rax; mov $start, %eax; mov $end, %rax; jmp *start(%rip)
+        .data\n.quad start, end\n.long start-., end-.
+        .section .debug_x\n.quad start+1\n.section .discard.x,\"a\"\n.quad start+1\n.section .orc_x,\"a\"\n.long start+1-.
+        .section .eh_frame,\"a\"\n.long start+1-.\n.section .rodata\n.long start+1-."
+    );
+    assert_eq!(problems(&annotated(&good)), [""; 0]);
+    let cases = [
+        ("lea start+1(%rip), %rax", ".text", "operand", "+0x5", 1),
+        ("lea .-3(%rip), %rax", ".text", "operand", "+0x5", 2),
+        ("mov start+2(%rip), %rax", ".text", "operand", "+0x5", 2),
+        ("movl $1, start+4(%rip)", ".text", "operand", "+0x5", 4),
+        ("call *start+4(%rip)", ".text", "operand", "+0x5", 4),
+        ("mov $start+3, %eax", ".text", "operand", "+0x5", 3),
+        ("movq $.-1, %rax", ".text", "operand", "+0x5", 4),
+        ("movq $start+3, 8(%rdx,%rcx)", ".text", "operand", "+0x5", 3),
+        ("movabs $start+1, %rax", ".text", "operand", "+0x5", 1),
+        ("mov start+1, %eax", ".text", "operand", "+0x5", 1),
+        (".section .other,\"ax\"\n nop; lea start+1(%rip), %rax", ".other", "operand", "+0x1", 1),
+        (".data\n.quad 7, start+1", ".data", "word", "+0x8", 1),
+        (".section .rodata\n.quad 7, start+1", ".rodata", "word", "+0x8", 1),
+        (".section __table,\"a\"\n.long start+1-.", "__table", "word", "+0x0", 1),
+    ];
+    for (text, section, kind, offset, byte) in cases {
+        let problem = problem(&format!("{cli}{text}"));
+        let expected = format!("record 0: the {kind} at {section}{offset} goes to byte {byte} of its slot");
+        assert!(problem.ends_with(&expected), "{text}: {problem}");
+    }
+}
+
+#[test]
+fn what_compilers_compute_with_is_no_reference() {
+    // Biased by a register, or by what a table starts at.
+    let text = format!(
+        ".globl table\n.type table,@object\ncode: {}.section .rodata\ntable: .quad 1, 2\n.size table,.-table
+        .text\nmov code+1(%rax), %ecx; mov code+1(,%rax,8), %ecx; lea code+3(%rcx), %rdx; movl $5, code+1(%rax)
+        .section .rodata\n.long code-.+1\n.data\n.quad table-8\n",
+        padded("cli", Class::Cli)
+    );
+    assert_eq!(problems(&annotated(&text)), [""; 0]);
+    let sized = ".type g,@function\n.globl g\ng: ret\n.size g,.-g\n.data\n.quad g-4, g-3";
+    assert_eq!(problems(&annotated(&format!("{}{sized}", padded("cli", Class::Cli)))), [""; 0]);
+}
+
+/// Functions of which the first has an instruction of 7 bytes at its start, and three bytes behind.
+fn functions(text: &str) -> String {
+    format!(
+        ".type f,@function\nf: lea 0x11223344(%rip), %rax; nop; 2: lock incl (%rax); ret\n.size f,.-f
+        .type g,@function\ng: {text}\n.size g,.-g"
+    )
+}
+
+#[test]
+fn branches_go_to_instructions() {
+    for text in
+        ["jmp f", "jmp f + 7", "jne 2b", "jmp 2b + 1", "call g", "lea f(%rip), %rax", "jmp 3f; .byte 0xe8; 3: ret"]
+    {
+        assert_eq!(problems(&assemble(&functions(text))), [""; 0], "{text}");
+    }
+    for (text, what) in [
+        ("jmp f + 3", ".text+0xc (g+0x0): the branch goes to .text+0x3 (f+0x3), which is within an instruction"),
+        ("jne 2b + 2", ".text+0xc (g+0x0): the branch goes to .text+0xa (f+0xa), which is within an instruction"),
+        ("nop; call f + 1", ".text+0xd (g+0x1): the branch goes to .text+0x1 (f+0x1), which is within an instruction"),
+        (
+            "lea f + 1(%rip), %rax",
+            ".text+0xc (g+0x0): the operand goes to .text+0x1 (f+0x1), which is within an instruction",
+        ),
+        (
+            "movq $f + 2, %rax",
+            ".text+0xc (g+0x0): the operand goes to .text+0x2 (f+0x2), which is within an instruction",
+        ),
+        (
+            "ret\n.data\n.quad f + 2\n.text",
+            ".data+0x0: the word goes to .text+0x2 (f+0x2), which is within an instruction",
+        ),
+    ] {
+        assert_eq!(problems(&assemble(&functions(text))), [what], "{text}");
+    }
+    let outside = "lea 0x11223344(%rip), %rax; jmp .-4";
+    assert_eq!(problems(&assemble(outside)), [""; 0], "not in a function: it may be data");
+}
+
+#[test]
+fn data_in_text_is_no_code() {
+    let table = |size: &str| {
+        format!(".type t,@object\nt: .byte 0x0f,0x31,0xe4,0x60\n{size}\n.type f,@function\nf: cli\n.size f,.-f")
+    };
+    verified(&assemble(&table(".size t,.-t")), |report| {
+        let excused: Vec<_> = report.excused.iter().map(|miss| (miss.class, miss.location.offset)).collect();
+        assert_eq!(excused, [(Class::Rdtsc, 0), (Class::In, 2)]);
+        assert_eq!(report.reasons()["in data"], 2);
+        assert_eq!(report.misses.iter().map(|miss| miss.class).collect::<Vec<_>>(), [Class::Cli]);
+        assert_eq!(report.executable_bytes, 1);
+    });
+    assert_eq!(misses(&assemble(&table(""))).len(), 3, "without a size nobody knows where it ends");
+    // A sweep that is led astray by data falls into step where it ends.
+    for data in ["0x48", "0x0f, 0x0f", "0xe8", "0x48, 0xb8, 1, 2"] {
+        let text = format!(".type t,@object\nt: .byte {data}\n.size t,.-t\ncli; mov %cr3, %rax; ret");
+        assert_eq!(misses(&assemble(&text)).len(), 2, "{data}");
+    }
+}
+
+#[test]
+fn code_with_the_name_of_data_is_code() {
+    let named = ".type t,@object\n.type f,@function\nt: f: cli; ret\n.size t,.-t\n.size f,.-f";
+    assert_eq!(misses(&assemble(named)).len(), 1);
+    let around = ".type t,@object\nt: .byte 0xfa\n.type f,@function\nf: cli; ret\n.size f,.-f\n.size t,.-t";
+    assert_eq!(misses(&assemble(around)).len(), 1);
+    let inside = ".type f,@function\nf: cli; jmp 1f\n.type t,@object\nt: .byte 0xfa\n.size t,.-t\n1: ret\n.size f,.-f";
+    assert_eq!(misses(&assemble(inside)).len(), 1);
+}
+
+#[test]
+fn a_site_in_data_is_a_problem() {
+    let text = format!(".type t,@object\nt: {}\n.size t,.-t", padded("rdtsc", Class::Rdtsc));
+    assert!(problem(&text).ends_with("record 0: the site lies in data"), "{}", problem(&text));
+    let text = format!("{}.type t,@object\nt: .byte 1, 2\n.size t,.-t", padded("rdtsc", Class::Rdtsc));
+    assert_eq!(problems(&annotated(&text)), [""; 0]);
+}
+
+#[test]
 fn branches_of_a_linked_file_are_followed_between_sections() {
     let workshop = Workshop::new();
     let text = format!(

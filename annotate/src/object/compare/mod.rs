@@ -268,11 +268,7 @@ impl<'data> Comparer<'_, 'data> {
     fn corresponds(&self, plain: &Target<'data>, padded: &Target<'data>) -> bool {
         match (plain, padded) {
             (Target::Place(plain), Target::Place(padded)) => {
-                let offset = |place: &Place| {
-                    // A negative offset, before its section, is no physical address.
-                    let physical = place.offset.checked_sub(linux::PHYSICAL_ADDEND);
-                    physical.filter(|offset| offset.cast_signed() >= 0).unwrap_or(place.offset)
-                };
+                let offset = |place: &Place| linux::without_physical_bias(place.offset);
                 self.pairs.get(plain.section) == Some(&Some(padded.section))
                     && self.maps[plain.section].maps(offset(plain), offset(padded))
             }

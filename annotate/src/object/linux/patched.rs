@@ -23,11 +23,11 @@ impl Patched {
         let symbol = |name: &str| elf.symbols().find(|symbol| symbol.name == name).and_then(|symbol| symbol.place);
         // `struct jump_entry` (include/linux/jump_label.h): code and target, relative to themselves, and a 64-bit key.
         let branches = symbol("__start___jump_table").zip(symbol("__stop___jump_table")).into_iter();
-        let branches = branches.flat_map(|(start, end)| entries(start, end, 16));
+        let branches = branches.flat_map(|(start, end)| entries(elf, start, end, 16));
         let branches = branches.filter_map(|entry| Some((relative(elf, entry, 0)?, relative(elf, entry, 4)?)));
         // `struct static_call_site` (include/linux/static_call_types.h): address and key, relative to themselves.
         let calls = symbol("__start_static_call_sites").zip(symbol("__stop_static_call_sites")).into_iter();
-        let calls = calls.flat_map(|(start, end)| entries(start, end, 8));
+        let calls = calls.flat_map(|(start, end)| entries(elf, start, end, 8));
         Self {
             branches: branches.collect(),
             static_calls: calls.filter_map(|entry| relative(elf, entry, 0)).collect(),
@@ -49,9 +49,10 @@ impl Patched {
     }
 }
 
-/// The entries of a table, none where its ends contradict each other.
-fn entries(start: Place, end: Place, size: usize) -> impl Iterator<Item = Place> {
-    let offsets = if start.section == end.section { start.offset..end.offset } else { 0..0 };
+/// The entries of a table, none where its ends contradict each other or its section.
+fn entries(elf: &Elf<'_>, start: Place, end: Place, size: usize) -> impl Iterator<Item = Place> {
+    let held = elf.sections().get(start.section).map_or(0, |section| section.bytes.len() as u64);
+    let offsets = if start.section == end.section && end.offset <= held { start.offset..end.offset } else { 0..0 };
     offsets.step_by(size).map(move |offset| Place { section: start.section, offset })
 }
 
