@@ -67,34 +67,37 @@ impl<'elf, 'data> References<'elf, 'data> {
 
     /// Notes what an instruction refers to. `relocations` are those of its section; in a linked file there are none.
     pub(super) fn instruction(&mut self, place: Place, instruction: &Instruction, relocations: &[Relocation]) {
+        let is_branch = is_direct_branch(instruction);
+        if self.fields(place, instruction, is_branch, relocations) {
+            return;
+        }
+        let (target, kind) = if is_branch {
+            (instruction.near_branch_target(), Kind::Branch)
+        } else if instruction.is_ip_rel_memory_operand() {
+            (instruction.ip_rel_memory_address(), Kind::Operand)
+        } else {
+            return;
+        };
+        // What an instruction computes is an address; in a relocatable object, an offset in its own section.
+        let own = || Some(Place { section: place.section, offset: target });
+        if let Some(to) = if self.elf.relocatable() { own() } else { self.elf.place_at(target) } {
+            self.add(place, to, kind);
+        }
+    }
+
+    /// Notes what the relocated fields of an instruction refer to, and returns whether there are any.
+    fn fields(&mut self, place: Place, instruction: &Instruction, is_branch: bool, relocations: &[Relocation]) -> bool {
         let end = place.offset + instruction.len() as u64;
         let first = relocations.partition_point(|relocation| relocation.offset < place.offset);
         let mut fields = relocations[first..].iter().take_while(|relocation| relocation.offset < end).peekable();
         let is_relocated = fields.peek().is_some();
-        let is_branch = is_direct_branch(instruction);
-        for field in fields {
-            let kind = if is_branch { Kind::Branch } else { Kind::Operand };
-            if let Some(to) = self.target(field, end).filter(|_| is_branch || !is_displacement(instruction, field, end))
-            {
+        let kind = if is_branch { Kind::Branch } else { Kind::Operand };
+        for field in fields.filter(|field| is_branch || !is_displacement(instruction, field, end)) {
+            if let Some(to) = self.target(field, end) {
                 self.add(place, to, kind);
             }
         }
-        if is_branch && !is_relocated {
-            let target = instruction.near_branch_target();
-            if let Some(to) = self.place_in(place.section, target) {
-                self.add(place, to, Kind::Branch);
-            }
-        } else if !is_relocated && instruction.is_ip_rel_memory_operand() {
-            let target = instruction.ip_rel_memory_address();
-            if let Some(to) = self.place_in(place.section, target) {
-                self.add(place, to, Kind::Operand);
-            }
-        }
-    }
-
-    /// The place at an address that an instruction computes; in a relocatable object one of its own section.
-    fn place_in(&self, section: usize, address: u64) -> Option<Place> {
-        if self.elf.relocatable() { Some(Place { section, offset: address }) } else { self.elf.place_at(address) }
+        is_relocated
     }
 
     /// Notes what the words of data sections refer to.
@@ -168,24 +171,40 @@ pub(super) struct Instructions {
 
 /// A bit for each byte.
 #[derive(Clone, Default)]
-struct Marks {
+pub(super) struct Marks {
     starts: Vec<u64>,
     insides: Vec<u64>,
 }
 
+impl Marks {
+    /// Those of a section of this size, none set.
+    pub(super) fn of(size: usize) -> Self {
+        // An instruction that starts in the last word may end in one more.
+        let words = size / 64 + 2;
+        Self { starts: vec![0; words], insides: vec![0; words] }
+    }
+
+    /// Notes an instruction.
+    pub(super) fn add(&mut self, offset: u64, length: usize) {
+        let Ok(offset) = usize::try_from(offset) else { return };
+        let (word, bit) = (offset / 64, offset % 64);
+        let insides = ((1u128 << length) - 2) << bit;
+        if let [first, second, ..] = &mut self.insides[word.min(self.starts.len())..] {
+            self.starts[word] |= 1 << bit;
+            #[expect(clippy::cast_possible_truncation, reason = "the halves of it")]
+            let (low, high) = (insides as u64, (insides >> 64) as u64);
+            *first |= low;
+            *second |= high;
+        }
+    }
+}
+
 impl Instructions {
-    pub(super) fn add(&mut self, section: usize, size: usize, offset: u64, length: usize) {
+    pub(super) fn insert(&mut self, section: usize, marks: Marks) {
         if self.sections.len() <= section {
             self.sections.resize(section + 1, Marks::default());
         }
-        let marks = &mut self.sections[section];
-        if marks.starts.is_empty() {
-            let words = size / 64 + 1;
-            (marks.starts, marks.insides) = (vec![0; words], vec![0; words]);
-        }
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        set(&mut marks.starts, offset);
-        (1..length).for_each(|inside| set(&mut marks.insides, offset.saturating_add(inside)));
+        self.sections[section] = marks;
     }
 
     /// Whether a place lies within an instruction, and none starts there.
@@ -201,12 +220,6 @@ impl Instructions {
         let marks = self.sections.get(place.section)?;
         let is_start = |offset: &u64| usize::try_from(*offset).is_ok_and(|offset| get(&marks.starts, offset));
         (place.offset.saturating_sub(LONGEST)..place.offset).rev().find(is_start)
-    }
-}
-
-fn set(bits: &mut [u64], number: usize) {
-    if let Some(word) = bits.get_mut(number / 64) {
-        *word |= 1 << (number % 64);
     }
 }
 

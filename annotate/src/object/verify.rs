@@ -20,7 +20,7 @@ use super::elf::{Elf, Error, Place, Section};
 use super::linux::Linux;
 use super::liveness;
 use super::records::{BadRecord, Record, Records};
-use super::references::{Instructions, Kind, Reference, References};
+use super::references::{Instructions, Kind, Marks, Reference, References};
 use super::report::{Location, Miss, Problem, Report, Site, Within};
 use super::text::{Data, Function, Functions, Rows, landmarks, sweep};
 use crate::check::check;
@@ -169,6 +169,7 @@ impl<'data> Verifier<'_, 'data> {
         let landmarks = landmarks(self.functions.in_section(index), &self.valid[first..after]);
         let landmarks = self.data.landmarks(index, landmarks);
         let relocations = if self.elf.relocatable() { self.elf.relocations(index) } else { Vec::new() };
+        let mut marks = Marks::of(section.bytes.len());
         sweep(section.bytes, section.address, &landmarks, |instruction| {
             let place = Place { section: index, offset: instruction.ip().wrapping_sub(section.address) };
             let is_data = self.data.contains(place);
@@ -187,9 +188,10 @@ impl<'data> Verifier<'_, 'data> {
             if !is_linker_filler(instruction) {
                 self.report.executable_bytes += instruction.len() as u64;
             }
-            self.instructions.add(index, section.bytes.len(), place.offset, instruction.len());
+            marks.add(place.offset, instruction.len());
             references.instruction(place, instruction, &relocations);
         });
+        self.instructions.insert(index, marks);
     }
 
     /// Looks for references to places within slots, and within instructions.

@@ -4,6 +4,7 @@ mod comparing;
 mod liveness;
 mod mutations;
 mod reading;
+mod scaling;
 mod sourcing;
 mod support;
 mod verifying;
