@@ -115,14 +115,20 @@ impl Records {
 pub fn has_records(data: &[u8]) -> bool {
     let Ok(header) = FileHeader64::<LittleEndian>::parse(data) else { return false };
     let Ok(sections) = header.sections(LittleEndian, data) else { return false };
+    // As much as the file is long: sections that share bytes are read by nobody.
+    let mut left = data.len();
     sections.iter().any(|section| {
         let name = sections.section_name(LittleEndian, section).unwrap_or_default();
         let bytes = section.data(LittleEndian, data).unwrap_or_default();
+        let is_image = name == IMAGE_SECTION.as_bytes() && !bytes.is_empty();
+        if is_image || section.sh_type(LittleEndian) != SHT_NOTE {
+            return is_image;
+        }
+        let Some(rest) = left.checked_sub(bytes.len()) else { return true };
+        left = rest;
         let hold_some =
             |descriptors: &[Descriptor<'_>]| descriptors.iter().any(|descriptor| !descriptor.bytes.is_empty());
-        name == IMAGE_SECTION.as_bytes() && !bytes.is_empty()
-            || section.sh_type(LittleEndian) == SHT_NOTE
-                && descriptors(bytes, section.sh_addralign(LittleEndian)).map_or(true, |found| hold_some(&found))
+        descriptors(bytes, section.sh_addralign(LittleEndian)).map_or(true, |found| hold_some(&found))
     })
 }
 

@@ -68,7 +68,7 @@ impl<'elf, 'data> References<'elf, 'data> {
     /// Notes what an instruction refers to. `relocations` are those of its section; in a linked file there are none.
     pub(super) fn instruction(&mut self, place: Place, instruction: &Instruction, relocations: &[Relocation]) {
         let is_branch = is_direct_branch(instruction);
-        if self.fields(place, instruction, is_branch, relocations) {
+        if !relocations.is_empty() && self.fields(place, instruction, is_branch, relocations) {
             return;
         }
         let (target, kind) = if is_branch {

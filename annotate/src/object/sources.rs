@@ -10,15 +10,18 @@
 //! written. With split DWARF the line table stays in the object, and `.dwo` files are not needed.
 //!
 //! A file without debug information knows no lines. Debug information that is there and cannot be read is another matter,
-//! which [`Sources::trouble`] tells.
+//! which [`Sources::trouble`] tells; so is some that alleges more than it holds (`proportion`).
+
+mod proportion;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use addr2line::Context;
-use gimli::{Dwarf, EndianArcSlice, EndianSlice, LittleEndian, RelocateReader, SectionId};
+use gimli::{AbbreviationsCacheStrategy, Dwarf, EndianArcSlice, EndianSlice, LittleEndian, RelocateReader, SectionId};
 use serde::Serialize;
 
 use super::elf::{Elf, Inflater, Place, Relocation, Section, Target};
@@ -118,6 +121,8 @@ const NEEDED: [SectionId; 10] = [
 /// The debug sections of a file.
 struct Sections<'data> {
     sections: Vec<(SectionId, Cow<'data, [u8]>, Relocated)>,
+    /// Where executable sections lie, in order.
+    text: Vec<Range<u64>>,
 }
 
 impl<'data> Sections<'data> {
@@ -131,7 +136,13 @@ impl<'data> Sections<'data> {
                 sections.push((id, contents, Relocated::of(elf, index, bases)));
             }
         }
-        Ok(Self { sections })
+        let range = |(index, section): (usize, &Section<'_>)| {
+            let base = bases[index];
+            base..base.saturating_add(section.size)
+        };
+        let mut text: Vec<_> = elf.executable().map(range).collect();
+        text.sort_unstable_by_key(|range| range.start);
+        Ok(Self { sections, text })
     }
 
     /// The line tables in them, if there are any.
@@ -147,7 +158,7 @@ impl<'data> Sections<'data> {
                 };
                 RelocateReader::new(EndianSlice::new(bytes, LittleEndian), relocated)
             };
-            return context(reader).map(|context| Some(Lines::Borrowed(context)));
+            return self.context(reader).map(|context| Some(Lines::Borrowed(context)));
         }
         let reader = |id| {
             let (bytes, relocated) = self
@@ -155,7 +166,17 @@ impl<'data> Sections<'data> {
                 .map_or_else(Default::default, |(_, contents, relocated)| (Arc::from(&**contents), relocated.clone()));
             RelocateReader::new(EndianArcSlice::new(bytes, LittleEndian), relocated)
         };
-        context(reader).map(|context| Some(Lines::Inflated(context)))
+        self.context(reader).map(|context| Some(Lines::Inflated(context)))
+    }
+
+    /// Opens the debug information that a reader of each section gives.
+    fn context<R: gimli::Reader<Offset = usize>>(&self, reader: impl Fn(SectionId) -> R) -> Result<Context<R>, String> {
+        let mut dwarf = Dwarf::load(|id| Ok(reader(id))).map_err(unreadable)?;
+        let size = self.sections.iter().map(|(_, contents, _)| contents.len()).sum();
+        proportion::check_abbreviations(&dwarf, size)?;
+        dwarf.populate_abbreviations_cache(AbbreviationsCacheStrategy::Duplicates);
+        proportion::check_units(&dwarf, size, &self.text)?;
+        Context::from_dwarf(dwarf).map_err(unreadable)
     }
 
     fn find(&self, wanted: SectionId) -> Option<&(SectionId, Cow<'data, [u8]>, Relocated)> {
@@ -163,16 +184,6 @@ impl<'data> Sections<'data> {
     }
 }
 
-/// Opens the debug information that a reader of each section gives.
-fn context<R: gimli::Reader>(reader: impl Fn(SectionId) -> R) -> Result<Context<R>, String> {
-    let dwarf = Dwarf::load(|id| Ok(reader(id))).map_err(unreadable)?;
-    // A unit that cannot be opened would be left out without a word.
-    let mut units = dwarf.units();
-    while let Some(header) = units.next().map_err(unreadable)? {
-        dwarf.unit(header).map_err(unreadable)?;
-    }
-    Context::from_dwarf(dwarf).map_err(unreadable)
-}
 /// An address for each section, such that no two executable ones overlap; 0 for debug sections.
 fn bases(elf: &Elf<'_>) -> Vec<u64> {
     // Nothing is at address 0: it stands for functions that the linker dropped.

@@ -31,6 +31,9 @@ use crate::record::Flags;
 const IN_32_BIT_FUNCTION: &str = "in a function of 32-bit code";
 const IN_DATA: &str = "in data";
 
+/// What is wrong with a record of bytes that are data.
+pub(super) const SITE_IN_DATA: &str = "the site lies in data";
+
 /// Verifies the records of a file and takes the census of its text.
 ///
 /// # Errors
@@ -126,7 +129,7 @@ impl<'data> Verifier<'_, 'data> {
             return Some(format!("{}: {contradiction}", record.alleged.class));
         }
         if self.data.contains(record.place) {
-            return Some("the site lies in data".to_owned());
+            return Some(SITE_IN_DATA.to_owned());
         }
         let before = self.valid.last().filter(|before| before.place.section == record.place.section)?;
         let Record { number, place, .. } = before;

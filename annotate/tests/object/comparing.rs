@@ -224,6 +224,14 @@ fn a_pad_that_no_record_names_is_a_difference() {
 }
 
 #[test]
+fn a_pad_in_data_is_a_difference() {
+    let table = |bytes: &str| format!(".type t,@object\nt: {bytes}\n.size t,.-t\nf: lea t(%rip), %rax; ret");
+    let [plain, padded] = pair(&table("{clac} .byte 1")).map(|text| assemble(&text));
+    assert_eq!(compare(&plain, &padded).unwrap_err().to_string(), "the padded file: record 0: the site lies in data");
+    equal(&format!("{} {{cli}}", table(".byte 0x0f,0x01,0xca")));
+}
+
+#[test]
 fn what_cannot_be_compared_is_said() {
     let workshop = Workshop::new();
     let plain = workshop.assemble("a", ".globl _start\n_start: nop", &[]);

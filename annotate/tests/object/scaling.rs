@@ -178,6 +178,9 @@ fn sections_that_share_bytes_are_refused() {
             assert!(compare(&data, &forged).is_err());
         }
     }
+    let notes = assemble(&format!(".section .note.x,\"a\",@note\n{}", ".long 4, 0, 1\n.asciz \"abc\"\n".repeat(1000)));
+    assert!(!has_records(&notes));
+    assert!(has_records(&with_headers(&notes, ".note.x", 3000)), "nobody can say");
     // A section without contents shares nothing.
     let empty = assemble("nop\n.bss\n.skip 4096");
     assert!(Elf::parse(&with_headers(&empty, ".bss", 3000)).is_ok());

@@ -168,3 +168,61 @@ fn debug_information_that_cannot_be_read_is_said() {
     data[start + 4..start + size].fill(0xff);
     assert!(trouble(&data).expect("trouble").starts_with("the debug information cannot be read: "));
 }
+
+/// An object with a line table of its own making: `cli` at line 1, then so many more lines, and what a text of DWARF adds.
+fn by_hand(lines: usize, dwarf: &str) -> Vec<u8> {
+    let mut text = String::from(".file 1 \"text.c\"\nf: .loc 1 1\n cli\n");
+    (0..lines).for_each(|line| text.push_str(&format!(".loc 1 {}\n nop\n", line + 2)));
+    Workshop::new().assemble("text", &format!("{text}end:\n{dwarf}\n"), &[])
+}
+
+/// DWARF 4: an entry of a table of abbreviations for a unit with all of `low_pc`, `high_pc`, `stmt_list`, `comp_dir`.
+const ABBREVIATION: &str = ".uleb128 1, 0x11\n.byte 0\n.uleb128 0x11,1, 0x12,7, 0x10,0x17, 0x1b,8, 0,0\n";
+
+/// Its bytes: each of these numbers is one.
+const ABBREVIATION_SIZE: usize = 13;
+
+/// Units of all the text and of one line table, each with an offset in the table of abbreviations.
+fn units(abbreviations: impl Iterator<Item = usize>, directory: &str) -> String {
+    let unit = |offset| {
+        format!(
+            ".long 2f-1f\n1: .short 4\n.long {offset}\n.byte 8\n.uleb128 1\n.quad f, end-f\n.long .debug_line\n.asciz \"{directory}\"\n2:\n"
+        )
+    };
+    format!(".section .debug_info\n{}", abbreviations.map(unit).collect::<String>())
+}
+
+#[test]
+fn debug_information_is_in_proportion_to_its_file() {
+    let one = format!(".section .debug_abbrev\n{ABBREVIATION}.byte 0\n");
+    let same = std::iter::repeat(0);
+    let good = by_hand(2000, &format!("{one}{}", units(same.clone().take(10), "/x")));
+    assert_eq!((lines(&good), trouble(&good)), (vec![Some("text.c:1".to_owned())], None));
+    let table = format!(".section .debug_abbrev\n{}.byte 0\n", ABBREVIATION.repeat(2000));
+    let files: String = (2..4000).map(|number| format!(".file {number} \"{number}\"\n")).collect();
+    for (name, data, expected) in [
+        (
+            "a line table",
+            by_hand(2000, &format!("{one}{}", units(same.clone().take(2000), ""))),
+            "the debug information alleges more than its file can hold",
+        ),
+        (
+            "text",
+            by_hand(0, &format!("{one}{}", units(same.clone().take(100), ""))),
+            "more than 64 units of the debug information claim the code at 0x10000",
+        ),
+        (
+            "abbreviations",
+            by_hand(0, &format!("{table}{}", units((0..2000).map(|number| number * ABBREVIATION_SIZE), ""))),
+            "the debug information alleges more than its file can hold",
+        ),
+        (
+            "a directory",
+            by_hand(0, &format!("{files}{one}{}", units(same.clone().take(1), &"d".repeat(100_000)))),
+            "the debug information alleges more than its file can hold",
+        ),
+    ] {
+        assert_eq!(trouble(&data).as_deref(), Some(expected), "{name}");
+        assert_eq!(lines(&data), [None], "{name}");
+    }
+}

@@ -36,7 +36,8 @@ use walk::{Side, Walked, walk};
 use super::elf::{Elf, Place, Relocation, Section, Symbol, Target};
 use super::linux::{self, Alternative};
 use super::records::{Record, Records};
-use super::text::Functions;
+use super::text::{Data, Functions};
+use super::verify::SITE_IN_DATA;
 use crate::check::check;
 use crate::record::NOTE_SECTION;
 
@@ -86,8 +87,9 @@ fn open(data: &[u8], which: Which) -> Result<Elf<'_>, Difference> {
     if elf.relocatable() { Ok(elf) } else { Err(Difference::NotRelocatable(which)) }
 }
 
-/// The records of the padded object, each of which agrees with the bytes at its site.
+/// The records of the padded object, each of which agrees with the bytes at its site, and is about code.
 fn records(padded: &Elf<'_>) -> Result<Vec<Record>, Difference> {
+    let data = Data::of(padded, &Functions::of(padded));
     let Records { records, bad } =
         Records::read(padded).map_err(|error| Difference::Unreadable(Which::Padded, error))?;
     if let Some(bad) = bad.first() {
@@ -100,6 +102,9 @@ fn records(padded: &Elf<'_>) -> Result<Vec<Record>, Difference> {
         });
         check(record.alleged, text.unwrap_or_default())
             .map_err(|contradiction| Difference::Record { number: record.number, what: contradiction.to_string() })?;
+        if data.contains(record.place) {
+            return Err(Difference::Record { number: record.number, what: SITE_IN_DATA.to_owned() });
+        }
     }
     Ok(records)
 }
