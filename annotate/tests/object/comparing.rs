@@ -228,7 +228,7 @@ fn a_pad_in_data_is_a_difference() {
     let table = |bytes: &str| format!(".type t,@object\nt: {bytes}\n.size t,.-t\nf: lea t(%rip), %rax; ret");
     let [plain, padded] = pair(&table("{clac} .byte 1")).map(|text| assemble(&text));
     assert_eq!(compare(&plain, &padded).unwrap_err().to_string(), "the padded file: record 0: the site lies in data");
-    equal(&format!("{} {{cli}}", table(".byte 0x0f,0x01,0xca")));
+    equal(&format!("{}; {{cli}}", table(".byte 0x0f,0x01,0xca")));
 }
 
 #[test]
