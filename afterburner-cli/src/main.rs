@@ -44,6 +44,7 @@ fn main() -> ExitCode {
     match (StandIn::named(&name), arguments.split_first()) {
         (Some(stand_in), _) => stand_in.run(&name, &arguments),
         (None, Some((command, rest))) if command == "as" || command == "clang" => run_stand_in(command, rest),
+        (None, Some((command, rest))) if command == run::parent_death::COMMAND => run::parent_death::run(rest),
         _ => cli::run(),
     }
 }

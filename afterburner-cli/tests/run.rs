@@ -3,9 +3,13 @@
 
 mod support;
 
-use std::path::Path;
-use std::process::Command;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
+use rustix::process::{Pid, Signal, kill_process};
 use support::{AFTERBURNER, Lab, Result};
 use wedge::image::{CHECKED_FROM, Header, Span, checksum};
 
@@ -123,7 +127,7 @@ fn a_command_goes_in_over_the_image() {
     let words = "console=ttyS0 panic=-1 printk.devkmsg=on rdinit=/afterburner/init";
     assert!(command.ends_with(&format!("-kernel image -initrd KEPT/initramfs -append '{words}'")), "{command}");
     let files = lab.path("files");
-    std::fs::create_dir(&files).expect("a directory");
+    fs::create_dir(&files).expect("a directory");
     let unpack = "cpio --extract --make-directories --quiet 'afterburner/*' < ../cache/afterburner/dry-run/initramfs";
     let status = lab.command("sh", &["-c", unpack]).current_dir(&files).status().expect("a shell");
     assert!(status.success());
@@ -213,7 +217,7 @@ fn without_qemu_the_status_is_that_of_a_shell() {
     for arguments in [&["run", "image"] as &[&str], &["profile", "image", "--", "true"]] {
         let mut command = lab.command(AFTERBURNER, arguments);
         command.env("XDG_CACHE_HOME", lab.path("cache")).env("PATH", lab.path("tools"));
-        std::fs::create_dir_all(lab.path("tools")).expect("a directory");
+        fs::create_dir_all(lab.path("tools")).expect("a directory");
         for tool in ["cc", "as", "ld"] {
             let found = Path::new("/usr/bin").join(tool);
             let _ = std::os::unix::fs::symlink(found, lab.path(&format!("tools/{tool}")));
@@ -238,4 +242,131 @@ fn a_profile_needs_a_wedge_and_for_functions_a_kernel() {
         assert_eq!(result.status.code(), Some(2), "{arguments:?}: {result:?}");
         assert!(result.stderr.contains(message), "{arguments:?}: {}", result.stderr);
     }
+}
+
+/// What stands in for QEMU: it notes its number and what it gets for an initramfs, and runs until somebody ends it. The
+/// stubborn one does not when it is asked to.
+const EMULATOR: &str = "\
+#!/bin/sh
+[ -e stubborn ] && trap '' TERM HUP INT
+while [ \"$1\" != -initrd ]; do shift; done
+cat \"$2\" > seen
+echo booting
+echo $$ > pid.new
+mv pid.new pid
+exec sleep 1000
+";
+
+/// A lab in which `EMULATOR` is found for QEMU, and an empty directory for temporary files.
+fn lab_with_emulator() -> Lab {
+    let lab = lab();
+    lab.write("script", EMULATOR);
+    // Another process writes it: a program that a thread here has open for writing cannot be executed.
+    lab.run("install", &["-D", "-m", "755", "script", "tools/qemu-system-x86_64"]).silent_success();
+    fs::create_dir(lab.path("temporary")).expect("a directory");
+    lab
+}
+
+/// Starts `afterburner run` there, and waits until the emulator runs; returns its number too.
+fn start(lab: &Lab, arguments: &[&str], stdout: Stdio) -> (Child, u32) {
+    let mut command = lab.command(AFTERBURNER, arguments);
+    let path = format!("{}:{}", lab.path("tools").display(), std::env::var("PATH").expect("a PATH"));
+    command.env("PATH", path).env("TMPDIR", lab.path("temporary")).env("XDG_CACHE_HOME", lab.path("cache"));
+    let child = command.stdout(stdout).stderr(Stdio::null()).spawn().expect("the command");
+    let pid = lab.path("pid");
+    wait_until("the emulator runs", || pid.exists());
+    let emulator = fs::read_to_string(pid).expect("a number").trim().parse().expect("a number");
+    (child, emulator)
+}
+
+#[track_caller]
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(120), "it takes two minutes until {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether there is such a process; one that has ended and that nobody has asked about does not count.
+fn lives(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| [vec![path.clone()], files_below(&path)].concat()).collect()
+}
+
+#[test]
+fn whatever_ends_it_nothing_stays_behind() {
+    const RUN: &[&str] = &["run", "image", "--", "true"];
+    const TAKEN_APART: &[&str] = &["run", "--host", "none", "image"];
+    const PROFILE: &[&str] = &["profile", "image", "--", "true"];
+    for (arguments, stubborn, signal) in [
+        (RUN, false, Signal::KILL),
+        (RUN, false, Signal::TERM),
+        (RUN, false, Signal::HUP),
+        (RUN, false, Signal::INT),
+        (RUN, true, Signal::KILL),
+        (RUN, true, Signal::TERM),
+        (TAKEN_APART, false, Signal::KILL),
+        (TAKEN_APART, false, Signal::TERM),
+        (PROFILE, false, Signal::KILL),
+        (PROFILE, true, Signal::HUP),
+    ] {
+        let lab = lab_with_emulator();
+        if stubborn {
+            lab.write("stubborn", "");
+        }
+        let (mut child, emulator) = start(&lab, arguments, Stdio::null());
+        assert!(lives(emulator) && !lab.read("seen").is_empty(), "{arguments:?}");
+        kill_process(Pid::from_child(&child), signal).expect("a process");
+        let status = child.wait().expect("a status");
+        let expected = if signal == Signal::KILL { 128 + 9 } else { 128 + signal.as_raw() };
+        let status = status.code().or(status.signal().map(|signal| 128 + signal));
+        assert_eq!(status, Some(expected), "{arguments:?}, {signal:?}");
+        wait_until("the emulator has ended", || !lives(emulator));
+        assert_eq!(files_below(&lab.path("temporary")), [] as [PathBuf; 0], "{arguments:?}, {signal:?}");
+        let kept = files_below(&lab.path("cache/afterburner"));
+        assert!(kept.iter().all(|path| path.display().to_string().contains("/wedge-port")), "{kept:?}");
+    }
+}
+
+#[test]
+fn a_signal_ends_it_though_nobody_reads_what_the_guest_prints() {
+    let lab = lab_with_emulator();
+    lab.write("script", EMULATOR.replace("exec sleep 1000", "exec yes"));
+    lab.run("install", &["-D", "-m", "755", "script", "tools/qemu-system-x86_64"]).silent_success();
+    let (mut child, emulator) = start(&lab, &["run", "image", "--", "true"], Stdio::piped());
+    let _unread = child.stdout.take().expect("a pipe");
+    // The pipe is full when we are no longer awake.
+    let state = format!("/proc/{}/wchan", child.id());
+    wait_until("nothing more is written", || fs::read_to_string(&state).is_ok_and(|at| at.contains("pipe_write")));
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("a process");
+    child.wait().expect("a status");
+    wait_until("the emulator has ended", || !lives(emulator));
+}
+
+#[test]
+fn qemu_is_not_started_for_a_parent_that_is_gone() {
+    let lab = lab();
+    let gone = Command::new("true").spawn().and_then(|mut child| child.wait().map(|_| child.id())).expect("a child");
+    for (arguments, message) in [
+        (&[&gone.to_string(), "9", "touch", "made"] as &[&str], "ended before touch was started"),
+        (&["1", "9", "touch", "made"], "ended before touch was started"),
+        (&["0", "9", "touch", "made"], "not the number of a process"),
+        (&["1", "0", "touch", "made"], "not the number of a signal"),
+        (&["1"], "PID, SIGNAL and PROGRAM are needed"),
+        (&[&std::process::id().to_string(), "9", "./nothing"], "cannot run ./nothing: No such file"),
+    ] {
+        let result = lab.afterburner(&[&["end-with-parent"], arguments].concat());
+        assert_eq!(result.status.code(), Some(127), "{result:?}");
+        assert!(result.stderr.contains(message), "{arguments:?}: {}", result.stderr);
+    }
+    assert!(!lab.path("made").exists());
+    let ourselves = std::process::id().to_string();
+    lab.afterburner(&["end-with-parent", &ourselves, "9", "touch", "made"]).silent_success();
+    assert!(lab.path("made").exists());
 }

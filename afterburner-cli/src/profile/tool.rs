@@ -3,11 +3,12 @@
 //! It is compiled here, when it is first needed, by the compiler that the kernel was built with, most likely: a static C
 //! program runs in any guest, and anybody can read what it does.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
@@ -28,22 +29,31 @@ pub(super) fn program() -> anyhow::Result<Vec<u8>> {
     let path = cache.join(format!("{NAME}-{:016x}", hasher.finish()));
     if !path.exists() {
         fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
-        compile(&path)?;
+        let lock = cache.join(NAME).with_extension("lock");
+        let locked = File::create(&lock).and_then(|file| file.lock().map(|()| file));
+        let _locked = locked.with_context(|| format!("cannot lock {}", lock.display()))?;
+        if !path.exists() {
+            compile(&path)?;
+        }
     }
     fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Compiles it under another name, then renames it.
+/// Compiles it under another name, then renames it. That name is always the same: what is left of a run that was killed is
+/// written over.
 fn compile(path: &Path) -> anyhow::Result<()> {
     let Some(compiler) = search("cc".as_ref()) else {
         bail!("a C compiler, `cc`, is needed for the program that asks the wedge, and there is none in PATH")
     };
-    let cache = path.parent().unwrap_or(Path::new("."));
-    let directory =
-        tempfile::tempdir_in(cache).with_context(|| format!("cannot make a directory in {}", cache.display()))?;
-    let (source, program) = (directory.path().join("wedge-port.c"), directory.path().join(NAME));
-    fs::write(&source, SOURCE).with_context(|| format!("cannot write {}", source.display()))?;
-    let output = Command::new(&compiler).args(["-O2", "-static", "-o"]).args([&program, &source]).output();
+    let program = path.with_extension("new");
+    let mut command = Command::new(&compiler);
+    command.args(["-O2", "-static", "-x", "c", "-", "-o"]).arg(&program);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = command.spawn().and_then(|mut child| {
+        // A compiler that does not read to the end says why.
+        let _ = child.stdin.take().map(|mut stdin| stdin.write_all(SOURCE.as_bytes()));
+        child.wait_with_output()
+    });
     let output = output.with_context(|| format!("cannot run {}", compiler.display()))?;
     if !output.status.success() {
         bail!("{} -static failed:\n{}", compiler.display(), String::from_utf8_lossy(&output.stderr));

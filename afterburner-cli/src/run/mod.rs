@@ -6,6 +6,7 @@ mod guest;
 mod hypervisor;
 mod input;
 mod machine;
+pub(crate) mod parent_death;
 mod prepare;
 mod qemu;
 
@@ -159,7 +160,7 @@ pub(crate) fn boot(job: &Job<'_>, out: &mut dyn Write) -> anyhow::Result<Option<
         complain(&anyhow::anyhow!("there is no {} in PATH (Debian: qemu-system-x86)", machine::QEMU));
         return Ok(None);
     };
-    let files = Files::temporary()?;
+    let files = Files::inherited();
     let machine = job.machine(&files)?;
     let mut console = Console::new(job.script.map(Script::mark));
     let to = (&mut console, out);

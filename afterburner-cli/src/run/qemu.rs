@@ -1,14 +1,14 @@
 //! QEMU as a process: started, listened to, and ended, whatever ends us.
 //!
 //! QEMU sets the terminal to raw mode, and sets it back when it ends, but not when it is killed: so it is asked to end
-//! (SIGTERM) before it is made to. That holds for our own end too. A signal that would end us ends QEMU first; for one
-//! that nobody can catch there is the kernel's parent-death signal, which `setpriv` (util-linux) sets: to set it from here
-//! would need code between fork and exec, which is unsafe.
+//! (SIGTERM) before it is made to. That holds for our own end too. A signal that would end us ends QEMU first; if we have
+//! not come to that after a while, because nobody reads what the guest prints, it ends us. For an end that leaves us no time
+//! QEMU has a parent-death signal ([`parent_death`]): one that nothing can put off, unless it has a terminal to set back.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{Read as _, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,9 +17,10 @@ use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
+use signal_hook::low_level::emulate_default_handler;
 
 use super::console::Console;
-use crate::tool;
+use super::parent_death;
 
 /// What the console holds back is shown after this much silence.
 const SILENCE: Duration = Duration::from_millis(50);
@@ -33,6 +34,9 @@ const FAREWELL: Duration = Duration::from_secs(20);
 
 /// How long QEMU may take to end when it is asked to.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long we may take to end after a signal.
+const RESPITE: Duration = Duration::from_secs(5);
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,14 +111,7 @@ struct Qemu {
 
 impl Qemu {
     fn start(program: &Path, arguments: &[OsString], terminal: bool) -> anyhow::Result<Self> {
-        let mut command = match tool::search(OsStr::new("setpriv")) {
-            Some(setpriv) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "TERM"]).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
+        let mut command = parent_death::command(program, if terminal { Signal::TERM } else { Signal::KILL });
         let input = if terminal { Stdio::inherit() } else { Stdio::null() };
         command.args(arguments).stdin(input).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot run {}", program.display()))?;
@@ -171,9 +168,9 @@ impl Interruptions {
         let handle = signals.handle();
         thread::spawn(move || {
             for signal in signals.forever() {
-                if events.send(Event::Signal(signal)).is_err() {
-                    return;
-                }
+                let _ = events.send(Event::Signal(signal));
+                thread::sleep(RESPITE);
+                let _ = emulate_default_handler(signal);
             }
         });
         Ok(Self(handle))
