@@ -166,6 +166,13 @@ fn what_cannot_run_is_refused() {
     let mut damaged = image(b"");
     *damaged.last_mut().expect("a byte") ^= 1;
     lab.write("damaged", damaged);
+    let mut damaged = image(XEN_ENTRY);
+    *damaged.last_mut().expect("a byte") ^= 1;
+    lab.write("damaged-for-xen", damaged);
+    let mut of_tomorrow = image(XEN_ENTRY);
+    let version = of_tomorrow.windows(4).position(|bytes| bytes == b"0001").expect("a version");
+    of_tomorrow[version + 3] += 1;
+    lab.write("of-tomorrow", of_tomorrow);
     for (arguments, message) in [
         (&["image", "--host", "xen"] as &[&str], "image has no Xen PV entry"),
         (&["vmlinux", "--host", "bare"], "vmlinux is a kernel without a wedge, which runs on --host none"),
@@ -173,6 +180,19 @@ fn what_cannot_run_is_refused() {
         (&["vmlinux", "--mode", "native"], "--mode is for the wedge, and on --host none there is none"),
         (&["image", "--host", "none", "--mode", "native"], "--mode is for the wedge"),
         (&["damaged", "--host", "none"], "damaged: the payload is damaged: its checksum is"),
+        (&["damaged"], "damaged: the payload is damaged: its checksum is"),
+        (&["damaged", "--host", "xen"], "damaged has no Xen PV entry"),
+        (&["damaged-for-xen", "--host", "xen"], "damaged-for-xen: the payload is damaged: its checksum is"),
+        (&["of-tomorrow"], "an image of another version of Afterburner: its payload is of version 0002, not 0001"),
+        (&["xen-image", "--host", "xen", "--mode", "identity"], "afterburn.mode=identity: modes are for bare hardware"),
+        (
+            &["xen-image", "--host", "xen", "--append", "afterburn.mode=profile"],
+            "afterburn.mode=profile: modes are for",
+        ),
+        (&["xen-image", "--host", "xen", "--append", "afterburn.backend=bare"], "this machine was entered by Xen PV"),
+        (&["image", "--append", "afterburn.backend=xen"], "this backend needs a Xen PV entry; this machine was"),
+        (&["image", "--append", "afterburn.backend=l4"], "needs to be started by an L4 microkernel"),
+        (&["image", "--append", "afterburn.mod=native"], "afterburn.mod: no such option"),
         (&["script"], "script: a script, and not a kernel or an image"),
         (&["nothing"], "nothing: No such file"),
         (&["image", "--initrd", "nothing"], "nothing: No such file"),

@@ -13,6 +13,9 @@ use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{Endianness, FileKind};
 use wedge::image::MAGIC;
 
+/// In the first bytes of a payload, the digits of its version are behind so many others.
+const NAME: usize = MAGIC.len() - 4;
+
 /// The number of the Xen note that holds the entry of a PV kernel (`XEN_ELFNOTE_ENTRY`, xen/include/public/elfnote.h).
 const XEN_ENTRY: u32 = 1;
 
@@ -57,13 +60,20 @@ fn elf(data: &[u8]) -> object::Result<Result<Input, String>> {
     for segment in segments.iter().filter(|segment| segment.p_type(endian) == PT_LOAD) {
         let (offset, size) = segment.file_range(endian);
         let payload = usize::try_from(offset).ok().zip(usize::try_from(offset.saturating_add(size)).ok());
-        if let Some((start, end)) = payload
-            && data.get(start..end.min(data.len())).is_some_and(|bytes| bytes.starts_with(&MAGIC))
-        {
-            return Ok(Ok(Input::Image {
-                payload: start..end.min(data.len()),
-                xen: has_xen_entry(segments, endian, data),
-            }));
+        let Some((start, end)) = payload else { continue };
+        let end = end.min(data.len());
+        match data.get(start..end).and_then(<[u8]>::first_chunk) {
+            Some(&MAGIC) => {
+                return Ok(Ok(Input::Image { payload: start..end, xen: has_xen_entry(segments, endian, data) }));
+            }
+            Some(other) if other[..NAME] == MAGIC[..NAME] => {
+                let versions = [other, &MAGIC].map(|magic| magic[NAME..].escape_ascii());
+                let [other, ours] = versions;
+                return Ok(Err(format!(
+                    "an image of another version of Afterburner: its payload is of version {other}, not {ours}"
+                )));
+            }
+            _ => {}
         }
     }
     if segments.iter().any(|segment| segment.p_type(endian) == PT_INTERP) {
@@ -183,6 +193,7 @@ pub(super) mod tests {
     #[test]
     fn anything_else_is_named() {
         for (file, what) in [
+            (elf_file(2, X86_64, &[(PT_LOAD.0, b"Afterburner 0002")]), "an image of another version of Afterburner: "),
             (elf_file(1, X86_64, &[]), "an object or a module, and not a kernel"),
             (elf_file(4, X86_64, &[]), "a core dump, and not a kernel"),
             (elf_file(2, X86_64, &[]), "an ELF file without segments, and not a kernel"),

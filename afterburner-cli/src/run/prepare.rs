@@ -4,7 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
+use backends::options::Options;
+use backends::selection::{Entry, Protocol, select};
 use wedge::image::Payload;
+use wedge::loader::command_line::CommandLine;
 
 use super::files::Files;
 use super::guest::{self, Script};
@@ -32,9 +35,11 @@ impl Job<'_> {
         let input = Input::of(&data).map_err(|what| anyhow::anyhow!("{}: {what}", self.image.display()))?;
         let host = self.host(&input)?;
         let payload = match &input {
-            Input::Image { payload, .. } if host == Host::None => {
+            Input::Image { payload, .. } => {
                 let payload = Payload::check(data.get(payload.clone()).unwrap_or_default());
-                Some(payload.map_err(|damage| anyhow::anyhow!("{}: {damage}", self.image.display()))?)
+                let payload = payload.map_err(|damage| anyhow::anyhow!("{}: {damage}", self.image.display()))?;
+                self.ask_the_wedge(host, &payload)?;
+                Some(payload).filter(|_| host == Host::None)
             }
             _ => None,
         };
@@ -83,6 +88,24 @@ impl Job<'_> {
         }
         ensure!(host != Host::None || self.mode.is_none(), "--mode is for the wedge, and on --host none there is none");
         Ok(host)
+    }
+
+    /// Refuses what the wedge would refuse: words for it that it does not know, or that do not go with the host.
+    fn ask_the_wedge(&self, host: Host, payload: &Payload<'_>) -> anyhow::Result<()> {
+        let entry = match host {
+            Host::None => return Ok(()),
+            Host::Bare => Entry::from(Protocol::Pvh),
+            Host::Xen => Entry::XenPv,
+        };
+        let line = CommandLine::join(payload.command_line, &self.words("")).context("the command line")?;
+        let options = Options::parse(line.as_str()).map_err(|error| anyhow::anyhow!("{error}"))?;
+        select(options.backend, entry, None).map_err(|error| anyhow::anyhow!("{error}"))?;
+        ensure!(
+            host == Host::Bare || options.mode == wedge::rewrite::Mode::Native,
+            "afterburn.mode={}: modes are for bare hardware; on Xen every site is taken over",
+            options.mode
+        );
+        Ok(())
     }
 
     /// The kernel's command line, as far as the wedge does not add the image's own.
