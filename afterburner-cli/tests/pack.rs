@@ -48,7 +48,11 @@ fn source(name: &str) -> String {
 }
 
 fn make_kernel(lab: &Lab, tables: Tables, text: &str) {
-    lab.write_all(&[("kernel.s", text), ("kernel.ld", &source("kernel.ld"))]);
+    make_kernel_by(lab, tables, text, &source("kernel.ld"));
+}
+
+fn make_kernel_by(lab: &Lab, tables: Tables, text: &str, script: &str) {
+    lab.write_all(&[("kernel.s", text), ("kernel.ld", script)]);
     let symbols = [format!("TOP_PAGES={}", tables.top_pages), format!("LARGE_PAGES={}", tables.large_pages)];
     lab.run("as", &["--defsym", &symbols[0], "--defsym", &symbols[1], "kernel.s", "-o", "kernel.o"]).silent_success();
     lab.run("ld", &["-z", "noexecstack", "-z", "max-page-size=0x200000", "-T", "kernel.ld", "kernel.o", "-o", KERNEL])
@@ -245,27 +249,267 @@ fn the_wedge_is_told_what_the_kernels_symbols_tell() {
     assert_eq!(pack(&lab, &[]).stderr, "afterburner: vmlinux: level2_kernel_pgt does not map the kernel\n");
 }
 
-/// A `vmlinux.relocs` of one 32-bit entry, which is for an address in the kernel's data.
-fn relocations(entry: u32) -> Vec<u8> {
-    [0_u32, 0, 0, entry].map(u32::to_le_bytes).concat()
+/// What `testdata/pack` lacks for a kernel that can be moved: addresses of each kind, and a per-CPU area, which is linked at 0.
+const ADDRESSES: &str = "
+	.text
+	mov $second, %rdi
+wide:
+	movabs $second, %rsi
+narrow:
+	mov counter(%rip), %rax
+inverse:
+	ret
+	.data
+pointer:
+	.quad second, 0
+	.section .data..percpu, \"aw\"
+counter:
+	.quad 0
+";
+
+/// A lab with such a kernel, which keeps its relocations if it is linked with `-q`.
+fn movable_lab(option: &str) -> Lab {
+    let lab = lab();
+    let script = source("kernel.ld").replace("note PT_NOTE", "per_cpu PT_LOAD FLAGS(6); note PT_NOTE");
+    let (sections, end) = script.rsplit_once('}').expect("an end");
+    let per_cpu = ".data..percpu 0 : AT(0x1400000) { *(.data..percpu) } :per_cpu\n}";
+    lab.write("kernel.ld", format!("{sections}{per_cpu}{end}"));
+    lab.write("kernel.s", source("kernel.s") + ADDRESSES);
+    lab.run("as", &["--defsym", "TOP_PAGES=2", "--defsym", "LARGE_PAGES=512", "kernel.s", "-o", "kernel.o"])
+        .silent_success();
+    let arguments = ["-z", "noexecstack", "-z", "max-page-size=0x200000", "-T", "kernel.ld", "kernel.o", "-o", KERNEL];
+    lab.run("ld", &[&arguments[..], &[option]].concat()).silent_success();
+    lab
+}
+
+/// A `vmlinux.relocs` of these lists: 64-bit addresses, distances to the per-CPU area, 32-bit addresses.
+fn relocations(lists: [&[u64]; 3]) -> Vec<u8> {
+    let word = |address: &u64| address.to_le_bytes().into_iter().take(4);
+    lists.iter().flat_map(|list| [0_u64].iter().chain(*list).flat_map(word)).collect()
 }
 
 #[test]
-fn relocations_are_those_of_the_kernels_build() {
+fn relocations_are_the_kernels_own_by_what_is_in_them() {
+    const FILES: [&str; 2] = [RELOCATIONS, "vmlinux.relocs"];
+    for option in ["-q", "--build-id=none"] {
+        let lab = movable_lab(option);
+        let vmlinux = lab.read(KERNEL);
+        let at = |name: &str, back: u64| address(&vmlinux, name) - back;
+        let (code, pointer, inverse) = (at("narrow", 8), at("pointer", 0), at("inverse", 4));
+        let narrow = at("wide", 4);
+        let good = relocations([&[code, pointer], &[inverse], &[narrow]]);
+        let packed = |arguments: &[&str]| payload(&image(&lab, arguments)).relocations.to_vec();
+        lab.write("good", &good);
+        assert_eq!(packed(&["--relocs", "good"]), good, "{option}");
+        for name in FILES {
+            // As old as it may be.
+            lab.write(name, &good);
+            let old = SystemTime::now() - Duration::from_secs(3600);
+            File::options().write(true).open(lab.path(name)).unwrap().set_modified(old).unwrap();
+            assert_eq!(packed(&[]), good, "{option} {name}");
+            fs::remove_file(lab.path(name)).unwrap();
+        }
+        for (bad, address, why) in [
+            (
+                relocations([&[code, pointer + 1], &[inverse], &[narrow]]),
+                pointer + 1,
+                "a 64-bit address, says the file",
+            ),
+            (relocations([&[code], &[inverse], &[narrow]]), pointer, "and the file does not name it"),
+            (relocations([&[code, pointer], &[inverse], &[narrow + 1]]), narrow + 1, "a 32-bit address, says the file"),
+            (
+                relocations([&[code, pointer], &[inverse + 1], &[narrow]]),
+                inverse + 1,
+                "to the per-CPU area, says the file",
+            ),
+            (relocations([&[code, pointer], &[narrow], &[]]), narrow, "to the per-CPU area, says the file"),
+            (relocations([&[code, pointer], &[], &[narrow, inverse]]), inverse, "a 32-bit address, says the file"),
+            (relocations([&[code, pointer], &[], &[0x8000_0000]]), 0xffff_ffff_8000_0000, "has nothing there"),
+        ] {
+            lab.write("bad", &bad);
+            lab.write(RELOCATIONS, &bad);
+            for (arguments, start) in [
+                (&["--relocs", "bad"] as &[&str], "afterburner: bad: "),
+                (&[], "afterburner: arch/x86/boot/compressed/vmlinux.relocs is not of this kernel; make it anew, or "),
+            ] {
+                let refused = pack(&lab, arguments);
+                assert_eq!(refused.status.code(), Some(2), "{option}: {refused:?}");
+                let said = &refused.stderr;
+                assert!(said.starts_with(start) && said.contains(why), "{option} {address:#x} {why}: {said}");
+                assert!(
+                    said.contains(&format!("{address:#x}: ")) || said.contains(&format!("{address:#x}:")),
+                    "{said}"
+                );
+            }
+            // The other one is its own.
+            lab.write("vmlinux.relocs", &good);
+            assert_eq!(packed(&[]), good, "{option}");
+            fs::remove_file(lab.path("vmlinux.relocs")).unwrap();
+        }
+        lab.write("bad", b"no words");
+        assert!(pack(&lab, &["--relocs", "bad"]).stderr.contains("are not three lists of 32-bit words"));
+    }
+}
+
+#[test]
+fn what_only_the_link_knows_must_be_in_the_file() {
+    let lab = movable_lab("-q");
+    let vmlinux = lab.read(KERNEL);
+    let at = |name: &str, back: u64| address(&vmlinux, name) - back;
+    let (code, pointer, inverse) = (at("narrow", 8), at("pointer", 0), at("inverse", 4));
+    for (bad, missing) in [
+        (relocations([&[pointer], &[inverse], &[at("wide", 4)]]), code),
+        (relocations([&[code, pointer], &[], &[at("wide", 4)]]), inverse),
+        (relocations([&[code, pointer], &[inverse], &[]]), at("wide", 4)),
+    ] {
+        lab.write("bad", &bad);
+        let said = pack(&lab, &["--relocs", "bad"]).stderr;
+        assert!(said.contains(&format!("bad: {missing:#x}: the kernel was linked with a")), "{missing:#x}: {said}");
+    }
+}
+
+#[test]
+fn it_is_said_that_a_kernel_cannot_be_moved_any_more() {
     let lab = lab();
-    let (ours, others) = (relocations(0x8120_0000), relocations(0x8120_0008));
-    let packed = |arguments: &[&str]| payload(&image(&lab, arguments)).relocations.to_vec();
-    assert!(packed(&[]).is_empty(), "there are none");
-    lab.write_all(&[(RELOCATIONS, &ours), ("others", &others)]);
-    assert_eq!(packed(&[]), ours);
-    assert_eq!(packed(&["--relocs", "others"]), others);
-    let old = SystemTime::now() - Duration::from_secs(3600);
-    File::options().write(true).open(lab.path(RELOCATIONS)).unwrap().set_modified(old).unwrap();
-    assert!(packed(&[]).is_empty(), "they are older than the kernel");
-    lab.write("others", relocations(0x8000_0000));
-    let refused = pack(&lab, &["--relocs", "others"]);
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(refused.stderr.starts_with("afterburner: others: "), "{refused:?}");
+    let result = pack(&lab, &[]).success();
+    assert!(result.stdout.contains("relocations  none: KASLR is dropped, because"), "{result:?}");
+    assert!(
+        result.stderr.starts_with("afterburner: vmlinux: KASLR is dropped, because there is neither"),
+        "{result:?}"
+    );
+    assert!(result.stderr.contains("`make bzImage` makes the file"), "{result:?}");
+    // One that was not made to be moved loses nothing.
+    lab.write(".config", "# CONFIG_RANDOMIZE_BASE is not set\n");
+    let stays = |result: Result| {
+        let result = result.success();
+        assert!(result.stdout.contains("relocations  none: the kernel stays where it is linked\n"), "{result:?}");
+        assert_eq!(result.stderr, "");
+    };
+    stays(pack(&lab, &[]));
+    fs::remove_file(lab.path(".config")).unwrap();
+    make_kernel(&lab, Tables { top_pages: 1, large_pages: 256 }, &source("kernel.s"));
+    lab.write(RELOCATIONS, b"of another configuration");
+    stays(pack(&lab, &[]));
+    lab.write("given", relocations([&[], &[], &[]]));
+    let said = pack(&lab, &["--relocs", "given"]).stderr;
+    assert!(said.contains("given: the kernel cannot be moved: it has 0x20000000 bytes"), "{said}");
+}
+
+#[test]
+fn a_kernel_that_the_wedge_cannot_serve_is_refused() {
+    let (text, script) = (source("kernel.s"), source("kernel.ld"));
+    let with = |old: &str, new: &str| {
+        assert!(text.contains(old), "{old}");
+        text.replace(old, new)
+    };
+    let at = |address: &str| script.replace("0xffffffff81000000", address);
+    let tables =
+        |entries: &str| with("level3_kernel_pgt:\n\t.skip 4096\n", &format!("level3_kernel_pgt:\n{entries}\n"));
+    let far = script
+        .replace("data PT_LOAD", "far PT_LOAD FLAGS(5); data PT_LOAD")
+        .replace(". = ALIGN(0x200000);", ".far 0x400000 : AT(0x1100000) { *(.far) } :far\n\t. = 0xffffffff81200000;");
+    for (tables, text, script, expected) in [
+        (
+            ISOLATED,
+            text.clone(),
+            script.replace("0xffffffff81000000", "0x1000000").replace("0xffffffff80000000", "0"),
+            "is linked at 0x1000000 to be loaded at 0x1000000; the wedge serves kernels that are linked 0xffffffff80000000",
+        ),
+        (
+            ISOLATED,
+            text.clone(),
+            script
+                .replace("0xffffffff81000000", "0xffffffff41000000")
+                .replace("0xffffffff80000000", "0xffffffff40000000"),
+            "is linked at 0xffffffff41000000 to be loaded at 0x1000000; the wedge serves kernels",
+        ),
+        (
+            ISOLATED,
+            text.clone(),
+            script
+                .replace("0xffffffff81000000", "0xffffffc081000000")
+                .replace("0xffffffff80000000", "0xffffffc080000000"),
+            "is linked at 0xffffffc081000000 to be loaded at 0x1000000; the wedge serves kernels",
+        ),
+        (
+            ISOLATED,
+            text.clone(),
+            at("0xffffffff81001000"),
+            "is to be loaded at 0x1001000, which is no multiple of 0x200000",
+        ),
+        (
+            ISOLATED,
+            text.clone(),
+            at("0xffffffff80200000"),
+            "take 0x204000 bytes; in its window, and in front of the kernel",
+        ),
+        (
+            Tables { top_pages: 1, large_pages: 256 },
+            text.clone(),
+            at("0xffffffff9fe00000"),
+            "ends at 0x20015345, behind the 0x20000000 bytes that level2_kernel_pgt maps",
+        ),
+        (
+            Tables { top_pages: 2, large_pages: 300 },
+            text.clone(),
+            script.clone(),
+            "maps 0x25800000 bytes for its image, not",
+        ),
+        (
+            Tables { top_pages: 3, large_pages: 512 },
+            text.clone(),
+            script.clone(),
+            "init_top_pgt has 0x3000 bytes, neither",
+        ),
+        (
+            ISOLATED,
+            tables(".skip 509 * 8; .quad 0x63; .skip 16"),
+            script.clone(),
+            "entry 509 of level3_kernel_pgt is 0x63, not free: the wedge's window cannot go there",
+        ),
+        (
+            ISOLATED,
+            tables(".skip 510 * 8; .quad 0x1000063; .skip 8"),
+            script.clone(),
+            "entry 510 of level3_kernel_pgt is 0x1000063, which does not lead to level2_kernel_pgt",
+        ),
+        (ISOLATED, with("init_top_pgt:", ".skip 8\ninit_top_pgt:"), script.clone(), "where no page begins"),
+        (
+            ISOLATED,
+            with("\nsecond:", "\nstartup_64:\nsecond:"),
+            script.clone(),
+            "its entry point, 0x1000000, is not its startup_64",
+        ),
+        (
+            ISOLATED,
+            with("\\replacement_end - \\replacement", "\\replacement_end - \\replacement, 0"),
+            script.clone(),
+            ".altinstructions",
+        ),
+        (
+            ISOLATED,
+            with("\t.data\n", "\t.section .far, \"ax\"\nfar:\n\tsite cli, 7, 1\n\tret\n\t.data\n"),
+            far,
+            "the site at 0x400000 is outside the image",
+        ),
+        (
+            ISOLATED,
+            with(".long 12, 12, 1", ".long 12, 12, 2"),
+            script.clone(),
+            "records of version 2; this program reads",
+        ),
+    ] {
+        let lab = lab();
+        lab.write("image", b"as it was");
+        make_kernel_by(&lab, tables, &text, &script);
+        let result = pack(&lab, &[]);
+        assert_eq!(result.status.code(), Some(2), "{expected}: {result:?}");
+        assert!(result.stderr.contains(expected), "{expected}: {}", result.stderr);
+        assert_eq!(lab.read("image"), b"as it was");
+    }
+    let lab = lab();
+    lab.run("strip", &[KERNEL]).silent_success();
+    assert!(pack(&lab, &[]).stderr.contains("has no symbol level2_kernel_pgt; a Linux kernel for x86-64 with its"));
 }
 
 #[test]

@@ -31,6 +31,10 @@ use super::wedge_file::{WINDOW, Wedge};
 
 const PAGE: u64 = 4096;
 
+/// The end of the window, which the wedge needs besides: on bare hardware to look at other memory, on Xen for the fewest page
+/// tables that a guest can do with.
+const KEPT_FREE: u64 = 2 << 20;
+
 /// An image.
 pub(super) struct Image {
     pub(super) bytes: Vec<u8>,
@@ -72,7 +76,8 @@ fn parameters(wedge: &Wedge, contents: &Contents, length: u64) -> anyhow::Result
         Span { offset: wedge.length.next_multiple_of(PAGE), length: arena_length(contents.sites.count() as u64) };
     let load_address = LOAD_ADDRESS;
     let end = load_address + arena.offset + arena.length;
-    let room = (WINDOW.end - wedge.address).min(contents.extent.start.saturating_sub(load_address));
+    let in_window = (WINDOW.end - KEPT_FREE).saturating_sub(wedge.address);
+    let room = in_window.min(contents.extent.start.saturating_sub(load_address));
     ensure!(
         end - load_address <= room,
         "the wedge and its arena for {} sites take {:#x} bytes; in its window, and in front of the kernel, there are {room:#x}",

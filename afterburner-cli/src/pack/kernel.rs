@@ -1,6 +1,5 @@
 //! The kernel that is to be packed: read, and held to its annotations.
 
-use std::borrow::Cow;
 use std::io::{self, BufWriter, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,10 +10,9 @@ use annotate::object::sources::Sources;
 use annotate::object::{Elf, verify};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use wedge::loader::elf;
-use wedge::loader::relocations::Relocations;
 use wedge::memory::{OutOfMemory, PhysicalMemory};
 
-use crate::verify::{complain_of, named, print, read};
+use crate::verify::{complain_of, named, print};
 
 /// Where a bzImage says that it is one (Linux, Documentation/x86/boot.rst, "header").
 const BZIMAGE_HEADER: Range<usize> = 0x202..0x206;
@@ -61,17 +59,25 @@ impl<'data> Kernel<'data> {
         Ok(Some(Self { path: path.to_owned(), data, elf, loaded, report }))
     }
 
-    /// The kernel's relocations: those that were asked for, those of its build, or none.
-    pub(super) fn relocations(&self, given: Option<&Path>) -> anyhow::Result<Vec<u8>> {
-        let built = self.path.with_file_name("arch/x86/boot/compressed/vmlinux.relocs");
-        let path: Cow<'_, Path> = match given {
-            Some(given) => given.into(),
-            None if is_up_to_date(&built, &self.path) => built.into(),
-            None => return Ok(Vec::new()),
-        };
-        let relocations = read(&path)?;
-        Relocations::check(&relocations, &self.loaded).with_context(|| path.display().to_string())?;
-        Ok(relocations)
+    /// A file of the kernel's build, from the top directory.
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
+        self.path.with_file_name(name)
+    }
+
+    /// Whether this is a line of the configuration of the kernel's build, if that is there.
+    pub(super) fn is_configured(&self, line: &str) -> bool {
+        fs::read_to_string(self.beside(".config")).is_ok_and(|config| config.lines().any(|found| found == line))
+    }
+
+    /// The word with a number in what a symbol names.
+    pub(super) fn word(&self, symbol: &str, number: u64) -> anyhow::Result<u64> {
+        let found = self.elf.symbols().find(|found| found.name == symbol).and_then(|symbol| symbol.place);
+        let word = found.and_then(|place| {
+            let offset = usize::try_from(place.offset.checked_add(number * 8)?).ok()?;
+            self.elf.sections().get(place.section)?.bytes.get(offset..)?.first_chunk()
+        });
+        let word = word.ok_or_else(|| self.error(format_args!("the file has no word {number} of {symbol}")))?;
+        Ok(u64::from_le_bytes(*word))
     }
 
     /// The kernel as it lies in memory after it was loaded, and its virtual address.
@@ -92,12 +98,6 @@ impl<'data> Kernel<'data> {
     pub(super) fn error(&self, what: impl fmt::Display) -> anyhow::Error {
         anyhow!("{}: {what}", self.path.display())
     }
-}
-
-/// Whether a file is there, and not older than what it was made from.
-fn is_up_to_date(file: &Path, source: &Path) -> bool {
-    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
-    modified(file).is_ok_and(|file| modified(source).is_ok_and(|source| file >= source))
 }
 
 /// Memory that starts at a physical address.

@@ -6,6 +6,7 @@
 //! the wedge's own code, as its last step. An image that is refused at boot is a damaged one.
 //!
 //! * [`kernel`]: the vmlinux, read and verified; [`sites`]: its table of sites; [`facts`]: what its symbols tell.
+//! * [`layout`]: whether it lies as the wedge needs it; [`relocations`]: what lets it be moved, if that is its own.
 //! * [`reduced`]: the vmlinux without what is not loaded. [`payload`]: all that is the guest's, in one piece.
 //! * [`wedge_file`]: the wedge, found and checked. [`image`]: both in one ELF file. [`iso`]: that file behind GRUB.
 
@@ -14,8 +15,10 @@ mod facts;
 mod image;
 mod iso;
 mod kernel;
+mod layout;
 mod payload;
 mod reduced;
+mod relocations;
 mod sites;
 mod wedge_file;
 
@@ -25,6 +28,7 @@ use std::process::ExitCode;
 
 use self::kernel::Kernel;
 use self::payload::Contents;
+use self::relocations::Relocations;
 use self::wedge_file::Wedge;
 use crate::atomic;
 use crate::verify::read;
@@ -54,7 +58,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "WORDS", default_value = "")]
     cmdline: String,
     /// The kernel's relocations, which let it be moved in virtual memory (KASLR); by default those of its build, from
-    /// arch/x86/boot/compressed/vmlinux.relocs beside it, unless they are older than it is
+    /// arch/x86/boot/compressed/vmlinux.relocs or vmlinux.relocs beside it. Those of another build are refused
     #[arg(long, value_name = "FILE")]
     relocs: Option<PathBuf>,
     /// The wedge; by default the file that `$AFTERBURNER_WEDGE` names, or `afterburner-wedge` beside this program
@@ -74,7 +78,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Some(kernel) = Kernel::verified(&arguments.kernel, &data)? else { return Ok(ExitCode::FAILURE) };
     let wedge = Wedge::find(arguments.wedge.as_deref())?;
     let initramfs = arguments.initrd.as_deref().map(read).transpose()?.unwrap_or_default();
-    let relocations = kernel.relocations(arguments.relocs.as_deref())?;
+    layout::check(&kernel)?;
+    let relocations = Relocations::find(&kernel, arguments.relocs.as_deref())?;
     let contents = Contents::of(&kernel, relocations, initramfs, &arguments.cmdline)?;
     let image = image::write(&wedge, &contents)?;
     if arguments.iso {
@@ -82,11 +87,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     } else {
         atomic::write(&arguments.output, |out| out.write_all(&image.bytes))?;
     }
-    summarize(arguments, &wedge, &contents, &image)?;
+    summarize(arguments, &kernel, &wedge, &contents, &image)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn summarize(arguments: &Arguments, wedge: &Wedge, contents: &Contents, image: &image::Image) -> anyhow::Result<()> {
+fn summarize(
+    arguments: &Arguments,
+    kernel: &Kernel<'_>,
+    wedge: &Wedge,
+    contents: &Contents,
+    image: &image::Image,
+) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let size = std::fs::metadata(&arguments.output).map_or(image.bytes.len() as u64, |written| written.len());
     let (parameters, extent) = (&image.parameters, &contents.extent);
@@ -96,11 +107,12 @@ fn summarize(arguments: &Arguments, wedge: &Wedge, contents: &Contents, image: &
     writeln!(out, "  kernel       {} bytes, at {:#x}-{:#x}", contents.kernel.len(), extent.start, extent.end)?;
     let (sites, copies) = (contents.sites.count(), contents.sites.copies.len());
     writeln!(out, "  sites        {sites}; the kernel copies replacements to {copies} places")?;
-    match contents.relocations.len() {
-        0 => writeln!(out, "  relocations  none: the kernel stays where it is linked")?,
-        length => writeln!(out, "  relocations  {length} bytes")?,
-    }
+    writeln!(out, "  relocations  {}", contents.relocations)?;
     writeln!(out, "  initramfs    {} bytes", contents.initramfs.len())?;
     writeln!(out, "  command line {}", contents.command_line)?;
+    out.flush()?;
+    if let Some(complaint) = contents.relocations.complaint() {
+        crate::complain(&kernel.error(complaint));
+    }
     Ok(())
 }

@@ -14,6 +14,7 @@ use wedge::sites::{Refusal, SiteTable};
 use super::facts::facts;
 use super::kernel::Kernel;
 use super::reduced::reduced;
+use super::relocations::Relocations;
 use super::sites::Sites;
 use super::wedge_file::WINDOW;
 
@@ -24,7 +25,7 @@ pub(super) struct Contents {
     /// The physical memory that the kernel is loaded to.
     pub(super) extent: Range<u64>,
     pub(super) sites: Sites,
-    pub(super) relocations: Vec<u8>,
+    pub(super) relocations: Relocations,
     pub(super) initramfs: Vec<u8>,
     pub(super) command_line: String,
     facts: GuestFacts,
@@ -34,7 +35,7 @@ impl Contents {
     /// Puts together what belongs to a kernel, and checks it as the wedge will.
     pub(super) fn of(
         kernel: &Kernel<'_>,
-        relocations: Vec<u8>,
+        relocations: Relocations,
         initramfs: Vec<u8>,
         command_line: &str,
     ) -> anyhow::Result<Self> {
@@ -86,7 +87,7 @@ impl Contents {
             sites: part(&self.sites.table, WORD),
             sites_address: self.sites.address,
             copies: part(&copies, WORD),
-            relocations: part(&self.relocations, WORD),
+            relocations: part(self.relocations.bytes(), WORD),
             command_line: part(self.command_line.as_bytes(), WORD),
             // By pages, for a guest may use them where they are.
             kernel: part(&self.kernel, PAGE),

@@ -1,0 +1,137 @@
+//! Whether a kernel lies as the wedge takes it to lie (Linux 6.1 to 6.12, `arch/x86`).
+//!
+//! What the wedge does not know about a kernel it takes for granted: that the image is mapped where Linux has mapped it since
+//! there is an x86-64, that it can be moved by large pages, that one entry of its page tables is free, that modules begin
+//! where the image may not reach. A kernel of which that is not true would boot into anything, some way behind the wedge's
+//! last word. So it is refused here, where somebody reads why.
+
+use annotate::object::linux::{ALTERNATIVES, alternatives};
+use anyhow::ensure;
+use wedge::loader::elf::STEP;
+
+use super::facts::{KERNEL_MAP, WINDOW_ENTRY, image_space, place};
+use super::kernel::Kernel;
+
+/// Linux's `KERNEL_IMAGE_SIZE`, without and with `CONFIG_RANDOMIZE_BASE` (`include/asm/page_64_types.h`).
+const IMAGE_SPACES: [u64; 2] = [512 << 20, 1 << 30];
+
+/// Where a kernel is entered in 64-bit mode (`kernel/head_64.S`).
+const ENTRY: &str = "startup_64";
+
+const PAGE: u64 = 4096;
+
+/// Bits of a page-table entry (SDM Vol. 3A, 4.5.4).
+const PRESENT: u64 = 1 << 0;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Refuses a kernel that the wedge cannot serve.
+pub(super) fn check(kernel: &Kernel<'_>) -> anyhow::Result<()> {
+    check_place(kernel)?;
+    check_entry(kernel)?;
+    check_sites(kernel)?;
+    check_tables(kernel)?;
+    check_alternatives(kernel)
+}
+
+/// Where it is linked, and to be loaded.
+fn check_place(kernel: &Kernel<'_>) -> anyhow::Result<()> {
+    let (physical, linked) = (kernel.loaded.extent(), kernel.loaded.virtual_extent());
+    ensure!(
+        linked.start.wrapping_sub(physical.start) == KERNEL_MAP,
+        kernel.error(format_args!(
+            "is linked at {:#x} to be loaded at {:#x}; the wedge serves kernels that are linked {KERNEL_MAP:#x} above where \
+             they are loaded (Linux's __START_KERNEL_map)",
+            linked.start, physical.start
+        ))
+    );
+    ensure!(
+        physical.start.is_multiple_of(STEP),
+        kernel.error(format_args!(
+            "is to be loaded at {:#x}, which is no multiple of {STEP:#x}: it cannot be moved by large pages",
+            physical.start
+        ))
+    );
+    let space = image_space(kernel)?;
+    ensure!(
+        IMAGE_SPACES.contains(&space),
+        kernel.error(format_args!(
+            "level2_kernel_pgt maps {space:#x} bytes for its image, not {:#x} or {:#x}: where its modules are is not known",
+            IMAGE_SPACES[0], IMAGE_SPACES[1]
+        ))
+    );
+    ensure!(
+        physical.end <= space,
+        kernel.error(format_args!(
+            "ends at {:#x}, behind the {space:#x} bytes that level2_kernel_pgt maps for its image",
+            physical.end
+        ))
+    );
+    Ok(())
+}
+
+/// The wedge enters it as a bzImage's decompressor does.
+fn check_entry(kernel: &Kernel<'_>) -> anyhow::Result<()> {
+    let Ok(startup) = place(kernel, ENTRY) else { return Ok(()) };
+    let (entry, startup) = (kernel.loaded.entry(), kernel.loaded.physical(kernel.elf.address(startup)));
+    ensure!(
+        startup == Some(entry),
+        kernel
+            .error(format_args!("its entry point, {entry:#x}, is not its {ENTRY}, by which the wedge would enter it"))
+    );
+    Ok(())
+}
+
+/// All sites are in the image: from elsewhere no branch reaches the window.
+fn check_sites(kernel: &Kernel<'_>) -> anyhow::Result<()> {
+    let linked = kernel.loaded.virtual_extent();
+    let outside = kernel.report.sites.iter().find(|site| !linked.contains(&site.site.address));
+    match outside {
+        None => Ok(()),
+        Some(site) => Err(kernel.error(format_args!(
+            "{}: the site at {:#x} is outside the image, {:#x}-{:#x}, and from there no branch reaches the wedge",
+            site.location, site.site.address, linked.start, linked.end
+        ))),
+    }
+}
+
+/// The entry that the window goes into is free, and the one behind it leads to what maps the image.
+fn check_tables(kernel: &Kernel<'_>) -> anyhow::Result<()> {
+    const POINTERS: &str = "level3_kernel_pgt";
+    const DIRECTORY: &str = "level2_kernel_pgt";
+    for name in [POINTERS, DIRECTORY, "init_top_pgt"] {
+        let address = kernel.elf.address(place(kernel, name)?);
+        ensure!(
+            address.is_multiple_of(PAGE),
+            kernel.error(format_args!("{name} lies at {address:#x}, where no page begins"))
+        );
+    }
+    let [window, image] = [WINDOW_ENTRY, WINDOW_ENTRY + 1].map(|entry| kernel.word(POINTERS, entry));
+    let (window, image) = (window?, image?);
+    ensure!(
+        window == 0,
+        kernel.error(format_args!(
+            "entry {WINDOW_ENTRY} of {POINTERS} is {window:#x}, not free: the wedge's window cannot go there"
+        ))
+    );
+    let directory = kernel.loaded.physical(kernel.elf.address(place(kernel, DIRECTORY)?));
+    ensure!(
+        image & PRESENT == 0 || Some(image & ADDRESS) == directory,
+        kernel.error(format_args!(
+            "entry {} of {POINTERS} is {image:#x}, which does not lead to {DIRECTORY}: what maps its image is not known",
+            WINDOW_ENTRY + 1
+        ))
+    );
+    Ok(())
+}
+
+/// The table that says where replacements are copied to can be read.
+fn check_alternatives(kernel: &Kernel<'_>) -> anyhow::Result<()> {
+    let size = kernel.elf.section_named(ALTERNATIVES).map_or(0, |(_, section)| section.size);
+    ensure!(
+        size == 0 || !alternatives(&kernel.elf).is_empty(),
+        kernel.error(format_args!(
+            "{ALTERNATIVES}: its {size} bytes are neither entries of 12 bytes (Linux 6.1) nor of 14 (since 6.3)"
+        ))
+    );
+    Ok(())
+}
