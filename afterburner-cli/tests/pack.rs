@@ -395,121 +395,106 @@ fn it_is_said_that_a_kernel_cannot_be_moved_any_more() {
     assert!(said.contains("given: the kernel cannot be moved: it has 0x20000000 bytes"), "{said}");
 }
 
+/// The text of the kernel with something else in it.
+fn source_with(old: &str, new: &str) -> String {
+    let text = source("kernel.s");
+    assert!(text.contains(old), "{old}");
+    text.replace(old, new)
+}
+
+/// Packs a kernel that has to be refused, with this message.
+#[track_caller]
+fn refused(tables: Tables, text: &str, script: &str, expected: &str) {
+    let lab = lab();
+    lab.write("image", b"as it was");
+    make_kernel_by(&lab, tables, text, script);
+    let result = pack(&lab, &[]);
+    assert_eq!(result.status.code(), Some(2), "{expected}: {result:?}");
+    assert!(result.stderr.contains(expected), "{expected}: {}", result.stderr);
+    assert_eq!(lab.read("image"), b"as it was");
+}
+
 #[test]
-fn a_kernel_that_the_wedge_cannot_serve_is_refused() {
-    let (text, script) = (source("kernel.s"), source("kernel.ld"));
-    let with = |old: &str, new: &str| {
-        assert!(text.contains(old), "{old}");
-        text.replace(old, new)
-    };
+fn a_kernel_that_lies_elsewhere_is_refused() {
+    let script = source("kernel.ld");
+    let linked =
+        |address: &str, map: &str| script.replace("0xffffffff81000000", address).replace("0xffffffff80000000", map);
     let at = |address: &str| script.replace("0xffffffff81000000", address);
-    let tables =
-        |entries: &str| with("level3_kernel_pgt:\n\t.skip 4096\n", &format!("level3_kernel_pgt:\n{entries}\n"));
-    let far = script
-        .replace("data PT_LOAD", "far PT_LOAD FLAGS(5); data PT_LOAD")
-        .replace(". = ALIGN(0x200000);", ".far 0x400000 : AT(0x1100000) { *(.far) } :far\n\t. = 0xffffffff81200000;");
-    for (tables, text, script, expected) in [
+    let plain = Tables { top_pages: 1, large_pages: 256 };
+    for (tables, script, expected) in [
         (
             ISOLATED,
-            text.clone(),
-            script.replace("0xffffffff81000000", "0x1000000").replace("0xffffffff80000000", "0"),
+            linked("0x1000000", "0"),
             "is linked at 0x1000000 to be loaded at 0x1000000; the wedge serves kernels that are linked 0xffffffff80000000",
         ),
         (
             ISOLATED,
-            text.clone(),
-            script
-                .replace("0xffffffff81000000", "0xffffffff41000000")
-                .replace("0xffffffff80000000", "0xffffffff40000000"),
+            linked("0xffffffff41000000", "0xffffffff40000000"),
             "is linked at 0xffffffff41000000 to be loaded at 0x1000000; the wedge serves kernels",
         ),
         (
             ISOLATED,
-            text.clone(),
-            script
-                .replace("0xffffffff81000000", "0xffffffc081000000")
-                .replace("0xffffffff80000000", "0xffffffc080000000"),
+            linked("0xffffffc081000000", "0xffffffc080000000"),
             "is linked at 0xffffffc081000000 to be loaded at 0x1000000; the wedge serves kernels",
         ),
+        (ISOLATED, at("0xffffffff81001000"), "is to be loaded at 0x1001000, which is no multiple of 0x200000"),
         (
             ISOLATED,
-            text.clone(),
-            at("0xffffffff81001000"),
-            "is to be loaded at 0x1001000, which is no multiple of 0x200000",
-        ),
-        (
-            ISOLATED,
-            text.clone(),
             at("0xffffffff80200000"),
-            "take 0x204000 bytes; in its window, and in front of the kernel",
+            "take 0x204000 bytes; in its window, and in front of the kernel, there are",
         ),
+        (ISOLATED, at("0xffffffff80000000"), "in front of the kernel, there are 0x0"),
         (
-            Tables { top_pages: 1, large_pages: 256 },
-            text.clone(),
+            plain,
             at("0xffffffff9fe00000"),
             "ends at 0x20015345, behind the 0x20000000 bytes that level2_kernel_pgt maps",
         ),
         (
-            Tables { top_pages: 2, large_pages: 300 },
-            text.clone(),
+            Tables { large_pages: 300, ..ISOLATED },
             script.clone(),
-            "maps 0x25800000 bytes for its image, not",
+            "maps 0x25800000 bytes for its image, not 0x20000000 or",
         ),
+        (Tables { top_pages: 3, ..ISOLATED }, script.clone(), "init_top_pgt has 0x3000 bytes, neither a page nor"),
+    ] {
+        refused(tables, &source("kernel.s"), &script, expected);
+    }
+    let far = script
+        .replace("data PT_LOAD", "far PT_LOAD FLAGS(5); data PT_LOAD")
+        .replace(". = ALIGN(0x200000);", ".far 0x400000 : AT(0x1100000) { *(.far) } :far\n\t. = 0xffffffff81200000;");
+    let text = source_with("\t.data\n", "\t.section .far, \"ax\"\nfar:\n\tsite cli, 7, 1\n\tret\n\t.data\n");
+    refused(ISOLATED, &text, &far, "the site at 0x400000 is outside the image");
+}
+
+#[test]
+fn a_kernel_that_is_not_what_the_wedge_knows_is_refused() {
+    let pointers =
+        |entries: &str| source_with("level3_kernel_pgt:\n\t.skip 4096\n", &format!("level3_kernel_pgt:\n{entries}\n"));
+    for (text, expected) in [
         (
-            Tables { top_pages: 3, large_pages: 512 },
-            text.clone(),
-            script.clone(),
-            "init_top_pgt has 0x3000 bytes, neither",
-        ),
-        (
-            ISOLATED,
-            tables(".skip 509 * 8; .quad 0x63; .skip 16"),
-            script.clone(),
+            pointers(".skip 509 * 8; .quad 0x63; .skip 16"),
             "entry 509 of level3_kernel_pgt is 0x63, not free: the wedge's window cannot go there",
         ),
         (
-            ISOLATED,
-            tables(".skip 510 * 8; .quad 0x1000063; .skip 8"),
-            script.clone(),
+            pointers(".skip 510 * 8; .quad 0x1000063; .skip 8"),
             "entry 510 of level3_kernel_pgt is 0x1000063, which does not lead to level2_kernel_pgt",
         ),
-        (ISOLATED, with("init_top_pgt:", ".skip 8\ninit_top_pgt:"), script.clone(), "where no page begins"),
+        (source_with("init_top_pgt:", ".skip 8\ninit_top_pgt:"), "where no page begins"),
+        (source_with("\nsecond:", "\nstartup_64:\nsecond:"), "its entry point, 0x1000000, is not its startup_64"),
         (
-            ISOLATED,
-            with("\nsecond:", "\nstartup_64:\nsecond:"),
-            script.clone(),
-            "its entry point, 0x1000000, is not its startup_64",
+            source_with("\\replacement_end - \\replacement", "\\replacement_end - \\replacement, 0"),
+            ".altinstructions: its 39 bytes are neither entries of 12 bytes (Linux 6.1) nor of 14 (since 6.3)",
         ),
-        (
-            ISOLATED,
-            with("\\replacement_end - \\replacement", "\\replacement_end - \\replacement, 0"),
-            script.clone(),
-            ".altinstructions",
-        ),
-        (
-            ISOLATED,
-            with("\t.data\n", "\t.section .far, \"ax\"\nfar:\n\tsite cli, 7, 1\n\tret\n\t.data\n"),
-            far,
-            "the site at 0x400000 is outside the image",
-        ),
-        (
-            ISOLATED,
-            with(".long 12, 12, 1", ".long 12, 12, 2"),
-            script.clone(),
-            "records of version 2; this program reads",
-        ),
+        (source_with(".long 12, 12, 1", ".long 12, 12, 2"), "records of version 2; this program reads version 1"),
     ] {
-        let lab = lab();
-        lab.write("image", b"as it was");
-        make_kernel_by(&lab, tables, &text, &script);
-        let result = pack(&lab, &[]);
-        assert_eq!(result.status.code(), Some(2), "{expected}: {result:?}");
-        assert!(result.stderr.contains(expected), "{expected}: {}", result.stderr);
-        assert_eq!(lab.read("image"), b"as it was");
+        refused(ISOLATED, &text, &source("kernel.ld"), expected);
     }
     let lab = lab();
     lab.run("strip", &[KERNEL]).silent_success();
     assert!(pack(&lab, &[]).stderr.contains("has no symbol level2_kernel_pgt; a Linux kernel for x86-64 with its"));
+    lab.write("32.s", ".globl _start\n_start: ret\n");
+    lab.run("as", &["--32", "32.s", "-o", "32.o"]).silent_success();
+    lab.run("ld", &["-m", "elf_i386", "32.o", "-o", KERNEL]).silent_success();
+    assert_eq!(pack(&lab, &[]).stderr, "afterburner: vmlinux: not a 64-bit x86-64 ELF file\n");
 }
 
 #[test]
