@@ -14,19 +14,19 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use initramfs::Archive;
-use tempfile::NamedTempFile;
 
 use crate::expect::Expectations;
 use crate::host::Host;
 use crate::kernel::Kernel;
-use crate::qemu::Machine;
+use crate::qemu::{Machine, Running};
+use crate::unnamed::Unnamed;
 use crate::{cache, command, programs};
 
 /// What decides how the disk looks.
@@ -193,34 +193,27 @@ fn noise() -> Vec<u8> {
 }
 
 fn sha256(data: &[u8]) -> Result<String> {
-    let mut file = NamedTempFile::new()?;
-    file.write_all(data)?;
+    let file = Unnamed::new(data)?;
     let line = command::output(Command::new("sha256sum").arg(file.path()))?;
     Ok(line.split(' ').next().unwrap_or_default().to_owned())
 }
 
 /// An archive of nothing, with which the kernel mounts the disk as its root. Every host takes an initramfs, and those with
 /// one take [`WORDS`](crate::qemu::WORDS) along.
-fn no_initramfs() -> Result<NamedTempFile> {
-    let mut file = tempfile::Builder::new().prefix("afterburner-").suffix(".cpio").tempfile()?;
-    file.write_all(&Archive::default().finish()).context("writing the initramfs")?;
-    Ok(file)
+fn no_initramfs() -> Result<Unnamed> {
+    Unnamed::new(&Archive::default().finish())
 }
 
 /// Boots a machine, answers its prompts, and holds what it printed against the expectations.
 fn converse(machine: &Machine, name: &str, expectations: &Expectations) -> Result<String> {
     let path = cache::subdirectory("logs")?.join(format!("{name}.log"));
     let started = Instant::now();
-    let mut qemu = machine
-        .command("stdio")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("starting qemu-system-x86_64")?;
-    let keyboard = qemu.stdin.take().context("QEMU's standard input")?;
-    let console = qemu.stdout.take().context("QEMU's standard output")?;
+    let mut command = machine.command("stdio");
+    let mut qemu = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+    let keyboard = qemu.0.stdin.take().context("QEMU's standard input")?;
+    let console = qemu.0.stdout.take().context("QEMU's standard output")?;
     let talk = talk(&read(console), keyboard, started + machine.timeout);
-    end(&mut qemu)?;
+    drop(qemu);
     let Talk { log, answers, ended } = talk?;
     fs::write(&path, &log).with_context(|| format!("writing {}", path.display()))?;
     let verdict = expectations.check(&log).and_then(|()| {
@@ -278,13 +271,6 @@ fn read(mut console: ChildStdout) -> Receiver<Vec<u8>> {
         }
     });
     receiver
-}
-
-/// Ends a QEMU that has closed its console, or whose time is over.
-fn end(qemu: &mut Child) -> Result<()> {
-    qemu.kill().context("killing QEMU")?;
-    qemu.wait().context("waiting for QEMU")?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! The guest's user space: an initramfs of `BusyBox`, kernel modules, and a script from `testdata/guests`.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use initramfs::Archive;
-use tempfile::NamedTempFile;
 
 use crate::cache;
+use crate::unnamed::Unnamed;
 
 /// Debian's package `busybox-static` puts it there.
 const BUSYBOX: &str = "/bin/busybox";
@@ -37,8 +36,8 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// When one of its files cannot be read, or the archive cannot be written.
-    pub fn initramfs(&self) -> Result<NamedTempFile> {
+    /// When one of its files cannot be read, or there is no room for the archive.
+    pub fn initramfs(&self) -> Result<Unnamed> {
         let mut archive = Archive::default();
         for directory in ["bin", "dev", "proc", "sys", "tmp", "modules", "programs"] {
             archive = archive.directory(directory);
@@ -61,9 +60,7 @@ impl Guest {
         for (name, contents) in &self.files {
             archive = archive.file(name, 0o644, contents.as_bytes());
         }
-        let mut file = tempfile::Builder::new().prefix("afterburner-").suffix(".cpio").tempfile()?;
-        file.write_all(&archive.finish()).context("writing the initramfs")?;
-        Ok(file)
+        Unnamed::new(&archive.finish())
     }
 }
 

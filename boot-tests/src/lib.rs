@@ -26,5 +26,6 @@ pub mod records;
 pub mod selftests;
 pub mod soak;
 pub mod source;
+pub mod unnamed;
 pub mod warnings;
 pub mod wedge_port;

@@ -110,10 +110,12 @@ impl Machine<'_> {
         }
     }
 
-    /// The command that boots the machine with its serial console on `serial`.
+    /// The command that boots the machine with its serial console on `serial`. QEMU ends with the thread that starts it,
+    /// whatever ends that; the terminal that it may have got with its monitor it sets back.
     #[must_use]
     pub fn command(&self, serial: &str) -> Command {
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", if serial.starts_with("mon:") { "TERM" } else { "KILL" }, "qemu-system-x86_64"]);
         // One thread for all CPUs: with a thread for each, a busy host makes them wait for each other beyond measure.
         qemu.args(["-accel", "tcg,thread=single", "-nodefaults", "-nographic", "-no-reboot"])
             .args(["-m", &(self.memory + self.xen.as_ref().map_or(0, |_| XEN_MEMORY)).to_string()])
@@ -160,23 +162,20 @@ impl Machine<'_> {
     pub fn boot(&self, name: &str, expectations: &Expectations) -> Result<String> {
         let path = cache::subdirectory("logs")?.join(format!("{name}.log"));
         let started = Instant::now();
-        let directory = tempfile::tempdir()?;
-        let socket = directory.path().join("monitor");
+        let directory = (!self.commands.is_empty()).then(tempfile::tempdir).transpose()?;
+        let socket = directory.as_ref().map(|directory| directory.path().join("monitor")).unwrap_or_default();
         let mut command = self.command("stdio");
-        if !self.commands.is_empty() {
+        if directory.is_some() {
             command.args(["-monitor", &format!("unix:{},server,nowait", socket.display())]);
         }
-        let mut qemu = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("starting qemu-system-x86_64")?;
-        let mut errors = qemu.stderr.take().context("QEMU's standard error")?;
-        let lines = lines(&mut qemu)?;
+        let mut qemu = Running::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+        let mut errors = qemu.0.stderr.take().context("QEMU's standard error")?;
+        let lines = lines(&mut qemu.0)?;
         let (log, in_time) = self.collect(&lines, expectations, &socket)?;
-        let ends_by_itself = in_time && self.last_line.is_none();
-        end(&mut qemu, if ends_by_itself { FAREWELL } else { Duration::ZERO })?;
+        if in_time && self.last_line.is_none() {
+            qemu.wait(FAREWELL)?;
+        }
+        drop(qemu);
         fs::write(&path, &log).with_context(|| format!("writing {}", path.display()))?;
 
         let mut complaint = String::new();
@@ -240,18 +239,29 @@ fn tell(monitor: &Path, command: &str) -> Result<()> {
     wait(&mut monitor)
 }
 
-/// Waits for QEMU to end by itself, and kills it after `patience`.
-fn end(qemu: &mut Child, patience: Duration) -> Result<()> {
-    let deadline = Instant::now() + patience;
-    while Instant::now() < deadline {
-        if qemu.try_wait().context("waiting for QEMU")?.is_some() {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(10));
+/// A QEMU that is ended when this is dropped.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        command.spawn().map(Self).context("starting qemu-system-x86_64 through setpriv")
     }
-    qemu.kill().context("killing QEMU")?;
-    qemu.wait().context("waiting for QEMU")?;
-    Ok(())
+
+    /// Waits for it to end by itself, but not longer than this.
+    fn wait(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline && self.0.try_wait().context("waiting for QEMU")?.is_none() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The lines of the serial console, as they come.
@@ -289,6 +299,43 @@ mod tests {
         let error = format!("{:#}", machine.boot("nothing-to-boot", &expectations).unwrap_err());
         assert!(error.contains("no end after "), "{error}");
         assert!(error.contains(" s: after the start of the log, no line contains `Linux version 6.1.`"), "{error}");
+    }
+
+    /// A test that panics or is given up leaves no QEMU behind.
+    #[test]
+    fn qemu_ends_with_what_has_started_it() {
+        let paused = || {
+            let machine = Machine { options: vec!["-S".into()], ..Machine::firmware(Vec::new()) };
+            Running::start(machine.command("null").stdin(Stdio::null())).unwrap()
+        };
+        let lives = |process: u32| {
+            let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
+        };
+        let is_qemu = |process: u32| fs::read_to_string(format!("/proc/{process}/comm")).unwrap().starts_with("qemu");
+        let wait_until = |holds: &dyn Fn() -> bool| {
+            for _ in 0..6000 {
+                if holds() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            panic!("a minute has gone by");
+        };
+        let dropped = paused();
+        let number = dropped.0.id();
+        wait_until(&|| is_qemu(number));
+        drop(dropped);
+        assert!(!lives(number));
+        let forgotten = thread::spawn(move || {
+            let running = paused();
+            let number = running.0.id();
+            wait_until(&|| is_qemu(number));
+            std::mem::forget(running);
+            number
+        });
+        let number = forgotten.join().unwrap();
+        wait_until(&|| !lives(number));
     }
 
     #[test]

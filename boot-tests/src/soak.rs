@@ -79,6 +79,8 @@ impl Soak {
             ..Guest::script("mixed", Vec::new())
         };
         let guest = guest.initramfs()?;
+        // It is all in there; minutes of load follow, which somebody may cut short.
+        drop(directory);
         let machine = self.host.machine(kernel, guest.path())?;
         // A guest's second is longer than one of ours where the emulation does not keep up.
         let timeout = machine.timeout + 3 * Duration::from_secs(self.seconds.into());
