@@ -15,6 +15,8 @@ mod support;
 
 mod debug_information;
 mod distances;
+mod entries;
 mod instructions;
 mod macros;
 mod oracle;
+mod tables;

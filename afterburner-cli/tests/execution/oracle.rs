@@ -153,13 +153,20 @@ pub(crate) fn nothing_is_silently_wrong(fragment: impl Strategy<Value = String>,
     }
 }
 
-/// Judges each of these texts, and names all that are wrong.
+/// Judges a program of each of these fragments, and names all that are wrong.
 #[track_caller]
-pub(crate) fn none_is_silently_wrong(texts: &[(&str, &str)]) {
+pub(crate) fn none_is_silently_wrong(fragments: &[impl AsRef<str>]) {
     let oracle = Oracle::new();
-    let judged = texts.iter().map(|(name, text)| (name, oracle.judge(&program(&[(*text).to_owned()]))));
-    let wrong: Vec<_> = judged.filter_map(|(name, outcome)| Some(format!("{name}: {}", outcome.err()?))).collect();
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), texts.len(), wrong.join("\n"));
+    let mut wrong = Vec::new();
+    for fragment in fragments {
+        let text = program(&[fragment.as_ref().to_owned()]);
+        match oracle.judge(&text) {
+            Ok(Outcome::Invalid) => wrong.push(format!("does not assemble:\n{text}")),
+            Ok(_) => {}
+            Err(error) => wrong.push(format!("{error}\n{text}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), fragments.len(), wrong.join("\n"));
 }
 
 /// A text with these functions; in each, `%%` stands for its number.
