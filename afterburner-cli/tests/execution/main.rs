@@ -15,8 +15,11 @@ mod support;
 
 mod debug_information;
 mod distances;
+mod encodings;
 mod entries;
 mod instructions;
 mod macros;
 mod oracle;
+mod parameters;
+mod statements;
 mod tables;

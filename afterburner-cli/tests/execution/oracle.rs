@@ -153,17 +153,29 @@ pub(crate) fn nothing_is_silently_wrong(fragment: impl Strategy<Value = String>,
     }
 }
 
-/// Judges a program of each of these fragments, and names all that are wrong.
+/// Judges a program of each of these fragments, and names all that are wrong and nobody says so.
 #[track_caller]
-pub(crate) fn none_is_silently_wrong(fragments: &[impl AsRef<str>]) {
+pub(crate) fn none_is_silently_wrong(fragments: &[String]) {
+    judge_each(fragments, |outcome| outcome != Outcome::Invalid);
+}
+
+/// Judges a program of each of these fragments, and names all that are not annotated and the same.
+#[track_caller]
+pub(crate) fn all_compute_the_same(fragments: &[String]) {
+    judge_each(fragments, |outcome| matches!(outcome, Outcome::Equal { .. }));
+}
+
+#[track_caller]
+fn judge_each(fragments: &[String], right: impl Fn(Outcome) -> bool) {
     let oracle = Oracle::new();
     let mut wrong = Vec::new();
     for fragment in fragments {
-        let text = program(&[fragment.as_ref().to_owned()]);
+        let text = program(std::slice::from_ref(fragment));
         match oracle.judge(&text) {
-            Ok(Outcome::Invalid) => wrong.push(format!("does not assemble:\n{text}")),
-            Ok(_) => {}
-            Err(error) => wrong.push(format!("{error}\n{text}")),
+            Ok(outcome) if right(outcome) => {}
+            outcome => {
+                wrong.push(format!("{}\n{text}", outcome.map_or_else(|error| error, |outcome| format!("{outcome:?}:"))))
+            }
         }
     }
     assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), fragments.len(), wrong.join("\n"));
