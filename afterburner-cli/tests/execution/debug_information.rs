@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget};
+use object::{Object as _, ObjectSection, ObjectSymbol as _, RelocationTarget};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestRunner;
@@ -176,9 +176,7 @@ type Records = (Vec<u8>, Vec<(u64, i64)>);
 fn records(file: &[u8]) -> Records {
     let object = object::File::parse(file).expect("an object");
     let mut places = Vec::new();
-    for (offset, relocation) in
-        object.section_by_name(".note.afterburn").iter().flat_map(|section| section.relocations())
-    {
+    for (offset, relocation) in object.section_by_name(".note.afterburn").iter().flat_map(ObjectSection::relocations) {
         let RelocationTarget::Symbol(symbol) = relocation.target() else { panic!("a relocation to nothing") };
         let symbol = object.symbol_by_index(symbol).expect("a symbol");
         places.push((offset, relocation.addend().wrapping_add_unsigned(symbol.address())));

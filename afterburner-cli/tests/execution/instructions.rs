@@ -56,7 +56,7 @@ pub(crate) fn any_code() -> impl Strategy<Value = Code> + Clone {
 
 /// One line for each.
 pub(crate) fn lines(code: &[Code]) -> String {
-    code.iter().map(|(text, _)| format!("\t{text}\n")).collect()
+    code.iter().map(|(text, _)| format!("\t{text}\n")).collect::<Vec<_>>().concat()
 }
 
 pub(crate) fn length(code: &[Code]) -> usize {

@@ -150,8 +150,8 @@ const NUMBERED: &[(&str, &str)] = &[
 const NUMBERS: &[&str] = &["3", "%3+4", "%2*(1+2)", "<5>", "%(1<<2)"];
 
 fn alternate((parameters, body): (&str, &str), calls: &[&str]) -> String {
-    let calls: String = calls.iter().map(|call| format!("\talt%% {call}\n")).collect();
-    format!("\t.altmacro\n\t.macro alt%% {parameters}\n{body}\t.endm\n{}\t.noaltmacro\n", function(&calls))
+    let calls: Vec<_> = calls.iter().map(|call| format!("\talt%% {call}\n")).collect();
+    format!("\t.altmacro\n\t.macro alt%% {parameters}\n{body}\t.endm\n{}\t.noaltmacro\n", function(&calls.concat()))
 }
 
 fn fragments() -> impl Strategy<Value = String> {

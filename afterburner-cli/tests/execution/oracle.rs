@@ -173,9 +173,8 @@ fn judge_each(fragments: &[String], right: impl Fn(Outcome) -> bool) {
         let text = program(std::slice::from_ref(fragment));
         match oracle.judge(&text) {
             Ok(outcome) if right(outcome) => {}
-            outcome => {
-                wrong.push(format!("{}\n{text}", outcome.map_or_else(|error| error, |outcome| format!("{outcome:?}:"))))
-            }
+            Ok(outcome) => wrong.push(format!("{outcome:?}:\n{text}")),
+            Err(error) => wrong.push(format!("{error}\n{text}")),
         }
     }
     assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), fragments.len(), wrong.join("\n"));

@@ -39,8 +39,8 @@ fn data(directive: &str, size: usize, bytes: &[u8], per_line: usize) -> String {
     let mut text = String::new();
     for line in bytes.chunks(per_line * size.max(1)) {
         if size == 0 {
-            let escaped: String = line.iter().map(|byte| format!("\\{byte:03o}")).collect();
-            writeln!(text, "\t{directive}\t\"{escaped}\"").expect("a string");
+            let escaped: Vec<_> = line.iter().map(|byte| format!("\\{byte:03o}")).collect();
+            writeln!(text, "\t{directive}\t\"{}\"", escaped.concat()).expect("a string");
         } else {
             let numbers: Vec<_> = line.chunks(size).map(number).collect();
             writeln!(text, "\t{directive}\t{}", numbers.join(", ")).expect("a string");
