@@ -8,9 +8,8 @@ use std::cell::Cell;
 use object::{Object as _, ObjectSection, ObjectSymbol as _, RelocationTarget};
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::TestRunner;
 
-use crate::oracle::section;
+use crate::oracle::{runner, section};
 use crate::support::Lab;
 
 /// Statements of functions; sequences, the halves of sequences, and what is in between.
@@ -234,7 +233,7 @@ fn each_of_it_may_stand_within_a_sequence() {
 #[test]
 fn code_and_records_are_the_same_with_debug_information() {
     let lab = Lab::new();
-    let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() });
+    let mut runner = runner();
     let recorded = Cell::new(0);
     let verdict = runner.run(&(pair(), any::<bool>()), |(pair, lines)| {
         let options: &[&str] = if lines && !pair.with.contains(".loc") { &["-g"] } else { &[] };

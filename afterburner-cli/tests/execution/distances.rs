@@ -11,19 +11,39 @@ use crate::oracle::{Least, none_is_silently_wrong, nothing_is_silently_wrong};
 struct Stretch {
     crossed: Vec<Code>,
     behind: Vec<Code>,
+    manner: &'static str,
+}
+
+impl Stretch {
+    fn crossed(&self) -> String {
+        self.manner.replace('C', &lines(&self.crossed))
+    }
 }
 
 /// Code that is missed if the place is taken to be in front of the pad.
 const SHORT: &[Code] = &[("mov %ds, %edx", 2), ("imul $31, %eax, %eax", 3)];
 
+/// Ways in which code, `C`, comes to be where it is.
+const MANNERS: &[&str] = &[
+    "C",
+    "\t.macro c%%\nC\t.endm\n\tc%%\n",
+    "\t.rept 1\nC\t.endr\n",
+    "\t.irp x, 1\nC\t.endr\n",
+    "\t.if 1\nC\t.else\n\tcli\n\t.endif\n",
+    "C\t.pushsection .data\n\t.byte 0xfa\n\t.popsection\n",
+    "\t.macro c%% x\n\t.ifnb \\x\nC\t.endif\n\t.endm\n\tc%%\n\tc%% 1\n",
+    "\t.pushsection .text.elsewhere, \"ax\"\n\tmov %ds, %edx\n\t.popsection\nC",
+    "\t.subsection 1\n\tmov %ds, %edx\n\t.previous\nC",
+];
+
 fn stretch() -> impl Strategy<Value = Stretch> + Clone {
     let before = prop::collection::vec(any_code(), 0..3);
     let after = prop::collection::vec(ordinary(), 0..2);
     let behind = prop::collection::vec(any_code(), 1..3);
-    (before, site(), after, behind).prop_map(|(mut crossed, site, after, behind)| {
+    (before, site(), after, behind, select(MANNERS)).prop_map(|(mut crossed, site, after, behind, manner)| {
         crossed.push(site);
         crossed.extend(after);
-        Stretch { crossed, behind }
+        Stretch { crossed, behind, manner }
     })
 }
 
@@ -76,12 +96,12 @@ const TRANSFERS: &[(&str, Option<usize>)] = &[
     ("\tlea T, %rdx\n\tjmp *%rdx\n", Some(10)),
     ("\tcmp %eax, %eax\n\tje T\n", None),
     ("\tcall T\n\tret\n", None),
-    ("\tjmp *w%%(%rip)\n\t.data\nw%%:\t.quad T\n\t.text\n", None),
-    ("\tmov w%%, %edx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.long T\n\t.text\n", None),
+    ("\tjmp *w%%(%rip)\n\t.data\nw%%:\t.quad T\n\t.previous\n", None),
+    ("\tmov w%%, %edx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.long T\n\t.previous\n", None),
     ("\tjmp *w%%(%rip)\n\t.pushsection .data, 1\nw%%:\t.quad T\n\t.popsection\n", None),
     (
         "\tlea w%%(%rip), %rdx\n\tmovslq (%rdx), %rcx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n\
-      \t.section .rodata\nw%%:\t.long T-.\n\t.text\n",
+      \t.section .rodata\nw%%:\t.long T-.\n\t.previous\n",
         None,
     ),
     ("\t.set t%%, T\n\tjmp t%%\n", Some(2)),
@@ -91,7 +111,7 @@ const TRANSFERS: &[(&str, Option<usize>)] = &[
     ("\tt%% == T\n\tcall t%%\n\tret\n", None),
     ("\tjmp t%%\n\tt%% = T\n", None),
     ("\tmov $t%%, %edx\n\tjmp *%rdx\n\t.set t%%, T\n", None),
-    ("\tjmp *w%%(%rip)\n\t.data\nw%%:\t.quad t%%\n\t.text\n\t.set t%%, T\n", None),
+    ("\tjmp *w%%(%rip)\n\t.data\nw%%:\t.quad t%%\n\t.previous\n\t.set t%%, T\n", None),
     ("\t.macro go%% to\n\tjmp \\to\n\t.endm\n\tgo%% \"T\"\n", None),
     ("\t.irp to, \"T\"\n\tlea \\to(%rip), %rdx\n\tjmp *%rdx\n\t.endr\n", None),
 ];
@@ -119,8 +139,37 @@ fn from_a_label(stretch: &Stretch, transfer: &str, place: Place, sum: &str, numb
     let number = constant(number, bytes);
     let (front, back) = if early { (number, String::new()) } else { (String::new(), number) };
     let transfer = forwards(transfer).replace('T', &expression(sum, reference, bytes));
-    let (crossed, behind) = (lines(&stretch.crossed), lines(&stretch.behind));
+    let (crossed, behind) = (stretch.crossed(), lines(&stretch.behind));
     format!("{front}compute%%:\n\tmov %edi, %eax\n{transfer}{definition}\n{crossed}{behind}\tret\n{back}")
+}
+
+/// What makes the code from a place, `P`, 32 bytes long.
+const FIXED: &[&str] = &[
+    "\t.org P + 32\n",
+    "\t. = P + 32\n",
+    "\t.skip 32 - (. - P), 0x90\n",
+    "\t.fill 32 - (. - P), 1, 0x90\n",
+    "\t.balign 32\n",
+    "\t.p2align 5\n",
+    "\t.nops 32 - (. - P)\n",
+    "\t.rept 32 - (. - P)\n\tnop\n\t.endr\n",
+];
+
+/// A number that is right whatever the length of the code, as long as it fits.
+fn to_a_fixed_place(
+    stretch: &Stretch,
+    transfer: &str,
+    (definition, reference, back): Place,
+    fixed: &str,
+    sum: &str,
+) -> String {
+    let transfer = forwards(transfer).replace('T', &expression(sum, reference, 32));
+    let (crossed, behind) = (stretch.crossed(), lines(&stretch.behind));
+    let fixed = fixed.replace('P', "\u{1}").replace('\u{1}', back);
+    let number = constant(CONSTANTS[0], 32);
+    format!(
+        "{number}compute%%:\n\tmov %edi, %eax\n{transfer}\t.balign 64\n{definition}\n{crossed}{fixed}{behind}\tret\n"
+    )
 }
 
 /// A number of bytes from the statement itself.
@@ -128,7 +177,7 @@ fn from_dot(stretch: &Stretch, (transfer, size): (&str, usize), sum: &str, numbe
     let bytes = length(&stretch.crossed) + size;
     let number = constant(number, bytes);
     let transfer = transfer.replace('T', &expression(sum, ".", bytes));
-    let (crossed, behind) = (lines(&stretch.crossed), lines(&stretch.behind));
+    let (crossed, behind) = (stretch.crossed(), lines(&stretch.behind));
     format!("{number}compute%%:\n\tmov %edi, %eax\n{transfer}{crossed}{behind}\tret\n")
 }
 
@@ -139,7 +188,7 @@ fn from_the_end(stretch: &Stretch, transfer: &str, place: Place, difference: &st
     let number = constant(number, bytes);
     let transfer = forwards(transfer).replace('T', &expression(difference, reference, bytes));
     let (first, rest) = (lines(&stretch.behind[..1]), lines(&stretch.behind[1..]));
-    let crossed = lines(&stretch.crossed);
+    let crossed = stretch.crossed();
     format!("{number}compute%%:\n\tmov %edi, %eax\n{transfer}{first}{crossed}{rest}{definition}\n\tret\n")
 }
 
@@ -165,7 +214,7 @@ fn backwards(stretch: &Stretch, back: &str, place: Option<Place>, difference: &s
     let bytes = length(&stretch.crossed) + 5;
     let number = constant(number, bytes);
     let back = back.replace('T', &expression(difference, reference, bytes));
-    let crossed = lines(&stretch.crossed);
+    let crossed = stretch.crossed();
     format!("{number}compute%%:\n\tmov %edi, %eax\n\tmov $3, %r8d\n{crossed}{end}{definition}\n{back}9:\tret\n")
 }
 
@@ -182,7 +231,7 @@ const READS: &[&str] = &[
 fn read_as_data(stretch: &Stretch, read: &str, (definition, reference, _): Place, sum: &str, number: &str) -> String {
     let bytes = length(&stretch.crossed);
     let (number, read) = (constant(number, bytes), read.replace('T', &expression(sum, reference, bytes)));
-    let (crossed, behind) = (lines(&stretch.crossed), lines(&stretch.behind));
+    let (crossed, behind) = (stretch.crossed(), lines(&stretch.behind));
     format!("{number}compute%%:\n{read}\tret\n{definition}\n{crossed}{behind}\tret\n")
 }
 
@@ -209,7 +258,7 @@ fn conditional(stretch: &Stretch, condition: &str, distance: &str) -> String {
     // The assembler knows how far it is past a jump only when it is at the end, which is too late.
     let crossed: Vec<_> = stretch.crossed.iter().filter(|(text, _)| !text.starts_with("jmp")).copied().collect();
     let condition = condition.replace('N', &length(&crossed).to_string()).replace('D', distance);
-    let (crossed, behind) = (lines(&crossed), lines(&stretch.behind));
+    let (crossed, behind) = (stretch.manner.replace('C', &lines(&crossed)), lines(&stretch.behind));
     format!(
         "compute%%:\n\tmov %edi, %eax\na%%:\n{crossed}b%%:\n\td%% = b%% - a%%\n\t{condition}\n\
          \tadd $100, %eax\n\t.else\n\tadd $200, %eax\n\t.endif\n{behind}\tret\n"
@@ -228,25 +277,26 @@ fn differences() -> impl Strategy<Value = String> {
         "\tlea a%%+(b%%-a%%)(%rip), %rdx\n\tjmp *%rdx\n",
         "\tmov $a%%, %edx\n\tadd $(b%%-a%%), %edx\n\tjmp *%rdx\n",
         "\tlea a%%(%rip), %rdx\n\tlea b%%-a%%(%rdx), %rdx\n\tjmp *%rdx\n",
-        "\tlea a%%(%rip), %rdx\n\tmovzbl w%%(%rip), %ecx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.byte b%%-a%%\n\t.text\n",
-        "\tlea a%%(%rip), %rdx\n\tmovzbl w%%(%rip), %ecx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.uleb128 b%%-a%%\n\t.text\n",
-        "\tlea a%%(%rip), %rdx\n\tmovzwl w%%(%rip), %ecx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.word b%%-a%%\n\t.text\n",
-        "\tlea w%%(%rip), %rdx\n\tmovslq (%rdx), %rcx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.long b%%-w%%\n\t.text\n",
-        "\tlea w%%(%rip), %rdx\n\tmovslq (%rdx), %rcx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.long b%%-.\n\t.text\n",
-        "\tjmp *w%%(,%rdi,8)\n\t.section .rodata\nw%%:\t.quad a%%, b%%, a%%, b%%\n\t.text\n",
-        "\tlea w%%(%rip), %rdx\n\tmovslq (%rdx,%rdi,4), %rcx\n\tadd %rdx, %rcx\n\tjmp *%rcx\n\t.section .rodata\nw%%:\t.long a%%-w%%, b%%-w%%, b%%-w%%, a%%-w%%\n\t.text\n",
+        "\tlea a%%(%rip), %rdx\n\tmovzbl w%%(%rip), %ecx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.byte b%%-a%%\n\t.previous\n",
+        "\tlea a%%(%rip), %rdx\n\tmovzbl w%%(%rip), %ecx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.uleb128 b%%-a%%\n\t.previous\n",
+        "\tlea a%%(%rip), %rdx\n\tmovzwl w%%(%rip), %ecx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.word b%%-a%%\n\t.previous\n",
+        "\tlea w%%(%rip), %rdx\n\tmovslq (%rdx), %rcx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.long b%%-w%%\n\t.previous\n",
+        "\tlea w%%(%rip), %rdx\n\tmovslq (%rdx), %rcx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n\t.section .rodata\nw%%:\t.long b%%-.\n\t.previous\n",
+        "\tjmp *w%%(,%rdi,8)\n\t.section .rodata\nw%%:\t.quad a%%, b%%, a%%, b%%\n\t.previous\n",
+        "\tlea w%%(%rip), %rdx\n\tmovslq (%rdx,%rdi,4), %rcx\n\tadd %rdx, %rcx\n\tjmp *%rcx\n\t.section .rodata\nw%%:\t.long a%%-w%%, b%%-w%%, b%%-w%%, a%%-w%%\n\t.previous\n",
         "\td%% = b%% - a%%\n\tlea a%%(%rip), %rdx\n\tadd $d%%, %rdx\n\tjmp *%rdx\n",
         "\t.set d%%, b%% - a%%\n\tjmp a%% + d%%\n",
         "\t.byte 0xeb, b%%-a%%\n",
     ];
     (stretch(), select(USES)).prop_map(|(stretch, used)| {
-        let (crossed, behind) = (lines(&stretch.crossed), lines(&stretch.behind));
+        let (crossed, behind) = (stretch.crossed(), lines(&stretch.behind));
         format!("compute%%:\n\tmov %edi, %eax\n{used}a%%:\n{crossed}b%%:\n{behind}\tret\n")
     })
 }
 
 fn fragments() -> impl Strategy<Value = String> {
     let transfer = || select(TRANSFERS).prop_map(|(transfer, _)| transfer);
+    let fixed = (stretch(), transfer(), select(PLACES), select(FIXED), select(SUMS));
     let (place, sum, difference, number) = (select(PLACES), select(SUMS), select(DIFFERENCES), select(CONSTANTS));
     prop_oneof![
         (stretch(), transfer(), place.clone(), sum.clone(), number.clone(), any::<bool>()).prop_map(
@@ -266,6 +316,8 @@ fn fragments() -> impl Strategy<Value = String> {
         ),
         (stretch(), select(READS), place, sum, number)
             .prop_map(|(stretch, read, place, sum, number)| read_as_data(&stretch, read, place, sum, number)),
+        fixed
+            .prop_map(|(stretch, transfer, place, fixed, sum)| to_a_fixed_place(&stretch, transfer, place, fixed, sum)),
         (stretch(), select(CONDITIONS), select(DISTANCES))
             .prop_map(|(stretch, condition, distance)| conditional(&stretch, condition, distance)),
         differences(),
@@ -274,7 +326,8 @@ fn fragments() -> impl Strategy<Value = String> {
 
 /// A text for each way to say something, the rest of it being the simplest.
 fn one_by_one() -> Vec<String> {
-    let stretch = Stretch { crossed: SHORT.to_vec(), behind: vec![("add $7, %eax", 3), ("inc %eax", 2)] };
+    let stretch =
+        Stretch { crossed: SHORT.to_vec(), behind: vec![("add $7, %eax", 3), ("inc %eax", 2)], manner: MANNERS[0] };
     let (jump, place, sum, difference, number) = (TRANSFERS[0], PLACES[0], SUMS[0], DIFFERENCES[0], CONSTANTS[0]);
     let mut texts = Vec::new();
     for (transfer, _) in TRANSFERS {
@@ -301,6 +354,14 @@ fn one_by_one() -> Vec<String> {
     for back in BACK {
         texts.push(backwards(&stretch, back, None, difference, number));
         texts.push(backwards(&stretch, back, Some(place), difference, number));
+    }
+    for fixed in FIXED {
+        texts.push(to_a_fixed_place(&stretch, jump.0, place, fixed, sum));
+    }
+    for manner in MANNERS {
+        let stretch = Stretch { manner, ..stretch.clone() };
+        texts.push(from_a_label(&stretch, jump.0, place, sum, number, true));
+        texts.push(from_dot(&stretch, (jump.0, 2), sum, number));
     }
     texts.extend(READS.iter().map(|read| read_as_data(&stretch, read, place, sum, number)));
     texts.extend(CONDITIONS.iter().map(|condition| conditional(&stretch, condition, DISTANCES[0])));

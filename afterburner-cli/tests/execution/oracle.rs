@@ -128,13 +128,18 @@ pub(crate) struct Least {
     pub(crate) padded: u32,
 }
 
+/// What tries half as many cases as elsewhere, for each one starts seven programs. What fails belongs into a list of forms.
+pub(crate) fn runner() -> TestRunner {
+    let default = ProptestConfig::default();
+    TestRunner::new(ProptestConfig { cases: default.cases.div_ceil(2), failure_persistence: None, ..default })
+}
+
 /// Judges programs that are made of such fragments.
 pub(crate) fn nothing_is_silently_wrong(fragment: impl Strategy<Value = String>, least: &Least) {
     let oracle = Oracle::new();
     let tally = RefCell::new(Tally::default());
     let programs = prop::collection::vec(fragment, 1..3).prop_map(|fragments| program(&fragments));
-    // What fails is put into the tables of texts, which say what is wrong with them.
-    let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() });
+    let mut runner = runner();
     let cases = runner.config().cases;
     let verdict = runner.run(&programs, |text| {
         let outcome = oracle.judge(&text).map_err(|wrong| TestCaseError::fail(format!("{wrong}\n{text}")))?;

@@ -259,9 +259,14 @@ fn each_way_to_pass_a_statement_computes_the_same() {
     };
     let mut texts: Vec<_> = every_wrap().into_iter().map(|wrap| with(&[wrap])).collect();
     // One within the other: what the inner call passes on is what the outer macro got.
-    for inner in
-        [Wrap::Every(Style::Commas), Wrap::Operands, Wrap::Piece(1, Style::Keywords), Wrap::Body(Style::Blanks)]
-    {
+    for inner in [
+        Wrap::Every(Style::Commas),
+        Wrap::Operands,
+        Wrap::Piece(1, Style::Keywords),
+        Wrap::Body(Style::Blanks),
+        Wrap::Quoted(Style::Commas),
+        Wrap::Letter(1, 0, Style::Commas),
+    ] {
         for outer in
             [Wrap::Every(Style::Commas), Wrap::Piece(1, Style::Vararg), Wrap::Quoted(Style::Commas), Wrap::Irp(1)]
         {
