@@ -294,7 +294,7 @@ fn differences() -> impl Strategy<Value = String> {
     })
 }
 
-fn fragments() -> impl Strategy<Value = String> {
+pub(crate) fn fragments() -> impl Strategy<Value = String> {
     let transfer = || select(TRANSFERS).prop_map(|(transfer, _)| transfer);
     let fixed = (stretch(), transfer(), select(PLACES), select(FIXED), select(SUMS));
     let (place, sum, difference, number) = (select(PLACES), select(SUMS), select(DIFFERENCES), select(CONSTANTS));

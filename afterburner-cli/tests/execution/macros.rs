@@ -115,6 +115,66 @@ fn defining(definer: &str, name: &str, statement: Statement, times: usize) -> St
     format!("{definer}\tdefine%% {name}, {}\n{}\t.purgem {name}\n", code.trim(), function(&calls))
 }
 
+/// Bodies of functions, as people write them; `%%` in a definition is the number of the program.
+const WHOLE: &[(&str, &str)] = &[
+    (
+        "\t.macro run%% code\n\t\\code\n\t.endm\n\t.macro both%% reg\n\trun%% \"mov %ds, %\\reg; add $1, %r8d\"\n\t.endm\n",
+        "\tboth%% eax\n\tboth%% ecx\n",
+    ),
+    (
+        "\t.macro run%% code\n\t\\code\n\t\\code\n\t.endm\n",
+        "\trun%% \"mov %es, %edx; add $3, %r8d\"\n\trun%% \"push %fs; pop %rdx\"\n\trun%% nop\n",
+    ),
+    (
+        "\t.macro each%% first, rest:vararg\n\tmov %\\first, %edx\n\t.ifnb \\rest\n\teach%% \\rest\n\t.endif\n\t.endm\n",
+        "\teach%% ds, eax, es, cs\n",
+    ),
+    ("\t.macro each%% regs:vararg\n\t.irp r, \\regs\n\tmov %\\r, %edx\n\t.endr\n\t.endm\n", "\teach%% ds, eax, es\n"),
+    ("", "\t.irpc r, de\n\tmov %\\r\\()s, %edx\n\t.endr\n"),
+    ("", "\t.irp code, \"mov %ds, %edx\", \"add $3, %r8d\", \"mov %es, %ecx; inc %r8d\"\n\t\\code\n\t.endr\n"),
+    ("", "\t.irp op, pushfq, \"popq %rdx\", \"inc %r8d\"\n\t\\op\n\t.endr\n"),
+    ("", "\t.irp r, ds, es\n\t.irp to, edx, ecx\n\tmov %\\r, %\\to\n\t.endr\n\t.endr\n"),
+    (
+        "",
+        "\t.rept 2\n\t.rept 2\n\tmov %ds, %edx\n\t.endr\n\t.irp x, 1, 2\n\tcpuid\n\tadd $\\x, %r8d\n\t.endr\n\t.endr\n",
+    ),
+    (
+        "\t.macro move%% op=mov, from=%ds, to=%edx\n\t\\op \\from, \\to\n\t.endm\n",
+        "\tmove%%\n\tmove%% to=%ecx\n\tmove%% op=add from=$3 to=%r8d\n\tmove%% from=%es\n\tmove%% add, to=%r8d, from=$4\n",
+    ),
+    (
+        "\t.macro s%% size, seg\n\tmov\\size \\seg, %edx\n\tpush\\()f\n\t.endm\n",
+        "\ts%% l, %ds\n\ts%% , %es\n\ts%% l %eax\n",
+    ),
+    (
+        "\t.macro save%%\n\tpushfq\n\t.endm\n\t.macro restore%% reg\n\tpopq \\reg\n\t.endm\n",
+        "\tsave%%\n\trestore%% %rdx\n",
+    ),
+    (
+        "\t.macro l%% name\n\\name: mov %ds, %edx; inc %r8d; mov %es, %ecx\n\t.endm\n",
+        "\tl%% here%%\n\tl%% 1\n\tl%% \"2: 3\"\n",
+    ),
+    ("\t.macro outer%%\n\t.macro inner%%\n\tmov %ds, %edx\n\t.endm\n\tinner%%\n\t.endm\n", "\touter%%\n\tinner%%\n"),
+    ("\t.macro m%%\n\t.irp x, 1, 2\n\t.if \\x == 2\n\tcpuid\n\t.endif\n\t.endr\n\t.endm\n", "\tm%%\n"),
+    ("\t.macro m%% x:req\n\t.if \\x\n\tm%% \\x-1\n\t.endif\n\trdtsc\n\t.endm\n", "\tm%% 2\n"),
+    ("\t.macro m%% a, b=\\a\n\tmov \\b, %edx\n\t.endm\n", "\tm%% %ds, %es\n"),
+    ("\t.macro m%% s=\"mov %ds, %edx\"\n\t\\s\n\t.endm\n", "\tm%%\n\tm%% nop\n"),
+    ("\t.macro M%%\n\tcpuid\n\t.endm\n", "\tm%%\n\tCPUID\n\tMov %DS, %EDX\n"),
+    (
+        "\t.intel_syntax noprefix\n\t.macro m%% s\n\tmov edx, \\s\n\t.endm\n\t.att_syntax prefix\n",
+        "\t.intel_syntax noprefix\n\tm%% ds\n\tm%% eax\n\tmov ecx, es\n\t.att_syntax prefix\n",
+    ),
+    ("\t.macro m%%\n\t.exitm\n\tcli\n\t.endm\n", "\tm%%\n\tcpuid\n"),
+    (
+        "\t.macro m%% x\n\t.ifc \"\\x\", \"cli\"\n\tinc %r8d\n\t.else\n\t\\x\n\t.endif\n\t.endm\n",
+        "\tm%% cli\n\tm%% cpuid\n",
+    ),
+    (
+        "\tsegment%% = 3\n\t.macro m%%\n\t.if segment%% > 2\n\tmov %ds, %edx\n\t.endif\n\t.endm\n",
+        "\tm%%\n\tsegment%% = 1\n\tm%%\n",
+    ),
+];
+
 /// With `.altmacro`: parameters without a backslash, some of them named like suffixes of numeric labels; LOCAL, `&`.
 const STATEMENTS: &[(&str, &str)] = &[
     ("op, a, b", "\top a, b\n"),
@@ -154,7 +214,7 @@ fn alternate((parameters, body): (&str, &str), calls: &[&str]) -> String {
     format!("\t.altmacro\n\t.macro alt%% {parameters}\n{body}\t.endm\n{}\t.noaltmacro\n", function(&calls.concat()))
 }
 
-fn fragments() -> impl Strategy<Value = String> {
+pub(crate) fn fragments() -> impl Strategy<Value = String> {
     let calls = prop::collection::vec((select(ARGUMENTS), 0..3_u8, any::<bool>()), 1..5);
     let takers = prop::collection::vec((select(CALLS), any::<bool>()), 1..4);
     let itself = select(&[Itself::Never, Itself::Before, Itself::Behind, Itself::Between][..]);
@@ -175,6 +235,7 @@ fn each_way_to_define_and_call_a_macro_computes_the_same() {
     let mut texts = Vec::new();
     let calls = [(ARGUMENTS[0], 0, false), (ARGUMENTS[2], 1, true), (ARGUMENTS[1], 1, true)];
     texts.extend(MACROS.iter().map(|body| shared(body, &calls)));
+    texts.extend(WHOLE.iter().map(|(definitions, body)| format!("{definitions}{}", function(body))));
     for name in NAMES {
         texts.extend(BODIES[..3].iter().map(|body| named(name, body, "", &[("", false)], Itself::Before)));
     }

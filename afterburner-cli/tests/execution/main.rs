@@ -19,6 +19,7 @@ mod encodings;
 mod entries;
 mod instructions;
 mod macros;
+mod messages;
 mod oracle;
 mod parameters;
 mod statements;

@@ -78,6 +78,15 @@ impl Oracle {
         Ok(Outcome::Equal { recorded, padded: code_size(&padded) > code_size(&plain) })
     }
 
+    /// Whether we say of this text what the assembler says, or refuse what it takes; an error if not.
+    pub(crate) fn messages(&self, text: &str) -> Result<(), String> {
+        self.lab.write("text.s", text);
+        let plain = self.lab.run("as", &["text.s", "-o", "plain.o"]);
+        let padded = self.lab.afterburner(&["as", "text.s", "-o", "padded.o"]);
+        let refused = plain.status.success() && !padded.status.success();
+        if padded == plain || refused { Ok(()) } else { Err(format!("as: {plain:#?}\nbut: {padded:#?}")) }
+    }
+
     fn execute(&self, name: &str) -> Run {
         let object = format!("{name}.o");
         let linked = self.lab.run("ld", &["-z", "noexecstack", "-o", name, "driver.o", &object]);

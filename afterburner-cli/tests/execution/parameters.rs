@@ -223,7 +223,7 @@ fn parametrized(statements: &[(Statement, Vec<Wrap>)]) -> String {
     format!("{}{}", definitions.text, function(&body))
 }
 
-fn fragments() -> impl Strategy<Value = String> {
+pub(crate) fn fragments() -> impl Strategy<Value = String> {
     let wrapped_statement = (statement(), prop::collection::vec(wrap(), 0..4));
     prop::collection::vec(wrapped_statement, 1..4).prop_map(|statements| parametrized(&statements))
 }
