@@ -248,3 +248,25 @@ fn code_and_records_are_the_same_with_debug_information() {
     let cases = runner.config().cases;
     assert!(cases < 64 || recorded.get() * 2 > cases, "most texts have sites: {} of {cases}", recorded.get());
 }
+
+#[test]
+fn a_compiler_s_debug_information_changes_nothing() {
+    let lab = Lab::new();
+    lab.write("idle.c", include_bytes!("idle.c"));
+    let shims = format!("-B{}/", lab.shims(&["as"]).display());
+    let compiled = |options: &[&str]| {
+        lab.run("gcc", &[&["-c", "idle.c", "-o", "idle.o"], options].concat()).silent_success();
+        let object = lab.read("idle.o");
+        (section(&object, ".text"), records(&object))
+    };
+    for level in ["-O0", "-O1", "-O2", "-Os"] {
+        let (plain, padded) = (compiled(&[level]), compiled(&[level, &shims]));
+        assert!(padded.0.len() > plain.0.len(), "{level}: there are pads");
+        for debug in
+            ["-g", "-g1", "-g3", "-gdwarf-4", "-gsplit-dwarf", "-gno-as-loc-support", "-Wa,-g", "-fverbose-asm"]
+        {
+            assert!(compiled(&[level, debug]) == plain, "{level} {debug}: the compiler makes other code");
+            assert!(compiled(&[level, debug, &shims]) == padded, "{level} {debug}: other code, or other records of it");
+        }
+    }
+}
