@@ -1,10 +1,13 @@
 //! Distances across a site: what a text computes from positions stays true, or the object is refused.
 
+use std::fs;
+use std::path::Path;
+
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::instructions::{Code, any_code, length, lines, ordinary, site};
-use crate::oracle::{Least, none_is_silently_wrong, nothing_is_silently_wrong};
+use crate::oracle::{Least, Outcome, judge_all, none_is_silently_wrong, nothing_is_silently_wrong};
 
 /// Code from one place, which the text counts from, to another one, which it means.
 #[derive(Clone, Debug)]
@@ -114,6 +117,13 @@ const TRANSFERS: &[(&str, Option<usize>)] = &[
     ("\tjmp *w%%(%rip)\n\t.data\nw%%:\t.quad t%%\n\t.previous\n\t.set t%%, T\n", None),
     ("\t.macro go%% to\n\tjmp \\to\n\t.endm\n\tgo%% \"T\"\n", None),
     ("\t.irp to, \"T\"\n\tlea \\to(%rip), %rdx\n\tjmp *%rdx\n\t.endr\n", None),
+    ("\txor %ecx, %ecx\n\tjrcxz T\n", None),
+    ("\tmov $2, %ecx\n\tloop T\n", None),
+    ("\t{disp32} jmp T\n", Some(5)),
+    ("\t.macro go%%\n\tjmp T\n\t.endm\n\tgo%%\n", Some(2)),
+    ("\t.rept 1\n\tlea T(%rip), %rdx\n\tjmp *%rdx\n\t.endr\n", Some(9)),
+    ("\t.intel_syntax noprefix\n\tjmp T\n\t.att_syntax prefix\n", Some(2)),
+    ("\t.intel_syntax noprefix\n\tlea rdx, [rip+T]\n\tjmp rdx\n\t.att_syntax prefix\n", Some(9)),
 ];
 
 /// What defines the name of a place, and what refers to it from in front, and from behind.
@@ -367,6 +377,15 @@ fn one_by_one() -> Vec<String> {
     texts.extend(CONDITIONS.iter().map(|condition| conditional(&stretch, condition, DISTANCES[0])));
     texts.extend(DISTANCES.iter().map(|distance| conditional(&stretch, CONDITIONS[0], distance)));
     texts
+}
+
+/// Texts of which each counts in a way of its own; what it is says its first line.
+#[test]
+fn other_positions_stay_true_or_somebody_says_so() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/execution/texts");
+    let files = fs::read_dir(directory).expect("texts").map(|entry| entry.expect("a text").path());
+    let texts: Vec<_> = files.map(|file| fs::read_to_string(file).expect("a text")).collect();
+    judge_all(&texts, |outcome| outcome != Outcome::Invalid);
 }
 
 #[test]

@@ -181,17 +181,23 @@ pub(crate) fn all_compute_the_same(fragments: &[String]) {
 
 #[track_caller]
 fn judge_each(fragments: &[String], right: impl Fn(Outcome) -> bool) {
+    let texts: Vec<_> = fragments.iter().map(|fragment| program(std::slice::from_ref(fragment))).collect();
+    judge_all(&texts, right);
+}
+
+/// Judges each of these texts, and names all that are wrong.
+#[track_caller]
+pub(crate) fn judge_all(texts: &[String], right: impl Fn(Outcome) -> bool) {
     let oracle = Oracle::new();
     let mut wrong = Vec::new();
-    for fragment in fragments {
-        let text = program(std::slice::from_ref(fragment));
-        match oracle.judge(&text) {
+    for text in texts {
+        match oracle.judge(text) {
             Ok(outcome) if right(outcome) => {}
             Ok(outcome) => wrong.push(format!("{outcome:?}:\n{text}")),
             Err(error) => wrong.push(format!("{error}\n{text}")),
         }
     }
-    assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), fragments.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), texts.len(), wrong.join("\n"));
 }
 
 /// A text with these functions; in each, `%%` stands for its number.
