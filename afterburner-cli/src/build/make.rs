@@ -1,276 +1,276 @@
-//! The user's make command: what it builds, where, with which compiler, and how the shims come into it.
+//! The user's make command, as make itself reads it.
+//!
+//! Where a build writes to, what it is to make, and with which compiler stands in options and variables, and GNU make has
+//! many ways to write those: joined options (`-sC dir`), abbreviated ones (`--dir=x`), `MAKEFLAGS`, `-e`, `O:=$(HOME)/out`.
+//! So make is asked. An `--eval` put before its arguments prints what it has understood, then stops it before it reads any
+//! makefile or evaluates anything else (GNU make manual, "Summary of Options").
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::bail;
+use anyhow::Context as _;
 
-use crate::tool;
+/// The variables that matter (Linux, Documentation/kbuild/kbuild.rst and llvm.rst).
+const VARIABLES: &[&str] = &[
+    "CC",
+    "LLVM",
+    "LLVM_IAS",
+    "CROSS_COMPILE",
+    "KCFLAGS",
+    "KAFLAGS",
+    "O",
+    "KBUILD_OUTPUT",
+    "M",
+    "KBUILD_EXTMOD",
+    "MO",
+    "KBUILD_EXTMOD_OUTPUT",
+];
 
-/// Programs that run a compiler for others.
-const LAUNCHERS: &[&str] = &["ccache", "distcc", "icecc", "sccache"];
-
-/// Who turns the compiler's text into an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Compiler {
-    /// GNU C
-    Gcc,
-    /// LLVM
-    Clang,
-}
+/// What each line of make's answer starts with.
+const MARK: &str = "afterburner|";
 
 /// A make command.
 #[derive(Clone, Debug)]
 pub(super) struct Make {
     command: Vec<OsString>,
-    /// Looks up a variable of the environment.
-    environment: fn(&str) -> Option<String>,
+    variables: BTreeMap<String, Variable>,
+    answer: Option<Answer>,
 }
 
-/// How the shims come into a build.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// `-B` in the flags of the compiler: it looks there for `as`.
-    Flags,
-    /// `-B` in the name of the compiler: clang would look elsewhere first.
-    Prefix {
-        /// All of `CC`.
-        cc: String,
-    },
-    /// A wrapper in place of the compiler, which has its assembler built in.
-    Wrapper {
-        /// What stands before the compiler in `CC`.
-        launchers: Vec<String>,
-    },
+/// A variable, as it is before any makefile is read.
+#[derive(Clone, Debug)]
+struct Variable {
+    /// Whether it goes before what makefiles say, as those of the command line do.
+    overrides: bool,
+    /// As it was given.
+    raw: String,
+    /// Expanded.
+    value: String,
 }
 
-/// The compiler of a build and the way to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Toolchain {
-    /// The compiler itself.
-    pub(super) compiler: String,
-    pub(super) way: Way,
+/// What make is to do.
+#[derive(Clone, Debug)]
+struct Answer {
+    directory: PathBuf,
+    goals: Vec<String>,
+    /// `-n`, `-q` or `-t`.
+    is_dry: bool,
 }
 
 impl Make {
-    /// The command as the user gave it.
-    pub(super) fn new(command: &[OsString]) -> Self {
-        Self { command: command.to_vec(), environment: |name| env::var(name).ok() }
+    /// The command as the user gave it, read by make. What is no make gets its variables read from its arguments.
+    pub(super) fn ask(command: &[OsString]) -> anyhow::Result<Self> {
+        let mut make = Self { command: command.to_vec(), variables: BTreeMap::new(), answer: None };
+        match command.iter().position(|word| is_make(word)) {
+            Some(position) => make.take(&answer(command, position)?),
+            None => make.guess(),
+        }
+        Ok(make)
     }
 
-    /// The arguments behind make's own name.
-    fn arguments(&self) -> impl Iterator<Item = &str> {
-        self.command.iter().skip(1).filter_map(|argument| argument.to_str())
-    }
-
-    /// The value of a variable that was given to make.
-    fn given(&self, name: &str) -> Option<String> {
-        let assignments = self.arguments().filter_map(assignment).filter(|(given, _)| *given == name);
-        assignments.last().map(|(_, value)| value.to_owned())
-    }
-
-    /// The value of a variable that was given to make or, if make takes it from there, stands in the environment.
-    fn given_or_inherited(&self, name: &str) -> Option<String> {
-        self.given(name).or_else(|| (self.environment)(name))
-    }
-
-    /// Finds out about the compiler.
-    pub(super) fn toolchain(&self, compiler: Option<Compiler>) -> anyhow::Result<Toolchain> {
-        let llvm = self.given_or_inherited("LLVM").filter(|value| !value.is_empty());
-        let cc = self.given("CC").unwrap_or_else(|| match llvm.as_deref() {
-            Some(prefix) if prefix.ends_with('/') => format!("{prefix}clang"),
-            Some(suffix) if suffix.starts_with('-') => format!("clang{suffix}"),
-            Some(_) => "clang".to_owned(),
-            None => format!("{}gcc", self.given_or_inherited("CROSS_COMPILE").unwrap_or_default()),
-        });
-        let words: Vec<&str> = cc.split_whitespace().collect();
-        let is_launcher = |word: &&str| LAUNCHERS.contains(&file_name(word));
-        let launchers = words.iter().copied().take_while(is_launcher).count();
-        let Some(&word) = words.get(launchers) else { bail!("CC={cc} names no compiler") };
-        let is_clang = match compiler {
-            Some(compiler) => compiler == Compiler::Clang,
-            None => file_name(word).contains("clang"),
-        };
-        let is_integrated = self.given_or_inherited("LLVM_IAS").is_none_or(|value| value != "0");
-        let way = match (is_clang, is_integrated) {
-            (false, _) => Way::Flags,
-            (true, false) => Way::Prefix { cc: cc.clone() },
-            (true, true) if words.len() > launchers + 1 => {
-                bail!("CC={cc}: give the options of clang in KCFLAGS and KAFLAGS, a wrapper takes its place")
-            }
-            (true, true) => {
-                let given = words[..launchers].iter().copied().map(str::to_owned);
-                Way::Wrapper { launchers: given.chain(masquerading(word)).collect() }
-            }
-        };
-        Ok(Toolchain { compiler: word.to_owned(), way })
-    }
-
-    /// The command with the shims in it.
-    pub(super) fn with_shims(&self, way: &Way, directory: &str) -> Command {
-        let mut command = Command::new(self.command.first().map_or(OsStr::new("make"), OsString::as_os_str));
-        command.args(self.command.iter().skip(1));
-        match way {
-            Way::Flags => {
-                for name in ["KCFLAGS", "KAFLAGS"] {
-                    let flags = self.given_or_inherited(name).unwrap_or_default();
-                    command.arg(format!("{name}=-B{directory}/ {flags}").trim_end());
-                }
-            }
-            Way::Prefix { cc } => {
-                command.arg(format!("CC={cc} -B{directory}/"));
-            }
-            Way::Wrapper { launchers } => {
-                let cc = [launchers.as_slice(), &[format!("{directory}/clang")]].concat();
-                command.arg(format!("CC={}", cc.join(" ")));
+    fn take(&mut self, answer: &str) {
+        let mut facts = BTreeMap::new();
+        for line in answer.lines().filter_map(|line| line.strip_prefix(MARK)) {
+            let mut fields = line.splitn(3, '|');
+            let (Some(name), Some(origin), Some(value)) = (fields.next(), fields.next(), fields.next()) else {
+                continue;
+            };
+            facts.insert(name, (origin, value));
+        }
+        for name in VARIABLES {
+            let Some(&(origin, value)) = facts.get(name) else { continue };
+            let overrides = matches!(origin, "command line" | "environment override" | "override");
+            if overrides || origin == "environment" {
+                let raw = facts.get(format!("value {name}").as_str()).map_or(value, |(_, raw)| raw);
+                let variable = Variable { overrides, raw: raw.to_owned(), value: value.to_owned() };
+                self.variables.insert((*name).to_owned(), variable);
             }
         }
-        command
-    }
-
-    /// Whether the command asks for a kernel or its modules, rather than for a configuration or single objects.
-    pub(super) fn builds_kernel(&self) -> bool {
-        let goals = self.goals();
-        let is_image = |goal: &&str| {
-            let is_module = Path::new(goal).extension().is_some_and(|extension| extension == "ko");
-            is_module || goal.ends_with("-pkg") || matches!(file_name(goal), "all" | "vmlinux" | "bzImage" | "modules")
-        };
-        goals.is_empty() || goals.iter().any(is_image)
-    }
-
-    /// What is neither an option, nor its value, nor a variable.
-    fn goals(&self) -> Vec<&str> {
-        const VALUED: &[&str] = &["-C", "-E", "-f", "-I", "-o", "-W"];
-        let mut goals = Vec::new();
-        let mut arguments = self.arguments();
-        while let Some(argument) = arguments.next() {
-            let is_option = argument.starts_with('-');
-            // The values of `-j` and `-l` may be left out.
-            let is_number = argument.parse::<f64>().is_ok();
-            if VALUED.contains(&argument) {
-                arguments.next();
-            } else if !is_option && !is_number && assignment(argument).is_none() {
-                goals.push(argument);
-            }
+        let [directory, goals, flags] = ["directory", "goals", "flags"].map(|name| facts.get(name));
+        if let (Some((_, directory)), Some((_, goals)), Some((_, flags))) = (directory, goals, flags) {
+            let short = flags.strip_prefix('-').unwrap_or_default();
+            let is_dry = short.chars().take_while(char::is_ascii_alphabetic).any(|flag| "nqt".contains(flag));
+            let goals = goals.split_whitespace().map(str::to_owned).collect();
+            self.answer = Some(Answer { directory: PathBuf::from(directory), goals, is_dry });
         }
-        goals
     }
 
-    /// The directory that the build writes kernels and modules to.
-    pub(super) fn output_directory(&self) -> PathBuf {
-        let directory = self.directory();
-        let modules = self.given("M").or_else(|| self.given_or_inherited("KBUILD_EXTMOD"));
-        let objects = modules.or_else(|| self.given("O")).or_else(|| self.given_or_inherited("KBUILD_OUTPUT"));
-        objects.filter(|objects| !objects.is_empty()).map_or(directory.clone(), |objects| directory.join(objects))
+    fn guess(&mut self) {
+        let inherited = |name: &&str| Some(((*name).to_owned(), env::var(name).ok()?));
+        let given = self.command.iter().filter_map(|word| word.to_str()?.split_once('='));
+        let given = given.map(|(name, value)| (name.to_owned(), value.to_owned(), true));
+        let inherited = VARIABLES.iter().filter_map(inherited).map(|(name, value)| (name, value, false));
+        let all: Vec<_> = inherited.chain(given).collect();
+        for (name, value, overrides) in all {
+            self.variables.insert(name, Variable { overrides, raw: value.clone(), value });
+        }
+    }
+
+    /// The value of a variable that goes before what the makefiles say.
+    pub(super) fn given(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).filter(|variable| variable.overrides).map(|variable| variable.value.as_str())
+    }
+
+    /// The value of a variable that was given to make or stands in the environment.
+    pub(super) fn given_or_inherited(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(|variable| variable.value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    /// The same, not expanded.
+    fn raw(&self, name: &str) -> &str {
+        self.variables.get(name).map_or("", |variable| variable.raw.as_str())
+    }
+
+    /// Whether make is to do more than to say something. What it is to do is not known if it did not answer.
+    pub(super) fn builds(&self) -> bool {
+        self.answer.as_ref().is_none_or(|answer| !answer.is_dry)
+    }
+
+    /// The goals; `None` if it is not known what is to be built.
+    pub(super) fn goals(&self) -> Option<&[String]> {
+        self.answer.as_ref().map(|answer| answer.goals.as_slice())
     }
 
     /// Where make goes before it starts.
-    fn directory(&self) -> PathBuf {
-        let mut directory = PathBuf::new();
-        let mut arguments = self.arguments();
-        while let Some(argument) = arguments.next() {
-            if argument == "-C" {
-                directory.push(arguments.next().unwrap_or_default());
-            } else if let Some(joined) = argument.strip_prefix("-C").or_else(|| argument.strip_prefix("--directory=")) {
-                directory.push(joined);
-            }
+    pub(super) fn directory(&self) -> &Path {
+        self.answer.as_ref().map_or(Path::new("."), |answer| &answer.directory)
+    }
+
+    /// The directories that the build may write kernels and modules to. A relative `O=` is relative to where make starts.
+    /// A relative `M=` was so to `O=`, too, up to Linux 6.12, and with its successor objects go to `MO=` or to where make
+    /// starts.
+    pub(super) fn output_directories(&self) -> Vec<PathBuf> {
+        let inherited =
+            |names: [&str; 2]| names.into_iter().find_map(|name| self.given_or_inherited(name)).map(expand_home);
+        let start = self.directory().to_owned();
+        let objects = inherited(["O", "KBUILD_OUTPUT"]).map(|objects| start.join(objects));
+        let Some(module) = inherited(["M", "KBUILD_EXTMOD"]) else { return vec![objects.unwrap_or(start)] };
+        let mut directories = vec![start.join(&module)];
+        directories.extend(objects.map(|objects| objects.join(&module)));
+        directories.extend(inherited(["MO", "KBUILD_EXTMOD_OUTPUT"]).map(|objects| start.join(objects)));
+        directories
+    }
+
+    /// Whether an external module is built, rather than a kernel.
+    pub(super) fn is_external(&self) -> bool {
+        ["M", "KBUILD_EXTMOD"].iter().any(|name| self.given_or_inherited(name).is_some())
+    }
+
+    /// The command with these flags before the user's own, and with this compiler.
+    pub(super) fn with(&self, flags: Option<&str>, compiler: Option<&str>) -> Vec<OsString> {
+        let mut command = self.command.clone();
+        for name in ["KCFLAGS", "KAFLAGS"] {
+            let flags = flags.map(|flags| format!("{name}={flags} {}", self.raw(name)));
+            command.extend(flags.map(|flags| OsString::from(flags.trim_end())));
         }
-        if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory }
+        command.extend(compiler.map(|compiler| OsString::from(format!("CC={}", compiler.replace('$', "$$")))));
+        command
     }
 }
 
-/// A variable and its value, if the argument assigns one (GNU make manual, "Setting Variables").
-fn assignment(argument: &str) -> Option<(&str, &str)> {
-    let (name, value) = argument.split_once('=').filter(|_| !argument.starts_with('-'))?;
-    Some((name.trim_end_matches([':', '+', '?', '!']), value))
-}
-
-fn file_name(word: &str) -> &str {
-    Path::new(word).file_name().and_then(OsStr::to_str).unwrap_or(word)
-}
-
-/// The launchers that are found in `PATH` under a compiler's name.
-fn masquerading(compiler: &str) -> Vec<String> {
-    let found = tool::candidates(OsStr::new(compiler)).into_iter();
-    found.map_while(|path| launcher(&path)).map(|path| path.to_string_lossy().into_owned()).collect()
-}
-
-/// The launcher that a file really is.
-fn launcher(path: &Path) -> Option<PathBuf> {
-    let path = fs::canonicalize(path).ok()?;
-    let name = path.file_name()?.to_str()?;
-    LAUNCHERS.contains(&name).then_some(path)
-}
-
-impl Toolchain {
-    /// The compiler's own file, if it can be found.
-    pub(super) fn compiler_path(&self) -> Option<PathBuf> {
-        tool::candidates(OsStr::new(&self.compiler)).into_iter().find(|path| launcher(path).is_none())
+/// Runs make up to its answer.
+fn answer(command: &[OsString], position: usize) -> anyhow::Result<String> {
+    let info = |name: &str, origin: &str, value: &str| format!("$(info {MARK}{name}|{origin}|{value})");
+    let mut question = info("directory", "", "$(CURDIR)") + &info("goals", "", "$(MAKECMDGOALS)");
+    question += &info("flags", "", "$(firstword -$(MAKEFLAGS))");
+    for name in VARIABLES {
+        question += &info(name, &format!("$(origin {name})"), &format!("$({name})"));
+        question += &info(&format!("value {name}"), "", &format!("$(value {name})"));
     }
+    let mut make = Command::new(&command[0]);
+    make.args(&command[1..=position]).arg(format!("--eval={question}$(error stop)")).args(&command[position + 1..]);
+    let program = command[0].display();
+    let output = make.stdin(Stdio::null()).output().with_context(|| format!("cannot run {program}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
 
-    /// The assembler that the compiler would run.
-    pub(super) fn assembler(&self) -> Option<PathBuf> {
-        let output = Command::new(&self.compiler).arg("-print-prog-name=as").output().ok()?;
-        let name = String::from_utf8(output.stdout).ok()?;
-        tool::search(OsStr::new(name.trim()))
+/// Whether a word of a command is make: others, such as `nice` or `env`, may stand before it.
+fn is_make(word: &OsStr) -> bool {
+    let name = Path::new(word).file_name().and_then(OsStr::to_str).unwrap_or_default();
+    matches!(name, "make" | "gmake" | "remake") || name.starts_with("make-") || name.ends_with("-make")
+}
+
+/// A path with `~` for the user's home in it, which the shell that Linux's makefile asks would replace.
+fn expand_home(path: &str) -> PathBuf {
+    let rest = path.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    match (rest, env::var_os("HOME")) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest.trim_start_matches('/')),
+        _ => PathBuf::from(path),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
-    fn make(line: &str) -> Make {
-        let command = line.split(' ').map(|word| OsString::from(word.replace('_', " "))).collect();
-        Make { command, environment: |_| None }
-    }
-
-    fn arguments(line: &str) -> anyhow::Result<Vec<String>> {
-        let make = make(line);
-        let command = make.with_shims(&make.toolchain(None)?.way, "/s");
-        Ok(command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect())
+    fn ask(words: &[&str]) -> anyhow::Result<Make> {
+        Make::ask(&words.iter().map(OsString::from).collect::<Vec<_>>())
     }
 
     #[test]
-    fn gcc_finds_the_shim_by_its_flags() -> anyhow::Result<()> {
-        assert_eq!(arguments("make -j2")?, ["-j2", "KCFLAGS=-B/s/", "KAFLAGS=-B/s/"]);
-        let merged = arguments("make CC=ccache_gcc KCFLAGS=-O3_-g all")?;
-        assert_eq!(merged[3..], ["KCFLAGS=-B/s/ -O3 -g", "KAFLAGS=-B/s/"]);
+    fn make_reads_its_arguments() -> anyhow::Result<()> {
+        let lab = tempfile::tempdir()?;
+        let root = fs::canonicalize(lab.path())?;
+        fs::create_dir_all(root.join("t/u"))?;
+        // If make got as far as this, the test would find another answer.
+        fs::write(root.join("t/Makefile"), "$(info afterburner|directory||/wrong)\n")?;
+        let t = root.join("t").display().to_string();
+        let home = env::var("HOME")?;
+        for (words, directories, goals, builds) in [
+            (&["-C", &t] as &[&str], &["/t"] as &[&str], "", true),
+            (&["-sC", &t, "O=out"], &["/t/out"], "", true),
+            (&[&format!("-kC{t}"), "all"], &["/t"], "all", true),
+            (&["--directory", &t, "-j", "4", "-l", "2.5", "-O", "vmlinux"], &["/t"], "vmlinux", true),
+            (&[&format!("--direc={t}"), "-Cu", "--jobs", "3", "modules"], &["/t/u"], "modules", true),
+            (&["-f", "/dev/null", "-C", &t, "--", "O=/abs", "x.ko"], &["/abs"], "x.ko", true),
+            (&["O=first", "-C", &t, "O=$(CURDIR)/last", "--max=3"], &["/t/last"], "", true),
+            (&["-C", &t, "O=a", "O+=b"], &["/t/a b"], "", true),
+            (&["-C", &t, "--eval=O=out", "-E", "$(error not evaluated)"], &["/t"], "", true),
+            (&["-C", &t, "M=m", "O=out"], &["/t/m", "/t/out/m"], "", true),
+            (&["-C", &t, "M=/m", "MO=mo"], &["/m", "/t/mo"], "", true),
+            (&["-C", &t, "KBUILD_EXTMOD=m", "KBUILD_OUTPUT=/out"], &["/t/m", "/out/m"], "", true),
+            (&["-C", &t, "O=~/out"], &[&format!("~{home}/out")], "", true),
+            (&["-C", &t, "-kn"], &["/t"], "", false),
+            (&["-C", &t, "--dry", "--always-make"], &["/t"], "", false),
+            (&["-C", &t, "--question"], &["/t"], "", false),
+            (&["-C", &t, "--touch", "all"], &["/t"], "all", false),
+            (&["-C", &t, "-p", "all"], &["/t"], "all", true),
+        ] {
+            let make = ask(&[&["nice", "-n", "0", "make"], words].concat())?;
+            let place = |name: &&str| match name.strip_prefix('~') {
+                Some(path) => PathBuf::from(path),
+                None if name.starts_with("/t") => PathBuf::from(format!("{}{name}", root.display())),
+                None => PathBuf::from(name),
+            };
+            assert_eq!(make.output_directories(), directories.iter().map(place).collect::<Vec<_>>(), "{words:?}");
+            assert_eq!(make.goals().map(|goals| goals.join(" ")).as_deref(), Some(goals), "{words:?}");
+            assert_eq!(make.builds(), builds, "{words:?}");
+        }
         Ok(())
     }
 
     #[test]
-    fn clang_is_wrapped_or_prefixed() -> anyhow::Result<()> {
-        assert_eq!(arguments("make LLVM=1")?, ["LLVM=1", "CC=/s/clang"]);
-        assert_eq!(arguments("make LLVM=1 CC=ccache_clang")?[2], "CC=ccache /s/clang");
-        let toolchain = make("make LLVM=-14").toolchain(None)?;
-        assert_eq!(toolchain.compiler, "clang-14");
-        let prefix = Way::Prefix { cc: "clang".to_owned() };
-        let command = make("make").with_shims(&prefix, "/s");
-        assert_eq!(command.get_args().collect::<Vec<_>>(), ["CC=clang -B/s/"]);
-        assert!(make("make CC=clang_-v").toolchain(None).is_err());
-        assert!(make("make CC=").toolchain(None).is_err());
-        assert_eq!(make("make CC=cc").toolchain(Some(Compiler::Clang))?.way, Way::Wrapper { launchers: Vec::new() });
+    fn what_is_no_build_has_no_goals() -> anyhow::Result<()> {
+        for words in [&["make", "--version"] as &[&str], &["make", "--no-such-option"], &["./build.sh", "all"]] {
+            assert_eq!(ask(words)?.goals(), None, "{words:?}");
+        }
+        assert_eq!(ask(&["./build.sh", "CC=clang"])?.given("CC"), Some("clang"));
+        let error = ask(&["/no/such/make"]).map(drop).map_err(|error| error.to_string());
+        assert_eq!(error, Err("cannot run /no/such/make".to_owned()));
         Ok(())
     }
 
     #[test]
-    fn directories() {
-        assert_eq!(make("make").output_directory(), Path::new("."));
-        assert_eq!(make("make -C /src O=../out").output_directory(), Path::new("/src/../out"));
-        assert_eq!(make("make -C/src M=/mod").output_directory(), Path::new("/mod"));
-    }
-
-    #[test]
-    fn goals() {
-        for line in ["make", "make -j 4", "make -C dir -j8 V=1", "make all", "make drivers/net/tun.ko"] {
-            assert!(make(line).builds_kernel(), "{line}");
-        }
-        for line in ["make defconfig", "make -s kernel/fork.o", "make kernelrelease"] {
-            assert!(!make(line).builds_kernel(), "{line}");
-        }
+    fn flags_go_before_the_user_s_own_and_unexpanded() -> anyhow::Result<()> {
+        let make = ask(&["make", "KCFLAGS=-DX=$(Y)", "Y=1"])?;
+        assert_eq!(make.given("KCFLAGS"), Some("-DX=1"));
+        let command = make.with(Some("-B/s/"), Some("time /a$b/gcc"));
+        assert_eq!(command[3..], ["KCFLAGS=-B/s/ -DX=$(Y)", "KAFLAGS=-B/s/", "CC=time /a$$b/gcc"]);
+        Ok(())
     }
 }

@@ -1,10 +1,14 @@
 //! `afterburner build`: the user's make, with the shims in it, and what came of it.
 
+mod goals;
+mod interruption;
 mod make;
 mod products;
 mod progress;
 mod shims;
 mod summary;
+mod toolchain;
+mod trial;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -14,13 +18,16 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 
-use self::make::{Compiler, Make, Toolchain};
+use self::interruption::Interruption;
+use self::make::Make;
 pub(crate) use self::shims::cache;
 use self::summary::Summary;
+use self::toolchain::{Compiler, Toolchain};
 use crate::cli::Without;
+use crate::journal::{self, Journal};
 use crate::session::Session;
 use crate::tool::exit_code;
-use crate::{atomic, journal};
+use crate::{atomic, complain};
 
 /// Build an unmodified kernel tree so that the kernel can be afterburnt
 ///
@@ -51,21 +58,36 @@ pub(crate) struct Arguments {
 
 /// Builds and verifies.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let make = Make::new(&arguments.command);
-    let toolchain = make.toolchain(arguments.compiler)?;
-    let directory = shims::directory(&cache()?, session(arguments, &toolchain))?;
-    let journal =
-        tempfile::Builder::new().prefix("afterburner-journal-").tempfile().context("cannot create a journal")?;
+    let interruption = Interruption::catch().context("cannot catch signals")?;
+    let result = build(arguments, &interruption);
+    interruption.finish();
+    result
+}
+
+fn build(arguments: &Arguments, interruption: &Interruption) -> anyhow::Result<ExitCode> {
+    let make = Make::ask(&arguments.command)?;
+    let toolchain = Toolchain::of(&make, arguments.compiler)?;
+    let cache = cache()?;
+    let directory = shims::directory(&cache, session(arguments, &toolchain))?;
+    if make.builds() {
+        trial::run(&make, &toolchain, &cache, &directory)?;
+    }
+    let journal = Journal::create().map_err(|error| complain(&error.context("the summary will lack the objects"))).ok();
+    let words = make.with(toolchain.flags_with(&directory).as_deref(), toolchain.cc_with(&directory).as_deref());
+    let mut command = interruption::bound(&words);
+    command.envs(shims::cache_environment(&directory)).env_remove(journal::VARIABLE);
+    command.envs(journal.as_ref().map(Journal::variable));
     let start = SystemTime::now();
-    let mut command = make.with_shims(&toolchain.way, &directory);
-    command.envs(shims::cache_environment(&directory)).env(journal::VARIABLE, journal.path());
-    let status = progress::run(&mut command, journal.path())
+    if interruption.has_come() {
+        return Ok(ExitCode::FAILURE);
+    }
+    let status = progress::run(&mut command, journal.as_ref())
         .with_context(|| format!("cannot run {}", arguments.command[0].display()))?;
-    if !status.success() {
+    let entries = journal.as_ref().map(Journal::entries).transpose()?.unwrap_or_default();
+    if !status.success() || !make.builds() && entries.is_empty() {
         return Ok(exit_code(status));
     }
-    let entries = journal::read(journal.path())?;
-    let summary = Summary::of(&entries, &products::find(&make, &entries, start))?;
+    let summary = Summary::of(&entries, products::find(&make, &entries, start))?;
     let _ = write!(io::stderr(), "{summary}");
     if let Some(report) = &arguments.report {
         write_report(report, &summary)?;
@@ -74,10 +96,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn session(arguments: &Arguments, toolchain: &Toolchain) -> Session {
-    let clang = matches!(toolchain.way, make::Way::Wrapper { .. }).then(|| toolchain.compiler_path()).flatten();
     Session {
         assembler: toolchain.assembler(),
-        clang,
+        clang: toolchain.wrapped(),
         without: arguments.without.classes().map(|class| class.name().to_owned()).collect(),
         objtool_hints: true,
         check: arguments.check,

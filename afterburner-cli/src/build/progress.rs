@@ -4,20 +4,19 @@
 //! what compilers complain of in the meantime is put above it.
 
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
-use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
 
-use crate::journal::{self, Outcome};
+use crate::journal::{Journal, Outcome};
 
 /// How often the line is renewed.
 const PERIOD: Duration = Duration::from_millis(250);
 
 /// Runs make to its end.
-pub(super) fn run(make: &mut Command, journal: &Path) -> io::Result<ExitStatus> {
+pub(super) fn run(make: &mut Command, journal: Option<&Journal>) -> io::Result<ExitStatus> {
     if io::stdout().is_terminal() || !io::stderr().is_terminal() {
         return make.status();
     }
@@ -30,7 +29,7 @@ pub(super) fn run(make: &mut Command, journal: &Path) -> io::Result<ExitStatus> 
             if let Some(status) = child.try_wait()? {
                 break status;
             }
-            line.set_message(state(journal));
+            line.set_message(journal.map(state).unwrap_or_default());
             line.tick();
             thread::sleep(PERIOD);
         };
@@ -48,8 +47,8 @@ fn pass_on(mut messages: impl io::BufRead, line: &ProgressBar) -> io::Result<()>
     Ok(())
 }
 
-fn state(journal: &Path) -> String {
-    let entries = journal::read(journal).unwrap_or_default();
+fn state(journal: &Journal) -> String {
+    let entries = journal.entries().unwrap_or_default();
     let sites: usize =
         entries.iter().map(|entry| if let Outcome::Annotated(sites) = entry.outcome { sites } else { 0 }).sum();
     format!("{} objects, {sites} sites", entries.len())

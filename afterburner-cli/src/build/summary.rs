@@ -11,6 +11,7 @@ use annotate::object::{Elf, verify};
 use anyhow::Context as _;
 use serde::Serialize;
 
+use super::products::Products;
 use crate::journal::{Entry, Outcome};
 use crate::verify::{complain_of, percent};
 
@@ -22,6 +23,9 @@ const SHOWN: usize = 20;
 pub(super) struct Summary {
     objects: Objects,
     files: Vec<File>,
+    /// What the build should have made and cannot be found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
 }
 
 /// What became of the texts that the shims saw.
@@ -117,15 +121,15 @@ impl File {
 
 impl Summary {
     /// Verifies the files.
-    pub(super) fn of(journal: &[Entry], files: &[PathBuf]) -> anyhow::Result<Self> {
-        let files = files.iter().map(|path| File::of(path)).collect::<anyhow::Result<_>>()?;
-        Ok(Self { objects: Objects::of(journal), files })
+    pub(super) fn of(journal: &[Entry], products: Products) -> anyhow::Result<Self> {
+        let files = products.files.iter().map(|path| File::of(path)).collect::<anyhow::Result<_>>()?;
+        Ok(Self { objects: Objects::of(journal), files, missing: products.missing })
     }
 
     /// Whether all that is sensitive is annotated, or left alone for a reason.
     pub(super) fn holds(&self) -> bool {
         let is_whole = |file: &File| file.misses.is_empty() && file.problems.is_empty();
-        self.objects.missed.is_empty() && self.files.iter().all(is_whole)
+        self.missing.is_none() && self.objects.missed.is_empty() && self.files.iter().all(is_whole)
     }
 
     fn census(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -148,6 +152,15 @@ impl Summary {
     }
 
     fn findings(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(missing) = &self.missing {
+            writeln!(
+                f,
+                "afterburner: error: no {missing} was found to verify, neither where make was told to build nor around \
+                 the objects"
+            )?;
+        } else if !self.files.iter().any(File::is_image) {
+            writeln!(f, "afterburner: no kernel or module was verified")?;
+        }
         for (object, why) in &self.objects.missed {
             writeln!(f, "afterburner: error: {}: {why}", object.display())?;
         }
@@ -205,7 +218,8 @@ mod tests {
 
     #[test]
     fn an_object_counts_once() {
-        let entry = |outcome| Entry { object: PathBuf::from("/a.o"), outcome };
+        let (object, directory) = (PathBuf::from("/a.o"), PathBuf::from("/"));
+        let entry = |outcome| Entry { object: object.clone(), directory: directory.clone(), outcome };
         let journal = [entry(Outcome::Missed("why".to_owned())), entry(Outcome::Annotated(3))];
         let objects = Objects::of(&journal);
         assert_eq!(objects, Objects { annotated: 1, ..Objects::default() });

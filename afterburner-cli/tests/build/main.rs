@@ -1,5 +1,9 @@
 //! `afterburner build` on a tree that has of a kernel's what matters: variables, flags, `vmlinux`, a module.
 
+mod compiler;
+mod images;
+mod interruption;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::path::PathBuf;
