@@ -5,7 +5,7 @@
 //! another machine there is no journal. The final word is the verification of what was built.
 //!
 //! The journal is a file in memory that the shims open by way of `/proc`. It needs no place on a disk that could be missing or
-//! full, and it ends with the build, however that ends.
+//! full, and it ends with the build, however that ends. That holds of the file that each make of the build writes to, too.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -16,6 +16,7 @@ use std::{env, process};
 
 use anyhow::Context as _;
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::fcntl_dupfd_cloexec;
 use serde::{Deserialize, Serialize};
 
 use crate::complain;
@@ -48,32 +49,55 @@ pub(crate) enum Outcome {
     Missed(String),
 }
 
-/// The journal of a build.
-pub(crate) struct Journal {
+/// A file in memory that other processes append to.
+pub(crate) struct MemoryFile {
     file: File,
     name: String,
 }
 
+impl MemoryFile {
+    /// An empty one.
+    pub(crate) fn create() -> anyhow::Result<Self> {
+        /// Who has kept the path for too long will hardly find a file there.
+        const RARE: i32 = 600;
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = format!("afterburner-{}-{}", process::id(), time.as_nanos());
+        let file = memfd_create(name.as_str(), MemfdFlags::CLOEXEC).context("cannot create a file in memory")?;
+        let file = fcntl_dupfd_cloexec(&file, RARE).unwrap_or(file);
+        Ok(Self { file: file.into(), name })
+    }
+
+    /// The path for other processes, as long as this one lives.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())
+    }
+
+    /// What it holds so far.
+    pub(crate) fn content(&self) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut file = &self.file;
+        file.rewind().and_then(|()| file.read_to_end(&mut bytes)).context("cannot read a file in memory")?;
+        Ok(bytes)
+    }
+}
+
+/// The journal of a build.
+pub(crate) struct Journal(MemoryFile);
+
 impl Journal {
     /// An empty one.
     pub(crate) fn create() -> anyhow::Result<Self> {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = format!("afterburner-{}-{}", process::id(), time.as_nanos());
-        let file = memfd_create(name.as_str(), MemfdFlags::CLOEXEC).context("cannot create a journal")?;
-        Ok(Self { file: file.into(), name })
+        Ok(Self(MemoryFile::create()?))
     }
 
     /// The environment variable for the shims.
     pub(crate) fn variable(&self) -> (&'static str, String) {
-        (VARIABLE, format!("/proc/{}/fd/{} {}", process::id(), self.file.as_raw_fd(), self.name))
+        (VARIABLE, format!("{} {}", self.0.path(), self.0.name))
     }
 
     /// The entries so far. One that is just being written is left out.
     pub(crate) fn entries(&self) -> anyhow::Result<Vec<Entry>> {
-        let mut bytes = Vec::new();
-        let mut file = &self.file;
-        file.rewind().and_then(|()| file.read_to_end(&mut bytes)).context("cannot read the journal")?;
-        decode(&bytes)
+        decode(&self.0.content()?)
     }
 }
 
@@ -148,7 +172,7 @@ mod tests {
         let objects: Vec<PathBuf> = journal.entries()?.into_iter().map(|entry| entry.object).collect();
         assert_eq!(objects, [Path::new("/a.o"), Path::new("/b.o")]);
         // Another file has come to the descriptor since.
-        let stale = format!("{} {}", other.variable().1.split(' ').next().unwrap_or_default(), journal.name);
+        let stale = format!("{} {}", other.0.path(), journal.0.name);
         append(&stale, Path::new("/c.o"), Outcome::Plain)?;
         append("/proc/0/fd/0 gone", Path::new("/c.o"), Outcome::Plain)?;
         assert_eq!(other.entries()?, []);

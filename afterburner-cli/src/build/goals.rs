@@ -35,20 +35,28 @@ impl Wanted {
         wanted
     }
 
+    /// What either asks for by name, and the default goal of this one.
+    pub(super) fn or(mut self, other: Self) -> Self {
+        self.kernel |= other.kernel;
+        self.modules |= other.modules;
+        self.files.extend(other.files);
+        self
+    }
+
     /// Whether an image was asked for by name.
     pub(super) fn names(&self, image: &Path) -> bool {
         self.files.iter().any(|file| ends_with(image, file))
     }
 
-    /// What of it is not among these images.
-    pub(super) fn missing(&self, images: &[PathBuf]) -> Option<String> {
+    /// What of it is not among these images. Linux may have been configured to have no modules.
+    pub(super) fn missing(&self, images: &[PathBuf], has_no_modules: bool) -> Option<String> {
         let has_kernel = images.iter().any(|image| !is_module(image));
         let has_module = images.iter().any(|image| is_module(image));
         let missing = self.files.iter().find(|file| !images.iter().any(|image| ends_with(image, file)));
         match missing {
             Some(file) => Some(file.display().to_string()),
             None if self.kernel && !has_kernel => Some("kernel".to_owned()),
-            None if self.modules && !has_module => Some("module".to_owned()),
+            None if self.modules && !has_module && !has_no_modules => Some("module".to_owned()),
             None if self.any && images.is_empty() => Some("kernel and no module".to_owned()),
             None => None,
         }
@@ -116,7 +124,7 @@ mod tests {
             (&["defconfig"], &[], None),
         ] {
             let goals: Vec<String> = goals.iter().map(ToString::to_string).collect();
-            assert_eq!(Wanted::by(&goals).missing(&paths(images)).as_deref(), expected, "{goals:?}");
+            assert_eq!(Wanted::by(&goals).missing(&paths(images), false).as_deref(), expected, "{goals:?}");
         }
     }
 }

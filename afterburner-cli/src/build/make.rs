@@ -1,9 +1,13 @@
-//! The user's make command, as make itself reads it.
+//! The user's make command, as make itself reads it, and the makes that it runs.
 //!
 //! Where a build writes to, what it is to make, and with which compiler stands in options and variables, and GNU make has
-//! many ways to write those: joined options (`-sC dir`), abbreviated ones (`--dir=x`), `MAKEFLAGS`, `-e`, `O:=$(HOME)/out`.
+//! many ways to write those: joined options (`-sC dir`), abbreviated ones (`--dir=x`), `MAKEFLAGS`, `-e`, `O=$(HOME)/out`.
 //! So make is asked. An `--eval` put before its arguments prints what it has understood, then stops it before it reads any
 //! makefile or evaluates anything else (GNU make manual, "Summary of Options").
+//!
+//! A makefile may run make again, anywhere. So each make of the build is asked the same, by a makefile that it reads before
+//! all others (`MAKEFILES`; manual, "The Variable `MAKEFILES`"), and appends its answer to a file. For the others that makefile
+//! is not there: it is no goal, it is never remade, and `MAKEFILE_LIST` does not have it.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -13,24 +17,17 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 
-/// The variables that matter (Linux, Documentation/kbuild/kbuild.rst and llvm.rst).
-const VARIABLES: &[&str] = &[
-    "CC",
-    "LLVM",
-    "LLVM_IAS",
-    "CROSS_COMPILE",
-    "KCFLAGS",
-    "KAFLAGS",
-    "O",
-    "KBUILD_OUTPUT",
-    "M",
-    "KBUILD_EXTMOD",
-    "MO",
-    "KBUILD_EXTMOD_OUTPUT",
-];
+/// The environment variable that names the file of answers.
+const ANSWERS: &str = "AFTERBURNER_MAKES";
 
-/// What each line of make's answer starts with.
-const MARK: &str = "afterburner|";
+/// The variables that say where the build writes to (Linux, Documentation/kbuild/kbuild.rst).
+const PLACES: &[&str] = &["O", "KBUILD_OUTPUT", "M", "KBUILD_EXTMOD", "MO", "KBUILD_EXTMOD_OUTPUT"];
+
+/// Those that say which compiler it is (Documentation/kbuild/llvm.rst).
+const COMPILER: &[&str] = &["CC", "LLVM", "LLVM_IAS", "CROSS_COMPILE", "KCFLAGS", "KAFLAGS"];
+
+/// What an answer starts with, and what separates its fields: no text has it.
+const MARK: char = '\x01';
 
 /// A make command.
 #[derive(Clone, Debug)]
@@ -65,36 +62,40 @@ impl Make {
     pub(super) fn ask(command: &[OsString]) -> anyhow::Result<Self> {
         let mut make = Self { command: command.to_vec(), variables: BTreeMap::new(), answer: None };
         match command.iter().position(|word| is_make(word)) {
-            Some(position) => make.take(&answer(command, position)?),
+            Some(position) => make.take(&answers(command, position)?),
             None => make.guess(),
         }
         Ok(make)
     }
 
-    fn take(&mut self, answer: &str) {
-        let mut facts = BTreeMap::new();
-        for line in answer.lines().filter_map(|line| line.strip_prefix(MARK)) {
-            let mut fields = line.splitn(3, '|');
-            let (Some(name), Some(origin), Some(value)) = (fields.next(), fields.next(), fields.next()) else {
-                continue;
-            };
-            facts.insert(name, (origin, value));
-        }
-        for name in VARIABLES {
-            let Some(&(origin, value)) = facts.get(name) else { continue };
-            let overrides = matches!(origin, "command line" | "environment override" | "override");
+    /// The makes of a build, by their answers.
+    pub(super) fn all(answers: &str) -> Vec<Self> {
+        let mut lines: Vec<&str> = answers.lines().collect();
+        lines.sort_unstable();
+        lines.dedup();
+        let make = |line| {
+            let mut make = Self { command: Vec::new(), variables: BTreeMap::new(), answer: None };
+            make.take(line);
+            make.answer.is_some().then_some(make)
+        };
+        lines.into_iter().filter_map(make).collect()
+    }
+
+    fn take(&mut self, answers: &str) {
+        let Some(answer) = answers.lines().find_map(|line| line.strip_prefix(MARK)) else { return };
+        let mut fields = answer.split(MARK);
+        let mut next = || fields.next().unwrap_or_default().to_owned();
+        let (directory, goals, flags) = (next(), next(), next());
+        let short = flags.strip_prefix('-').unwrap_or_default();
+        let is_dry = short.chars().take_while(char::is_ascii_alphabetic).any(|flag| "nqt".contains(flag));
+        let goals = goals.split_whitespace().map(str::to_owned).collect();
+        self.answer = Some(Answer { directory: PathBuf::from(directory), goals, is_dry });
+        for name in PLACES.iter().chain(COMPILER) {
+            let (origin, value, raw) = (next(), next(), next());
+            let overrides = matches!(origin.as_str(), "command line" | "environment override" | "override");
             if overrides || origin == "environment" {
-                let raw = facts.get(format!("value {name}").as_str()).map_or(value, |(_, raw)| raw);
-                let variable = Variable { overrides, raw: raw.to_owned(), value: value.to_owned() };
-                self.variables.insert((*name).to_owned(), variable);
+                self.variables.insert((*name).to_owned(), Variable { overrides, raw, value });
             }
-        }
-        let [directory, goals, flags] = ["directory", "goals", "flags"].map(|name| facts.get(name));
-        if let (Some((_, directory)), Some((_, goals)), Some((_, flags))) = (directory, goals, flags) {
-            let short = flags.strip_prefix('-').unwrap_or_default();
-            let is_dry = short.chars().take_while(char::is_ascii_alphabetic).any(|flag| "nqt".contains(flag));
-            let goals = goals.split_whitespace().map(str::to_owned).collect();
-            self.answer = Some(Answer { directory: PathBuf::from(directory), goals, is_dry });
         }
     }
 
@@ -102,7 +103,7 @@ impl Make {
         let inherited = |name: &&str| Some(((*name).to_owned(), env::var(name).ok()?));
         let given = self.command.iter().filter_map(|word| word.to_str()?.split_once('='));
         let given = given.map(|(name, value)| (name.to_owned(), value.to_owned(), true));
-        let inherited = VARIABLES.iter().filter_map(inherited).map(|(name, value)| (name, value, false));
+        let inherited = PLACES.iter().chain(COMPILER).filter_map(inherited).map(|(name, value)| (name, value, false));
         let all: Vec<_> = inherited.chain(given).collect();
         for (name, value, overrides) in all {
             self.variables.insert(name, Variable { overrides, raw: value.clone(), value });
@@ -171,19 +172,44 @@ impl Make {
     }
 }
 
-/// Runs make up to its answer.
-fn answer(command: &[OsString], position: usize) -> anyhow::Result<String> {
-    let info = |name: &str, origin: &str, value: &str| format!("$(info {MARK}{name}|{origin}|{value})");
-    let mut question = info("directory", "", "$(CURDIR)") + &info("goals", "", "$(MAKECMDGOALS)");
-    question += &info("flags", "", "$(firstword -$(MAKEFLAGS))");
-    for name in VARIABLES {
-        question += &info(name, &format!("$(origin {name})"), &format!("$({name})"));
-        question += &info(&format!("value {name}"), "", &format!("$(value {name})"));
+/// An answer, in the terms of make.
+fn question(names: &[&[&str]]) -> String {
+    let defined = |name: &str, text: &str| format!("$(if $(filter undefined,$(origin {name})),,{text})");
+    let variable = |name: &&str| {
+        let value = defined(name, &format!("$({name})"));
+        format!("{MARK}$(origin {name}){MARK}{value}{MARK}$(value {name})")
+    };
+    let goals = defined("MAKECMDGOALS", "$(MAKECMDGOALS)");
+    let variables: String = names.iter().copied().flatten().map(variable).collect();
+    format!("{MARK}$(CURDIR){MARK}{goals}{MARK}$(firstword -$(MAKEFLAGS)){variables}")
+}
+
+/// The makefile that has each make answer.
+pub(super) fn makefile() -> String {
+    let answer = question(&[PLACES]);
+    format!(
+        "# Tells `afterburner build` what each make of the build is to do.\n$(lastword $(MAKEFILE_LIST)): ;\n\
+         $(if $(wildcard $({ANSWERS})),$(file >>$({ANSWERS}),{answer}))\nMAKEFILE_LIST :=\n"
+    )
+}
+
+/// The variables of the environment for each make of a build, which are to read `makefile` and to answer to `file`.
+pub(super) fn environment(makefile: &str, file: &str) -> [(&'static str, OsString); 2] {
+    let mut makefiles = OsString::from(makefile);
+    if let Some(others) = env::var_os("MAKEFILES") {
+        makefiles.push(" ");
+        makefiles.push(others);
     }
+    [("MAKEFILES", makefiles), (ANSWERS, OsString::from(file))]
+}
+
+/// Runs make up to its answer.
+fn answers(command: &[OsString], position: usize) -> anyhow::Result<String> {
+    let question = question(&[PLACES, COMPILER]);
     let mut make = Command::new(&command[0]);
-    make.args(&command[1..=position]).arg(format!("--eval={question}$(error stop)")).args(&command[position + 1..]);
-    let program = command[0].display();
-    let output = make.stdin(Stdio::null()).output().with_context(|| format!("cannot run {program}"))?;
+    make.args(&command[1..=position]).arg(format!("--eval=$(info {question})$(error stop)"));
+    make.args(&command[position + 1..]).stdin(Stdio::null()).env_remove("MAKEFILES");
+    let output = make.output().with_context(|| format!("cannot run {}", command[0].display()))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

@@ -23,11 +23,11 @@ use self::make::Make;
 pub(crate) use self::shims::cache;
 use self::summary::Summary;
 use self::toolchain::{Compiler, Toolchain};
+use crate::atomic;
 use crate::cli::Without;
-use crate::journal::{self, Journal};
+use crate::journal::{Journal, MemoryFile};
 use crate::session::Session;
 use crate::tool::exit_code;
-use crate::{atomic, complain};
 
 /// Build an unmodified kernel tree so that the kernel can be afterburnt
 ///
@@ -72,22 +72,23 @@ fn build(arguments: &Arguments, interruption: &Interruption) -> anyhow::Result<E
     if make.builds() {
         trial::run(&make, &toolchain, &cache, &directory)?;
     }
-    let journal = Journal::create().map_err(|error| complain(&error.context("the summary will lack the objects"))).ok();
+    let (journal, answers) = (Journal::create()?, MemoryFile::create()?);
     let words = make.with(toolchain.flags_with(&directory).as_deref(), toolchain.cc_with(&directory).as_deref());
     let mut command = interruption::bound(&words);
-    command.envs(shims::cache_environment(&directory)).env_remove(journal::VARIABLE);
-    command.envs(journal.as_ref().map(Journal::variable));
+    command.envs(shims::cache_environment(&directory)).envs([journal.variable()]);
+    command.envs(make::environment(&format!("{directory}/{}", shims::MAKEFILE), &answers.path()));
     let start = SystemTime::now();
     if interruption.has_come() {
         return Ok(ExitCode::FAILURE);
     }
-    let status = progress::run(&mut command, journal.as_ref())
+    let status = progress::run(&mut command, &journal)
         .with_context(|| format!("cannot run {}", arguments.command[0].display()))?;
-    let entries = journal.as_ref().map(Journal::entries).transpose()?.unwrap_or_default();
+    let entries = journal.entries()?;
     if !status.success() || !make.builds() && entries.is_empty() {
         return Ok(exit_code(status));
     }
-    let summary = Summary::of(&entries, products::find(&make, &entries, start))?;
+    let makes = Make::all(&String::from_utf8_lossy(&answers.content()?));
+    let summary = Summary::of(&entries, products::find(&make, &makes, &entries, start))?;
     let _ = write!(io::stderr(), "{summary}");
     if let Some(report) = &arguments.report {
         write_report(report, &summary)?;

@@ -1,7 +1,7 @@
 //! What a build has made: the kernels and modules to verify.
 //!
-//! They are looked for where make was told to write, and around the objects that the shims saw being made: a makefile may
-//! run others anywhere. *New* is what changed since the start (`st_ctime`, which `cp -p` and `touch` cannot set back). What
+//! They are looked for where make was told to write, and each make that it ran; and around the objects that the shims saw
+//! being made. *New* is what changed since the start (`st_ctime`, which `cp -p` and `touch` cannot set back). What
 //! was there before is verified, too, where the goals ask for it: that it did not need to be built again does not make it
 //! right. But a module that no longer belongs to the tree is nobody's business, so where Linux lists them (`modules.order`),
 //! the others are left out; where it does not, the old ones count only if there are no new ones.
@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::iter;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -34,53 +35,45 @@ pub(super) struct Products {
 
 /// A kernel or a module.
 struct Image {
-    path: PathBuf,
     is_new: bool,
     /// Whether it lies in a directory that make was told to write to, a kernel right there.
     is_expected: bool,
 }
 
-/// Finds out what a build has made since `start`.
-pub(super) fn find(make: &Make, journal: &[Entry], start: SystemTime) -> Products {
-    let directories = make.output_directories();
-    let wanted = make.goals().map(Wanted::by).unwrap_or_default();
+/// Finds out what a build has made since `start`, with the makes that it ran.
+pub(super) fn find(make: &Make, others: &[Make], journal: &[Entry], start: SystemTime) -> Products {
+    let asked = make.goals().map(Wanted::by).unwrap_or_default();
+    let makes = || iter::once(make).chain(others);
+    let directories: BTreeSet<PathBuf> = makes().flat_map(Make::output_directories).collect();
     let mut search = Search { start, seen: HashSet::new(), images: BTreeMap::new() };
-    for directory in &directories {
-        search.tree(directory, true);
-    }
-    if make.is_external() {
-        search.tree(make.directory(), false);
-    }
+    directories.iter().for_each(|directory| search.tree(directory, true));
+    let others_directories = makes().filter(|make| make.is_external()).map(Make::directory);
+    others_directories.collect::<BTreeSet<_>>().into_iter().for_each(|directory| search.tree(directory, false));
     search.around(journal);
-    let images = select(search.images.into_values().collect(), &wanted, &directories, make.is_external());
-    let has_no_modules =
-        || directories.iter().any(|directory| modules(directory).is_some_and(|names| names.is_empty()));
-    let missing = wanted.missing(&images).filter(|_| !(wanted.modules && !wanted.kernel && has_no_modules()));
+    // A makefile without a goal may be anything; the default goal is what the user has asked for.
+    let named = others.iter().filter_map(Make::goals).flatten().filter(|goal| *goal != "all");
+    let wanted = asked.clone().or(Wanted::by(&named.cloned().collect::<Vec<_>>()));
+    let lists = directories.iter().filter_map(|directory| modules(directory));
+    let listed = lists.reduce(|all, more| all.into_iter().chain(more).collect());
+    let has_no_modules = listed.as_ref().is_some_and(BTreeSet::is_empty);
+    let images = select(search.images, &wanted, listed.as_ref());
+    let missing = asked.missing(&images, has_no_modules);
     Products { files: if images.is_empty() { objects(journal) } else { images }, missing }
 }
 
 /// Those that are new, and those that were to be made and did not need to be.
-fn select(images: Vec<Image>, wanted: &Wanted, directories: &[PathBuf], is_external: bool) -> Vec<PathBuf> {
-    let listed: Option<BTreeSet<OsString>> = directories
-        .iter()
-        .filter_map(|directory| modules(directory))
-        .reduce(|all, more| all.into_iter().chain(more).collect());
-    let has_new = images.iter().any(|image| image.is_new);
-    let is_listed = |path: &Path| match &listed {
+fn select(images: BTreeMap<PathBuf, Image>, wanted: &Wanted, listed: Option<&BTreeSet<OsString>>) -> Vec<PathBuf> {
+    let has_new = images.values().any(|image| image.is_new);
+    let is_listed = |path: &Path| match listed {
         Some(listed) => path.file_stem().is_some_and(|name| listed.contains(name)),
         None => !has_new,
     };
-    let is_wanted = |image: &Image| {
-        let is_kernel = !is_module(&image.path);
-        let by_kind = if is_kernel {
-            wanted.kernel || wanted.any && !is_external
-        } else {
-            (wanted.modules || wanted.any) && is_listed(&image.path)
-        };
-        by_kind || wanted.names(&image.path)
+    let is_wanted = |path: &Path| {
+        let by_kind = if is_module(path) { wanted.modules || wanted.any } else { wanted.kernel || wanted.any };
+        by_kind && (!is_module(path) || is_listed(path)) || wanted.names(path)
     };
-    let selected = images.into_iter().filter(|image| image.is_new || image.is_expected && is_wanted(image));
-    selected.map(|image| image.path).collect()
+    let selected = images.into_iter().filter(|(path, image)| image.is_new || image.is_expected && is_wanted(path));
+    selected.map(|(path, _)| path).collect()
 }
 
 /// The names of the modules that Linux lists, if it does.
@@ -101,23 +94,18 @@ struct Search {
     start: SystemTime,
     /// Directories that were looked through with all that is in them.
     seen: HashSet<PathBuf>,
-    /// By their real paths.
     images: BTreeMap<PathBuf, Image>,
 }
 
 impl Search {
     /// Looks through a directory and all that is in it.
-    fn tree(&mut self, directory: &Path, is_expected: bool) {
-        let Ok(real) = fs::canonicalize(directory) else { return };
-        if self.seen.insert(real) {
-            let directories = self.directory(directory, is_expected, is_expected);
-            directories.iter().for_each(|directory| self.descend(directory, is_expected));
+    fn tree(&mut self, top: &Path, is_expected: bool) {
+        let mut open = self.directory(top, is_expected, true);
+        while let Some(directory) = open.pop() {
+            if self.seen.insert(directory.clone()) {
+                open.extend(self.directory(&directory, is_expected, false));
+            }
         }
-    }
-
-    fn descend(&mut self, directory: &Path, is_expected: bool) {
-        let directories = self.directory(directory, is_expected, false);
-        directories.iter().for_each(|directory| self.descend(directory, is_expected));
     }
 
     /// Looks at each directory above an object and above the place that it was made from, and in all of those that are the
@@ -138,11 +126,11 @@ impl Search {
         }
     }
 
-    /// Takes the images of one directory, and returns the directories in it.
+    /// Takes the images of one directory, and returns the directories in it, by their real paths.
     fn directory(&mut self, directory: &Path, is_expected: bool, is_top: bool) -> Vec<PathBuf> {
-        let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+        let entries = fs::canonicalize(directory).and_then(fs::read_dir);
         let mut directories = Vec::new();
-        for entry in entries.flatten() {
+        for entry in entries.into_iter().flatten().flatten() {
             let Ok(kind) = entry.file_type() else { continue };
             let path = entry.path();
             let is_kernel = entry.file_name() == "vmlinux" && exclusions::of_path(&path).is_none();
@@ -157,9 +145,8 @@ impl Search {
 
     fn take(&mut self, path: PathBuf, is_expected: bool) {
         let is_new = fs::metadata(&path).is_ok_and(|file| is_since(self.start, file.ctime(), file.ctime_nsec()));
-        let Ok(real) = fs::canonicalize(&path) else { return };
         if (is_new || is_expected) && !is_for_debuggers(&path) {
-            self.images.entry(real).or_insert(Image { path, is_new, is_expected });
+            self.images.entry(path).or_insert(Image { is_new, is_expected: false }).is_expected |= is_expected;
         }
     }
 }

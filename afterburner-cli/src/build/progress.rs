@@ -16,7 +16,7 @@ use crate::journal::{Journal, Outcome};
 const PERIOD: Duration = Duration::from_millis(250);
 
 /// Runs make to its end.
-pub(super) fn run(make: &mut Command, journal: Option<&Journal>) -> io::Result<ExitStatus> {
+pub(super) fn run(make: &mut Command, journal: &Journal) -> io::Result<ExitStatus> {
     if io::stdout().is_terminal() || !io::stderr().is_terminal() {
         return make.status();
     }
@@ -29,7 +29,7 @@ pub(super) fn run(make: &mut Command, journal: Option<&Journal>) -> io::Result<E
             if let Some(status) = child.try_wait()? {
                 break status;
             }
-            line.set_message(journal.map(state).unwrap_or_default());
+            line.set_message(state(journal));
             line.tick();
             thread::sleep(PERIOD);
         };

@@ -13,10 +13,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
+use super::make;
 use crate::session::{self, Session};
 
 /// The names of the shims.
 const NAMES: [&str; 2] = ["as", "clang"];
+
+/// The makefile that each make of a build reads.
+pub(super) const MAKEFILE: &str = "makefile";
 
 /// Where this program keeps what it can make again.
 pub(crate) fn cache() -> anyhow::Result<PathBuf> {
@@ -72,6 +76,7 @@ fn create(cache: &Path, directory: &Path, program: &[u8], session: &Session) -> 
     fs::write(&first, program)?;
     fs::set_permissions(&first, Permissions::from_mode(0o755))?;
     fs::hard_link(&first, &second).or_else(|_| fs::copy(&first, &second).map(drop))?;
+    fs::write(unfinished.path().join(MAKEFILE), make::makefile())?;
     fs::write(unfinished.path().join(session::FILE), session.encode()?)?;
     let renamed = fs::rename(unfinished.path(), directory);
     match renamed {

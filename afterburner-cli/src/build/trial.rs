@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 
 use super::make::Make;
 use super::toolchain::{Toolchain, shell};
-use crate::journal::{self, Journal, Outcome};
+use crate::journal::{Journal, Outcome};
 
 /// A sensitive instruction.
 const SOURCE: &str = "void trial(void);\nvoid trial(void)\n{\n\t__asm__ __volatile__(\"cli\");\n}\n";
@@ -22,7 +22,7 @@ pub(super) fn run(make: &Make, toolchain: &Toolchain, cache: &Path, directory: &
     let place = place.context("there is no place to try the compiler in")?;
     let source = place.path().join("trial.c");
     fs::write(&source, SOURCE).context("cannot try the compiler")?;
-    let trial = Trial { make, source: &source, object: &place.path().join("trial.o"), journal: Journal::create().ok() };
+    let trial = Trial { make, source: &source, object: &place.path().join("trial.o"), journal: Journal::create()? };
     let cc = toolchain.cc_with(directory);
     let cc = cc.as_deref().unwrap_or(toolchain.cc());
     let shims = toolchain.flags_with(directory).unwrap_or_default();
@@ -44,16 +44,14 @@ struct Trial<'a> {
     make: &'a Make,
     source: &'a Path,
     object: &'a Path,
-    journal: Option<Journal>,
+    journal: Journal,
 }
 
 impl Trial<'_> {
     fn compile(&self, cc: &str, flags: &str) -> anyhow::Result<Output> {
         let (object, source) = (self.object.display(), self.source.display());
         let mut command = shell(&format!("{cc} {flags} -c -o {object} {source}"), self.make.directory());
-        command.env_remove(journal::VARIABLE);
-        command.envs(self.journal.as_ref().map(Journal::variable));
-        command.output().context("cannot run /bin/sh")
+        command.envs([self.journal.variable()]).output().context("cannot run /bin/sh")
     }
 
     /// Says why the object is plain, if it is.
@@ -66,8 +64,7 @@ impl Trial<'_> {
         if let Err(error) = Command::new(&shim).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status() {
             bail!("the shim cannot be run: {}: {error}; XDG_CACHE_HOME names another place for it", shim.display());
         }
-        let entries = self.journal.as_ref().map(Journal::entries).transpose()?.unwrap_or_default();
-        match entries.into_iter().next_back().map(|entry| entry.outcome) {
+        match self.journal.entries()?.into_iter().next_back().map(|entry| entry.outcome) {
             Some(Outcome::Missed(reason) | Outcome::Excluded(reason)) => bail!("nothing would be annotated: {reason}"),
             _ => bail!("nothing would be annotated: the compiler does not use the shim in {directory}"),
         }

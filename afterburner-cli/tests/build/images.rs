@@ -64,12 +64,37 @@ fn wherever_the_options_lead() {
 
 #[test]
 fn wherever_another_makefile_builds() {
-    for recipe in ["$(MAKE) -C ../t O=out", "cd ../t && $(MAKE) O=$(CURDIR)/../o", "$(MAKE) -C ../t modules"] {
+    for (recipe, goals, image) in [
+        ("$(MAKE) -C ../t O=out", &[] as &[&str], "t/out/vmlinux"),
+        ("cd ../t && $(MAKE) O=$(CURDIR)/../o", &[], "o/vmlinux"),
+        ("$(MAKE) -C ../t modules", &[], "t/m.ko"),
+        ("$(MAKE) -C ../t vmlinux", &["linux"], "t/vmlinux"),
+        ("env -u MAKEFILES $(MAKE) -C ../t vmlinux -B", &["linux"], "t/vmlinux"),
+        // No object comes by the shims.
+        ("$(MAKE) -C ../t KCFLAGS=", &[], "t/vmlinux"),
+    ] {
         let lab = bypassed();
         lab.write("wrap/Makefile", format!("linux:\n\t{recipe}\n"));
         lab.write("o/keep", "");
-        assert_found(&build(&lab, &[], &["-C", "wrap"]), if recipe.ends_with("modules") { "m.ko" } else { "vmlinux" });
+        for _ in 0..2 {
+            // The second time there is nothing to be done, and the same to be said.
+            assert_found(&build(&lab, &[], &[&["-C", "wrap"], goals].concat()), image);
+        }
     }
+}
+
+#[test]
+fn makes_are_asked_behind_the_back_of_their_makefiles() {
+    const MAKEFILE: &str = "$(info $(.DEFAULT_GOAL) $(firstword $(MAKEFILE_LIST)) $(words $(MAKEFILE_LIST)) $(origin O))\n\
+                            first:\n\t+$(if $(DEPTH),,$(MAKE) DEPTH=1)\n%: force\n\t@echo remakes $@\nforce: ;\nMakefile: ;\n";
+    let lab = Lab::new();
+    lab.write("Makefile", MAKEFILE);
+    let options = ["-s", "--warn-undefined-variables", "--no-print-directory", "first"];
+    let plain = lab.run("make", &options).success();
+    let result = build(&lab, &[], &options).success();
+    assert_eq!(result.stdout, plain.stdout);
+    let own = result.stderr.lines().filter(|line| line.starts_with("afterburner: ")).count();
+    assert_eq!(result.stderr.lines().count() - own, plain.stderr.lines().count(), "{result:?}, {plain:?}");
 }
 
 #[test]
