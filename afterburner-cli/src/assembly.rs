@@ -2,9 +2,13 @@
 //!
 //! The padded text goes to the real tool first. As long as that is silent and successful, the object is there and there
 //! is nothing else to know. Otherwise what the tool has to say must be said of the *user's* text: the original command
-//! runs, untouched and seen by the user, and decides. Only if it succeeds do the padded texts get another chance, and one
+//! runs, untouched and seen by the user, and decides. Only if it succeeds does the padded text get another chance, and it
 //! counts only if the tool says of it what it says of the plain text: a directive that computes something else now shows
 //! in a warning, if at all.
+//!
+//! An object is not believed because a tool made it. Each of its records is held against the text, by the code of
+//! `afterburner verify`; and where the text decides something by a distance, all of it is held against the plain object. A
+//! text that allows no pads gets records without them: the sites are known, stay as they are, and say so.
 //!
 //! The tool writes into memory. An object gets its name when it is known to be whole and right, its first bytes last: what
 //! a killed shim leaves behind is no object.
@@ -16,7 +20,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Output, Stdio};
 
-use annotate::object::{compare, has_records};
+use annotate::object::{Elf, compare, has_records, verify};
 use annotate::text::Annotated;
 
 use crate::complain;
@@ -77,8 +81,8 @@ pub(crate) struct Assembly<'a> {
     pub(crate) text: &'a [u8],
     /// What messages and debug information are to call it.
     pub(crate) name: &'a str,
-    /// The texts that may take its place, the best first.
-    pub(crate) candidates: &'a [Annotated<'a>],
+    /// The text with its pads and records.
+    pub(crate) annotated: Annotated<'a>,
     /// Whether the original command has more to do than to make the object.
     pub(crate) original_first: bool,
     /// Hold the object against what the tool makes of the plain text.
@@ -99,32 +103,33 @@ struct Made {
 }
 
 impl Assembly<'_> {
-    /// Makes the object of the first candidate that the tool takes without a word that it would not have said anyway.
+    /// Makes the object of the padded text, or of the one without pads, if the tool takes it without a word that it would not
+    /// have said anyway.
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        let mut first = match self.candidates.first() {
-            Some(candidate) if !self.original_first => Some(self.padded(candidate)?),
-            _ => None,
-        };
-        if let (Some(made), [candidate, ..]) = (&first, self.candidates)
+        let mut first = if self.original_first { None } else { Some(self.padded(&self.annotated)?) };
+        if let Some(made) = &first
             && made.is_silent()
+            && !self.annotated.decides_by_distance()
+            && made.fault(&self.annotated)?.is_none()
         {
-            return self.finish(candidate, made, None);
+            return self.finish(&self.annotated, made, None);
         }
         let status = self.original.run()?;
         if !status.success() {
             return Ok(exit_code(status));
         }
         let plain = self.plain()?;
-        let mut rejection = None;
-        for candidate in self.candidates {
-            let made = first.take().map_or_else(|| self.padded(candidate), Ok)?;
-            match self.rejection(&made, &plain) {
-                None => return self.finish(candidate, &made, Some(&plain)),
-                Some(reason) => rejection = rejection.or(Some(reason)),
-            }
+        let made = first.take().map_or_else(|| self.padded(&self.annotated), Ok)?;
+        let Some(rejection) = self.rejection(&self.annotated, &made, &plain)? else {
+            return self.finish(&self.annotated, &made, Some(&plain));
+        };
+        let unpadded = self.annotated.unpadded();
+        let made = self.padded(&unpadded)?;
+        if self.rejection(&unpadded, &made, &plain)?.is_none() {
+            return self.finish(&unpadded, &made, Some(&plain));
         }
         // The plain object stays; `afterburner build` will not let that pass.
-        journal::note(self.object, Outcome::Missed(rejection.unwrap_or_default()));
+        journal::note(self.object, Outcome::Missed(rejection));
         Ok(ExitCode::SUCCESS)
     }
 
@@ -215,19 +220,36 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    /// Why an object is not one of the plain text but for its padding, as far as the tool's words tell.
-    fn rejection(&self, made: &Made, plain: &Made) -> Option<String> {
-        let [padded, plain] = [made, plain].map(|made| Words::of(&made.output, self.assembler.quotes));
+    /// Why an object is not that of the plain text but for its padding, as far as that can be told.
+    fn rejection(&self, candidate: &Annotated, made: &Made, plain: &Made) -> anyhow::Result<Option<String>> {
+        let [padded, expected] = [made, plain].map(|made| Words::of(&made.output, self.assembler.quotes));
         if !made.output.status.success() {
             let says = padded.error().map_or_else(|| made.output.status.to_string(), str::to_owned);
-            return Some(format!("the assembler rejects the padded text: {says}"));
+            return Ok(Some(format!("the assembler rejects the padded text: {says}")));
         }
-        let difference = padded.difference(&plain)?;
-        Some(format!("the assembler does not say of the padded text what it says of the plain one: {difference}"))
+        if let Some(difference) = padded.difference(&expected) {
+            let what = "the assembler does not say of the padded text what it says of the plain one";
+            return Ok(Some(format!("{what}: {difference}")));
+        }
+        if let Some(fault) = made.fault(candidate)? {
+            return Ok(Some(fault));
+        }
+        let difference = candidate.decides_by_distance().then(|| self.compare(Some(plain), &made.object.content()?));
+        Ok(difference.and_then(Result::err).map(|difference| format!("it decides by a distance: {difference:#}")))
     }
 }
 
 impl Made {
+    /// What is wrong with the object of a candidate, if there is anything. Where nothing is padded, a reference that goes
+    /// astray does so in the plain object too.
+    fn fault(&self, candidate: &Annotated) -> anyhow::Result<Option<String>> {
+        let object = self.object.content()?;
+        let elf = Elf::parse(&object)?;
+        let problems = verify(&elf)?.problems;
+        let fault = problems.iter().find(|problem| problem.record.is_some() || candidate.is_padded());
+        Ok(fault.map(ToString::to_string))
+    }
+
     fn is_silent(&self) -> bool {
         self.output.status.success() && self.output.stdout.is_empty() && self.output.stderr.is_empty()
     }

@@ -36,6 +36,18 @@ fourth:	rdtsc				# site: rdtsc counted
 	nop
 	rdmsr				# site: rdmsr
 	jmp	place + 3
+	# branches that are encoded by hand
+again:	nop
+	.byte	0xeb
+	.byte	9
+behind:	mov	%ds, %edx		# site: mov-from-seg counted
+	nop; nop; nop; nop; nop; nop; nop; nop; nop; nop
+	mov	%ds, %edx		# site: mov-from-seg
+	mov	%ds, %edx		# site: mov-from-seg counted
+	nop; nop; nop; nop
+	.byte	0xe8
+	.long	-10
+next:
 	# entries that are found by their number
 	.balign	8
 entries:
@@ -72,4 +84,4 @@ other:
 	mov	$(2b - 1b), %eax
 	.data
 	.long	2b - . + 4
-data:	.quad	entries, other, 2b
+data:	.quad	entries, other, behind, again, next, 2b

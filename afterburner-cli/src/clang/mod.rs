@@ -109,7 +109,7 @@ fn compile(
         split_debug: plan.split_debug.as_deref(),
         text: &text,
         name: &plan.input.to_string_lossy(),
-        candidates: &[annotated],
+        annotated,
         original_first: !is_silent || original_first,
         check: session.check,
     };

@@ -60,7 +60,7 @@ fn assemble(
         split_debug: None,
         text: &source.text,
         name: &source.name,
-        candidates: &[annotated],
+        annotated,
         original_first: source.is_peculiar || parsed.has_side_outputs,
         check: session.check,
     };

@@ -200,7 +200,11 @@ impl<'data> Verifier<'_, 'data> {
     /// Looks for references to places within slots, and within instructions.
     fn references(&mut self, references: &[Reference]) {
         for &Reference { from, to, kind } in references {
-            if let Some(record) = self.record_at(to).filter(|record| to.offset > record.place.offset) {
+            // Nobody writes to a site that is not padded.
+            let is_within = |record: &Record| {
+                to.offset > record.place.offset && !record.alleged.flags.intersects(Flags::UNPADDED)
+            };
+            if let Some(record) = self.record_at(to).filter(is_within) {
                 let (byte, at) = (to.offset - record.place.offset, self.location(from));
                 self.problem(&record, format!("the {kind} at {at} goes to byte {byte} of its slot"));
             } else if self.goes_astray(from, to, kind) {

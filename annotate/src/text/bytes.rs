@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, OpKind};
 
 use super::emit::Piece;
 use super::expression::Sum;
@@ -39,6 +39,16 @@ pub(super) struct Run {
     is_data: bool,
     /// It holds a string.
     pub(super) has_text: bool,
+}
+
+/// A run as code.
+#[derive(Default)]
+pub(super) struct Decoded {
+    pub(super) sensitive: Vec<Encoded>,
+    /// Whether control does not go on behind it.
+    pub(super) is_transfer: bool,
+    /// Where its branches and operands lead, in bytes from its start.
+    pub(super) distances: Vec<i64>,
 }
 
 /// A sensitive instruction of a run, or a sequence of them.
@@ -144,19 +154,27 @@ impl Run {
         Some(self.directives.first()?.start..self.directives.last()?.end)
     }
 
-    /// The sensitive instructions of the run, and whether control does not go on behind it.
-    pub(super) fn sensitive(&self) -> (Vec<Encoded>, bool) {
+    /// What the run is, if it is code.
+    pub(super) fn decode(&self) -> Decoded {
         if self.is_data {
-            return (Vec::new(), false);
+            return Decoded::default();
         }
         let mut decoder = Decoder::new(64, &self.bytes, DecoderOptions::NONE);
         let mut found: Vec<Encoded> = Vec::new();
-        let mut is_transfer = false;
+        let (mut is_transfer, mut distances) = (false, Vec::new());
         while decoder.can_decode() {
             let start = decoder.position();
             let instruction = decoder.decode();
             if instruction.is_invalid() {
-                return (Vec::new(), false);
+                return Decoded::default();
+            }
+            if instruction.op0_kind() == OpKind::NearBranch64 || instruction.is_ip_rel_memory_operand() {
+                let target = if instruction.is_ip_rel_memory_operand() {
+                    instruction.ip_rel_memory_address()
+                } else {
+                    instruction.near_branch_target()
+                };
+                distances.push(target.cast_signed());
             }
             is_transfer = matches!(
                 instruction.flow_control(),
@@ -173,7 +191,7 @@ impl Run {
         for encoded in &mut found {
             encoded.range = self.directives_of(&encoded.bytes);
         }
-        (found, is_transfer)
+        Decoded { sensitive: found, is_transfer, distances }
     }
 
     /// The directives that these bytes of the run are, if they are whole ones.
@@ -312,17 +330,17 @@ mod tests {
             (".byte 0x0f,0x01,symbol", vec![]),
             (".byte 0x0f,0x01,256", vec![]),
         ] {
-            let found: Vec<Class> = run(text).sensitive().0.iter().map(|encoded| encoded.class).collect();
+            let found: Vec<Class> = run(text).decode().sensitive.iter().map(|encoded| encoded.class).collect();
             assert_eq!(found, expected, "{text}");
         }
         let long = format!(".byte 0xfa\n.byte {}0x90", "0x90,".repeat(LONGEST_RUN));
-        assert!(run(&long).sensitive().0.is_empty());
+        assert!(run(&long).decode().sensitive.is_empty());
     }
 
     #[test]
     fn whole_directives() {
         let ranges = |text: &'static str| -> Vec<Option<&str>> {
-            run(text).sensitive().0.into_iter().map(|encoded| Some(&text[encoded.range?])).collect()
+            run(text).decode().sensitive.into_iter().map(|encoded| Some(&text[encoded.range?])).collect()
         };
         assert_eq!(ranges(".byte 0xfa; .byte 0xfb"), [Some(".byte 0xfa"), Some(".byte 0xfb")]);
         assert_eq!(ranges(".byte 0xfa, 0xfb"), [None, None]);

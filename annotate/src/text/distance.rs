@@ -20,7 +20,7 @@ use super::expression::Sum;
 use super::gaps::is_silent;
 use super::macros::Macros;
 use super::operands::{Syntax, split};
-use super::references::symbol;
+use super::references::{is_branch, symbol};
 use super::scan::{Item, Scanner, Statement, is_word};
 use super::sections::Sections;
 
@@ -29,10 +29,17 @@ use super::sections::Sections;
 pub(super) struct Counted {
     /// Where it is said.
     at: usize,
-    /// The place: `.`, or the name of a label.
-    name: Range<usize>,
+    /// The name of the place; without one it is here.
+    name: Option<Range<usize>>,
     /// The number; `None` is any.
     bytes: Option<i64>,
+}
+
+impl Counted {
+    /// A number of bytes from where it is said.
+    pub(super) fn from_here(at: usize, bytes: i64) -> Self {
+        Self { at, name: None, bytes: Some(bytes) }
+    }
 }
 
 /// What the places and numbers of a text reach.
@@ -54,15 +61,28 @@ pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whol
     let mut found = Vec::new();
     for operand in split(operands) {
         let expression = if whole { operand.trim_ascii() } else { displacement(syntax, operand.trim_ascii()) };
+        if expression.first() == Some(&b'"') {
+            continue;
+        }
         if expression.first().is_some_and(u8::is_ascii_digit) && expression.iter().all(|&byte| is_word(byte)) {
             continue;
         }
         let start = |name: &[u8]| name.as_ptr().addr() - source.as_ptr().addr();
         let place = |name: &[u8], bytes| {
             let name = symbol(name);
-            Counted { at: statement.start, name: start(name)..start(name) + name.len(), bytes }
+            let is_here = matches!(name, b"." | b"$");
+            let name = (!is_here).then(|| start(name)..start(name) + name.len());
+            Counted { at: statement.start, name, bytes }
         };
+        let is_parametric = memchr::memchr(b'\\', expression).is_some();
         match Sum::read(expression) {
+            // Where a branch goes that a parameter and a number say, nobody knows here.
+            sum if is_parametric => {
+                let is_place = sum.is_none_or(|sum| sum.added.len() > sum.subtracted.len() && sum.number != 0);
+                if is_place && is_branch(source, statement) {
+                    found.push(Counted { at: statement.start, name: None, bytes: None });
+                }
+            }
             Some(Sum { added, subtracted, number }) if subtracted.len() < added.len() => {
                 let others = added.len() + subtracted.len() > 1;
                 if number != 0 || others {
@@ -132,12 +152,15 @@ pub(super) fn reach(source: &[u8], counted: &[Counted]) -> Reach {
     }
     let positions = Positions::of(source);
     for one in counted {
-        let name = &source[one.name.clone()];
-        let (place, bytes) = match positions.place(name, one.at) {
-            Some(place) if place.executable => (place, one.bytes),
-            _ => continue,
+        let place = match &one.name {
+            Some(name) => positions.place(&source[name.clone()], one.at),
+            None => Some(Place { offset: one.at, executable: true }),
         };
-        match bytes.and_then(|bytes| positions.range(place.offset, bytes)) {
+        let Some(place) = place.filter(|place| place.executable) else { continue };
+        if one.bytes.is_some_and(|bytes| positions.is_far(bytes)) {
+            continue;
+        }
+        match one.bytes.and_then(|bytes| positions.range(place.offset, bytes)) {
             Some(part) if !positions.is_in_the_way(&part, one.at) => reach.parts.push(part),
             _ => reach.everything = true,
         }
@@ -212,9 +235,6 @@ impl<'a> Positions<'a> {
     /// The place that a name means to a statement at `at`.
     fn place(&self, name: &[u8], at: usize) -> Option<Place> {
         const LONGEST_CHAIN: usize = 16;
-        if name == b"." || name == b"$" {
-            return Some(Place { offset: at, executable: true });
-        }
         if let [digits @ .., direction @ (b'b' | b'f')] = name
             && !digits.is_empty()
             && digits.iter().all(u8::is_ascii_digit)
@@ -231,6 +251,13 @@ impl<'a> Positions<'a> {
             name = self.aliases.get(name)?;
         }
         None
+    }
+
+    /// Whether a number is no distance within the text: it turns an address into a physical one.
+    fn is_far(&self, bytes: i64) -> bool {
+        const LONGEST_INSTRUCTION: u64 = 15;
+        const PADDING: u64 = 1 << 20;
+        bytes.unsigned_abs() > self.solid.len() as u64 * LONGEST_INSTRUCTION + PADDING
     }
 
     /// The part of the text that lies a number of bytes behind or before a place.
@@ -329,6 +356,9 @@ mod tests {
             ".long 1f - .\n1:\n",
             "a: nop\nb: .long b - a + 4\n",
             "mov external+4(%rip), %eax\n",
+            "a: nop\nb: .ascii \"a+b\"\n.fill a+8-., 1, 0\n",
+            "ljmp $8, $((1f) - 0xffffffff80000000)\n1: nop\n",
+            ".macro m to\n.long \\to - .\nmov \\to+8(%rsp), %rax\n.endm\n",
             "mov 8+4(%rax,%rbx,2), %eax\n",
         ] {
             assert_eq!(reached(text), Reach::default(), "{text}");
@@ -339,6 +369,7 @@ mod tests {
     fn what_cannot_be_told_reaches_everything() {
         for text in [
             "a: jmp a+SIZE\n",
+            ".macro m to\njmp \\to+2\n.endm\n",
             "jmp .+N*2\n",
             ".macro m\nnop\n.endm\njmp .+3\nm\nnop\nnop\nnop\n",
             ".macro m\njmp .+4\n.endm\nm\nnop\n",

@@ -171,7 +171,7 @@ impl<'a> Reader<'a> {
         let rest = &self.text[self.at..];
         let length = rest.iter().position(|&byte| !is_word(byte)).unwrap_or(rest.len());
         let word = &rest[..length];
-        if word.is_empty() || word.contains(&b'\\') {
+        if word.is_empty() {
             return None;
         }
         self.at += length;
@@ -224,6 +224,7 @@ mod tests {
             ("(1", None),
             ("", None),
             ("\\x", None),
+            ("8(", None),
             ("09", None),
         ] {
             assert_eq!(Sum::read(text.as_bytes()).and_then(|sum| sum.constant()), expected, "{text}");
@@ -244,5 +245,6 @@ mod tests {
         assert_eq!(sum("1f - 2b + 3"), (vec!["1f"], vec!["2b"], 3));
         assert_eq!(sum("8*2-(end-start)"), (vec!["start"], vec!["end"], 16));
         assert_eq!(sum("0b"), (vec!["0b"], vec![], 0));
+        assert_eq!(sum("\\end - ."), (vec!["\\end"], vec!["."], 0));
     }
 }

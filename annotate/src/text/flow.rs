@@ -79,7 +79,12 @@ impl Flow {
         self.reach
     }
 
-    /// Whether the last code before this place branches or returns for good.
+    /// Whether no label leads here, and no code before.
+    pub(super) fn is_unreached(&self) -> bool {
+        self.way.outline.ends_in_transfer
+    }
+
+    /// Whether the last code before this place branches or returns for good, whatever labels stand in between.
     pub(super) fn is_behind_transfer(&self) -> bool {
         self.way.is_over
     }
@@ -87,6 +92,11 @@ impl Flow {
     /// Whether there has been any code in the section since the text came to it.
     pub(super) fn has_code(&self) -> bool {
         self.way.outline.has_code
+    }
+
+    /// Whether this is a way that has interrupted another one.
+    pub(super) fn is_interruption(&self) -> bool {
+        !self.interrupted.is_empty()
     }
 
     fn close(&mut self, end: usize) {
@@ -113,17 +123,18 @@ impl Flow {
     }
 
     /// A call of a macro.
-    pub(super) fn call(&mut self, name: &[u8], block: usize) {
+    pub(super) fn call(&mut self, name: &[u8], block: usize, offset: usize) {
         let unknown = Outline { has_code: true, starts_with_label: true, ends_in_transfer: false };
         let outline = self.macros.get(name).copied().unwrap_or(unknown);
+        self.body(outline, block, offset);
         self.way.has_call |= outline.has_code;
-        self.body(outline, block);
     }
 
-    fn body(&mut self, outline: Outline, block: usize) {
+    /// What a body puts here.
+    fn body(&mut self, outline: Outline, block: usize, offset: usize) {
         if outline.has_code {
             if outline.starts_with_label {
-                self.way.outline.ends_in_transfer = false;
+                self.label(offset);
             }
             self.way.code(outline.ends_in_transfer, block);
         }
@@ -149,7 +160,7 @@ impl Flow {
             Some(name) => drop(self.macros.insert(name, outline)),
             None => {
                 for _ in 0..2 {
-                    self.body(outline, self.way.block);
+                    self.body(outline, self.way.block, offset);
                 }
                 self.way.has_call |= has_call;
             }
@@ -208,7 +219,7 @@ mod tests {
                 '(' | '[' => flow.interrupt(offset),
                 ')' => flow.end_body(None, offset),
                 ']' => flow.end_body(Some(b"m".to_vec()), offset),
-                'm' => flow.call(b"m", 0),
+                'm' => flow.call(b"m", 0, offset),
                 _ => flow.condition(),
             }
         }
@@ -228,6 +239,7 @@ mod tests {
             ("[ct]Lm", vec![]),
             ("[ct]Lmm", vec!["everything"]),
             ("[Lct]mm", vec![]),
+            ("[Lct]Lctctm", vec!["Lctct"]),
             ("[cc]Lmmt", vec![]),
             ("Lt?c", vec![]),
         ] {

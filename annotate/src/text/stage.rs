@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Options;
-use super::bytes::{Run, puts_bytes};
+use super::bytes::{Decoded, Run, puts_bytes};
 use super::distance::{Counted, counted, definition, is_data, reach};
 use super::emit::{Carrier, Insertion, Kind, LABELS};
 use super::flow::{Flow, is_filler, is_transfer};
@@ -158,6 +158,7 @@ impl<'a> Stage<'a> {
         if self.sections.current().executable && (self.inline.has_marks() || is_reached(text)) {
             self.flow.label(name.start);
         }
+        self.before = None;
         self.labels.push(name);
     }
 
@@ -200,15 +201,16 @@ impl<'a> Stage<'a> {
                 self.flow.condition();
                 self.decides_by_distance |= is_numeric_condition(&name) && memchr::memchr(b'-', operands).is_some();
             }
-            _ => self.count(statement, is_data(head)),
+            _ if is_data(head) || definition(self.source, statement).is_some() => self.count(statement, false),
+            _ => {}
         }
     }
 
-    /// Notes the places that a statement reaches by a number.
-    fn count(&mut self, statement: &Statement, is_data: bool) {
-        let is_definition = definition(self.source, statement).is_some();
-        if (is_data || is_definition || self.sections.current().executable) && !self.sections.current().debug {
-            self.counted.extend(counted(self.source, self.syntax, statement, is_data || is_definition));
+    /// Notes the places that a statement reaches by a number: an instruction by one in an operand; data, a definition and a
+    /// macro call in each expression.
+    fn count(&mut self, statement: &Statement, is_instruction: bool) {
+        if !self.sections.current().debug {
+            self.counted.extend(counted(self.source, self.syntax, statement, !is_instruction));
         }
     }
 
@@ -217,6 +219,7 @@ impl<'a> Stage<'a> {
         if !self.sections.follow(name, statement.operands(self.source)) {
             return false;
         }
+        self.before = None;
         match name {
             ".pushsection" => self.flow.interrupt(statement.start),
             ".popsection" => self.flow.resume(statement.start),
@@ -255,8 +258,14 @@ impl<'a> Stage<'a> {
         }
         let mut behind = scanner.clone();
         let run = Run::read(self, statement, &mut behind);
-        let (mut sites, is_transfer) = run.sensitive();
+        let Decoded { sensitive: mut sites, is_transfer, distances } = run.decode();
         sites.retain(|site| ClassSet::default().contains(site.class));
+        if !distances.is_empty() && !self.is_table(&run, &behind) {
+            self.counted.extend(distances.into_iter().map(|bytes| Counted::from_here(statement.start, bytes)));
+            if sites.is_empty() {
+                self.flow.code(is_transfer, self.inline.part(statement.start));
+            }
+        }
         if run.is_prefix() {
             return self.prefixed(statement.start, &mut behind) && {
                 *scanner = behind;
@@ -309,7 +318,9 @@ impl<'a> Stage<'a> {
         }
         let is_reached =
             self.flow.has_code() && !self.flow.is_behind_transfer() && !before.eq_ignore_ascii_case(b"ud2");
-        let is_first = !self.flow.has_code() && self.labels.is_empty();
+        // Alternatives are reached by their address only, and so is what stands alone in a section.
+        let is_alone = self.flow.is_interruption() || self.sections.current().flags.contains(Flags::REPLACEMENT);
+        let is_first = !self.flow.has_code() && (self.labels.is_empty() || is_alone);
         if is_reached || is_first || self.in_argument {
             return false;
         }
@@ -343,15 +354,14 @@ impl<'a> Stage<'a> {
 
     fn instruction(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) {
         let previous = self.previous.replace(statement.clone());
-        if !self.sections.current().executable {
-            return self.count(statement, false);
-        }
         let head = statement.head(self.source);
-        self.count(statement, false);
-        if definition(self.source, statement).is_some() {
+        let is_definition = definition(self.source, statement).is_some();
+        let is_call = self.macros.is_call(head);
+        self.count(statement, !is_definition && !is_call);
+        if is_definition || !self.sections.current().executable {
             return;
         }
-        if self.macros.is_call(head) {
+        if is_call {
             self.follow_call(statement);
             return self.macro_call(statement);
         }
@@ -388,7 +398,7 @@ impl<'a> Stage<'a> {
             let operands = statement.operands(self.source);
             head = operands.split(u8::is_ascii_whitespace).next().unwrap_or_default();
         }
-        if !is_filler(head) {
+        if !is_filler(head) || !self.flow.is_unreached() {
             self.flow.code(is_transfer(head), self.inline.part(statement.start));
         }
     }
@@ -398,7 +408,7 @@ impl<'a> Stage<'a> {
         self.before = Some(statement.clone());
         if !self.in_argument {
             let name = statement.head(self.source).to_ascii_lowercase();
-            self.flow.call(&name, self.inline.part(statement.start));
+            self.flow.call(&name, self.inline.part(statement.start), statement.start);
         }
     }
 
@@ -490,7 +500,7 @@ impl<'a> Stage<'a> {
             Part::Class(class) if puts_bytes(next.head(self.source)) => {
                 let run = Run::read(self, &next, &mut ahead.clone());
                 let first =
-                    run.sensitive().0.into_iter().find(|encoded| encoded.is_first() && encoded.class == class)?;
+                    run.decode().sensitive.into_iter().find(|encoded| encoded.is_first() && encoded.class == class)?;
                 let range = first.range.clone()?;
                 *ahead = ahead.behind(range.end);
                 Some((range.end, first.length()))
@@ -517,7 +527,7 @@ impl<'a> Stage<'a> {
             }
             let head = next.head(self.source);
             if puts_bytes(head) {
-                let (sites, _) = Run::read(self, &next, &mut scanner.clone()).sensitive();
+                let sites = Run::read(self, &next, &mut scanner.clone()).decode().sensitive;
                 return sites.first().is_some_and(|site| site.is_first() && waits(&Part::Class(site.class)));
             }
             return match self.sensitive(&next) {
