@@ -199,6 +199,19 @@ impl Marks {
     }
 }
 
+impl Marks {
+    /// Whether all bytes of a section of this size belong to instructions.
+    pub(super) fn cover(&self, size: usize) -> bool {
+        let words = self.starts.iter().zip(&self.insides).map(|(starts, insides)| starts | insides);
+        let full = size / 64;
+        let rest = (1 << (size % 64)) - 1;
+        words
+            .enumerate()
+            .take(full + 1)
+            .all(|(number, word)| if number < full { word == u64::MAX } else { word & rest == rest })
+    }
+}
+
 impl Instructions {
     pub(super) fn insert(&mut self, section: usize, marks: Marks) {
         if self.sections.len() <= section {

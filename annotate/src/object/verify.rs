@@ -53,6 +53,7 @@ pub fn verify<'data>(elf: &Elf<'data>) -> Result<Report<'data>, Error> {
         of_32_bits: Vec::new(),
         called: HashSet::new(),
         instructions: Instructions::default(),
+        without_functions: HashSet::new(),
     };
     for record in bad {
         verifier.bad(&record);
@@ -85,6 +86,8 @@ struct Verifier<'elf, 'data> {
     /// Addresses that a near call goes to, in a linked file.
     called: HashSet<u64>,
     instructions: Instructions,
+    /// Sections that no symbol says the functions of, and that are instructions from end to end.
+    without_functions: HashSet<usize>,
 }
 
 impl<'data> Verifier<'_, 'data> {
@@ -194,6 +197,10 @@ impl<'data> Verifier<'_, 'data> {
             marks.add(place.offset, instruction.len());
             references.instruction(place, instruction, &relocations);
         });
+        let is_sized = |function: &Function<'_>| function.size > 0;
+        if marks.cover(section.bytes.len()) && !self.functions.in_section(index).iter().any(is_sized) {
+            self.without_functions.insert(index);
+        }
         self.instructions.insert(index, marks);
     }
 
@@ -215,14 +222,18 @@ impl<'data> Verifier<'_, 'data> {
         }
     }
 
-    /// Whether a reference from a function, or data, to a function goes to the middle of an instruction. Outside of
-    /// functions nobody knows what is data.
+    /// Whether a reference from code, or data, to code goes to the middle of an instruction.
     fn goes_astray(&self, from: Place, to: Place, kind: Kind) -> bool {
         self.instructions.is_within(to)
-            && (kind == Kind::Word || self.functions.at(from).is_some())
-            && self.functions.at(to).is_some()
-            && !self.data.contains(to)
+            && (kind == Kind::Word || self.is_code(from))
+            && self.is_code(to)
             && !self.passes_prefixes(to)
+    }
+
+    /// Whether a place is in code for certain. In a section whose functions have sizes, nobody knows what is beside them.
+    fn is_code(&self, place: Place) -> bool {
+        let is_named = self.functions.at(place).is_some() || self.without_functions.contains(&place.section);
+        is_named && !self.data.contains(place)
     }
 
     /// Whether nothing but prefixes stands between the start of an instruction and a place in it: a branch may leave out a

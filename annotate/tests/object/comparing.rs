@@ -268,6 +268,8 @@ f:  mov %rsp, %rbp
     cmp table(%rip), %rax
     jb 9f
     {pushf}
+    test $2, %ah
+    jne 9f
     push %rbx
     call elsewhere
     lock incl (%rax)

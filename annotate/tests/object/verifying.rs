@@ -82,6 +82,18 @@ fn a_record_has_to_agree_with_the_text() {
         (padded("nop", Class::Cli), "cli: the instruction there is not sensitive"),
         (padded("cli; ret", Class::Cli), "cli: the instruction there is 1 bytes long"),
         (
+            padded("popfq; lfence", Class::Popf),
+            "popf: an LFENCE stands between the instruction and its pad (-mlfence-after-load)",
+        ),
+        (
+            site("pushfq; pop %rax; lfence", Class::PushfPop, 8, Flags::empty()),
+            "pushf;pop: an LFENCE stands between the instruction and its pad (-mlfence-after-load)",
+        ),
+        (
+            format!("1: popfq; lfence; .skip 1, 0x90\n{}", record("1b", "1", "5", Class::Popf as u8, 0)),
+            "popf: byte 1 of the slot starts something else than a NOP",
+        ),
+        (
             format!("1: cli; ret; .skip 3, 0x90\n{}", record("1b", "1", "5", 1, 0)),
             "cli: byte 1 of the slot starts something else than a NOP",
         ),
@@ -219,8 +231,11 @@ fn branches_go_to_instructions() {
     ] {
         assert_eq!(problems(&assemble(&functions(text))), [what], "{text}");
     }
-    let outside = "lea 0x11223344(%rip), %rax; jmp .-4";
-    assert_eq!(problems(&assemble(outside)), [""; 0], "not in a function: it may be data");
+    // Without functions it is code if all of it may be; beside functions nobody knows.
+    let unnamed = "f: lea 0x11223344(%rip), %rax; jmp f + 3\n";
+    assert_eq!(problems(&assemble(unnamed)).len(), 1);
+    assert_eq!(problems(&assemble(&format!("{unnamed}.byte 0x06"))), [""; 0], "no instruction");
+    assert_eq!(problems(&assemble(&format!("{}{}", unnamed.replace("f", "e"), functions("ret")))), [""; 0]);
 }
 
 #[test]

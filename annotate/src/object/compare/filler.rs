@@ -101,7 +101,13 @@ fn branch_length(bytes: &[u8]) -> Option<usize> {
         first.mnemonic(),
         Mnemonic::Cmp | Mnemonic::Test | Mnemonic::And | Mnemonic::Add | Mnemonic::Sub | Mnemonic::Inc | Mnemonic::Dec
     );
-    let second = if is_comparison { decoder.decode() } else { return None };
+    if !is_comparison {
+        return None;
+    }
+    // Behind what it takes for data, as a pad may be, GAS does not see that they fuse: it aligns the branch alone.
+    const MOST_NOPS: usize = 8;
+    let mut rest = std::iter::repeat_with(|| decoder.decode()).take(MOST_NOPS + 1);
+    let second = rest.find(|instruction| instruction.mnemonic() != Mnemonic::Nop)?;
     (second.flow_control() == FlowControl::ConditionalBranch).then(|| first.len() + second.len())
 }
 

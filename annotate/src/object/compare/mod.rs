@@ -330,9 +330,7 @@ impl<'data> Comparer<'_, 'data> {
             let corresponds = |number: &usize| self.is_distance(immediates, bases[*number]);
             // Most are distances from the symbol that the one before was, or from one nearby.
             let near = bases.partition_point(|(plain, _)| (plain.section, plain.offset) <= immediates.place());
-            let nearest = (near..bases.len()).map(Some).chain(std::iter::repeat(None));
-            let nearest = (0..near).rev().map(Some).chain(std::iter::repeat(None)).zip(nearest);
-            let nearest = nearest.take(bases.len()).flat_map(|(before, behind)| [before, behind]).flatten();
+            let nearest = outwards(near, bases.len());
             let mut candidates = (last..bases.len()).take(1).chain(nearest).take(tries).inspect(|_| tries -= 1);
             last = candidates.find(corresponds).ok_or_else(|| self.differing(immediates))?;
         }
@@ -387,6 +385,12 @@ fn originals(elf: &Elf<'_>) -> Vec<(Place, u8)> {
         *length = replacement_length.max(*length);
     }
     longest.into_iter().filter(|((_, length), longest)| length == longest).map(|(original, _)| original).collect()
+}
+
+/// The numbers below `count`, from `near` outwards.
+fn outwards(near: usize, count: usize) -> impl Iterator<Item = usize> {
+    let both = (0..count).flat_map(move |distance| [near.checked_sub(distance + 1), near.checked_add(distance)]);
+    both.flatten().filter(move |&number| number < count)
 }
 
 /// Those of the items, which are ordered by place, that lie in a section.
