@@ -5,7 +5,7 @@ use annotate::object::compare;
 use annotate::object::compare::{Comparison, Difference, Which};
 use annotate::record::Flags;
 
-use crate::support::{PRELUDE, Workshop, annotated, assemble, padded, site};
+use crate::support::{PRELUDE, Workshop, annotated, assemble, padded, repeated, site};
 
 /// A plain text and the padded one: `{cli}`, `{wrmsr}` ... stand for sites.
 fn pair(text: &str) -> [String; 2] {
@@ -381,7 +381,7 @@ fn barriers_that_the_assembler_adds_are_those_of_the_text() {
 
 #[test]
 fn a_thousand_immediates_may_be_distances() {
-    let body: String = (0..1000).map(|number| format!("add $(l{number} - f), %r8d; l{number}: {{cli}}")).collect();
+    let body = repeated(1000, "add $(l# - f), %r8d; l#: {cli}");
     let text = format!("f: {body} g: ret");
     assert_eq!(equal(&text).pads, 1000);
 }

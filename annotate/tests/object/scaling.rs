@@ -12,7 +12,7 @@ use annotate::object::{Elf, compare, has_records, verify};
 use annotate::record::Flags;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::support::{PRELUDE, Workshop, padded, record, site};
+use crate::support::{PRELUDE, Workshop, padded, record, repeated, site};
 
 const TIMES: usize = 8;
 const BOUND: u32 = 24;
@@ -38,11 +38,6 @@ fn assert_linear<T>(name: &str, count: usize, make: impl Fn(usize) -> T, work: i
     // What is too little to be measured is linear enough.
     let least = Duration::from_micros(500);
     assert!(large < small.max(least) * BOUND, "{name}: {count} cost {small:?}, {TIMES} times as many {large:?}");
-}
-
-/// `count` copies of a text in which `#` is the number.
-fn repeated(count: usize, text: &str) -> String {
-    (0..count).map(|number| text.replace('#', &number.to_string())).collect()
 }
 
 fn assemble(text: &str) -> Vec<u8> {

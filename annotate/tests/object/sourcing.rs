@@ -3,7 +3,7 @@
 use annotate::object::sources::Sources;
 use annotate::object::{Elf, verify};
 
-use crate::support::Workshop;
+use crate::support::{Workshop, repeated};
 
 /// The source lines of the misses of a file.
 fn lines(data: &[u8]) -> Vec<Option<String>> {
@@ -125,13 +125,15 @@ fn header(data: &[u8], name: &str) -> (usize, usize) {
     (start, end - start)
 }
 
+/// What is done to the contents of a section.
+type Change = fn(&mut [u8]);
+
 #[test]
 fn debug_information_that_cannot_be_read_is_said() {
     let workshop = Workshop::new();
     let assembled =
         |format: &str| workshop.assemble("text", &long_text(), &["-g", &format!("--compress-debug-sections={format}")]);
     // `Chdr`: type, reserved, size. GNU's: "ZLIB", and the size, big-endian.
-    type Change = fn(&mut [u8]);
     let huge: Change = |section| section[8..16].copy_from_slice(&(1u64 << 60).to_le_bytes());
     let large: Change = |section| section[8..16].copy_from_slice(&(1u64 << 32).to_le_bytes());
     let other: Change = |section| section[8..16].copy_from_slice(&12345u64.to_le_bytes());
@@ -171,9 +173,9 @@ fn debug_information_that_cannot_be_read_is_said() {
 
 /// An object with a line table of its own making: `cli` at line 1, then so many more lines, and what a text of DWARF adds.
 fn by_hand(lines: usize, dwarf: &str) -> Vec<u8> {
-    let mut text = String::from(".file 1 \"text.c\"\nf: .loc 1 1\n cli\n");
-    (0..lines).for_each(|line| text.push_str(&format!(".loc 1 {}\n nop\n", line + 2)));
-    Workshop::new().assemble("text", &format!("{text}end:\n{dwarf}\n"), &[])
+    let code = repeated(lines, ".loc 1 #+2\n nop\n");
+    let text = format!(".file 1 \"text.c\"\nf: .loc 1 1\n cli\n{code}end:\n{dwarf}\n");
+    Workshop::new().assemble("text", &text, &[])
 }
 
 /// DWARF 4: an entry of a table of abbreviations for a unit with all of `low_pc`, `high_pc`, `stmt_list`, `comp_dir`.
@@ -199,7 +201,7 @@ fn debug_information_is_in_proportion_to_its_file() {
     let good = by_hand(2000, &format!("{one}{}", units(same.clone().take(10), "/x")));
     assert_eq!((lines(&good), trouble(&good)), (vec![Some("text.c:1".to_owned())], None));
     let table = format!(".section .debug_abbrev\n{}.byte 0\n", ABBREVIATION.repeat(2000));
-    let files: String = (2..4000).map(|number| format!(".file {number} \"{number}\"\n")).collect();
+    let files = repeated(4000, ".file 1# \"#\"\n");
     for (name, data, expected) in [
         (
             "a line table",

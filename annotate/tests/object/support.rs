@@ -42,6 +42,11 @@ pub(crate) fn record(site: &str, length: &str, slot: &str, class: u8, flags: u16
     text
 }
 
+/// So many copies of a text, in which `#` is the number.
+pub(crate) fn repeated(count: usize, text: &str) -> String {
+    (0..count).map(|number| text.replace('#', &number.to_string())).collect()
+}
+
 /// A directory to assemble and link in.
 pub(crate) struct Workshop {
     directory: TempDir,

@@ -235,7 +235,7 @@ fn branches_go_to_instructions() {
     let unnamed = "f: lea 0x11223344(%rip), %rax; jmp f + 3\n";
     assert_eq!(problems(&assemble(unnamed)).len(), 1);
     assert_eq!(problems(&assemble(&format!("{unnamed}.byte 0x06"))), [""; 0], "no instruction");
-    assert_eq!(problems(&assemble(&format!("{}{}", unnamed.replace("f", "e"), functions("ret")))), [""; 0]);
+    assert_eq!(problems(&assemble(&format!("{}{}", unnamed.replace('f', "e"), functions("ret")))), [""; 0]);
 }
 
 #[test]

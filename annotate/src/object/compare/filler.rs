@@ -92,6 +92,7 @@ fn nop_length(bytes: &[u8]) -> Option<usize> {
 /// The length of the branch at the start of the bytes, with the comparison before it if they fuse (SDM Vol. 1, "Macrofusion";
 /// GAS and LLVM take these for the ones that do).
 fn branch_length(bytes: &[u8]) -> Option<usize> {
+    const MOST_NOPS: usize = 8;
     let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
     let first = decoder.decode();
     if is_branch(&first) {
@@ -105,7 +106,6 @@ fn branch_length(bytes: &[u8]) -> Option<usize> {
         return None;
     }
     // Behind what it takes for data, as a pad may be, GAS does not see that they fuse: it aligns the branch alone.
-    const MOST_NOPS: usize = 8;
     let mut rest = std::iter::repeat_with(|| decoder.decode()).take(MOST_NOPS + 1);
     let second = rest.find(|instruction| instruction.mnemonic() != Mnemonic::Nop)?;
     (second.flow_control() == FlowControl::ConditionalBranch).then(|| first.len() + second.len())

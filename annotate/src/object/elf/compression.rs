@@ -18,6 +18,9 @@ const RATIO: u64 = 64;
 /// And what any file may come to.
 const LEAST: u64 = 4 << 20;
 
+/// The index of a section, and its contents.
+pub(in crate::object) type Contents<'data> = (usize, Cow<'data, [u8]>);
+
 /// Reads the sections of one file, compressed or not.
 pub(in crate::object) struct Inflater<'elf, 'data> {
     elf: &'elf Elf<'data>,
@@ -35,7 +38,7 @@ impl<'elf, 'data> Inflater<'elf, 'data> {
     /// # Errors
     ///
     /// When the contents cannot be decompressed, or are alleged to be out of proportion to the file.
-    pub(in crate::object) fn debug_section(&self, name: &str) -> Result<Option<(usize, Cow<'data, [u8]>)>, Error> {
+    pub(in crate::object) fn debug_section(&self, name: &str) -> Result<Option<Contents<'data>>, Error> {
         let older = || self.elf.section_named(&name.replacen(".debug", ".zdebug", 1));
         let Some((index, section)) = self.elf.section_named(name).or_else(older) else { return Ok(None) };
         let fails = |what| Error::Section { name: section.name.to_owned(), index, what };
