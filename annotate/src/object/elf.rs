@@ -352,6 +352,10 @@ fn section<'data>(
         return Err("it reaches beyond the end of the address space");
     }
     let alloc = flags.contains(SHF_ALLOC);
+    if alloc && flags.contains(SHF_COMPRESSED) {
+        // ELF gABI, "Section Compression": the two exclude each other. Code must not hide there.
+        return Err("it is loaded, and yet compressed");
+    }
     let start = header.sh_offset(LittleEndian);
     Ok(Section {
         name,

@@ -146,6 +146,16 @@ fn a_file_of_another_kind_is_an_error() {
 }
 
 #[test]
+fn code_cannot_hide_in_a_compressed_section() {
+    const COMPRESSED: u8 = 0x08;
+    let mut data = assemble("cli");
+    let table = usize::try_from(u64::from_le_bytes(data[0x28..0x30].try_into().unwrap())).unwrap();
+    // The first section but the null one is .text; `sh_flags` is the third field.
+    data[table + 64 + 8 + 1] |= COMPRESSED;
+    assert_eq!(error(&data), "section .text (number 1): it is loaded, and yet compressed");
+}
+
+#[test]
 fn a_file_without_records_has_none() {
     assert!(!has_records(&assemble("cli")));
     assert!(!has_records(&assemble(PRELUDE)), "a note with an empty descriptor");
