@@ -19,6 +19,9 @@ use iced_x86::{Instruction, OpKind};
 use super::elf::{Elf, Place, Relocation, Section};
 use super::linux::without_physical_bias;
 
+/// Where compilers put jump tables: words that are relative to the start of their table, in position-independent code.
+pub(super) const JUMP_TABLES: &str = ".rodata";
+
 /// How a place is referred to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -106,7 +109,7 @@ impl<'elf, 'data> References<'elf, 'data> {
             if !is_data(section) {
                 continue;
             }
-            let tables_have_starts = section.name.starts_with(".rodata");
+            let tables_have_starts = section.name.starts_with(JUMP_TABLES);
             for relocation in self.elf.relocations(index) {
                 if relocation.is_relative() && tables_have_starts {
                     continue;

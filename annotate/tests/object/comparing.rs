@@ -380,6 +380,23 @@ fn barriers_that_the_assembler_adds_are_those_of_the_text() {
 }
 
 #[test]
+fn jump_tables_may_be_relative_to_their_start() {
+    let labels = "{cli} 1: nop; {wrmsr} 2: nop; 3: {cli} {cli} 4: ret\n";
+    let tables = "t: .long 1b-t, 2b-t, 3b-t, 4b-t, 1b-t\nu: .long 4b-u, 3b-u, 2b-u, 1b-u";
+    let text = format!("f: {labels} .section .rodata\n{tables}");
+    equal(&text);
+    equal(&format!(
+        "f: {} .section .rodata\n{}",
+        repeated(100, labels),
+        repeated(100, "t#: .long 1b-t#, 4b-t#, 2b-t#\n")
+    ));
+    for (from, to) in [("2b-t, 3b", "3b-t, 3b"), ("4b-t, 1b-t", "4b-t, 3b-t"), ("3b-u", "1b-u")] {
+        let difference = difference(&text, from, to);
+        assert!(difference.starts_with("section .rodata: the targets differ"), "{from}: {difference}");
+    }
+}
+
+#[test]
 fn a_thousand_immediates_may_be_distances() {
     let body = repeated(1000, "add $(l# - f), %r8d; l#: {cli}");
     let text = format!("f: {body} g: ret");

@@ -21,6 +21,7 @@ mod difference;
 mod filler;
 mod map;
 mod prefixes;
+mod tables;
 mod walk;
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,11 +32,13 @@ use ::object::elf::{
 
 pub use difference::{Difference, Spot, Which};
 use map::OffsetMap;
+use tables::Tables;
 use walk::{Side, Walked, walk};
 
 use super::elf::{Elf, Place, Relocation, Section, Symbol, Target};
 use super::linux::{self, Alternative};
 use super::records::{Record, Records};
+use super::references::JUMP_TABLES;
 use super::text::{Data, Functions};
 use super::verify::SITE_IN_DATA;
 use crate::check::check;
@@ -178,6 +181,8 @@ struct Reference<'data> {
     plain: (u64, Target<'data>),
     /// The same in the padded object.
     padded: (u64, Target<'data>),
+    /// Whether it may be an entry of a table that is relative to its start.
+    in_table: bool,
 }
 
 /// Two immediate operands that differ: perhaps the distance of two labels, which the assembler has made a number.
@@ -261,10 +266,12 @@ impl<'data> Comparer<'_, 'data> {
         if let Some(number) = disagreement((self.plain, &plain, 0), (self.padded, &padded, 0)) {
             return Err(differs(format!("relocation {number} differs")));
         }
+        let has_tables = self.plain.sections()[index].name.starts_with(JUMP_TABLES);
         self.references.extend(plain.iter().zip(&padded).map(|(plain, padded)| Reference {
             section: index,
             plain: (plain.offset, self.plain.target(plain)),
             padded: (padded.offset, self.padded.target(padded)),
+            in_table: has_tables && plain.is_relative(),
         }));
         Ok(())
     }
@@ -282,8 +289,10 @@ impl<'data> Comparer<'_, 'data> {
     }
 
     fn references(&mut self) -> Result<(), Difference> {
-        for Reference { section, plain, padded } in &self.references {
-            if !self.corresponds(&plain.1, &padded.1) {
+        let mut tables = Tables::default();
+        for Reference { section, plain, padded, in_table } in &self.references {
+            let holds = |distance| self.corresponds(&before(plain.1, distance), &before(padded.1, distance));
+            if !(if *in_table { tables.hold(*section, plain.0, holds) } else { holds(0) }) {
                 return Err(Difference::Content {
                     section: self.plain.sections()[*section].name.to_owned(),
                     what: "the targets differ",
@@ -385,6 +394,14 @@ fn originals(elf: &Elf<'_>) -> Vec<(Place, u8)> {
         *length = replacement_length.max(*length);
     }
     longest.into_iter().filter(|((_, length), longest)| length == longest).map(|(original, _)| original).collect()
+}
+
+/// A target so many bytes before another.
+fn before<'data>(target: Target<'data>, distance: u64) -> Target<'data> {
+    match target {
+        Target::Place(place) => Target::Place(Place { offset: place.offset.wrapping_sub(distance), ..place }),
+        Target::Symbol(name, addend) => Target::Symbol(name, addend),
+    }
 }
 
 /// The numbers below `count`, from `near` outwards.

@@ -350,6 +350,7 @@ impl Walk<'_, '_> {
             section,
             plain: (starts.0, self.plain.target(field, end)),
             padded: (starts.1, self.padded.target(counterpart, padded_end)),
+            in_table: false,
         }));
         if let Some(distance) = plain.distance(fields, starts.0)
             && let Some(counterpart) = padded.distance(counterparts, starts.1)
@@ -361,6 +362,7 @@ impl Walk<'_, '_> {
                 section,
                 plain: (starts.0, target(section, end, distance)),
                 padded: (starts.1, target(self.padded.section, padded_end, counterpart)),
+                in_table: false,
             });
         }
         Ok(())
