@@ -397,7 +397,7 @@ fn originals(elf: &Elf<'_>) -> Vec<(Place, u8)> {
 }
 
 /// A target so many bytes before another.
-fn before<'data>(target: Target<'data>, distance: u64) -> Target<'data> {
+fn before(target: Target<'_>, distance: u64) -> Target<'_> {
     match target {
         Target::Place(place) => Target::Place(Place { offset: place.offset.wrapping_sub(distance), ..place }),
         Target::Symbol(name, addend) => Target::Symbol(name, addend),
