@@ -4,6 +4,7 @@
 //! `afterburner as` and `afterburner clang`, it stands in for that tool (`gas`, `clang`), once per object of a build: that
 //! way must not cost time, and what it prints and returns is the tool's.
 
+mod accept;
 mod assembly;
 mod atomic;
 mod build;

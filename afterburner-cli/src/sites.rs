@@ -203,7 +203,8 @@ mod tests {
     fn site(class: annotate::instructions::Class, function: Option<&'static str>) -> Site<'static> {
         let origin = Place { section: 1, offset: 0 };
         let function = function.map(|name| Within { name, offset: 0 });
-        let location = Location { origin, section: ".text", offset: 0, address: None, function, source: None };
+        let location =
+            Location { place: origin, origin, section: ".text", offset: 0, address: None, function, source: None };
         let site =
             AllegedSite { address: 0, length: 1, slot: 5, class, liveness: Liveness::UNKNOWN, flags: Flags::empty() };
         Site { location, record: 0, site }

@@ -12,19 +12,23 @@ use annotate::object::{Elf, verify};
 use anyhow::Context as _;
 use serde::Serialize;
 
+use crate::accept::{Accept, Accepted};
 use crate::complain;
 
 /// Check that every sensitive instruction has its record, and that every record holds
 ///
 /// Decodes all executable sections of objects, modules or linked kernels. Lists each sensitive instruction that has neither a
 /// record nor a stated reason, each record that does not agree with the text, and each reference (branch, operand, word of
-/// data) to a place within a slot or an instruction, with its source line where the file has debug information. Ends with 0 only where there is nothing to list, with 1 where there is, with 2 where a file cannot be
+/// data) to a place within a slot or an instruction, with its source line where the file has debug information. What is
+/// accepted (`--accept`) is counted with its reason. Ends with 0 only where there is nothing to list, with 1 where there is, with 2 where a file cannot be
 /// read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Objects, modules, linked kernels
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    accept: Accept,
     /// Print JSON: an array with an object for each file
     #[arg(long)]
     json: bool,
@@ -40,18 +44,23 @@ enum Outcome {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     const UNREADABLE: u8 = 2;
+    let mut accepted = Accepted::read(&arguments.accept.acceptances()?, &[])?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut outcomes = Vec::new();
     for (number, path) in arguments.files.iter().enumerate() {
         if arguments.json {
             out.write_all(if number == 0 { b"[" } else { b",\n" })?;
         }
-        outcomes.push(file(path, arguments.json, &mut out)?);
+        outcomes.push(file(path, &mut accepted, arguments.json, &mut out)?);
     }
     if arguments.json {
         out.write_all(b"]\n")?;
     }
     out.flush()?;
+    for object in accepted.useless() {
+        complain(&anyhow::anyhow!("{object}"));
+        outcomes.push(Outcome::Fails);
+    }
     Ok(if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Unreadable)) {
         ExitCode::from(UNREADABLE)
     } else if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Fails)) {
@@ -61,23 +70,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn file(path: &Path, json: bool, out: &mut impl Write) -> anyhow::Result<Outcome> {
+fn file(path: &Path, accepted: &mut Accepted, json: bool, out: &mut impl Write) -> anyhow::Result<Outcome> {
     let data = match read(path) {
         Ok(data) => data,
         Err(error) => return unreadable(path, &error, json, out),
     };
-    let report = Elf::parse(&data).and_then(|elf| {
-        let mut report = verify(&elf)?;
-        if !report.holds() {
-            let sources = Sources::of(&elf);
-            report.find_sources(&sources);
-            complain_of(path, &sources);
-        }
-        Ok(report)
-    });
-    let report = match report {
+    let report = match report(&data, path, accepted) {
         Ok(report) => report,
-        Err(error) => return unreadable(path, &named(path, error), json, out),
+        Err(error) => return unreadable(path, &error, json, out),
     };
     if json {
         print_json(path, &report, out)?;
@@ -85,6 +85,19 @@ fn file(path: &Path, json: bool, out: &mut impl Write) -> anyhow::Result<Outcome
         print(path, &report, out)?;
     }
     Ok(if report.holds() { Outcome::Holds } else { Outcome::Fails })
+}
+
+/// What there is to say of a file with this content.
+fn report<'data>(data: &'data [u8], path: &Path, accepted: &mut Accepted) -> anyhow::Result<Report<'data>> {
+    let elf = Elf::parse(data).map_err(|error| named(path, error))?;
+    let mut report = verify(&elf).map_err(|error| named(path, error))?;
+    accepted.excuse(&elf, &mut report).with_context(|| path.display().to_string())?;
+    if !report.holds() {
+        let sources = Sources::of(&elf);
+        report.find_sources(&sources);
+        complain_of(path, &sources);
+    }
+    Ok(report)
 }
 
 /// Reads a whole file; the error names it.
@@ -148,7 +161,7 @@ pub(crate) fn print(path: &Path, report: &Report<'_>, out: &mut impl Write) -> a
     let (pads, code) = (report.pad_bytes(), report.executable_bytes);
     let sites = counted(report.sites.len(), "site");
     writeln!(out, "{file}: {sites}, {pads} bytes of padding in {code} bytes of code ({})", percent(pads, code))?;
-    if report.sites.is_empty() && report.holds() {
+    if report.sites.is_empty() && report.excused.is_empty() && report.holds() {
         return Ok(());
     }
     let mut classes: Vec<_> = report.classes().into_iter().filter(|(_, count)| count.sites > 0).collect();

@@ -80,23 +80,17 @@ impl Interruption {
 
 /// A command that ends when this process does.
 pub(super) fn bound(words: &[OsString]) -> Command {
-    let (program, arguments) =
-        words.split_first().map_or((OsStr::new("make"), words), |(first, rest)| (first.as_ref(), rest));
+    let Some((program, arguments)) = words.split_first() else { return Command::new("make") };
+    let setpriv = |program: &OsStr| {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM"]).arg(program);
+        command
+    };
+    // Some have a setpriv without that option; and what cannot be run is to be found missing by this process.
+    let trial = setpriv("true".as_ref()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let is_there = tool::search(program).is_some_and(|path| path.is_file());
-    let options = ["--pdeathsig", "TERM"];
-    let works = |setpriv: &Command| {
-        let mut trial = Command::new(setpriv.get_program());
-        trial.args(options).arg("true").stdout(Stdio::null()).stderr(Stdio::null());
-        trial.status().is_ok_and(|status| status.success())
-    };
-    let setpriv = Command::new("setpriv");
-    let mut command = if is_there && works(&setpriv) {
-        let mut setpriv = setpriv;
-        setpriv.args(options).arg(program);
-        setpriv
-    } else {
-        Command::new(program)
-    };
+    let can_be_bound = is_there && trial.is_ok_and(|status| status.success());
+    let mut command = if can_be_bound { setpriv(program) } else { Command::new(program) };
     command.args(arguments);
     command
 }

@@ -23,6 +23,7 @@ use self::make::Make;
 pub(crate) use self::shims::cache;
 use self::summary::Summary;
 use self::toolchain::{Compiler, Toolchain};
+use crate::accept::{Accept, Accepted};
 use crate::atomic;
 use crate::cli::Without;
 use crate::journal::{Journal, MemoryFile};
@@ -48,6 +49,8 @@ pub(crate) struct Arguments {
     compiler: Option<Compiler>,
     #[command(flatten)]
     without: Without,
+    #[command(flatten)]
+    accept: Accept,
     /// Assemble every object a second time, plain, and fail where they differ in more than pads
     #[arg(long)]
     check: bool,
@@ -65,6 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn build(arguments: &Arguments, interruption: &Interruption) -> anyhow::Result<ExitCode> {
+    let acceptances = arguments.accept.acceptances()?;
     let make = Make::ask(&arguments.command)?;
     let toolchain = Toolchain::of(&make, arguments.compiler)?;
     let cache = cache()?;
@@ -88,7 +92,9 @@ fn build(arguments: &Arguments, interruption: &Interruption) -> anyhow::Result<E
         return Ok(exit_code(status));
     }
     let makes = Make::all(&String::from_utf8_lossy(&answers.content()?));
-    let summary = Summary::of(&entries, products::find(&make, &makes, &entries, start))?;
+    let products = products::find(&make, &makes, &entries, start);
+    let accepted = Accepted::read(&acceptances, &products.directories)?;
+    let summary = Summary::of(&entries, products, accepted)?;
     let _ = write!(io::stderr(), "{summary}");
     if let Some(report) = &arguments.report {
         write_report(report, &summary)?;

@@ -31,6 +31,8 @@ pub(super) struct Products {
     pub(super) files: Vec<PathBuf>,
     /// What should be there and is not.
     pub(super) missing: Option<String>,
+    /// Where the makes started and wrote to.
+    pub(super) directories: Vec<PathBuf>,
 }
 
 /// A kernel or a module.
@@ -46,9 +48,12 @@ pub(super) fn find(make: &Make, others: &[Make], journal: &[Entry], start: Syste
     let makes = || iter::once(make).chain(others);
     let directories: BTreeSet<PathBuf> = makes().flat_map(Make::output_directories).collect();
     let mut search = Search { start, seen: HashSet::new(), images: BTreeMap::new() };
-    directories.iter().for_each(|directory| search.tree(directory, true));
-    let others_directories = makes().filter(|make| make.is_external()).map(Make::directory);
-    others_directories.collect::<BTreeSet<_>>().into_iter().for_each(|directory| search.tree(directory, false));
+    for directory in &directories {
+        search.tree(directory, true);
+    }
+    for external in makes().filter(|make| make.is_external()) {
+        search.tree(external.directory(), false);
+    }
     search.around(journal);
     // A makefile without a goal may be anything; the default goal is what the user has asked for.
     let named = others.iter().filter_map(Make::goals).flatten().filter(|goal| *goal != "all");
@@ -58,7 +63,9 @@ pub(super) fn find(make: &Make, others: &[Make], journal: &[Entry], start: Syste
     let has_no_modules = listed.as_ref().is_some_and(BTreeSet::is_empty);
     let images = select(search.images, &wanted, listed.as_ref());
     let missing = asked.missing(&images, has_no_modules);
-    Products { files: if images.is_empty() { objects(journal) } else { images }, missing }
+    let files = if images.is_empty() { objects(journal) } else { images };
+    let starts = makes().map(|make| make.directory().to_owned());
+    Products { files, missing, directories: directories.iter().cloned().chain(starts).collect() }
 }
 
 /// Those that are new, and those that were to be made and did not need to be.

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::products::Products;
+use crate::accept::{Acceptance, Accepted};
 use crate::journal::{Entry, Outcome};
 use crate::verify::{complain_of, percent};
 
@@ -23,6 +24,8 @@ const SHOWN: usize = 20;
 pub(super) struct Summary {
     objects: Objects,
     files: Vec<File>,
+    /// Objects that came ready-made.
+    accepted: Vec<Acceptance>,
     /// What the build should have made and cannot be found.
     #[serde(skip_serializing_if = "Option::is_none")]
     missing: Option<String>,
@@ -84,10 +87,11 @@ impl Objects {
 }
 
 impl File {
-    fn of(path: &Path) -> anyhow::Result<Self> {
+    fn of(path: &Path, accepted: &mut Accepted) -> anyhow::Result<Self> {
         let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let elf = Elf::parse(&data).with_context(|| path.display().to_string())?;
         let mut report = verify(&elf).with_context(|| path.display().to_string())?;
+        accepted.excuse(&elf, &mut report).with_context(|| path.display().to_string())?;
         if !report.holds() {
             let sources = Sources::of(&elf);
             report.find_sources(&sources);
@@ -121,15 +125,20 @@ impl File {
 
 impl Summary {
     /// Verifies the files.
-    pub(super) fn of(journal: &[Entry], products: Products) -> anyhow::Result<Self> {
-        let files = products.files.iter().map(|path| File::of(path)).collect::<anyhow::Result<_>>()?;
-        Ok(Self { objects: Objects::of(journal), files, missing: products.missing })
+    pub(super) fn of(journal: &[Entry], products: Products, mut accepted: Accepted) -> anyhow::Result<Self> {
+        let files = products.files.iter().map(|path| File::of(path, &mut accepted)).collect::<anyhow::Result<_>>()?;
+        let (objects, missing) = (Objects::of(journal), products.missing);
+        Ok(Self { objects, files, accepted: accepted.list(), missing })
     }
 
     /// Whether all that is sensitive is annotated, or left alone for a reason.
     pub(super) fn holds(&self) -> bool {
         let is_whole = |file: &File| file.misses.is_empty() && file.problems.is_empty();
-        self.missing.is_none() && self.objects.missed.is_empty() && self.files.iter().all(is_whole)
+        let is_useful = |acceptance: &Acceptance| acceptance.instructions > 0;
+        self.missing.is_none()
+            && self.accepted.iter().all(is_useful)
+            && self.objects.missed.is_empty()
+            && self.files.iter().all(is_whole)
     }
 
     fn census(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -160,6 +169,10 @@ impl Summary {
             )?;
         } else if !self.files.iter().any(File::is_image) {
             writeln!(f, "afterburner: no kernel or module was verified")?;
+        }
+        for acceptance in &self.accepted {
+            let kind = if acceptance.instructions > 0 { "" } else { "error: " };
+            writeln!(f, "afterburner: {kind}{acceptance}")?;
         }
         for (object, why) in &self.objects.missed {
             writeln!(f, "afterburner: error: {}: {why}", object.display())?;

@@ -1,5 +1,6 @@
 //! `afterburner build` on a tree that has of a kernel's what matters: variables, flags, `vmlinux`, a module.
 
+mod accept;
 mod compiler;
 mod images;
 mod interruption;

@@ -13,6 +13,9 @@ use crate::record::{AllegedSite, Flags};
 /// A place in a file, in the terms that people use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Location<'data> {
+    /// The place itself.
+    #[serde(skip)]
+    pub place: Place,
     /// The place whose function and source line are meant: of a replacement, where it is executed.
     #[serde(skip)]
     pub origin: Place,
@@ -186,6 +189,14 @@ impl<'data> Report<'data> {
             *reasons.entry(reason).or_default() += 1;
         }
         reasons
+    }
+
+    /// Finds a reason for the misses at some places. Returns how many there were.
+    pub fn excuse(&mut self, reason: &'static str, is_meant: impl Fn(Place) -> bool) -> usize {
+        let excused = self.misses.extract_if(.., |miss| is_meant(miss.location.place));
+        let before = self.excused.len();
+        self.excused.extend(excused.map(|miss| Miss { reason: Some(reason), ..miss }));
+        self.excused.len() - before
     }
 
     /// Looks up the source lines of misses and problems.

@@ -98,7 +98,7 @@ impl<'data> Verifier<'_, 'data> {
         let function = self.functions.at(origin);
         let function =
             function.map(|Function { name, start, .. }| Within { name, offset: origin.offset - start.offset });
-        Location { origin, section, offset: place.offset, address, function, source: None }
+        Location { place, origin, section, offset: place.offset, address, function, source: None }
     }
 
     fn problem(&mut self, record: &Record, what: String) {
