@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use self::interruption::Interruption;
 use self::make::Make;
@@ -24,11 +24,11 @@ pub(crate) use self::shims::cache;
 use self::summary::Summary;
 use self::toolchain::{Compiler, Toolchain};
 use crate::accept::{Accept, Accepted};
-use crate::atomic;
 use crate::cli::Without;
 use crate::journal::{Journal, MemoryFile};
 use crate::session::Session;
 use crate::tool::exit_code;
+use crate::{atomic, complain};
 
 /// Build an unmodified kernel tree so that the kernel can be afterburnt
 ///
@@ -78,6 +78,11 @@ fn build(arguments: &Arguments, interruption: &Interruption) -> anyhow::Result<E
         trial::run(&make, &toolchain, &cache, &directory)?;
     }
     let (journal, answers) = (Journal::create()?, MemoryFile::create()?);
+    if !Path::new(&answers.path()).exists() {
+        complain(&anyhow!(
+            "there is no /proc: no objects will be listed, and what makefiles build elsewhere is not verified"
+        ));
+    }
     let words = make.with(toolchain.flags_with(&directory).as_deref(), toolchain.cc_with(&directory).as_deref());
     let mut command = interruption::bound(&words);
     command.envs(shims::cache_environment(&directory)).envs([journal.variable()]);

@@ -149,6 +149,17 @@ fn what_belongs_to_no_build_is_left_alone() {
 }
 
 #[test]
+fn a_kernel_that_was_there_is_verified_with_a_new_module() {
+    let lab = crate::tree();
+    build(&lab, &[], &[]).success();
+    assemble(&lab, "wrmsr\n", "vmlinux");
+    for arguments in [&["-W", "m.c", "-o", "vmlinux"] as &[&str], &["-o", "vmlinux"]] {
+        assert_found(&build(&lab, &[], arguments), "/vmlinux");
+    }
+    build(&lab, &[], &["m.ko"]).success();
+}
+
+#[test]
 fn a_copy_with_an_old_date_is_new() {
     let lab = Lab::new();
     lab.write("Makefile", "all:\n\tcp -p old.bin copy.ko\n");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::support::{AFTERBURNER, Lab};
 use crate::{build_with, tree};
 
-/// A recipe whose programs note their numbers and go on for a minute; so does one that make itself did not start.
+/// A recipe with a program below its shell, which notes its number and goes on for a minute.
 const SLOW: &str = "all:\n\t+sh -c 'echo $$$$ > below; exec sleep 60'; :\n\t: > finished\n";
 
 /// Starts a build and waits until it is in the middle of it.
@@ -79,9 +79,8 @@ fn the_death_of_the_command_ends_make() {
 #[test]
 fn a_signal_that_is_ignored_stays_so() {
     let lab = Lab::new();
-    lab.write("Makefile", SLOW.replace("60", "2").replace("finished", "vmlinux"));
-    let mut command = lab.command("nohup", &[AFTERBURNER, "build", "--", "make", "-s", "other"]);
     lab.write("Makefile", "other:\n\techo > below; sleep 1; : > finished\n");
+    let mut command = lab.command("nohup", &[AFTERBURNER, "build", "--", "make", "-s", "other"]);
     command.env("XDG_CACHE_HOME", lab.path("cache")).process_group(0);
     let mut child = command.spawn().expect("nohup");
     wait_for(|| lab.path("below").exists());

@@ -95,7 +95,9 @@ impl Lab {
     pub(crate) fn command(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.directory.path()).stdin(Stdio::null()).env("LC_ALL", "C");
-        for variable in ["AFTERBURNER_JOURNAL", "KCFLAGS", "KAFLAGS", "LLVM", "LLVM_IAS", "MAKEFLAGS", "MAKELEVEL"] {
+        for variable in
+            ["AFTERBURNER_JOURNAL", "KCFLAGS", "KAFLAGS", "LLVM", "LLVM_IAS", "MAKEFLAGS", "MAKELEVEL", "MAKEFILES"]
+        {
             command.env_remove(variable);
         }
         command
