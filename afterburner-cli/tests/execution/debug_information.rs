@@ -249,6 +249,67 @@ fn code_and_records_are_the_same_with_debug_information() {
     assert!(cases < 64 || recorded.get() * 2 > cases, "most texts have sites: {} of {cases}", recorded.get());
 }
 
+/// Ways to come to a label between the halves of a sequence: what is in front, the label, what is behind.
+const BRANCHED_TO: &[(&str, &str, &str)] = &[
+    ("\tjz .LVL1\n", ".LVL1:", ""),
+    ("\tjz .LVL1\n", ".LVL1:\n\t.loc 1 2", "\t.section .debug_info, \"\", @progbits\n\t.quad .LVL1\n"),
+    ("\tjz .LVL1\n", "\t.loc 1 2\n.LVL1: .LVL2:\n\t.cfi_remember_state", ""),
+    ("\tjz .LVL2\n", ".LVL1: .LVL2:", ""),
+    ("\tjz \".LVL1\"\n", ".LVL1:", ""),
+    ("\tjz .LVL1\n", "\".LVL1\":", ""),
+    ("\tjz 5f\n", "5:", ""),
+    ("", "5:", "\tjz 5b\n"),
+    ("\tcall .LVL1\n", ".LVL1:", ""),
+    ("\tlea .LVL1(%rip), %rax\n\tjmp *%rax\n", ".LVL1:", ""),
+    ("\tmov $.LVL1, %eax\n\tjmp *%rax\n", ".LVL1:", ""),
+    ("\tjz alias\n", ".LVL1:", "\t.set alias, .LVL1\n"),
+    ("\tjz alias\n", "\t.set alias, .", ""),
+    ("\tjz alias\n", "alias = .", ""),
+    ("\tjz .LVL0+2\n", ".LVL1:", "\t.set .LVL0, .LVL1-2\n"),
+    ("\tjz .LVL1+0\n", ".LVL1:", ""),
+    ("", ".LVL1:", "\t.section .rodata\n\t.quad .LVL1\n"),
+    ("", ".LVL1:", "\t.section .rodata\nt:\t.long .LVL1-t\n"),
+    ("", ".LVL1:", "\t.pushsection __ex_table, \"a\"\n\t.long .LVL1-., 0\n\t.popsection\n"),
+    ("", ".LVL1:", "\t.section .debug_but_loaded, \"a\"\n\t.quad .LVL1\n"),
+    ("\t.macro go to\n\tjz \\to\n\t.endm\n\tgo .LVL1\n", ".LVL1:", ""),
+    ("\t.macro go n\n\tjz .LVL\\n\n\t.endm\n\tgo 1\n", ".LVL1:", ""),
+    ("\t.macro go n\n\tjz .L\\n\\()L1\n\t.endm\n\tgo V\n", ".LVL1:", ""),
+    ("\t.altmacro\n\t.macro go n\n\tjz .LVL&n\n\t.endm\n\tgo 1\n\t.noaltmacro\n", ".LVL1:", ""),
+    ("\t.irpc n, 1\n\tjz .LVL\\n\n\t.endr\n", ".LVL1:", ""),
+    ("\t.irp code, \"jz .LVL1\"\n\t\\code\n\t.endr\n", ".LVL1:", ""),
+    ("\t.include \"branch.inc\"\n", ".LVL1:", ""),
+    ("\t.intel_syntax noprefix\n\tjz .LVL1\n\t.att_syntax prefix\n", ".LVL1:", ""),
+    ("", ".globl outside\noutside:", ""),
+    ("", "outside:", "\t.globl outside\n"),
+    ("", "outside:", "\t.weak outside\n"),
+    ("", "named:", ""),
+    ("\tjz .LVL1\n", "\t.macro label n\n.LVL\\n:\n\t.endm\n\tlabel 1", ""),
+    ("\t.macro label n\n.LVL\\n:\n\t.endm\n\tjz .LVL1\n", "\tlabel 1", ""),
+];
+
+#[test]
+fn a_label_that_somebody_can_branch_to_is_in_no_slot() {
+    let lab = Lab::new();
+    lab.write("branch.inc", "\tjz .LVL1\n");
+    let mut wrong = Vec::new();
+    for (front, label, behind) in BRANCHED_TO {
+        let text = format!(
+            "\t.text\n\t.file 1 \"x.c\"\nfunction:\n\t.cfi_startproc\n{front}\tpushfq\n{label}\n\tpopq %rdx\n\tret\n\
+             {behind}\t.text\n\t.cfi_endproc\n"
+        );
+        lab.write("text.s", &text);
+        lab.run("as", &["text.s", "-o", "plain.o"]).silent_success();
+        if lab.afterburner(&["as", "text.s", "-o", "text.o"]).status.success() {
+            let verdict = lab.afterburner(&["verify", "text.o"]);
+            if verdict.status.success() && !verdict.stdout.contains("1 pushf\n") && !verdict.stdout.contains("1 pushf,")
+            {
+                wrong.push(format!("{}{text}", verdict.stdout));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), BRANCHED_TO.len(), wrong.join("\n"));
+}
+
 #[test]
 fn a_compiler_s_debug_information_changes_nothing() {
     let lab = Lab::new();
