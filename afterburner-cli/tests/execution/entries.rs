@@ -115,5 +115,5 @@ fn each_way_to_make_entries_keeps_them_where_they_are_or_somebody_says_so() {
 
 #[test]
 fn entries_are_where_their_number_says_or_somebody_says_so() {
-    nothing_is_silently_wrong(fragments(), &Least { recorded: 20, padded: 0 });
+    nothing_is_silently_wrong(fragments(), &Least { recorded: 10, padded: 0 });
 }
