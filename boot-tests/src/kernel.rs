@@ -19,8 +19,10 @@ use crate::{cache, command, source};
 /// What is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Config {
-    /// `min`: the smallest that boots to a shell.
+    /// `min`: the smallest that boots to a shell, from a disk too.
     Min,
+    /// `tiny`: `min` without devices, for what only needs the text of another compiler.
+    Tiny,
     /// `net`: with networking and ACPI.
     Net,
     /// `hard`: SMP, KASLR, IBT, ORC, ftrace, kprobes, mitigations, and Linux's self-tests.
@@ -33,6 +35,7 @@ impl Config {
     fn name(self) -> &'static str {
         match self {
             Self::Min => "min",
+            Self::Tiny => "tiny",
             Self::Net => "net",
             Self::Hard => "hard",
             Self::XenPeer => "xen-peer",
@@ -43,9 +46,18 @@ impl Config {
     fn fragments(self) -> &'static [&'static str] {
         match self {
             Self::Min => &["min"],
+            Self::Tiny => &["min", "tiny"],
             Self::Net => &["net"],
             Self::Hard => &["min", "hard", "selftests"],
             Self::XenPeer => &["min", "xen-peer"],
+        }
+    }
+
+    /// What is made of it. Nobody boots a bzImage of `tiny`.
+    fn goals(self) -> &'static [&'static str] {
+        match self {
+            Self::Tiny => &["vmlinux", "modules"],
+            _ => &["vmlinux", "modules", "bzImage"],
         }
     }
 }
@@ -119,10 +131,10 @@ impl Variant {
     pub const NET: Self = Self::new(Config::Net, Toolchain::Gcc, Treatment::Checked);
     /// `hard`, annotated and compared.
     pub const HARD: Self = Self::new(Config::Hard, Toolchain::Gcc, Treatment::Checked);
-    /// `min` by clang and its own assembler, annotated and compared.
-    pub const MIN_LLVM: Self = Self::new(Config::Min, Toolchain::Llvm, Treatment::Checked);
-    /// `min` by clang and GNU as, annotated and compared.
-    pub const MIN_CLANG_GAS: Self = Self::new(Config::Min, Toolchain::ClangGas, Treatment::Checked);
+    /// `tiny` by clang and its own assembler, annotated and compared.
+    pub const TINY_LLVM: Self = Self::new(Config::Tiny, Toolchain::Llvm, Treatment::Checked);
+    /// `tiny` by clang and GNU as, annotated and compared.
+    pub const TINY_CLANG_GAS: Self = Self::new(Config::Tiny, Toolchain::ClangGas, Treatment::Checked);
     /// What an afterburnt `min` on Xen is compared with: the same, para-virtualized by hand.
     pub const XEN_PEER: Self = Self::new(Config::XenPeer, Toolchain::Gcc, Treatment::Plain);
 
@@ -215,7 +227,7 @@ impl Variant {
             }
             timed.arg("--");
         }
-        timed.arg(make.get_program()).args(make.get_args()).args(["vmlinux", "modules", "bzImage"]);
+        timed.arg(make.get_program()).args(make.get_args()).args(self.config.goals());
         timed.envs(make.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command::logged(&mut timed, &kernel.log_path())
     }
@@ -296,6 +308,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// The top directory of its build.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The linked kernel.
     #[must_use]
     pub fn vmlinux(&self) -> PathBuf {

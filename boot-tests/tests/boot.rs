@@ -25,13 +25,13 @@ fn min() -> Result<()> {
 }
 
 #[test]
-fn min_llvm() -> Result<()> {
-    boots_to_a_shell(Variant::MIN_LLVM)
+fn tiny_llvm() -> Result<()> {
+    boots_to_a_shell(Variant::TINY_LLVM)
 }
 
 #[test]
-fn min_clang_gas() -> Result<()> {
-    boots_to_a_shell(Variant::MIN_CLANG_GAS)
+fn tiny_clang_gas() -> Result<()> {
+    boots_to_a_shell(Variant::TINY_CLANG_GAS)
 }
 
 #[test]

@@ -23,13 +23,13 @@ fn min() -> Result<()> {
 }
 
 #[test]
-fn min_llvm() -> Result<()> {
-    census_of(Variant::MIN_LLVM, 3000)
+fn tiny_llvm() -> Result<()> {
+    census_of(Variant::TINY_LLVM, 3000)
 }
 
 #[test]
-fn min_clang_gas() -> Result<()> {
-    census_of(Variant::MIN_CLANG_GAS, 3000)
+fn tiny_clang_gas() -> Result<()> {
+    census_of(Variant::TINY_CLANG_GAS, 3000)
 }
 
 #[test]

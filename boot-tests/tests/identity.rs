@@ -9,17 +9,15 @@ use boot_tests::icount;
 use boot_tests::identity::{self, Report};
 use boot_tests::kernel::{Kernel, Variant};
 use boot_tests::qemu::Machine;
-use tempfile::NamedTempFile;
+use boot_tests::unnamed::Unnamed;
 
-fn patched(kernel: &Kernel) -> Result<(NamedTempFile, Report)> {
+fn patched(kernel: &Kernel) -> Result<(Unnamed, Report)> {
     let path = kernel.vmlinux();
     let vmlinux = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     let (vmlinux, report) = identity::patch(vmlinux)?;
     print!("{report}");
     ensure!(report.patched() * 10 > report.sites() * 9, "less than nine in ten sites are patched");
-    let file = NamedTempFile::new()?;
-    fs::write(file.path(), vmlinux)?;
-    Ok((file, report))
+    Ok((Unnamed::new(&vmlinux)?, report))
 }
 
 fn flags_hold(variant: Variant) -> Result<()> {
@@ -33,8 +31,8 @@ fn flags_agree_with_linux_tables() -> Result<()> {
     flags_hold(Variant::MIN)?;
     flags_hold(Variant::NET)?;
     flags_hold(Variant::HARD)?;
-    flags_hold(Variant::MIN_LLVM)?;
-    flags_hold(Variant::MIN_CLANG_GAS)
+    flags_hold(Variant::TINY_LLVM)?;
+    flags_hold(Variant::TINY_CLANG_GAS)
 }
 
 fn boots(variant: Variant, append: &str) -> Result<()> {

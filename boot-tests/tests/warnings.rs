@@ -19,13 +19,13 @@ fn min() -> Result<()> {
 }
 
 #[test]
-fn min_llvm() -> Result<()> {
-    no_new_warning(Variant::MIN_LLVM)
+fn tiny_llvm() -> Result<()> {
+    no_new_warning(Variant::TINY_LLVM)
 }
 
 #[test]
-fn min_clang_gas() -> Result<()> {
-    no_new_warning(Variant::MIN_CLANG_GAS)
+fn tiny_clang_gas() -> Result<()> {
+    no_new_warning(Variant::TINY_CLANG_GAS)
 }
 
 #[test]
