@@ -256,6 +256,12 @@ const ADDRESSES: &str = "
 wide:
 	movabs $second, %rsi
 narrow:
+	movabs second, %al
+offset:
+	movq $second, counter(%rip)
+stored:
+	mov second(,%rax,8), %rax
+indexed:
 	mov counter(%rip), %rax
 inverse:
 	ret
@@ -288,20 +294,29 @@ fn relocations(lists: [&[u64]; 3]) -> Vec<u8> {
     lists.iter().flat_map(|list| [0_u64].iter().chain(*list).flat_map(word)).collect()
 }
 
+/// Where its addresses are: those of 64 bits, distances to the per-CPU area, those of 32 bits.
+fn addresses(vmlinux: &[u8]) -> [Vec<u64>; 3] {
+    let at = |(name, back): &(&str, u64)| address(vmlinux, name) - back;
+    [
+        [("narrow", 8), ("offset", 8), ("pointer", 0)].iter().map(at).collect(),
+        [("stored", 8), ("inverse", 4)].iter().map(at).collect(),
+        [("wide", 4), ("stored", 4), ("indexed", 4)].iter().map(at).collect(),
+    ]
+}
+
+fn file_of(lists: &[Vec<u64>; 3]) -> Vec<u8> {
+    relocations(lists.each_ref().map(Vec::as_slice))
+}
+
 #[test]
 fn relocations_are_the_kernels_own_by_what_is_in_them() {
-    const FILES: [&str; 2] = [RELOCATIONS, "vmlinux.relocs"];
     for option in ["-q", "--build-id=none"] {
         let lab = movable_lab(option);
-        let vmlinux = lab.read(KERNEL);
-        let at = |name: &str, back: u64| address(&vmlinux, name) - back;
-        let (code, pointer, inverse) = (at("narrow", 8), at("pointer", 0), at("inverse", 4));
-        let narrow = at("wide", 4);
-        let good = relocations([&[code, pointer], &[inverse], &[narrow]]);
+        let good = file_of(&addresses(&lab.read(KERNEL)));
         let packed = |arguments: &[&str]| payload(&image(&lab, arguments)).relocations.to_vec();
         lab.write("good", &good);
         assert_eq!(packed(&["--relocs", "good"]), good, "{option}");
-        for name in FILES {
+        for name in [RELOCATIONS, "vmlinux.relocs"] {
             // As old as it may be.
             lab.write(name, &good);
             let old = SystemTime::now() - Duration::from_secs(3600);
@@ -309,63 +324,81 @@ fn relocations_are_the_kernels_own_by_what_is_in_them() {
             assert_eq!(packed(&[]), good, "{option} {name}");
             fs::remove_file(lab.path(name)).unwrap();
         }
-        for (bad, address, why) in [
-            (
-                relocations([&[code, pointer + 1], &[inverse], &[narrow]]),
-                pointer + 1,
-                "a 64-bit address, says the file",
-            ),
-            (relocations([&[code], &[inverse], &[narrow]]), pointer, "and the file does not name it"),
-            (relocations([&[code, pointer], &[inverse], &[narrow + 1]]), narrow + 1, "a 32-bit address, says the file"),
-            (
-                relocations([&[code, pointer], &[inverse + 1], &[narrow]]),
-                inverse + 1,
-                "to the per-CPU area, says the file",
-            ),
-            (relocations([&[code, pointer], &[narrow], &[]]), narrow, "to the per-CPU area, says the file"),
-            (relocations([&[code, pointer], &[], &[narrow, inverse]]), inverse, "a 32-bit address, says the file"),
-            (relocations([&[code, pointer], &[], &[0x8000_0000]]), 0xffff_ffff_8000_0000, "has nothing there"),
-        ] {
-            lab.write("bad", &bad);
-            lab.write(RELOCATIONS, &bad);
-            for (arguments, start) in [
-                (&["--relocs", "bad"] as &[&str], "afterburner: bad: "),
-                (&[], "afterburner: arch/x86/boot/compressed/vmlinux.relocs is not of this kernel; make it anew, or "),
-            ] {
-                let refused = pack(&lab, arguments);
-                assert_eq!(refused.status.code(), Some(2), "{option}: {refused:?}");
-                let said = &refused.stderr;
-                assert!(said.starts_with(start) && said.contains(why), "{option} {address:#x} {why}: {said}");
-                assert!(
-                    said.contains(&format!("{address:#x}: ")) || said.contains(&format!("{address:#x}:")),
-                    "{said}"
-                );
-            }
-            // The other one is its own.
-            lab.write("vmlinux.relocs", &good);
-            assert_eq!(packed(&[]), good, "{option}");
-            fs::remove_file(lab.path("vmlinux.relocs")).unwrap();
-        }
-        lab.write("bad", b"no words");
-        assert!(pack(&lab, &["--relocs", "bad"]).stderr.contains("are not three lists of 32-bit words"));
+        // One of another build beside its own.
+        lab.write_all(&[(RELOCATIONS, relocations([&[], &[], &[]])), ("vmlinux.relocs", good.clone())]);
+        assert_eq!(packed(&[]), good, "{option}");
     }
 }
 
-#[test]
-fn what_only_the_link_knows_must_be_in_the_file() {
-    let lab = movable_lab("-q");
-    let vmlinux = lab.read(KERNEL);
-    let at = |name: &str, back: u64| address(&vmlinux, name) - back;
-    let (code, pointer, inverse) = (at("narrow", 8), at("pointer", 0), at("inverse", 4));
-    for (bad, missing) in [
-        (relocations([&[pointer], &[inverse], &[at("wide", 4)]]), code),
-        (relocations([&[code, pointer], &[], &[at("wide", 4)]]), inverse),
-        (relocations([&[code, pointer], &[inverse], &[]]), at("wide", 4)),
+/// Packs with a file that is not of this kernel, given and found.
+#[track_caller]
+fn refused_for_relocations(lab: &Lab, file: &[u8], expected: &str) {
+    lab.write_all(&[("bad", file), (RELOCATIONS, file)]);
+    for (arguments, start) in [
+        (&["--relocs", "bad"] as &[&str], "afterburner: bad: "),
+        (&[], "afterburner: arch/x86/boot/compressed/vmlinux.relocs is not of this kernel; make it anew, or remove it"),
     ] {
-        lab.write("bad", &bad);
-        let said = pack(&lab, &["--relocs", "bad"]).stderr;
-        assert!(said.contains(&format!("bad: {missing:#x}: the kernel was linked with a")), "{missing:#x}: {said}");
+        let refused = pack(lab, arguments);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        assert!(
+            refused.stderr.starts_with(start) && refused.stderr.contains(expected),
+            "{expected}: {}",
+            refused.stderr
+        );
     }
+    assert!(!lab.path("image").exists());
+}
+
+#[test]
+fn relocations_of_another_kernel_are_refused() {
+    const WHAT: [&str; 3] = ["a 64-bit address", "a 32-bit distance to the per-CPU area", "a 32-bit address"];
+    for (option, has) in [("-q", "was linked with"), ("--build-id=none", "has")] {
+        let lab = movable_lab(option);
+        let own = addresses(&lab.read(KERNEL));
+        for (list, what) in WHAT.into_iter().enumerate() {
+            for entry in 0..own[list].len() {
+                let place = own[list][entry];
+                let mut missing = own.clone();
+                missing[list].remove(entry);
+                refused_for_relocations(
+                    &lab,
+                    &file_of(&missing),
+                    &format!("{place:#x}: the kernel {has} {what} there"),
+                );
+                let mut shifted = own.clone();
+                shifted[list][entry] += 1;
+                refused_for_relocations(&lab, &file_of(&shifted), &format!("{:#x}: {what}, says the file", place + 1));
+            }
+        }
+        let [wide, inverse, narrow] = own.each_ref().map(Vec::as_slice);
+        let exchanged = relocations([wide, narrow, inverse]);
+        refused_for_relocations(&lab, &exchanged, &format!("{:#x}: a 32-bit ", narrow[0].min(inverse[0])));
+        refused_for_relocations(&lab, &relocations([wide, inverse, &[0x8000_0000]]), "has nothing there");
+        refused_for_relocations(&lab, b"no words", "are not three lists of 32-bit words");
+    }
+}
+
+/// Numbers that look like addresses: a mask, the start of the image, a number of 32 bits.
+#[test]
+fn a_number_is_no_address() {
+    let lab = lab();
+    let text = "
+	.text
+	and $0xffffffff81000008, %rdi
+	cmp $0xffffffff81000000, %rdi
+	mov $0x81000008, %edi
+	movb $1, 8(%rdi)
+	ret
+";
+    make_kernel(&lab, ISOLATED, &(source("kernel.s") + text));
+    lab.write("none", relocations([&[], &[], &[]]));
+    assert!(payload(&image(&lab, &["--relocs", "none"])).relocations.len() == 12);
+    make_kernel(&lab, ISOLATED, &(source("kernel.s") + &text.replace("and", "add")));
+    assert!(
+        pack(&lab, &["--relocs", "none"])
+            .stderr
+            .contains("the kernel has a 32-bit address there, of 0xffffffff81000008")
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! * [`reduced`]: the vmlinux without what is not loaded. [`payload`]: all that is the guest's, in one piece.
 //! * [`wedge_file`]: the wedge, found and checked. [`image`]: both in one ELF file. [`iso`]: that file behind GRUB.
 
+mod addresses;
 mod elf_file;
 mod facts;
 mod image;

@@ -9,7 +9,7 @@
 //!   (`arch/x86/tools/relocs.c`), and must name the same places: neither more nor fewer.
 //! * Of a stripped one, each place that the file names must hold what can be relocated: an address in the kernel, physical or
 //!   virtual, or a distance to the per-CPU area. A file for another build misses most places by some bytes, and what is there
-//!   are pieces of instructions. And in data, where addresses are aligned words, no address may be missing from the file.
+//!   are pieces of instructions. And no address that the kernel shows ([`addresses`]) may be missing from the file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +20,7 @@ use anyhow::{Context as _, bail};
 use object::elf::{R_X86_64_32, R_X86_64_32S, R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32};
 use wedge::loader::relocations::Relocations as Lists;
 
+use super::addresses::{self, Field};
 use super::facts::{KERNEL_MAP, image_space};
 use super::kernel::Kernel;
 use crate::verify::read;
@@ -110,8 +111,8 @@ impl fmt::Display for Relocations {
 }
 
 /// One of the lists of a file, in its order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum List {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum List {
     /// 64-bit addresses.
     Wide,
     /// 32-bit distances to the per-CPU area, which stays where it is.
@@ -235,12 +236,14 @@ fn check_contents(kernel: &Kernel<'_>, listed: &BTreeMap<u64, List>) -> anyhow::
             bail!("{address:#x}: {list}, says the file; the kernel has {value:#x} there");
         }
     }
-    match contents.addresses(kernel).find(|(address, _)| !listed.contains_key(address)) {
-        None => Ok(()),
-        Some((address, value)) => {
-            bail!("{address:#x}: the kernel has an address there, {value:#x}, and the file does not name it")
+    let (image, per_cpu) = (kernel.loaded.virtual_extent(), 0..contents.per_cpu);
+    let fields = [addresses::in_text(&kernel.elf, &image, &per_cpu), addresses::in_data(&kernel.elf, &image)];
+    for Field { list, linked, value } in fields.into_iter().flatten() {
+        if listed.get(&linked) != Some(&list) {
+            bail!("{linked:#x}: the kernel has {list} there, of {value:#x}, and the file does not name it");
         }
     }
+    Ok(())
 }
 
 /// The kernel as it is loaded.
@@ -287,21 +290,6 @@ impl Contents {
             List::Narrow => near(value, self.start, length) || near(value, physical, length) || value == 0,
             List::Inverse => self.per_cpu > 0 && near(address.wrapping_add(value), 0, self.per_cpu),
         }
-    }
-
-    /// The words in the kernel's data that are addresses in the kernel: where they are, and what they are. In sections for
-    /// special tables, smaller numbers may look like one when they are taken together.
-    fn addresses(&self, kernel: &Kernel<'_>) -> impl Iterator<Item = (u64, u64)> {
-        const DATA: [&str; 3] = [".rodata", ".data", ".init.data"];
-        let sections = DATA.into_iter().filter_map(|name| kernel.elf.section_named(name));
-        let words = sections.flat_map(|(_, section)| {
-            let first = section.address.next_multiple_of(8);
-            (first..section.address + section.bytes.len() as u64).step_by(8)
-        });
-        let all = self.start..self.start + self.memory.len() as u64;
-        words
-            .filter_map(|address| Some((address, self.field(address, List::Wide)?)))
-            .filter(move |it| all.contains(&it.1))
     }
 }
 
