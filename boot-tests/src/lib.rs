@@ -11,6 +11,7 @@ pub mod class_counts;
 pub mod command;
 pub mod costs;
 pub mod debian;
+pub mod debug_information;
 pub mod domu;
 pub mod expect;
 pub mod guest;
