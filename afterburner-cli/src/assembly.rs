@@ -22,6 +22,7 @@ use std::process::{ExitCode, ExitStatus, Output, Stdio};
 
 use annotate::object::{Elf, compare, has_records, verify};
 use annotate::text::Annotated;
+use anyhow::Context as _;
 
 use crate::complain;
 use crate::journal::{self, Outcome};
@@ -77,7 +78,7 @@ pub(crate) struct Assembly<'a> {
     pub(crate) object: &'a Path,
     /// The file that gets the debug information, if that is not the object.
     pub(crate) split_debug: Option<&'a Path>,
-    /// The plain text, as the user's command reads it.
+    /// The plain text; what is said of the others is held against what is said of it.
     pub(crate) text: &'a [u8],
     /// What messages and debug information are to call it.
     pub(crate) name: &'a str,
@@ -85,7 +86,7 @@ pub(crate) struct Assembly<'a> {
     pub(crate) annotated: Annotated<'a>,
     /// Whether the original command has more to do than to make the object.
     pub(crate) original_first: bool,
-    /// Hold the object against what the tool makes of the plain text.
+    /// Hold the object against the plain one.
     pub(crate) check: bool,
 }
 
@@ -213,7 +214,8 @@ impl Assembly<'_> {
 
     fn compare(&self, plain: Option<&Made>, object: &[u8]) -> anyhow::Result<()> {
         let plain = match plain {
-            Some(plain) => plain.object.content()?,
+            // What the user's own command has made.
+            Some(_) => fs::read(self.object).with_context(|| format!("cannot read {}", self.object.display()))?,
             None => self.plain()?.object.content()?,
         };
         compare(&plain, object)?;

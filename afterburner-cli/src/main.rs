@@ -13,6 +13,7 @@ mod cli;
 mod compare;
 mod exclusions;
 mod gas;
+mod includes;
 mod journal;
 mod pack;
 mod profile;

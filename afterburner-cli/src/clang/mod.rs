@@ -25,6 +25,7 @@ use self::jobs::{Job, Jobs};
 use self::plan::{Obstacle, Plan, Text};
 use crate::assembly::{Assembler, Assembly, Original};
 use crate::exclusions;
+use crate::includes::{self, Search};
 use crate::journal::{self, Outcome};
 use crate::session::Session;
 use crate::tool::Tool;
@@ -100,18 +101,22 @@ fn compile(
         return original.hand_over();
     }
     let options = session.options();
-    let annotated = annotate(&text, &options);
+    let name = plan.input.to_string_lossy();
+    let search = Search::of_llvm(Search::directories(&plan.assembler.arguments));
+    let expanded = includes::expand(&text, &name, &search);
+    let text = expanded.as_ref().unwrap_or(&text);
+    let annotated = annotate(text, &options);
     let is_changed = annotated.is_changed();
     let assembly = Assembly {
         original,
         assembler: Assembler { tool: &of(&plan.assembler), options: &plan.assembler.arguments, quotes: true },
         object: &plan.object,
         split_debug: plan.split_debug.as_deref(),
-        text: &text,
-        name: &plan.input.to_string_lossy(),
+        text,
+        name: &name,
         annotated,
-        original_first: !is_silent || original_first,
-        check: session.check,
+        original_first: !is_silent || original_first || expanded.is_some(),
+        check: session.check || expanded.is_some(),
     };
     if is_changed { assembly.run() } else { assembly.run_plain() }
 }

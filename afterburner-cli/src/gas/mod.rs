@@ -15,6 +15,7 @@ use self::arguments::Arguments;
 use self::source::Source;
 use crate::assembly::{Assembler, Assembly, Original};
 use crate::exclusions;
+use crate::includes::{self, Search};
 use crate::journal::{self, Outcome};
 use crate::response;
 use crate::session::Session;
@@ -48,7 +49,10 @@ fn assemble(
         return original.hand_over();
     }
     let options = session.options();
-    let annotated = annotate(&source.text, &options);
+    let search = Search::of_gas(Search::directories(&parsed.options));
+    let expanded = includes::expand(&source.text, &source.name, &search);
+    let text = expanded.as_ref().unwrap_or(&source.text);
+    let annotated = annotate(text, &options);
     if !annotated.is_changed() {
         journal::note(object, Outcome::Plain);
         return original.hand_over();
@@ -58,11 +62,11 @@ fn assemble(
         assembler: Assembler { tool, options: &parsed.options, quotes: false },
         object,
         split_debug: None,
-        text: &source.text,
+        text,
         name: &source.name,
         annotated,
-        original_first: source.is_peculiar || parsed.has_side_outputs,
-        check: session.check,
+        original_first: source.is_peculiar || parsed.has_side_outputs || expanded.is_some(),
+        check: session.check || expanded.is_some(),
     };
     assembly.run()
 }

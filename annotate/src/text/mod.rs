@@ -13,6 +13,7 @@
 //! * `macros` knows what parameters can stand for, `dispatch` which statements they decide.
 //! * `liveness` finds what matters after a site, `inline` what a compiler wrote; [`crate::linux`] knows the names that tell
 //!   more of it.
+//! * `includes` finds what the assembler would read by itself.
 //! * `emit` is the only one that knows what is inserted.
 
 mod bytes;
@@ -22,6 +23,7 @@ mod emit;
 mod expression;
 mod flow;
 mod gaps;
+mod includes;
 mod inline;
 mod liveness;
 mod lookup;
@@ -36,6 +38,7 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 
 use self::emit::{Insertion, Kind};
+pub use self::includes::{Include, includes};
 use self::stage::{Found, Stage};
 use crate::instructions::{Class, ClassSet};
 use crate::record::Flags;
