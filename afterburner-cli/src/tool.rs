@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
@@ -107,6 +107,16 @@ pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
     const KILLED: i32 = 128;
     let code = status.code().unwrap_or_else(|| KILLED + status.signal().unwrap_or_default());
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// Reads a text to its end, which has to come.
+pub(crate) fn read_text(reader: impl Read) -> anyhow::Result<Vec<u8>> {
+    const MOST: u64 = 1 << 30;
+    let mut text = Vec::new();
+    if reader.take(MOST + 1).read_to_end(&mut text)? as u64 > MOST {
+        bail!("it is longer than 1 GB");
+    }
+    Ok(text)
 }
 
 /// The program of this name in `PATH`.

@@ -244,6 +244,60 @@ fn what_the_assembler_says_of_the_padded_text_alone_counts() {
     }
 }
 
+#[test]
+fn pipes_are_read_once() {
+    let broken = format!("{SENSITIVE}\tnonsense\n\t.warning \"careful\"\n");
+    let warned = format!("{SENSITIVE}\t.warning \"careful\"\n");
+    let files = [("a.s", SENSITIVE), ("b.s", PLAIN), ("c.s", "\tret\n"), ("broken.s", &broken), ("warned.s", &warned)];
+    let assemble = |lab: &Lab, command: &str, arguments: &str| {
+        lab.clear();
+        lab.write_all(&files);
+        let pipe = if arguments.contains("pipe") { "mkfifo pipe; cat a.s > pipe &" } else { "" };
+        let script = format!("{pipe} {command} {arguments}; echo $?; wait; rm -f pipe; ls");
+        lab.run("timeout", &["60", "bash", "-c", &script])
+    };
+    for (arguments, is_annotated) in [
+        ("pipe -o a.o", true),
+        ("<(cat a.s) -o a.o", true),
+        ("<(cat b.s) -o a.o", false),
+        ("<(cat c.s) <(cat a.s) c.s -o a.o", true),
+        ("<(cat warned.s) -o a.o", true),
+        ("<(cat broken.s) -o a.o", false),
+        ("c.s - -o a.o < a.s", true),
+        ("/dev/stdin -o a.o < a.s", true),
+        ("/dev/stdin -o a.o < <(cat warned.s)", true),
+        ("/dev/null -o a.o", false),
+        ("- -o a.o < /dev/null", false),
+    ] {
+        let lab = Lab::new();
+        let real = assemble(&lab, "as", arguments);
+        let plain = lab.files().remove(Path::new("a.o"));
+        let ours = assemble(&lab, &format!("{AFTERBURNER} as"), arguments);
+        assert_eq!(ours, real, "{arguments}");
+        assert_eq!(plain.is_some() && lab.has_records("a.o"), is_annotated, "{arguments}");
+    }
+}
+
+#[test]
+fn devices_are_no_texts() {
+    let lab = Lab::new();
+    for (script, message) in [
+        ("as /dev/zero -o a.o", "/dev/zero is a device, not a text"),
+        ("as b.s /dev/urandom -o a.o", "/dev/urandom is a device, not a text"),
+        ("as -o a.o < /dev/zero", "standard input is a device, not a text"),
+        ("as - -o a.o < /dev/full", "standard input is a device, not a text"),
+    ] {
+        lab.write("b.s", PLAIN);
+        let result =
+            lab.run("timeout", &["60", "sh", "-c", &format!("ulimit -v 1000000; exec {AFTERBURNER} {script}")]);
+        assert_eq!(
+            (result.status.code(), result.stderr.as_str()),
+            (Some(1), format!("afterburner: {message}\n").as_str())
+        );
+        assert!(!lab.path("a.o").exists());
+    }
+}
+
 /// A text that keeps the assembler busy until somebody ends it, without memory to speak of.
 fn endless() -> String {
     format!("{SENSITIVE}.rept 60000\n.rept 60000\n.endr\n.endr\n")

@@ -13,7 +13,7 @@ mod plan;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Output, Stdio};
 
@@ -28,7 +28,7 @@ use crate::exclusions;
 use crate::includes::{self, Search};
 use crate::journal::{self, Outcome};
 use crate::session::Session;
-use crate::tool::Tool;
+use crate::tool::{Tool, read_text};
 
 /// Stands in for the clang of this name.
 pub(crate) fn run(name: &OsStr, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
@@ -93,7 +93,8 @@ fn compile(
     plan: &Plan,
     original_first: bool,
 ) -> anyhow::Result<ExitCode> {
-    let stdin = if plan.input == Path::new("-") { Some(standard_input()?) } else { None };
+    let is_stdin = plan.input == Path::new("-");
+    let stdin = is_stdin.then(|| read_text(io::stdin().lock()).context("cannot read standard input")).transpose()?;
     let original = Original { tool, arguments, stdin: stdin.as_deref() };
     let Some((text, is_silent)) = text(plan, stdin.as_deref())? else { return original.hand_over() };
     if let Some(reason) = exclusions::of_text(&text) {
@@ -119,12 +120,6 @@ fn compile(
         check: session.check || expanded.is_some(),
     };
     if is_changed { assembly.run() } else { assembly.run_plain() }
-}
-
-fn standard_input() -> anyhow::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    io::stdin().lock().read_to_end(&mut text).context("cannot read standard input")?;
-    Ok(text)
 }
 
 /// The text for the assembler, and whether clang made it without a word. `None` if there is none; the original command

@@ -31,6 +31,16 @@ pub(super) enum Input {
     File(PathBuf),
 }
 
+impl Input {
+    /// The file's path.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::StandardInput => None,
+            Self::File(path) => Some(path),
+        }
+    }
+}
+
 /// Whether an option takes an argument of its own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Takes {

@@ -14,6 +14,7 @@ use annotate::text::annotate;
 use self::arguments::Arguments;
 use self::source::Source;
 use crate::assembly::{Assembler, Assembly, Original};
+use crate::complain;
 use crate::exclusions;
 use crate::includes::{self, Search};
 use crate::journal::{self, Outcome};
@@ -28,11 +29,21 @@ pub(crate) fn run(name: &OsStr, arguments: &[OsString]) -> anyhow::Result<ExitCo
         Some(path) => Tool::new(path, name),
         None => Tool::find(name)?,
     };
-    let parsed = response::expand(arguments).and_then(|expanded| Arguments::parse(&expanded));
-    match parsed.and_then(|parsed| Some((Source::read(&parsed)?, parsed))) {
-        Some((source, parsed)) => assemble(&session, &tool, arguments, &parsed, &source),
-        None => Err(tool.exec(arguments)),
+    let Some(expanded) = response::expand(arguments) else { return Err(tool.exec(arguments)) };
+    let Some(parsed) = Arguments::parse(&expanded) else { return Err(tool.exec(arguments)) };
+    let source = match Source::read(&parsed) {
+        Ok(Some(source)) => source,
+        Ok(None) => return Err(tool.exec(arguments)),
+        Err(error) => {
+            complain(&error);
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    if source.has_copies() {
+        let (arguments, _file) = response::shorten(source.replace_in(expanded))?;
+        return assemble(&session, &tool, &arguments, &parsed, &source);
     }
+    assemble(&session, &tool, arguments, &parsed, &source)
 }
 
 fn assemble(
@@ -43,7 +54,7 @@ fn assemble(
     source: &Source,
 ) -> anyhow::Result<ExitCode> {
     let object = parsed.output();
-    let original = Original { tool, arguments, stdin: source.is_stdin.then_some(source.text.as_slice()) };
+    let original = Original { tool, arguments, stdin: source.stdin() };
     if let Some(reason) = exclusion(parsed, source) {
         journal::note(object, Outcome::Excluded(reason.to_owned()));
         return original.hand_over();
