@@ -402,3 +402,62 @@ fn a_copy_of_the_command_is_a_shim_too() {
     lab.run(&shim, &["a.s", "-o", "a.o"]).silent_success();
     assert!(lab.has_records("a.o"));
 }
+
+/// Does the same with gcc alone and with gcc that finds the shim; compares what is said and left, and the objects' code.
+#[track_caller]
+fn same_by_gcc(options: &[&str]) {
+    const VARYING: &[&str] = &["o", "dwo"];
+    let source = "int g(int);\nint f(int x)\n{\n\tasm volatile(\"cli\");\n\treturn x ? g(x) : 2;\n}\n";
+    let lab = Lab::new();
+    let run = |prefix: &[&str]| {
+        lab.clear();
+        lab.write_all(&[("a.c", source), ("sub/keep", "")]);
+        let result = lab.run("gcc", &[prefix, options, &["-c", "a.c", "-o", "sub/b.o"]].concat());
+        (result, lab.files())
+    };
+    let (plain, theirs) = run(&[]);
+    let tools = Lab::new();
+    let (shim, ours) = run(&[&format!("-B{}/", tools.shims(&["as"]).display())]);
+    assert_eq!(shim, plain, "{options:?}");
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>(), "{options:?}");
+    for (path, content) in &theirs {
+        let varies = path.extension().is_some_and(|extension| VARYING.iter().any(|other| extension == *other));
+        assert!(varies || ours[path] == *content, "{options:?}: {} differs", path.display());
+    }
+    assert!(lab.has_records("sub/b.o"), "{options:?}");
+    lab.write("plain.o", &theirs[Path::new("sub/b.o")]);
+    lab.afterburner(&["compare", "plain.o", "sub/b.o"]).success();
+}
+
+#[test]
+fn gcc_s_other_files_are_its_own() {
+    for options in [
+        &["--coverage", "-O2", "-frandom-seed=1"] as &[&str],
+        &["-ftest-coverage", "-pipe", "-frandom-seed=1"],
+        &["-fstack-usage"],
+        &["-g", "-gsplit-dwarf"],
+        &["-save-temps"],
+        &["-save-temps=obj", "-g"],
+        &["-MD", "-MP"],
+        &["-Wa,-adhln=x.lst", "-g"],
+        &["-Wa,-aln", "-save-temps"],
+        &["-fcallgraph-info=su", "-dumpbase", "x"],
+        &["-gz", "-g"],
+    ] {
+        same_by_gcc(options);
+    }
+}
+
+#[test]
+fn code_that_gcc_keeps_from_the_assembler_is_a_miss() {
+    for options in [&["-flto"] as &[&str], &["-flto", "-ffat-lto-objects"]] {
+        let lab = Lab::with(&[("a.c", b"int f(void) { asm volatile(\"cli\"); return 1; }\n"), ("journal", b"")]);
+        let prefix = format!("-B{}/", lab.shims(&["as"]).display());
+        let mut command = lab.command("gcc", &[options, &[&prefix, "-c", "a.c", "-o", "a.o"]].concat());
+        command.env("AFTERBURNER_JOURNAL", lab.path("journal"));
+        Result::of(command.output().expect("gcc")).silent_success();
+        assert!(!lab.has_records("a.o"));
+        let journal = String::from_utf8_lossy(&lab.read("journal")).into_owned();
+        assert!(journal.contains("-flto keeps code from the assembler"), "{options:?}: {journal:?}");
+    }
+}

@@ -59,6 +59,10 @@ fn assemble(
         journal::note(object, Outcome::Excluded(reason.to_owned()));
         return original.hand_over();
     }
+    if holds_intermediate_code(&source.text) {
+        journal::note(object, Outcome::Missed("-flto keeps code from the assembler: build without it".to_owned()));
+        return original.hand_over();
+    }
     let options = session.options();
     let search = Search::of_gas(Search::directories(&parsed.options));
     let expanded = includes::expand(&source.text, &source.name, &search);
@@ -80,6 +84,12 @@ fn assemble(
         check: session.check || expanded.is_some(),
     };
     assembly.run()
+}
+
+/// Whether the text is gcc's with `-flto`: code that gcc is to compile when it links. Its sections are the first.
+fn holds_intermediate_code(text: &[u8]) -> bool {
+    const WITHIN: usize = 10;
+    text.split(|&byte| byte == b'\n').take(WITHIN).any(|line| line.starts_with(b"\t.section\t.gnu.lto_"))
 }
 
 fn exclusion(parsed: &Arguments, source: &Source) -> Option<&'static str> {
