@@ -86,6 +86,8 @@ pub(crate) struct Assembly<'a> {
     pub(crate) annotated: Annotated<'a>,
     /// Whether the original command has more to do than to make the object.
     pub(crate) original_first: bool,
+    /// Whether the text is not quite what the original command reads. A candidate must then have the code of its object.
+    pub(crate) is_expanded: bool,
     /// Hold the object against the plain one.
     pub(crate) check: bool,
 }
@@ -236,8 +238,11 @@ impl Assembly<'_> {
         if let Some(fault) = made.fault(candidate)? {
             return Ok(Some(fault));
         }
-        let difference = candidate.decides_by_distance().then(|| self.compare(Some(plain), &made.object.content()?));
-        Ok(difference.and_then(Result::err).map(|difference| format!("it decides by a distance: {difference:#}")))
+        if !self.is_expanded && !candidate.decides_by_distance() {
+            return Ok(None);
+        }
+        let difference = self.compare(Some(plain), &made.object.content()?).err();
+        Ok(difference.map(|difference| format!("the padded object does more than the plain one: {difference:#}")))
     }
 }
 

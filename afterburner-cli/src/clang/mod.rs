@@ -117,7 +117,8 @@ fn compile(
         name: &name,
         annotated,
         original_first: !is_silent || original_first || expanded.is_some(),
-        check: session.check || expanded.is_some(),
+        is_expanded: expanded.is_some(),
+        check: session.check,
     };
     if is_changed { assembly.run() } else { assembly.run_plain() }
 }

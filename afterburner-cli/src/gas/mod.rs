@@ -81,7 +81,8 @@ fn assemble(
         name: &source.name,
         annotated,
         original_first: source.is_peculiar || parsed.has_side_outputs || expanded.is_some(),
-        check: session.check || expanded.is_some(),
+        is_expanded: expanded.is_some(),
+        check: session.check,
     };
     assembly.run()
 }
