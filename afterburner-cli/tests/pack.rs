@@ -374,6 +374,10 @@ fn relocations_of_another_kernel_are_refused() {
         let exchanged = relocations([wide, narrow, inverse]);
         refused_for_relocations(&lab, &exchanged, &format!("{:#x}: a 32-bit ", narrow[0].min(inverse[0])));
         refused_for_relocations(&lab, &relocations([wide, inverse, &[0x8000_0000]]), "has nothing there");
+        // Where there are zeros.
+        let zeros = address(&lab.read(KERNEL), "level3_kernel_pgt");
+        let longer = relocations([wide, inverse, &[narrow, &[zeros]].concat()]);
+        refused_for_relocations(&lab, &longer, &format!("{zeros:#x}: a 32-bit address, says the file"));
         refused_for_relocations(&lab, b"no words", "are not three lists of 32-bit words");
     }
 }

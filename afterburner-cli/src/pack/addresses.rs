@@ -41,7 +41,8 @@ pub(super) fn in_data(elf: &Elf<'_>, image: &Range<u64>) -> Vec<Field> {
     fields
 }
 
-/// The fields of a kernel's instructions that are addresses in the image, or distances to the per-CPU area.
+/// The fields of a kernel's instructions that are addresses in the image, or distances to the per-CPU area; and those that are
+/// zero, which they are also when all of an address was taken away from it.
 pub(super) fn in_text(elf: &Elf<'_>, image: &Range<u64>, per_cpu: &Range<u64>) -> Vec<Field> {
     let functions = Functions::of(elf);
     let image = &(image.start + 1..image.end);
@@ -60,14 +61,16 @@ pub(super) fn in_text(elf: &Elf<'_>, image: &Range<u64>, per_cpu: &Range<u64>) -
 /// The displacement and the immediate operand of an instruction, if they are addresses. The one stands before the other, at
 /// the end of the instruction (SDM Vol. 2A, 2.1).
 fn of_instruction(instruction: &Instruction, image: &Range<u64>, per_cpu: &Range<u64>) -> [Option<Field>; 2] {
+    /// The value of one that is too small for an address.
+    const NONE: u64 = u64::MAX;
     const MASKS: [Mnemonic; 4] = [Mnemonic::And, Mnemonic::Or, Mnemonic::Xor, Mnemonic::Test];
     let kinds = (0..instruction.op_count()).map(|number| (number, instruction.op_kind(number)));
     let mut immediate = kinds.filter_map(|(number, kind)| match kind {
         OpKind::Immediate8 | OpKind::Immediate8to16 | OpKind::Immediate8to32 | OpKind::Immediate8to64 => {
-            Some((1, List::Narrow, 0))
+            Some((1, List::Narrow, NONE))
         }
-        OpKind::Immediate16 => Some((2, List::Narrow, 0)),
-        OpKind::Immediate32 => Some((4, List::Narrow, 0)),
+        OpKind::Immediate16 => Some((2, List::Narrow, NONE)),
+        OpKind::Immediate32 => Some((4, List::Narrow, NONE)),
         OpKind::Immediate32to64 => Some((4, List::Narrow, instruction.immediate(number))),
         OpKind::Immediate64 => Some((8, List::Wide, instruction.immediate(number))),
         _ => None,
@@ -76,11 +79,15 @@ fn of_instruction(instruction: &Instruction, image: &Range<u64>, per_cpu: &Range
     let end = instruction.next_ip();
     let behind = immediate.map_or(0, |(size, ..)| size);
     let field = |(size, list, value)| Field { list, linked: end - size, value };
-    let immediate = immediate.map(field).filter(|field| image.contains(&field.value));
+    let immediate = immediate.map(field).filter(|field| may_be_address(field.value, image));
     [
         displacement(instruction, end - behind, image, per_cpu),
-        immediate.filter(|_| !MASKS.contains(&instruction.mnemonic())),
+        immediate.filter(|field| field.value == 0 || !MASKS.contains(&instruction.mnemonic())),
     ]
+}
+
+fn may_be_address(value: u64, image: &Range<u64>) -> bool {
+    value == 0 || image.contains(&value)
 }
 
 /// The displacement of an instruction, which ends at an address.
@@ -109,6 +116,6 @@ fn displacement(instruction: &Instruction, end: u64, image: &Range<u64>, per_cpu
     let linked = end - 4;
     match instruction.memory_base() {
         Register::RIP => per_cpu.contains(&value).then_some(Field { list: List::Inverse, linked, value }),
-        _ => image.contains(&value).then_some(Field { list: List::Narrow, linked, value }),
+        _ => may_be_address(value, image).then_some(Field { list: List::Narrow, linked, value }),
     }
 }

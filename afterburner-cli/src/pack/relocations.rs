@@ -11,7 +11,7 @@
 //!   virtual, or a distance to the per-CPU area. A file for another build misses most places by some bytes, and what is there
 //!   are pieces of instructions. And no address that the kernel shows ([`addresses`]) may be missing from the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
@@ -227,18 +227,22 @@ fn check_link(listed: &BTreeMap<u64, List>, linked: &BTreeMap<u64, Linked>) -> a
 /// Holds a file against what the kernel has in memory.
 fn check_contents(kernel: &Kernel<'_>, listed: &BTreeMap<u64, List>) -> anyhow::Result<()> {
     let contents = Contents::of(kernel)?;
+    let (image, per_cpu) = (kernel.loaded.virtual_extent(), 0..contents.per_cpu);
+    let in_text = addresses::in_text(&kernel.elf, &image, &per_cpu);
+    let is_zero = |field: &Field| field.value == 0 && field.list != List::Inverse;
+    let (zeros, in_text): (Vec<Field>, Vec<Field>) = in_text.into_iter().partition(is_zero);
+    let zeros: HashSet<u64> = zeros.iter().map(|field| field.linked).collect();
     for (&address, &list) in listed {
         if kernel.section_at(address, list.size()).is_none() {
             bail!("{address:#x}: {list}, says the file; the kernel has no section there");
         }
         let value = contents.field(address, list).unwrap_or_default();
-        if !contents.may_be(list, address, value) {
+        let fits = contents.may_be(list, address, value) || value == 0 && zeros.contains(&address);
+        if !fits {
             bail!("{address:#x}: {list}, says the file; the kernel has {value:#x} there");
         }
     }
-    let (image, per_cpu) = (kernel.loaded.virtual_extent(), 0..contents.per_cpu);
-    let fields = [addresses::in_text(&kernel.elf, &image, &per_cpu), addresses::in_data(&kernel.elf, &image)];
-    for Field { list, linked, value } in fields.into_iter().flatten() {
+    for Field { list, linked, value } in in_text.into_iter().chain(addresses::in_data(&kernel.elf, &image)) {
         if listed.get(&linked) != Some(&list) {
             bail!("{linked:#x}: the kernel has {list} there, of {value:#x}, and the file does not name it");
         }
@@ -278,16 +282,15 @@ impl Contents {
 
     /// Whether the field at an address can be one of a list, having this value.
     fn may_be(&self, list: List, address: u64, value: u64) -> bool {
-        // The field may hold an address in the kernel, or its physical one, in a page table with the bits of an entry; or, of
-        // a symbol from which all of its address is taken away, none.
+        // The field may hold an address in the kernel, or its physical one, in a page table with the bits of an entry.
         const ENTRY_BITS: u64 = 1 << 63 | 0xfff;
         let near =
             |value: u64, start: u64, length: u64| value.wrapping_sub(start.wrapping_sub(SLACK)) <= length + 2 * SLACK;
         let length = self.memory.len() as u64;
         let physical = self.start.wrapping_sub(KERNEL_MAP);
         match list {
-            List::Wide => near(value, self.start, length) || near(value & !ENTRY_BITS, physical, length) || value == 0,
-            List::Narrow => near(value, self.start, length) || near(value, physical, length) || value == 0,
+            List::Wide => near(value, self.start, length) || near(value & !ENTRY_BITS, physical, length),
+            List::Narrow => near(value, self.start, length) || near(value, physical, length),
             List::Inverse => self.per_cpu > 0 && near(address.wrapping_add(value), 0, self.per_cpu),
         }
     }
