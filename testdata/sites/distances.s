@@ -27,8 +27,10 @@ second:	sti				# site: sti counted
 	hlt				# site: hlt counted
 third:	hlt				# site: hlt
 	alias = fourth
-	mov	$alias + 1, %eax
+	mov	$alias + 2, %eax
 fourth:	rdtsc				# site: rdtsc counted
+	nop
+	nop
 	rdtsc				# site: rdtsc
 	place = .
 	rdmsr				# site: rdmsr counted
@@ -46,7 +48,7 @@ behind:	mov	%ds, %edx		# site: mov-from-seg counted
 	mov	%ds, %edx		# site: mov-from-seg counted
 	nop; nop; nop; nop
 	.byte	0xe8
-	.long	-10
+	.long	-9
 next:
 	# entries that are found by their number
 	.balign	8

@@ -208,9 +208,8 @@ impl<'data> Verifier<'_, 'data> {
     fn references(&mut self, references: &[Reference]) {
         for &Reference { from, to, kind } in references {
             // Nobody writes to a site that is not padded.
-            let is_within = |record: &Record| {
-                to.offset > record.place.offset && !record.alleged.flags.intersects(Flags::UNPADDED)
-            };
+            let is_within =
+                |record: &Record| to.offset > record.place.offset && !record.alleged.flags.intersects(Flags::UNPADDED);
             if let Some(record) = self.record_at(to).filter(is_within) {
                 let (byte, at) = (to.offset - record.place.offset, self.location(from));
                 self.problem(&record, format!("the {kind} at {at} goes to byte {byte} of its slot"));

@@ -35,7 +35,9 @@ struct Directive {
 pub(super) struct Run {
     bytes: Vec<u8>,
     directives: Vec<Directive>,
-    /// It is too long, or something in it is no plain number.
+    /// Bytes that the assembler will compute.
+    computed: Vec<Range<usize>>,
+    /// It is too long, or something in it is neither a number nor an expression.
     is_data: bool,
     /// It holds a string.
     pub(super) has_text: bool,
@@ -132,7 +134,10 @@ impl Run {
         for operand in split(directive.operands(source)) {
             let operand = operand.trim_ascii();
             let bytes = match put {
-                Some(Put::Number(size)) => number(operand, size),
+                Some(Put::Number(size)) => number(operand, size).or_else(|| {
+                    self.computed.push(self.bytes.len()..self.bytes.len() + size);
+                    Sum::read(operand).filter(|sum| sum.constant().is_none()).map(|_| vec![0; size])
+                }),
                 Some(Put::Text(end)) => characters(operand).map(|text| [text.as_slice(), end].concat()),
                 None => None,
             };
@@ -165,10 +170,23 @@ impl Run {
         while decoder.can_decode() {
             let start = decoder.position();
             let instruction = decoder.decode();
-            if instruction.is_invalid() {
+            let offsets = decoder.get_constant_offsets(&instruction);
+            let fields = [
+                (offsets.displacement_offset(), offsets.displacement_size()),
+                (offsets.immediate_offset(), offsets.immediate_size()),
+            ];
+            let is_field = |computed: &Range<usize>| {
+                fields.iter().any(|&(at, size)| start + at <= computed.start && computed.end <= start + at + size)
+            };
+            let mut computed =
+                self.computed.iter().filter(|computed| computed.start < decoder.position() && start < computed.end);
+            // What is computed may be a part of an instruction that does not decide what it is.
+            if instruction.is_invalid() || !computed.clone().all(is_field) {
                 return Decoded::default();
             }
-            if instruction.op0_kind() == OpKind::NearBranch64 || instruction.is_ip_rel_memory_operand() {
+            if computed.next().is_some() {
+                // Where it leads, the expression says.
+            } else if instruction.op0_kind() == OpKind::NearBranch64 || instruction.is_ip_rel_memory_operand() {
                 let target = if instruction.is_ip_rel_memory_operand() {
                     instruction.ip_rel_memory_address()
                 } else {
@@ -328,6 +346,10 @@ mod tests {
             (".byte 0x0f,0x01,0xca\n.byte 0x0f", vec![]),
             // Not numbers.
             (".byte 0x0f,0x01,symbol", vec![]),
+            (".byte symbol,0xfa", vec![]),
+            (".byte symbol; .byte 0; .byte 0xfa", vec![]),
+            (".byte 0xe8; .long symbol-.-4; .byte 0xfa", vec![Cli]),
+            (".byte 0xb9; .word 0x8c + 0xda * 256; .word 0", vec![]),
             (".byte 0x0f,0x01,256", vec![]),
         ] {
             let found: Vec<Class> = run(text).decode().sensitive.iter().map(|encoded| encoded.class).collect();

@@ -6,7 +6,7 @@
 //! that the calls in the file can make of it.
 
 use super::emit::{Carrier, Decision, Dispatch, Insertion, Kind};
-use super::lookup::{Mnemonic, lookup};
+use super::lookup::{Mnemonic, lookup, sensitive};
 use super::operands::split;
 use super::scan::{Item, Scanner, Statement};
 use super::stage::Stage;
@@ -118,17 +118,24 @@ impl Stage<'_> {
         if !is_plain || self.macros.is_defined_anywhere(statement.head(text)) {
             return None;
         }
-        let (row, length) = self.sensitive_in(text, &statement)?;
+        let (row, length) = sensitive(text, self.syntax, &statement)?;
         let is_annotated = self.options.classes.contains(row.class);
         is_annotated.then_some((row.class, length))
     }
 }
 
-/// The text with its blanks as GAS leaves them (`app.c`): one between two words, none around commas.
+/// The text with its blanks as GAS leaves them (`app.c`): one between two words, none around commas. Comments are blanks.
 fn scrubbed(text: &[u8]) -> Vec<u8> {
     let mut result: Vec<u8> = Vec::with_capacity(text.len());
     let mut blank = false;
-    for &byte in text.trim_ascii() {
+    let mut rest = text.trim_ascii();
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        if let Some(comment) = rest.strip_prefix(b"*").filter(|_| byte == b'/') {
+            rest = memchr::memmem::find(comment, b"*/").map_or(&[][..], |end| &comment[end + 2..]);
+            blank = true;
+            continue;
+        }
         if byte.is_ascii_whitespace() {
             blank = true;
             continue;
@@ -155,6 +162,7 @@ mod tests {
             ("mov $ 5 + 3, %eax", "mov $ 5+3,%eax"),
             ("movl %es : 4(%rax) , %eax", "movl %es:4(%rax),%eax"),
             ("rep  insb", "rep insb"),
+            ("mov /* , */ %cr0,/*x*/%rax", "mov %cr0,%rax"),
         ] {
             assert_eq!(scrubbed(text.as_bytes()), expected.as_bytes());
         }

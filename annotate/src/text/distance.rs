@@ -55,15 +55,17 @@ pub(super) struct Reach {
 /// not an instruction's.
 pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whole: bool) -> Vec<Counted> {
     let operands = statement.operands(source);
-    if memchr::memchr3(b'+', b'-', b'|', operands).is_none() {
+    let is_text = [&b".ascii"[..], b".asciz", b".string"].iter().any(|name| statement.head(source).starts_with(name));
+    if is_text || memchr::memchr3(b'+', b'-', b'|', operands).is_none() {
         return Vec::new();
     }
     let mut found = Vec::new();
     for operand in split(operands) {
         let expression = if whole { operand.trim_ascii() } else { displacement(syntax, operand.trim_ascii()) };
-        if expression.first() == Some(&b'"') {
-            continue;
-        }
+        let (expression, is_quoted) = match expression.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")) {
+            Some(inner) => (inner, true),
+            None => (expression, false),
+        };
         if expression.first().is_some_and(u8::is_ascii_digit) && expression.iter().all(|&byte| is_word(byte)) {
             continue;
         }
@@ -90,12 +92,33 @@ pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whol
                     found.extend(added.iter().chain(&subtracted).map(|name| place(name, bytes)));
                 }
             }
+            // The address of a place and a number, less that of another place; but a field of a branch is counted from its end.
+            Some(Sum { added, subtracted, number })
+                if added.len() == 1
+                    && subtracted.len() == 1
+                    && number != 0
+                    && !is_from_end(source, statement, number) =>
+            {
+                found.push(place(added[0], Some(number)));
+            }
             Some(_) => {}
+            None if is_quoted => {}
             // Not understood. What it names is reached by any number, if it is a place.
             None => found.extend(names(expression).map(|name| place(name, None))),
         }
     }
     found
+}
+
+/// Whether the number is the size of the field, negative: `.long target - . - 4`.
+fn is_from_end(source: &[u8], statement: &Statement, number: i64) -> bool {
+    let size = match statement.head(source) {
+        b".byte" => 1,
+        b".word" | b".short" | b".value" | b".2byte" => 2,
+        b".long" | b".int" | b".4byte" => 4,
+        _ => return false,
+    };
+    number == -size
 }
 
 /// The part of an instruction's operand that is an expression (GAS manual, 9.16.1.2 and 9.16.7 "Memory References").
@@ -322,7 +345,7 @@ mod tests {
         let all: Vec<Counted> = statements
             .flat_map(|statement| {
                 let head = statement.head(source);
-                let whole = is_data(head) || definition(source, &statement).is_some();
+                let whole = is_data(head) || definition(source, &statement).is_some() || head == b"m";
                 counted(source, Syntax::default(), &statement, whole)
             })
             .collect();
@@ -341,6 +364,8 @@ mod tests {
             ("x = b\nb: nop\nnop\njmp x+1\n", "b: nop\n"),
             ("mov $b + 1, %eax\nb: nop\nnop\n", "b: nop\n"),
             ("movb $1, %gs:b+1\nb: nop\nnop\n", "b: nop\n"),
+            (".data\n.long b+1-.\n.text\nb: nop\nnop\n", "b: nop\n"),
+            (".macro m to\njmp \\to\n.endm\nm \"b+1\"\nb: nop\nnop\n", "b: nop\n"),
         ] {
             let part = reached(text).parts.pop().unwrap_or_default();
             assert_eq!(text[part.start..part.end.min(text.len())].trim_end(), expected.trim_end(), "{text}");
@@ -354,9 +379,9 @@ mod tests {
             "mov $-1, %eax\n",
             ".data\nd: .quad 0\n.text\nmov d+8(%rip), %rax\n",
             ".long 1f - .\n1:\n",
-            "a: nop\nb: .long b - a + 4\n",
+            "a: nop\n.byte 0xe8\n.long a - . - 4\n",
             "mov external+4(%rip), %eax\n",
-            "a: nop\nb: .ascii \"a+b\"\n.fill a+8-., 1, 0\n",
+            "a: nop\nb: .ascii \"a+b\"\n",
             "ljmp $8, $((1f) - 0xffffffff80000000)\n1: nop\n",
             ".macro m to\n.long \\to - .\nmov \\to+8(%rsp), %rax\n.endm\n",
             "mov 8+4(%rax,%rbx,2), %eax\n",

@@ -64,7 +64,11 @@ pub(super) struct Flow {
     way: Way,
     /// The ways that sections and bodies have interrupted.
     interrupted: Vec<Way>,
+    /// The ways of other sections, by their numbers.
+    left: HashMap<usize, Way>,
     macros: HashMap<Vec<u8>, Outline>,
+    /// The macros whose bodies the text is in.
+    defining: Vec<Option<Vec<u8>>>,
     reach: Reach,
 }
 
@@ -72,7 +76,8 @@ impl Flow {
     /// What is reached by number.
     pub(super) fn finish(mut self, end: usize) -> Reach {
         self.close(end);
-        while let Some(way) = self.interrupted.pop() {
+        let left: Vec<Way> = self.left.drain().map(|(_, way)| way).collect();
+        for way in left.into_iter().chain(mem::take(&mut self.interrupted)) {
             self.way = way;
             self.close(end);
         }
@@ -125,6 +130,12 @@ impl Flow {
     /// A call of a macro.
     pub(super) fn call(&mut self, name: &[u8], block: usize, offset: usize) {
         let unknown = Outline { has_code: true, starts_with_label: true, ends_in_transfer: false };
+        if self.defining.iter().any(|defining| defining.as_deref() == Some(name)) {
+            // Its expansions follow each other.
+            self.way.by_number |= !self.way.outline.starts_with_label;
+            self.way.has_call = true;
+            return;
+        }
         let outline = self.macros.get(name).copied().unwrap_or(unknown);
         self.body(outline, block, offset);
         self.way.has_call |= outline.has_code;
@@ -140,7 +151,7 @@ impl Flow {
         }
     }
 
-    /// Another way is followed for a while: a section is pushed, or a body starts.
+    /// Another way is followed for a while: a section is pushed.
     pub(super) fn interrupt(&mut self, offset: usize) {
         self.interrupted.push(mem::replace(&mut self.way, Way::from(offset)));
     }
@@ -151,10 +162,17 @@ impl Flow {
         self.way = self.interrupted.pop().unwrap_or_else(|| Way::from(offset));
     }
 
+    /// A body starts, of the macro with this name or of a loop.
+    pub(super) fn start_body(&mut self, name: Option<Vec<u8>>, offset: usize) {
+        self.defining.push(name);
+        self.interrupt(offset);
+    }
+
     /// A body ends: of the macro with this name, or of a loop, which is taken several times here.
     pub(super) fn end_body(&mut self, name: Option<Vec<u8>>, offset: usize) {
         let outline = self.way.outline;
         let has_call = self.way.has_call;
+        self.defining.pop();
         self.resume(offset);
         match name {
             Some(name) => drop(self.macros.insert(name, outline)),
@@ -167,11 +185,10 @@ impl Flow {
         }
     }
 
-    /// The text goes on in another section, or perhaps not at all: a condition.
-    pub(super) fn forget(&mut self, offset: usize) {
-        self.label(offset);
-        self.way.outline.has_code = false;
-        self.way.is_over = false;
+    /// The text goes on in another section.
+    pub(super) fn change(&mut self, from: usize, to: usize, offset: usize) {
+        let way = self.left.remove(&to).unwrap_or_else(|| Way::from(offset));
+        self.left.insert(from, mem::replace(&mut self.way, way));
     }
 
     /// What stands behind a condition may be reached by what stands before.
@@ -208,7 +225,7 @@ mod tests {
     use super::*;
 
     /// Letters for what happens: `L` label, `c` code, `t` transfer, `(` and `)` loop, `[` and `]` macro `m`, `m` its call,
-    /// `?` condition. Returns the parts that are reached by number.
+    /// `?` condition, `1` and `2` sections. Returns the parts that are reached by number.
     fn parts(events: &str) -> Vec<&str> {
         let mut flow = Flow::default();
         for (offset, event) in events.char_indices() {
@@ -216,7 +233,9 @@ mod tests {
                 'L' => flow.label(offset),
                 'c' => flow.code(false, 0),
                 't' => flow.code(true, 0),
-                '(' | '[' => flow.interrupt(offset),
+                '(' => flow.start_body(None, offset),
+                '[' => flow.start_body(Some(b"m".to_vec()), offset),
+                '1' | '2' => flow.change(usize::from(event == '1') + 1, usize::from(event == '2') + 1, offset),
                 ')' => flow.end_body(None, offset),
                 ']' => flow.end_body(Some(b"m".to_vec()), offset),
                 'm' => flow.call(b"m", 0, offset),
@@ -242,6 +261,9 @@ mod tests {
             ("[Lct]Lctctm", vec!["Lctct"]),
             ("[cc]Lmmt", vec![]),
             ("Lt?c", vec![]),
+            ("[ct?m]Lm", vec!["everything"]),
+            ("Lt2cc1Lc", vec![]),
+            ("Lt2cc1c", vec!["Lt2cc1c"]),
         ] {
             assert_eq!(parts(events), expected, "{events}");
         }

@@ -8,6 +8,7 @@
 use super::distance::definition;
 use super::expression::Sum;
 use super::scan::{Item, Scanner, Statement};
+use super::sections::Sections;
 use super::stage::Stage;
 
 /// Whether the statement puts nothing into a section and does not say where it stands.
@@ -64,27 +65,46 @@ impl<'a> Stage<'a> {
                 Item::Label(name) if self.references.names_local(&name) => return None,
                 Item::Label(_) => {}
                 Item::Statement(statement) if is_silent(self.source, &statement) => {}
-                Item::Statement(statement) if statement.head(self.source) == b".pushsection" => {
-                    self.skip_excursion(&statement, scanner)?;
+                Item::Statement(statement) => {
+                    let name = String::from_utf8_lossy(statement.head(self.source)).to_ascii_lowercase();
+                    if !name.starts_with('.')
+                        || !self.repeats_mode(&name, &statement) && !self.excursion(&statement, scanner)?
+                    {
+                        return Some(statement);
+                    }
                 }
-                Item::Statement(statement) => return Some(statement),
             }
         }
     }
 
-    /// Steps over data that goes into another section, where no site can be.
-    fn skip_excursion(&self, push: &Statement, scanner: &mut Scanner<'a>) -> Option<()> {
-        let is_elsewhere = !self.sections.clone().follow_into(push.operands(self.source)).executable;
-        let mut depth = usize::from(is_elsewhere);
-        while depth > 0 {
-            let Item::Statement(statement) = scanner.next()? else { continue };
-            match statement.head(self.source) {
-                b".pushsection" => return None,
-                b".popsection" => depth -= 1,
-                head if head.first() == Some(&b'.') && !self.macros.is_call(head) => {}
-                _ => return None,
-            }
+    /// Steps over data that goes into other sections, where no site can be, until the text is back; `false` if the statement
+    /// does not change the section, and nothing if more is on the way.
+    fn excursion(&self, away: &Statement, scanner: &mut Scanner<'a>) -> Option<bool> {
+        if !Sections::is_change(away.head(self.source)) {
+            return Some(false);
         }
-        is_elsewhere.then_some(())
+        let mut sections = self.sections.clone();
+        let mut next = away.clone();
+        loop {
+            let head = next.head(self.source);
+            if head.first() != Some(&b'.') || self.macros.is_call(head) {
+                return None;
+            }
+            let name = String::from_utf8_lossy(head).to_ascii_lowercase();
+            let has_changed = sections.follow(&name, next.operands(self.source));
+            let current = sections.current();
+            if has_changed && current.number == self.sections.current().number {
+                return Some(true);
+            }
+            if current.executable {
+                return None;
+            }
+            next = loop {
+                match scanner.next()? {
+                    Item::Statement(statement) => break statement,
+                    Item::Label(_) => {}
+                }
+            };
+        }
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use crate::instructions::{Row, TABLE};
+use super::operands::Syntax;
+use super::scan::{Item, Scanner, Statement};
+use crate::instructions::{Row, TABLE, When};
 
 /// What a mnemonic may be.
 #[derive(Clone, Debug)]
@@ -69,6 +71,49 @@ pub(super) fn lookup(word: &[u8]) -> Option<&'static Mnemonic> {
     lower.copy_from_slice(word);
     lower.make_ascii_lowercase();
     MNEMONICS.get(&*lower)
+}
+
+/// The row of a statement that is sensitive, and a lower bound for its length.
+pub(super) fn sensitive(source: &[u8], syntax: Syntax, statement: &Statement) -> Option<(&'static Row, u8)> {
+    let mut head = statement.range();
+    head.end = statement.head_end;
+    let mut prefixes = 0;
+    loop {
+        let word = &source[head.clone()];
+        let is_pseudo = word.first() == Some(&b'{');
+        let mnemonic = if is_pseudo { Some(&Mnemonic::Prefix) } else { lookup(suffixless(word)) };
+        match mnemonic? {
+            Mnemonic::Candidate(candidates) => {
+                let operands = source[head.end..statement.end].trim_ascii();
+                // `in = 5` defines a symbol.
+                if operands.starts_with(b"=") {
+                    return None;
+                }
+                let fits = |when| syntax.fits(when, word, operands);
+                let candidate = candidates.iter().find(|candidate| {
+                    fits(candidate.row.when)
+                        && (word.len() == suffixless(word).len() || candidate.row.when != When::Always)
+                })?;
+                return Some((candidate.row, candidate.length + prefixes + syntax.least_extra_length(operands)));
+            }
+            Mnemonic::Prefix => {
+                prefixes += u8::from(!is_pseudo);
+                let rest = &source[head.end..statement.end];
+                let start = head.end + rest.len() - rest.trim_ascii_start().len();
+                let mut words = Scanner::new(source, start..statement.end);
+                let Some(Item::Statement(next)) = words.next() else { return None };
+                head = next.start..next.head_end;
+            }
+        }
+    }
+}
+
+/// The mnemonic before a suffix that a macro parameter supplies (`mov\size`).
+fn suffixless(word: &[u8]) -> &[u8] {
+    match memchr::memchr(b'\\', word) {
+        Some(at) => &word[..at],
+        None => word,
+    }
 }
 
 #[cfg(test)]

@@ -20,17 +20,19 @@ pub(super) struct Section {
     pub(super) link_once: bool,
     /// Whether it holds debug information.
     pub(super) debug: bool,
+    /// Tells it from the others of the text.
+    pub(super) number: usize,
 }
 
 impl Section {
     pub(super) const TEXT: Self =
-        Self { executable: true, flags: Flags::empty(), grouped: false, link_once: false, debug: false };
-    const DATA: Self = Self { executable: false, ..Self::TEXT };
+        Self { executable: true, flags: Flags::empty(), grouped: false, link_once: false, debug: false, number: 0 };
+    const DATA: Self = Self { executable: false, number: 1, ..Self::TEXT };
 
-    fn new(name: &str, executable: bool, grouped: bool) -> Self {
+    fn new(name: &str, executable: bool, grouped: bool, number: usize) -> Self {
         let debug = [".debug", ".zdebug", ".stab"].iter().any(|start| name.starts_with(start));
         let link_once = name.starts_with(".gnu.linkonce.") && !grouped;
-        Self { executable, flags: crate::linux::section_flags(name), grouped, link_once, debug }
+        Self { executable, flags: crate::linux::section_flags(name), grouped, link_once, debug, number }
     }
 }
 
@@ -41,11 +43,24 @@ pub(super) struct Sections {
     previous: Section,
     stack: Vec<(Section, Section)>,
     executable: HashMap<String, bool>,
+    numbers: HashMap<(String, String), usize>,
+    /// By number.
+    names: Vec<String>,
 }
 
 impl Default for Sections {
     fn default() -> Self {
-        Self { current: Section::TEXT, previous: Section::TEXT, stack: Vec::new(), executable: HashMap::new() }
+        let mut sections = Self {
+            current: Section::TEXT,
+            previous: Section::TEXT,
+            stack: Vec::new(),
+            executable: HashMap::new(),
+            numbers: HashMap::new(),
+            names: Vec::new(),
+        };
+        let numbers = [".text", ".data"].map(|name| sections.number(name, b""));
+        debug_assert_eq!(numbers, [Section::TEXT.number, Section::DATA.number]);
+        sections
     }
 }
 
@@ -69,10 +84,29 @@ impl Sections {
         std::mem::replace(&mut self.current, section)
     }
 
+    /// Whether the directive of this name changes the section.
+    pub(super) fn is_change(directive: &[u8]) -> bool {
+        const CHANGES: [&[u8]; 9] = [
+            b".text",
+            b".data",
+            b".bss",
+            b".struct",
+            b".section",
+            b".pushsection",
+            b".popsection",
+            b".subsection",
+            b".previous",
+        ];
+        CHANGES.iter().any(|change| directive.eq_ignore_ascii_case(change))
+    }
+
     /// Follows a directive; `false` if it is not one that changes the section.
     pub(super) fn follow(&mut self, directive: &str, arguments: &[u8]) -> bool {
         match directive {
-            ".text" => self.enter(Section::TEXT),
+            ".text" => {
+                let number = self.number(".text", arguments);
+                self.enter(Section { number, ..Section::TEXT });
+            }
             ".data" | ".bss" | ".struct" | ".offset" => self.enter(Section::DATA),
             ".section" => {
                 let section = self.named(arguments);
@@ -88,16 +122,27 @@ impl Sections {
                     (self.current, self.previous) = (current, previous);
                 }
             }
-            ".subsection" => self.previous = self.current,
+            ".subsection" => {
+                let name = self.names[self.current.number].clone();
+                let number = self.number(&name, arguments);
+                self.enter(Section { number, ..self.current });
+            }
             ".previous" => std::mem::swap(&mut self.current, &mut self.previous),
             _ => return false,
         }
         true
     }
 
-    /// The section that the operands of a directive name.
-    pub(super) fn follow_into(&mut self, arguments: &[u8]) -> Section {
-        self.named(arguments)
+    /// The number of a section's part: its name, with that of its group, and its subsection.
+    fn number(&mut self, name: &str, subsection: &[u8]) -> usize {
+        let subsection = String::from_utf8_lossy(subsection.trim_ascii()).into_owned();
+        let subsection = if subsection.is_empty() { "0".to_owned() } else { subsection };
+        let next = self.names.len();
+        let number = *self.numbers.entry((name.to_owned(), subsection)).or_insert(next);
+        if number == next {
+            self.names.push(name.to_owned());
+        }
+        number
     }
 
     fn enter(&mut self, section: Section) {
@@ -107,8 +152,10 @@ impl Sections {
     /// The section that `NAME[, SUBSECTION][, "FLAGS"...]` names.
     fn named(&mut self, arguments: &[u8]) -> Section {
         let arguments = String::from_utf8_lossy(arguments);
-        let mut parts = arguments.split(',').map(str::trim);
+        let mut parts = arguments.split(',').map(str::trim).peekable();
         let name = parts.next().unwrap_or_default().trim_matches('"').to_owned();
+        let subsection =
+            parts.next_if(|part| part.starts_with(|first: char| first.is_ascii_digit())).unwrap_or_default();
         let flags = parts.find(|part| part.starts_with(['"', '#']));
         // `G` is followed by the group's name, `?` stands for the group of the current section.
         let grouped = flags.is_some_and(|flags| {
@@ -119,7 +166,9 @@ impl Sections {
             Some(flags) => flags.contains('x'),
             None => self.executable.get(&name).copied().unwrap_or_else(|| executable_by_name(&name)),
         };
-        let section = Section::new(&name, executable, grouped);
+        let group = if grouped { parts.collect::<Vec<_>>().join(",") } else { String::new() };
+        let number = self.number(&format!("{name}{group}"), subsection.as_bytes());
+        let section = Section::new(&name, executable, grouped, number);
         self.executable.entry(name).or_insert(executable);
         section
     }

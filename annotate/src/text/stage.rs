@@ -9,13 +9,13 @@ use super::emit::{Carrier, Insertion, Kind, LABELS};
 use super::flow::{Flow, is_filler, is_transfer};
 use super::gaps::is_silent;
 use super::inline::Inline;
-use super::lookup::{Mnemonic, lookup};
+use super::lookup::{Mnemonic, lookup, sensitive};
 use super::macros::Macros;
 use super::operands::Syntax;
 use super::references::References;
 use super::scan::{Item, Scanner, Statement};
 use super::sections::{Section, Sections};
-use crate::instructions::{Class, ClassSet, Part, Row, SEQUENCES, Sequence, When};
+use crate::instructions::{Class, ClassSet, Part, Row, SEQUENCES, Sequence};
 use crate::linux::{self, EXCEPTION_TABLE};
 use crate::record::{Flags, Liveness, MINIMUM_SLOT};
 
@@ -51,6 +51,10 @@ pub(super) struct Stage<'a> {
     before: Option<Statement>,
     /// The last label that is no number, if there was no code behind it.
     object: Option<Range<usize>>,
+    /// Up to here, bytes are known to be no sites.
+    no_sites_until: usize,
+    /// The instructions that pushed sections have come behind.
+    interrupted: Vec<Option<Statement>>,
 }
 
 /// What the stage has found.
@@ -97,6 +101,8 @@ impl<'a> Stage<'a> {
             previous: None,
             before: None,
             object: None,
+            no_sites_until: 0,
+            interrupted: Vec::new(),
         }
     }
 
@@ -136,7 +142,9 @@ impl<'a> Stage<'a> {
                     } else if head.eq_ignore_ascii_case(b".end") {
                         return;
                     } else {
-                        self.directive(&statement, &mut scanner);
+                        if self.directive(&statement, &mut scanner) {
+                            continue;
+                        }
                     }
                     self.labels.clear();
                 }
@@ -167,16 +175,22 @@ impl<'a> Stage<'a> {
         !self.labels.iter().any(|label| self.references.names_local(label))
     }
 
-    fn directive(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) {
-        self.previous = None;
+    /// Follows a directive; `true` if it changes nothing here.
+    fn directive(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) -> bool {
         let head = statement.head(self.source);
-        if puts_bytes(head) && self.bytes(statement, scanner) {
-            return;
+        let name = String::from_utf8_lossy(head).to_ascii_lowercase();
+        if self.repeats_mode(&name, statement) {
+            return true;
         }
-        let Ok(name) = std::str::from_utf8(head) else { return };
-        let name = name.to_ascii_lowercase();
-        if self.section(&name, statement) || self.macro_directive(&name, statement) {
-            return;
+        if let Some(is_same) = self.section(&name, statement) {
+            return is_same;
+        }
+        self.previous = None;
+        if puts_bytes(head) && self.bytes(statement, scanner) {
+            return false;
+        }
+        if self.macro_directive(&name, statement) {
+            return false;
         }
         let operands = statement.operands(self.source);
         match name.as_str() {
@@ -201,8 +215,20 @@ impl<'a> Stage<'a> {
                 self.flow.condition();
                 self.decides_by_distance |= is_numeric_condition(&name) && memchr::memchr(b'-', operands).is_some();
             }
-            _ if is_data(head) || definition(self.source, statement).is_some() => self.count(statement, false),
+            _ if is_data(head) || name == ".reloc" || definition(self.source, statement).is_some() => {
+                self.count(statement, false);
+            }
             _ => {}
+        }
+        false
+    }
+
+    /// Whether a directive says that the text is written as it is anyway.
+    pub(super) fn repeats_mode(&self, name: &str, statement: &Statement) -> bool {
+        match name {
+            ".code64" => self.long_mode,
+            ".att_syntax" => self.syntax == Syntax::default() && statement.operands(self.source) != b"noprefix",
+            _ => false,
         }
     }
 
@@ -214,18 +240,34 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Follows a directive that changes the section.
-    fn section(&mut self, name: &str, statement: &Statement) -> bool {
+    /// Follows a directive that changes the section; tells whether it comes back to where nothing has happened since.
+    fn section(&mut self, name: &str, statement: &Statement) -> Option<bool> {
+        let before = self.sections.current();
         if !self.sections.follow(name, statement.operands(self.source)) {
-            return false;
+            return None;
+        }
+        let now = self.sections.current();
+        if before.number == now.number && !matches!(name, ".pushsection" | ".popsection") {
+            return Some(true);
         }
         self.before = None;
         match name {
-            ".pushsection" => self.flow.interrupt(statement.start),
-            ".popsection" => self.flow.resume(statement.start),
-            _ => self.flow.forget(statement.start),
+            ".pushsection" => {
+                // A site that spans the excursion must not span another one.
+                self.interrupted.push(self.previous.take().filter(|_| !now.executable));
+                self.flow.interrupt(statement.start);
+            }
+            ".popsection" => {
+                self.previous = self.interrupted.pop().flatten();
+                self.flow.resume(statement.start);
+                return Some(self.previous.is_some());
+            }
+            _ => {
+                self.previous = None;
+                self.flow.change(before.number, now.number, statement.start);
+            }
         }
-        true
+        Some(false)
     }
 
     /// Follows a directive of macros. The section that a macro will be expanded in is not known where it is defined: its body
@@ -233,6 +275,7 @@ impl<'a> Stage<'a> {
     fn macro_directive(&mut self, name: &str, statement: &Statement) -> bool {
         let (was_in_macro, was_deep) = (self.macros.in_macro(), self.macros.depth());
         let Some(defined) = self.macros.follow(name, statement) else { return false };
+        let defining = self.macros.defining().map(<[u8]>::to_vec);
         match (was_in_macro, self.macros.in_macro()) {
             (false, true) => self.outside = Some(self.sections.replace(Section::TEXT)),
             (true, false) => {
@@ -243,21 +286,25 @@ impl<'a> Stage<'a> {
             _ => {}
         }
         if self.macros.depth() > was_deep {
-            self.flow.interrupt(statement.start);
+            self.flow.start_body(defining, statement.start);
         } else if self.macros.depth() < was_deep {
             self.flow.end_body(defined, statement.end);
         }
         self.decides_by_distance |= name == ".rept" && statement.operands(self.source).contains(&b'-');
+        if matches!(name, ".irp" | ".macro") {
+            self.count(statement, false);
+        }
         true
     }
 
     /// A run of bytes. `false` if it is not taken for code.
     fn bytes(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) -> bool {
-        if !self.sections.current().executable || !self.long_mode {
+        if !self.sections.current().executable || !self.long_mode || statement.start < self.no_sites_until {
             return false;
         }
         let mut behind = scanner.clone();
         let run = Run::read(self, statement, &mut behind);
+        self.no_sites_until = run.range().map_or(0, |range| range.end);
         let Decoded { sensitive: mut sites, is_transfer, distances } = run.decode();
         sites.retain(|site| ClassSet::default().contains(site.class));
         if !distances.is_empty() && !self.is_table(&run, &behind) {
@@ -414,45 +461,7 @@ impl<'a> Stage<'a> {
 
     /// The row of a statement that is sensitive, and a lower bound for its length.
     fn sensitive(&self, statement: &Statement) -> Option<(&'static Row, u8)> {
-        self.sensitive_in(self.source, statement)
-    }
-
-    /// The same of a statement of another text.
-    pub(super) fn sensitive_in(&self, source: &[u8], statement: &Statement) -> Option<(&'static Row, u8)> {
-        let mut head = statement.range();
-        head.end = statement.head_end;
-        let mut prefixes = 0;
-        loop {
-            let word = &source[head.clone()];
-            let is_pseudo = word.first() == Some(&b'{');
-            let mnemonic = if is_pseudo { Some(&Mnemonic::Prefix) } else { lookup(suffixless(word)) };
-            match mnemonic? {
-                Mnemonic::Candidate(candidates) => {
-                    let operands = source[head.end..statement.end].trim_ascii();
-                    // `in = 5` defines a symbol.
-                    if operands.starts_with(b"=") {
-                        return None;
-                    }
-                    let fits = |when| self.syntax.fits(when, word, operands);
-                    let candidate = candidates.iter().find(|candidate| {
-                        fits(candidate.row.when)
-                            && (word.len() == suffixless(word).len() || candidate.row.when != When::Always)
-                    })?;
-                    return Some((
-                        candidate.row,
-                        candidate.length + prefixes + self.syntax.least_extra_length(operands),
-                    ));
-                }
-                Mnemonic::Prefix => {
-                    prefixes += u8::from(!is_pseudo);
-                    let rest = &source[head.end..statement.end];
-                    let start = head.end + rest.len() - rest.trim_ascii_start().len();
-                    let mut words = Scanner::new(source, start..statement.end);
-                    let Some(Item::Statement(next)) = words.next() else { return None };
-                    head = next.start..next.head_end;
-                }
-            }
-        }
+        sensitive(self.source, self.syntax, statement)
     }
 
     /// Joins `popf` with a `push` before it.
@@ -672,12 +681,4 @@ fn names(expression: &[u8], label: &[u8]) -> bool {
     expression
         .split(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'$')))
         .any(|word| if is_numeric { word.strip_suffix(b"b") == Some(label) } else { word == label })
-}
-
-/// The mnemonic before a suffix that a macro parameter supplies (`mov\size`).
-fn suffixless(word: &[u8]) -> &[u8] {
-    match memchr::memchr(b'\\', word) {
-        Some(at) => &word[..at],
-        None => word,
-    }
 }

@@ -84,6 +84,11 @@ impl<'a> Macros<'a> {
         self.frames.len()
     }
 
+    /// The macro whose body the text is in, if it is not in that of a loop.
+    pub(super) fn defining(&self) -> Option<&[u8]> {
+        self.frames.last()?.defines.as_deref()
+    }
+
     /// Follows a directive; `None` if it is not one of macros. At the end of a definition, the name that is defined.
     #[expect(clippy::option_option, reason = "a directive of macros, and what it defines")]
     pub(super) fn follow(&mut self, directive: &str, statement: &Statement) -> Option<Option<Vec<u8>>> {

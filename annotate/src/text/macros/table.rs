@@ -7,6 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
+use super::super::lookup::sensitive;
+use super::super::operands::Syntax;
 use super::super::scan::{Item, Scanner, Statement};
 use super::arguments::{Parameter, bind, offset_in, parse_definition, quoted, references, split, substitute, unquote};
 
@@ -165,6 +167,12 @@ impl<'a> Table<'a> {
                 .flat_map(|text| values.iter().map(|value| substitute(text, name, value, alternate)))
                 .collect();
         }
+        // What ends a parameter's name may stand alone, too.
+        for text in expansions.iter_mut().filter(|text| memchr::memchr(b'\\', text).is_some()) {
+            while let Some(at) = memchr::memmem::find(text, b"\\()") {
+                text.drain(at..at + 3);
+            }
+        }
         Some(expansions)
     }
 
@@ -270,9 +278,14 @@ impl<'a> Table<'a> {
             .collect()
     }
 
-    /// Whether an argument is quoted, and what the quotes hold can be annotated there.
+    /// Whether an argument is quoted, and what the quotes hold can be annotated there: it has no parameters, or a site whatever
+    /// they are.
     fn is_placeable(&self, argument: &[u8], scope: Option<usize>) -> bool {
         let Some(inner) = quoted(argument) else { return false };
+        let is_site = |item| matches!(item, Item::Statement(statement) if sensitive(inner, Syntax::default(), &statement).is_some());
+        if inner.contains(&b'\\') && !Scanner::new(inner, 0..inner.len()).any(is_site) {
+            return false;
+        }
         let parameters =
             references(inner, false).filter(|reference| self.resolve(reference.name, scope).is_some()).count();
         memchr::memchr(b'"', inner).is_none() && parameters == backslashes(inner)
