@@ -38,6 +38,14 @@ fourth:	rdtsc				# site: rdtsc counted
 	nop
 	rdmsr				# site: rdmsr
 	jmp	place + 3
+	# a label that only says how much room is left is no name
+room:	jmp	numbered
+numbered:
+	.rept	2
+4:	mov	%ds, %edx		# site: mov-from-seg counted
+	ret
+	.skip	16 - (. - 4b), 0xcc
+	.endr
 	# branches that are encoded by hand
 again:	nop
 	.byte	0xeb
@@ -45,10 +53,11 @@ again:	nop
 behind:	mov	%ds, %edx		# site: mov-from-seg counted
 	nop; nop; nop; nop; nop; nop; nop; nop; nop; nop
 	mov	%ds, %edx		# site: mov-from-seg
+	nop
 	mov	%ds, %edx		# site: mov-from-seg counted
-	nop; nop; nop; nop
+	nop; nop; nop
 	.byte	0xe8
-	.long	-9
+	.long	-10
 next:
 	# entries that are found by their number
 	.balign	8
@@ -85,5 +94,4 @@ other:
 	mov	%cr0, %rax		# site: mov-from-cr
 	mov	$(2b - 1b), %eax
 	.data
-	.long	2b - . + 4
-data:	.quad	entries, other, behind, again, next, 2b
+data:	.quad	entries, other, behind, room, again, next, 2b

@@ -32,8 +32,10 @@ table:	.byte	0x0f, 0x01, 0xca, 0x0f, 0x31
 more:	.byte	0xfa
 	.ascii	"no"
 	.string	"a \" cli # \\"
+	nop
 plain:	.byte	0x8c, 0xd8
 	.byte	0x8c, 0xd8
+	nop
 	.type	object, @object
 after:
 object:	.byte	0xfa

@@ -67,8 +67,7 @@ before:
 	cli				# site: cli counted
 	nop
 	nop
-	.section .rodata
-	.previous
+	.section .text.other, "ax"
 	.subsection 1
 	cli				# site: cli
 	.previous

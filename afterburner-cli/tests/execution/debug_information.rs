@@ -79,9 +79,6 @@ const NOTHING: &[&str] = &[
     "// nothing",
     "# {n} \"file.c\"",
     "# {n} \"file.c\" 2",
-    "#APP",
-    "#NO_APP",
-    "#APP\n# {n} \"file.h\" 1",
     ".Lunused{n}:",
     ".Lunused{n}: .Ltoo{n}:",
     ".LVL{n}:",
@@ -101,9 +98,6 @@ const NOTHING: &[&str] = &[
     ";;",
     "\t;",
     "",
-    "\t.if 1\n\t.endif",
-    "\t.if 0\n\tcli\n\t.endif",
-    "\t.ifdef nobody\n\thlt\n\t.endif",
     "\t.att_syntax prefix",
     "\t.code64",
 ];
@@ -301,8 +295,8 @@ fn a_label_that_somebody_can_branch_to_is_in_no_slot() {
         lab.run("as", &["text.s", "-o", "plain.o"]).silent_success();
         if lab.afterburner(&["as", "text.s", "-o", "text.o"]).status.success() {
             let verdict = lab.afterburner(&["verify", "text.o"]);
-            if verdict.status.success() && !verdict.stdout.contains("1 pushf\n") && !verdict.stdout.contains("1 pushf,")
-            {
+            let is_apart = verdict.stdout.contains("1 site,") && !verdict.stdout.contains("pushf;pop");
+            if verdict.status.success() && !is_apart {
                 wrong.push(format!("{}{text}", verdict.stdout));
             }
         }

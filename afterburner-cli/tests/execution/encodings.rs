@@ -109,29 +109,33 @@ fn hand_encoded() -> impl Strategy<Value = String> {
 
 /// Two bytes, `A` and `B`, that come out of repetitions, parameters and symbols, and what may stand beside them.
 const FORMS: &[&str] = &[
-    "\t.irp x, A, B\n\t.byte \\x\n\t.endr\n",
-    "\t.byte a%%, B\n\ta%% = A\n",
-    "\t.set a%%, A\n\t.byte a%%, B\n",
     "\t.rept 2\n\t.byte A, B\n\t.endr\n",
-    "\t.macro e%% x, y\n\t.byte \\x, \\y\n\t.endm\n\te%% A, B\n",
-    "\t.macro e%% x:vararg\n\t.byte \\x\n\t.endm\n\te%% A, B\n\te%% 0x90\n",
-    "\t.macro e%% x, y\n\t.word \\x | \\y << 8\n\t.endm\n\te%% A, B\n",
     "\t.word A + B * 256\n",
-    "\t.fill 1, 2, A + B * 256\n",
-    "\t.fill 1, 1, A; .byte B\n",
-    "\t.skip 1, A\n\t.skip 1, B\n",
     "\t.byte A\n\t.loc 1 1\n\t.byte B\n",
     "\t.byte A # cli\n\t/* cli */ .byte B\n",
     "\t.byte A\n.L%%:\t.byte B\n",
-    "\t.if 1\n\t.byte A\n\t.endif\n\t.byte B\n",
     "\t.byte A\n\t.pushsection .data\n\t.byte 1\n\t.popsection\n\t.byte B\n",
     "\t.byte A, (B)\n\t.byte (A), B\n\t.byte (A),(B)\n",
-    "\t.macro e%% x y\n\t.byte \\x\n\t.byte \\y\n\t.endm\n\te%% A B\n",
     "\t.byte 0x66, A, B\n\t.byte 0x48; .byte A, B\n",
-    "\trex.w; .byte A, B\n",
     "\t.byte 0xb9, A, B, 0, 0\n",
     "\t.byte 0xb9; .word A + B * 256; .word 0\n",
     "\t.byte 0x66; mov %ds, %edx; .byte A, B\n",
+];
+
+/// The same where only the assembler knows the bytes, or where they are apart: the census reports them.
+const REPORTED: &[&str] = &[
+    "\t.irp x, A, B\n\t.byte \\x\n\t.endr\n",
+    "\t.byte a%%, B\n\ta%% = A\n",
+    "\t.set a%%, A\n\t.byte a%%, B\n",
+    "\t.macro e%% x, y\n\t.byte \\x, \\y\n\t.endm\n\te%% A, B\n",
+    "\t.macro e%% x:vararg\n\t.byte \\x\n\t.endm\n\te%% A, B\n\te%% 0x90\n",
+    "\t.macro e%% x, y\n\t.word \\x | \\y << 8\n\t.endm\n\te%% A, B\n",
+    "\t.fill 1, 2, A + B * 256\n",
+    "\t.fill 1, 1, A; .byte B\n",
+    "\t.skip 1, A\n\t.skip 1, B\n",
+    "\t.if 1\n\t.byte A\n\t.endif\n\t.byte B\n",
+    "\t.macro e%% x y\n\t.byte \\x\n\t.byte \\y\n\t.endm\n\te%% A B\n",
+    "\trex.w; .byte A, B\n",
 ];
 
 /// Encodings of two bytes; the last ones are not sensitive.
@@ -167,7 +171,6 @@ fn each_way_to_write_an_encoding_computes_the_same() {
         ".ascii \"\\x8c\", \"\\xda\"",
         ".string \"\\214\\332\\004\"",
         ".asciz \"\\214\\332\\004\"",
-        ".octa 0x9090909090909090909090909090da8c",
         ".byte 0x8c; .ascii \"\\332\"",
         ".word 0x8c90; .byte 0xda",
         ".byte 0x8c, 0xda, 0x8c, 0xc1, 0x90",
@@ -181,4 +184,10 @@ fn each_way_to_write_an_encoding_computes_the_same() {
 fn encodings_compute_the_same() {
     let parts = (select(FORMS), select(ENCODED)).prop_map(|(form, encoded)| by_parts(form, encoded));
     nothing_is_silently_wrong(prop_oneof![hand_encoded(), parts], &Least { recorded: 40, padded: 40 });
+}
+
+#[test]
+fn encodings_that_only_the_assembler_knows_are_reported() {
+    let parts = (select(REPORTED), select(ENCODED)).prop_map(|(form, encoded)| by_parts(form, encoded));
+    nothing_is_silently_wrong(parts, &Least { recorded: 0, padded: 0 });
 }

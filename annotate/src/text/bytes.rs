@@ -160,9 +160,9 @@ impl Run {
     }
 
     /// What the run is, if it is code.
-    pub(super) fn decode(&self) -> Decoded {
-        if self.is_data {
-            return Decoded::default();
+    pub(super) fn decode(&self) -> Option<Decoded> {
+        if self.is_data || self.bytes.is_empty() {
+            return None;
         }
         let mut decoder = Decoder::new(64, &self.bytes, DecoderOptions::NONE);
         let mut found: Vec<Encoded> = Vec::new();
@@ -182,7 +182,7 @@ impl Run {
                 self.computed.iter().filter(|computed| computed.start < decoder.position() && start < computed.end);
             // What is computed may be a part of an instruction that does not decide what it is.
             if instruction.is_invalid() || !computed.clone().all(is_field) {
-                return Decoded::default();
+                return None;
             }
             if computed.next().is_some() {
                 // Where it leads, the expression says.
@@ -209,7 +209,12 @@ impl Run {
         for encoded in &mut found {
             encoded.range = self.directives_of(&encoded.bytes);
         }
-        Decoded { sensitive: found, is_transfer, distances }
+        Some(Decoded { sensitive: found, is_transfer, distances })
+    }
+
+    /// Whether some of its bytes are known to the assembler only.
+    pub(super) fn is_computed(&self) -> bool {
+        !self.computed.is_empty()
     }
 
     /// The directives that these bytes of the run are, if they are whole ones.
@@ -352,17 +357,17 @@ mod tests {
             (".byte 0xb9; .word 0x8c + 0xda * 256; .word 0", vec![]),
             (".byte 0x0f,0x01,256", vec![]),
         ] {
-            let found: Vec<Class> = run(text).decode().sensitive.iter().map(|encoded| encoded.class).collect();
+            let found: Vec<Class> = run(text).decode().unwrap_or_default().sensitive.iter().map(|encoded| encoded.class).collect();
             assert_eq!(found, expected, "{text}");
         }
         let long = format!(".byte 0xfa\n.byte {}0x90", "0x90,".repeat(LONGEST_RUN));
-        assert!(run(&long).decode().sensitive.is_empty());
+        assert!(run(&long).decode().unwrap_or_default().sensitive.is_empty());
     }
 
     #[test]
     fn whole_directives() {
         let ranges = |text: &'static str| -> Vec<Option<&str>> {
-            run(text).decode().sensitive.into_iter().map(|encoded| Some(&text[encoded.range?])).collect()
+            run(text).decode().unwrap_or_default().sensitive.into_iter().map(|encoded| Some(&text[encoded.range?])).collect()
         };
         assert_eq!(ranges(".byte 0xfa; .byte 0xfb"), [Some(".byte 0xfa"), Some(".byte 0xfb")]);
         assert_eq!(ranges(".byte 0xfa, 0xfb"), [None, None]);

@@ -29,8 +29,10 @@ struct Outline {
 #[derive(Clone, Debug, Default)]
 struct Way {
     outline: Outline,
-    /// Where the last label stands.
+    /// Where the last label stands, or where the text has come back to this way.
     since: usize,
+    /// The parts between the label and there.
+    parts: Vec<Range<usize>>,
     /// Something behind it is reached by number.
     by_number: bool,
     /// A macro is called behind it.
@@ -44,6 +46,12 @@ struct Way {
 impl Way {
     fn from(since: usize) -> Self {
         Self { since, ..Self::default() }
+    }
+
+    /// The text leaves this way.
+    fn leave(&mut self, offset: usize) {
+        self.parts.push(self.since..offset);
+        self.since = offset;
     }
 
     /// Code that stands here, and whether the way ends behind it.
@@ -67,8 +75,8 @@ pub(super) struct Flow {
     /// The ways of other sections, by their numbers.
     left: HashMap<usize, Way>,
     macros: HashMap<Vec<u8>, Outline>,
-    /// The macros whose bodies the text is in.
-    defining: Vec<Option<Vec<u8>>>,
+    /// The bodies that the text is in: of macros, by name, and of loops; and where each starts.
+    bodies: Vec<(Option<Vec<u8>>, usize)>,
     reach: Reach,
 }
 
@@ -76,10 +84,12 @@ impl Flow {
     /// What is reached by number.
     pub(super) fn finish(mut self, end: usize) -> Reach {
         self.close(end);
+        // What was left has its parts, and none that goes on to the end.
         let left: Vec<Way> = self.left.drain().map(|(_, way)| way).collect();
         for way in left.into_iter().chain(mem::take(&mut self.interrupted)) {
+            let since = way.since;
             self.way = way;
-            self.close(end);
+            self.close(since);
         }
         self.reach
     }
@@ -109,7 +119,8 @@ impl Flow {
             if self.way.has_call {
                 self.reach.everything = true;
             }
-            self.reach.parts.push(Range { start: self.way.since, end });
+            self.reach.parts.append(&mut self.way.parts);
+            self.reach.parts.push(self.way.since..end);
         }
     }
 
@@ -127,10 +138,16 @@ impl Flow {
         self.way.code(is_transfer, block);
     }
 
+    /// Data, behind which nothing goes on.
+    pub(super) fn data(&mut self) {
+        self.way.outline.ends_in_transfer = true;
+        self.way.is_over = true;
+    }
+
     /// A call of a macro.
     pub(super) fn call(&mut self, name: &[u8], block: usize, offset: usize) {
         let unknown = Outline { has_code: true, starts_with_label: true, ends_in_transfer: false };
-        if self.defining.iter().any(|defining| defining.as_deref() == Some(name)) {
+        if self.bodies.iter().any(|(defining, _)| defining.as_deref() == Some(name)) {
             // Its expansions follow each other.
             self.way.by_number |= !self.way.outline.starts_with_label;
             self.way.has_call = true;
@@ -153,18 +170,20 @@ impl Flow {
 
     /// Another way is followed for a while: a section is pushed.
     pub(super) fn interrupt(&mut self, offset: usize) {
+        self.way.leave(offset);
         self.interrupted.push(mem::replace(&mut self.way, Way::from(offset)));
     }
 
     /// The interrupted way goes on.
     pub(super) fn resume(&mut self, offset: usize) {
         self.close(offset);
-        self.way = self.interrupted.pop().unwrap_or_else(|| Way::from(offset));
+        self.way = self.interrupted.pop().unwrap_or_default();
+        self.way.since = offset;
     }
 
     /// A body starts, of the macro with this name or of a loop.
     pub(super) fn start_body(&mut self, name: Option<Vec<u8>>, offset: usize) {
-        self.defining.push(name);
+        self.bodies.push((name, offset));
         self.interrupt(offset);
     }
 
@@ -172,11 +191,12 @@ impl Flow {
     pub(super) fn end_body(&mut self, name: Option<Vec<u8>>, offset: usize) {
         let outline = self.way.outline;
         let has_call = self.way.has_call;
-        self.defining.pop();
+        let start = self.bodies.pop().map_or(offset, |(_, start)| start);
         self.resume(offset);
         match name {
             Some(name) => drop(self.macros.insert(name, outline)),
             None => {
+                self.way.parts.push(start..offset);
                 for _ in 0..2 {
                     self.body(outline, self.way.block, offset);
                 }
@@ -187,7 +207,8 @@ impl Flow {
 
     /// The text goes on in another section.
     pub(super) fn change(&mut self, from: usize, to: usize, offset: usize) {
-        let way = self.left.remove(&to).unwrap_or_else(|| Way::from(offset));
+        self.way.leave(offset);
+        let way = Way { since: offset, ..self.left.remove(&to).unwrap_or_default() };
         self.left.insert(from, mem::replace(&mut self.way, way));
     }
 
@@ -243,7 +264,8 @@ mod tests {
             }
         }
         let reach = flow.finish(events.len());
-        if reach.everything { vec!["everything"] } else { reach.parts.into_iter().map(|part| &events[part]).collect() }
+        let parts = reach.parts.into_iter().filter(|part| !part.is_empty()).map(|part| &events[part]);
+        if reach.everything { vec!["everything"] } else { parts.collect() }
     }
 
     #[test]
@@ -252,7 +274,7 @@ mod tests {
             ("LctLct", vec![]),
             ("Lctct", vec!["Lctct"]),
             ("LcLtcLc", vec!["Ltc"]),
-            ("L(ct)", vec!["L(ct)"]),
+            ("L(ct)", vec!["L", "(ct", ")"]),
             ("L(Lct)", vec![]),
             ("L(cc)t", vec![]),
             ("[ct]Lm", vec![]),
@@ -263,7 +285,7 @@ mod tests {
             ("Lt?c", vec![]),
             ("[ct?m]Lm", vec!["everything"]),
             ("Lt2cc1Lc", vec![]),
-            ("Lt2cc1c", vec!["Lt2cc1c"]),
+            ("Lt2cc1c", vec!["Lt", "1c"]),
         ] {
             assert_eq!(parts(events), expected, "{events}");
         }

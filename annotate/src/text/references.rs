@@ -139,9 +139,14 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Directives that say something of a symbol, but make nobody reach it.
+/// Directives that say something of a symbol, or compute with it how much room there is, but make nobody reach it.
 fn is_description(directive: &str) -> bool {
-    matches!(directive, ".type" | ".size" | ".loc" | ".file") || directive.starts_with(".cfi_")
+    const ROOM: [&str; 10] =
+        [".skip", ".space", ".zero", ".fill", ".org", ".balign", ".p2align", ".align", ".rept", ".elseif"];
+    matches!(directive, ".type" | ".size" | ".loc" | ".file")
+        || directive.starts_with(".cfi_")
+        || directive.starts_with(".if")
+        || ROOM.contains(&directive)
 }
 
 /// The words of a text.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Options;
-use super::bytes::{Decoded, Run, puts_bytes};
+use super::bytes::{Decoded, Encoded, Run, puts_bytes};
 use super::distance::{Counted, counted, definition, is_data, reach};
 use super::emit::{Carrier, Insertion, Kind, LABELS};
 use super::flow::{Flow, is_filler, is_transfer};
@@ -55,6 +55,8 @@ pub(super) struct Stage<'a> {
     no_sites_until: usize,
     /// The instructions that pushed sections have come behind.
     interrupted: Vec<Option<Statement>>,
+    /// The section that data in others has interrupted, and the instruction that it has come behind.
+    away: Option<(usize, Statement)>,
 }
 
 /// What the stage has found.
@@ -103,6 +105,7 @@ impl<'a> Stage<'a> {
             object: None,
             no_sites_until: 0,
             interrupted: Vec::new(),
+            away: None,
         }
     }
 
@@ -263,8 +266,14 @@ impl<'a> Stage<'a> {
                 return Some(self.previous.is_some());
             }
             _ => {
-                self.previous = None;
                 self.flow.change(before.number, now.number, statement.start);
+                if let Some(previous) = self.previous.take() {
+                    self.away = Some((before.number, previous));
+                }
+                if now.executable {
+                    self.previous = self.away.take().filter(|(section, _)| *section == now.number).map(|(_, at)| at);
+                    return Some(self.previous.is_some());
+                }
             }
         }
         Some(false)
@@ -305,47 +314,62 @@ impl<'a> Stage<'a> {
         let mut behind = scanner.clone();
         let run = Run::read(self, statement, &mut behind);
         self.no_sites_until = run.range().map_or(0, |range| range.end);
-        let Decoded { sensitive: mut sites, is_transfer, distances } = run.decode();
-        sites.retain(|site| ClassSet::default().contains(site.class));
-        if !distances.is_empty() && !self.is_table(&run, &behind) {
-            self.counted.extend(distances.into_iter().map(|bytes| Counted::from_here(statement.start, bytes)));
-            if sites.is_empty() {
-                self.flow.code(is_transfer, self.inline.part(statement.start));
-            }
-        }
         if run.is_prefix() {
-            return self.prefixed(statement.start, &mut behind) && {
+            let is_site = self.prefixed(statement.start, &mut behind);
+            if is_site {
                 *scanner = behind;
-                true
-            };
+            }
+            return is_site;
         }
-        if sites.is_empty() || self.is_table(&run, &behind) {
+        let Some(Decoded { sensitive: mut sites, is_transfer, distances }) = run.decode() else {
+            self.flow.data();
+            return false;
+        };
+        if self.is_table(&run, &behind) {
+            self.flow.data();
+            return false;
+        }
+        self.flow.code(is_transfer, self.inline.part(statement.start));
+        self.counted.extend(distances.into_iter().map(|bytes| Counted::from_here(statement.start, bytes)));
+        sites.retain(|site| ClassSet::default().contains(site.class));
+        if sites.is_empty() {
             return false;
         }
         *scanner = behind;
-        self.flow.code(is_transfer, self.inline.part(statement.start));
-        let last = sites.len() - 1;
-        if sites.iter().all(|site| site.range.is_some()) {
-            for (number, site) in sites.iter().enumerate() {
-                if !site.is_first() {
-                    self.labels.clear();
-                }
-                let Some(range) = site.range.clone() else { continue };
-                let mut behind = scanner.behind(range.end);
-                let mut found = Candidate { class: site.class, range, least_length: site.length(), slot: site.slot };
-                if number == last && run.ends_with(site) {
-                    found = self.joined(found, &mut behind);
-                    *scanner = behind.clone();
-                }
-                self.site(&found, &behind);
-            }
-        } else if let Some(range) = run.range() {
-            let kind = Kind::Spelled(run.pieces(&sites));
-            let flags = self.flags(sites[last].class);
-            self.insert(range, kind, 0, Liveness::UNKNOWN, flags.unwrap_or(Flags::SWITCHED_OFF));
-        }
         self.object = None;
+        if sites.iter().all(|site| site.range.is_some()) {
+            self.whole_directives(&run, &sites, scanner);
+        } else {
+            self.spelled(&run, &sites, scanner);
+        }
         true
+    }
+
+    /// The sites of a run that are whole directives.
+    fn whole_directives(&mut self, run: &Run, sites: &[Encoded], scanner: &mut Scanner<'a>) {
+        for site in sites {
+            if !site.is_first() {
+                self.labels.clear();
+            }
+            let Some(range) = site.range.clone() else { continue };
+            let mut behind = scanner.behind(range.end);
+            let mut found = Candidate { class: site.class, range, least_length: site.length(), slot: site.slot };
+            if run.ends_with(site) {
+                found = self.joined(found, &mut behind);
+                *scanner = behind.clone();
+            }
+            self.site(&found, &behind);
+        }
+    }
+
+    /// A run of whose directives some hold only a part of a site.
+    fn spelled(&mut self, run: &Run, sites: &[Encoded], scanner: &Scanner<'a>) {
+        let (Some(range), Some(last)) = (run.range().filter(|_| !run.is_computed()), sites.last()) else { return };
+        let Some(mut flags) = self.flags(last.class) else { return };
+        if run.ends_with(last) && self.casts_shadow(last.class, scanner) {
+            flags |= Flags::SHADOW;
+        }
+        self.insert(range, Kind::Spelled(run.pieces(sites)), 0, Liveness::UNKNOWN, flags);
     }
 
     /// Whether a run is data, although it could be code: nothing but its address leads to it.
@@ -371,7 +395,12 @@ impl<'a> Stage<'a> {
         if is_reached || is_first || self.in_argument {
             return false;
         }
-        let goes_on = matches!(&next, Some(Item::Statement(next)) if next.head(self.source).first() != Some(&b'.'));
+        let goes_on = std::iter::once(next).flatten().chain(ahead).find_map(|item| match item {
+            Item::Label(_) => Some(false),
+            Item::Statement(next) if is_filler(next.head(self.source)) => None,
+            Item::Statement(next) => Some(next.head(self.source).first() != Some(&b'.')),
+        });
+        let goes_on = goes_on.unwrap_or(false);
         self.labels.is_empty() || !goes_on && !self.labels.iter().any(names)
     }
 
@@ -509,7 +538,7 @@ impl<'a> Stage<'a> {
             Part::Class(class) if puts_bytes(next.head(self.source)) => {
                 let run = Run::read(self, &next, &mut ahead.clone());
                 let first =
-                    run.decode().sensitive.into_iter().find(|encoded| encoded.is_first() && encoded.class == class)?;
+                    run.decode()?.sensitive.into_iter().find(|encoded| encoded.is_first() && encoded.class == class)?;
                 let range = first.range.clone()?;
                 *ahead = ahead.behind(range.end);
                 Some((range.end, first.length()))
@@ -536,8 +565,9 @@ impl<'a> Stage<'a> {
             }
             let head = next.head(self.source);
             if puts_bytes(head) {
-                let sites = Run::read(self, &next, &mut scanner.clone()).decode().sensitive;
-                return sites.first().is_some_and(|site| site.is_first() && waits(&Part::Class(site.class)));
+                let decoded = Run::read(self, &next, &mut scanner.clone()).decode().unwrap_or_default();
+                let first = decoded.sensitive.first().filter(|site| site.is_first());
+                return first.is_some_and(|site| waits(&Part::Class(site.class)));
             }
             return match self.sensitive(&next) {
                 _ if self.macros.is_call(head) || self.macros.mentions_parameter(head) => true,
@@ -576,15 +606,13 @@ impl<'a> Stage<'a> {
     fn flags(&self, class: Class) -> Option<Flags> {
         let section = self.sections.current();
         let mut flags = section.flags | self.function_flags;
-        if !self.long_mode {
-            flags |= Flags::CODE32;
-        } else if !self.options.classes.contains(class) {
-            // A class that is never annotated unless asked for leaves no record.
-            if !ClassSet::default().contains(class) {
-                return None;
-            }
-            flags |= Flags::SWITCHED_OFF;
+        // A class that is never annotated unless asked for leaves no record.
+        let is_wanted = self.options.classes.contains(class);
+        if !is_wanted && !ClassSet::default().contains(class) {
+            return None;
         }
+        flags.set(Flags::CODE32, !self.long_mode);
+        flags.set(Flags::SWITCHED_OFF, self.long_mode && !is_wanted);
         // A record of what a linker drops, and no group says so, would keep the objects from being linked.
         (!section.link_once).then_some(flags)
     }
