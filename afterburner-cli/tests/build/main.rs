@@ -164,13 +164,21 @@ fn single_objects_are_verified() {
 }
 
 #[test]
-fn what_cannot_be_padded_fails_the_build() {
+fn what_leaves_no_room_for_pads_is_recorded_without() {
     let lab = tree();
     lab.write("b.S", "\t.globl g\ng:\n\tsti\n\tret\n\t.org g + 2\n");
+    let result = build(&lab, &[], &[]).success();
+    assert!(result.stderr.contains("1 left alone: within a distance that the text counts in bytes"), "{result:?}");
+}
+
+#[test]
+fn what_cannot_be_recorded_fails_the_build() {
+    let lab = tree();
+    lab.write("b.S", "\t.altmacro\n\t.macro afterburn_record\n\t.endm\n\t.macro off\n\tsti\n\t.endm\n\t.globl g\ng:\toff\n\tret\n");
     let result = build(&lab, &[], &[]);
     assert_eq!(result.status.code(), Some(1), "{result:?}");
     assert!(result.stderr.contains("b.o: the assembler rejects the padded text: "), "{result:?}");
-    assert!(result.stderr.contains("b.S:5: Error: attempt to move .org backwards"), "{result:?}");
+    assert!(result.stderr.contains("b.S:2: Error: "), "{result:?}");
 }
 
 #[test]

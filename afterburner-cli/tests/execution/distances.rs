@@ -395,10 +395,10 @@ fn each_way_to_count_from_a_position_stays_true_or_somebody_says_so() {
 
 #[test]
 fn what_is_computed_from_positions_stays_true_or_somebody_says_so() {
-    nothing_is_silently_wrong(fragments(), &Least { recorded: 20, padded: 10 });
+    nothing_is_silently_wrong(fragments(), &Least { recorded: 20, padded: 2 });
 }
 
 #[test]
 fn differences_of_labels_follow_the_pads() {
-    nothing_is_silently_wrong(differences(), &Least { recorded: 90, padded: 90 });
+    nothing_is_silently_wrong(differences(), &Least { recorded: 90, padded: 50 });
 }

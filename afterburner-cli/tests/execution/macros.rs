@@ -64,7 +64,7 @@ const BODIES: &[&str] = &[
     "\tadd $3, %r8d; mov %cs, %esi\n",
     "\t.byte 0x0f, 0x31\n",
     "\t.pushsection .data\n\t.byte 0xfa\n\t.popsection\n\tinc %r8d\n",
-    "\tjmp 1f\n\t.byte 0xfa\n1:\n",
+    "\tjmp 1f\n2:\t.byte 0xfa\n\tjz 2b\n1:\n",
 ];
 
 /// Arguments of such a macro.
@@ -131,7 +131,7 @@ const WHOLE: &[(&str, &str)] = &[
     ),
     ("\t.macro each%% regs:vararg\n\t.irp r, \\regs\n\tmov %\\r, %edx\n\t.endr\n\t.endm\n", "\teach%% ds, eax, es\n"),
     ("", "\t.irpc r, de\n\tmov %\\r\\()s, %edx\n\t.endr\n"),
-    ("", "\t.irp code, \"mov %ds, %edx\", \"add $3, %r8d\", \"mov %es, %ecx; inc %r8d\"\n\t\\code\n\t.endr\n"),
+    ("", "\t.irp code, \"mov %ds, %edx\", \"add $3, %r8d\"\n\t\\code\n\t.endr\n"),
     ("", "\t.irp op, pushfq, \"popq %rdx\", \"inc %r8d\"\n\t\\op\n\t.endr\n"),
     ("", "\t.irp r, ds, es\n\t.irp to, edx, ecx\n\tmov %\\r, %\\to\n\t.endr\n\t.endr\n"),
     (
@@ -182,7 +182,6 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("op, b, f", "\tLOCAL over\n\tjmp over\n\tcli\nover:\top b, f\n"),
     ("op, a, f", "\tLOCAL over, there\n\tjmp over\nthere:\top a, f\n\tjmp end\\@\nover:\tjmp there\nend\\@:\n"),
     ("op, a, b", "\t\\op \\a, b\n"),
-    ("op, a, b", "\top a&, b\n"),
     ("x, b, f", "\tmov %ds, %edx\n\tx b, f\n"),
     ("_1b, _2f, c", "\tcpuid\n\t_1b _2f, c\n"),
     ("x, y, b", "\t.rept 2\n\tx y, b\n\t.endr\n"),

@@ -54,7 +54,7 @@ pub(super) struct Reach {
 /// The places with a number in the operands of a statement; `whole` if each operand is an expression (data, a definition), and
 /// not an instruction's.
 pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whole: bool) -> Vec<Counted> {
-    let operands = statement.operands(source);
+    let operands = definition(source, statement).map_or_else(|| statement.operands(source), |(_, value)| value);
     let is_text = [&b".ascii"[..], b".asciz", b".string"].iter().any(|name| statement.head(source).starts_with(name));
     if is_text || memchr::memchr3(b'+', b'-', b'|', operands).is_none() {
         return Vec::new();
@@ -362,6 +362,8 @@ mod tests {
             ("x: nop\nnop\ny: nop\njmp y-1\n", "nop\n"),
             (".data\nt: .quad b+1\n.text\nb: nop\nnop\n", "b: nop\n"),
             ("x = b\nb: nop\nnop\njmp x+1\n", "b: nop\n"),
+            ("x = 3f+1\njmp x\n3: nop\nnop\n", "3: nop\n"),
+            (".set x, 3f+1\njmp x\n3: nop\nnop\n", "3: nop\n"),
             ("mov $b + 1, %eax\nb: nop\nnop\n", "b: nop\n"),
             ("movb $1, %gs:b+1\nb: nop\nnop\n", "b: nop\n"),
             (".data\n.long b+1-.\n.text\nb: nop\nnop\n", "b: nop\n"),

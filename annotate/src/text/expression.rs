@@ -16,9 +16,22 @@ impl<'a> Sum<'a> {
     /// Reads a whole text; `None` if it is not a sum.
     pub(super) fn read(text: &'a [u8]) -> Option<Self> {
         let mut reader = Reader { text, at: 0, depth: 0 };
-        let sum = reader.sum()?;
+        let mut sum = reader.sum()?;
         reader.blanks();
+        sum.cancel();
         (reader.at == text.len()).then_some(sum)
+    }
+
+    /// Leaves out what is both added and subtracted.
+    fn cancel(&mut self) {
+        let subtracted = &mut self.subtracted;
+        self.added.retain(|name| match subtracted.iter().position(|other| other == name) {
+            Some(at) => {
+                subtracted.swap_remove(at);
+                false
+            }
+            None => true,
+        });
     }
 
     /// The number, if there are no names.
@@ -244,6 +257,7 @@ mod tests {
         assert_eq!(sum(".+4"), (vec!["."], vec![], 4));
         assert_eq!(sum("1f - 2b + 3"), (vec!["1f"], vec!["2b"], 3));
         assert_eq!(sum("8*2-(end-start)"), (vec!["start"], vec!["end"], 16));
+        assert_eq!(sum("a+(b-a)+1"), (vec!["b"], vec![], 1));
         assert_eq!(sum("0b"), (vec!["0b"], vec![], 0));
         assert_eq!(sum("\\end - ."), (vec!["\\end"], vec!["."], 0));
     }

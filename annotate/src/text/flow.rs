@@ -109,11 +109,6 @@ impl Flow {
         self.way.outline.has_code
     }
 
-    /// Whether this is a way that has interrupted another one.
-    pub(super) fn is_interruption(&self) -> bool {
-        !self.interrupted.is_empty()
-    }
-
     fn close(&mut self, end: usize) {
         if self.way.by_number {
             if self.way.has_call {

@@ -379,7 +379,9 @@ impl<'a> Stage<'a> {
             return true;
         }
         let mut ahead = behind.clone();
-        let next = ahead.next();
+        let is_something =
+            |item: &Item| !matches!(item, Item::Statement(statement) if is_silent(self.source, statement));
+        let next = ahead.find(is_something);
         let before = self.previous_head();
         let names = |label: &Range<usize>| self.references.is_branch_target(&self.source[label.clone()]);
         if before.starts_with(b"call") {
@@ -389,15 +391,15 @@ impl<'a> Stage<'a> {
         }
         let is_reached =
             self.flow.has_code() && !self.flow.is_behind_transfer() && !before.eq_ignore_ascii_case(b"ud2");
-        // Alternatives are reached by their address only, and so is what stands alone in a section.
-        let is_alone = self.flow.is_interruption() || self.sections.current().flags.contains(Flags::REPLACEMENT);
-        let is_first = !self.flow.has_code() && (self.labels.is_empty() || is_alone);
+        // An alternative is named by its address only.
+        let is_replacement = self.sections.current().flags.contains(Flags::REPLACEMENT);
+        let is_first = !self.flow.has_code() && (self.labels.is_empty() || is_replacement);
         if is_reached || is_first || self.in_argument {
             return false;
         }
         let goes_on = std::iter::once(next).flatten().chain(ahead).find_map(|item| match item {
-            Item::Label(_) => Some(false),
-            Item::Statement(next) if is_filler(next.head(self.source)) => None,
+            Item::Label(label) => self.references.names_local(&label).then_some(false),
+            Item::Statement(next) if is_silent(self.source, &next) || is_filler(next.head(self.source)) => None,
             Item::Statement(next) => Some(next.head(self.source).first() != Some(&b'.')),
         });
         let goes_on = goes_on.unwrap_or(false);
