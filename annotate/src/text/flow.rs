@@ -96,7 +96,8 @@ impl Flow {
 
     /// Whether no label leads here, and no code before.
     pub(super) fn is_unreached(&self) -> bool {
-        self.way.outline.ends_in_transfer
+        let Outline { has_code, starts_with_label, ends_in_transfer } = self.way.outline;
+        ends_in_transfer || !has_code && !starts_with_label
     }
 
     /// Whether the last code before this place branches or returns for good, whatever labels stand in between.

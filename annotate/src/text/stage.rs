@@ -1,18 +1,20 @@
 //! The walk over the text that finds its sites.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::Options;
 use super::bytes::{Decoded, Encoded, Run, puts_bytes};
 use super::distance::{Counted, counted, definition, is_data, reach};
 use super::emit::{Carrier, Insertion, Kind, LABELS};
+use super::expression::Sum;
 use super::flow::{Flow, is_filler, is_transfer};
 use super::gaps::is_silent;
 use super::inline::Inline;
 use super::lookup::{Mnemonic, lookup, sensitive};
 use super::macros::Macros;
 use super::operands::Syntax;
-use super::references::References;
+use super::references::{References, words};
 use super::scan::{Item, Scanner, Statement};
 use super::sections::{Section, Sections};
 use crate::instructions::{Class, ClassSet, Part, Row, SEQUENCES, Sequence};
@@ -42,6 +44,8 @@ pub(super) struct Stage<'a> {
     is_certain: bool,
     labels_collide: bool,
     decides_by_distance: bool,
+    /// Names that stand for plain numbers.
+    constants: HashSet<&'a [u8]>,
     function_flags: Flags,
     /// The labels directly before the statement.
     labels: Vec<Range<usize>>,
@@ -98,6 +102,7 @@ impl<'a> Stage<'a> {
             is_certain: false,
             labels_collide: false,
             decides_by_distance: false,
+            constants: HashSet::new(),
             function_flags: Flags::empty(),
             labels: Vec::new(),
             previous: None,
@@ -137,7 +142,11 @@ impl<'a> Stage<'a> {
         while let Some(item) = scanner.next() {
             match item {
                 Item::Label(name) => self.label(name),
-                Item::Statement(statement) if is_silent(self.source, &statement) => {}
+                Item::Statement(statement) if is_silent(self.source, &statement) => {
+                    if let Some((name, value)) = definition(self.source, &statement) {
+                        self.define(name, value);
+                    }
+                }
                 Item::Statement(statement) => {
                     let head = statement.head(self.source);
                     if head.first() != Some(&b'.') {
@@ -212,11 +221,14 @@ impl<'a> Stage<'a> {
                 self.conditionals = self.conditionals.saturating_sub(1);
                 self.flow.condition();
             }
-            _ if name.starts_with(".else") => self.flow.condition(),
+            _ if name.starts_with(".else") => {
+                self.flow.condition();
+                self.decides_by_distance |= self.is_about_places(operands);
+            }
             _ if name.starts_with(".if") => {
                 self.conditionals += 1;
                 self.flow.condition();
-                self.decides_by_distance |= is_numeric_condition(&name) && memchr::memchr(b'-', operands).is_some();
+                self.decides_by_distance |= is_numeric_condition(&name) && self.is_about_places(operands);
             }
             _ if is_data(head) || name == ".reloc" || definition(self.source, statement).is_some() => {
                 self.count(statement, false);
@@ -235,9 +247,36 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// Whether the value of an expression may depend on where something stands: it has names that are no plain numbers.
+    fn is_about_places(&self, expression: &[u8]) -> bool {
+        let is_place = |text: &[u8]| {
+            let mut names = words(text).filter(|word| !word.iter().all(u8::is_ascii_alphanumeric) || !word[0].is_ascii_digit());
+            names.any(|name| !self.constants.contains(name))
+        };
+        if !self.macros.mentions_parameter(expression) {
+            return is_place(expression);
+        }
+        self.macros.expansions(expression).is_none_or(|texts| texts.iter().any(|text| is_place(text)))
+    }
+
+    /// Keeps in mind which names are plain numbers.
+    fn define(&mut self, name: &'a [u8], value: &'a [u8]) {
+        let names = |sum: Sum<'a>| [sum.added, sum.subtracted].concat();
+        let is_constant =
+            Sum::read(value).map(names).is_some_and(|names| names.iter().all(|name| self.constants.contains(name)));
+        if is_constant {
+            self.constants.insert(name);
+        } else {
+            self.constants.remove(name);
+        }
+    }
+
     /// Notes the places that a statement reaches by a number: an instruction by one in an operand; data, a definition and a
     /// macro call in each expression.
     fn count(&mut self, statement: &Statement, is_instruction: bool) {
+        if let Some((name, value)) = definition(self.source, statement) {
+            self.define(name, value);
+        }
         if !self.sections.current().debug {
             self.counted.extend(counted(self.source, self.syntax, statement, !is_instruction));
         }
@@ -299,7 +338,7 @@ impl<'a> Stage<'a> {
         } else if self.macros.depth() < was_deep {
             self.flow.end_body(defined, statement.end);
         }
-        self.decides_by_distance |= name == ".rept" && statement.operands(self.source).contains(&b'-');
+        self.decides_by_distance |= name == ".rept" && self.is_about_places(statement.operands(self.source));
         if matches!(name, ".irp" | ".macro") {
             self.count(statement, false);
         }
