@@ -12,7 +12,7 @@ use std::ops::Range;
 /// What a [`Scanner`] yields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
-    /// `name:`; the range is that of the name.
+    /// `name:`; the range is that of the name, without its quotes if it has some.
     Label(Range<usize>),
     /// An instruction, directive, macro call or assignment.
     Statement(Statement),
@@ -233,7 +233,8 @@ impl Iterator for Scanner<'_> {
         let after = self.blanks(head_end);
         if self.byte(after) == Some(b':') && head_end > start {
             self.position = after + 1;
-            return Some(Item::Label(start..head_end));
+            let quotes = usize::from(self.source[start] == b'"' && head_end > start + 1);
+            return Some(Item::Label(start + quotes..head_end - quotes));
         }
         let (end, next) = self.statement_end(after, head_end);
         // A byte that starts no word is a statement of its own, which only the assembler can judge.
