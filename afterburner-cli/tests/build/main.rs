@@ -174,7 +174,10 @@ fn what_leaves_no_room_for_pads_is_recorded_without() {
 #[test]
 fn what_cannot_be_recorded_fails_the_build() {
     let lab = tree();
-    lab.write("b.S", "\t.altmacro\n\t.macro afterburn_record\n\t.endm\n\t.macro off\n\tsti\n\t.endm\n\t.globl g\ng:\toff\n\tret\n");
+    lab.write(
+        "b.S",
+        "\t.altmacro\n\t.macro afterburn_record\n\t.endm\n\t.macro off\n\tsti\n\t.endm\n\t.globl g\ng:\toff\n\tret\n",
+    );
     let result = build(&lab, &[], &[]);
     assert_eq!(result.status.code(), Some(1), "{result:?}");
     assert!(result.stderr.contains("b.o: the assembler rejects the padded text: "), "{result:?}");

@@ -27,7 +27,6 @@ const FILLERS: &[&str] = &[
     "\t.p2align H",
     "\t.align S",
     "\t.balign S, 0xcc",
-    "\t.balign S,, 7",
     "\t.p2align H,, 15",
     "\t.p2align H, 0x90",
     "\t.skip S - L",

@@ -357,7 +357,8 @@ mod tests {
             (".byte 0xb9; .word 0x8c + 0xda * 256; .word 0", vec![]),
             (".byte 0x0f,0x01,256", vec![]),
         ] {
-            let found: Vec<Class> = run(text).decode().unwrap_or_default().sensitive.iter().map(|encoded| encoded.class).collect();
+            let found: Vec<Class> =
+                run(text).decode().unwrap_or_default().sensitive.iter().map(|encoded| encoded.class).collect();
             assert_eq!(found, expected, "{text}");
         }
         let long = format!(".byte 0xfa\n.byte {}0x90", "0x90,".repeat(LONGEST_RUN));
@@ -367,7 +368,13 @@ mod tests {
     #[test]
     fn whole_directives() {
         let ranges = |text: &'static str| -> Vec<Option<&str>> {
-            run(text).decode().unwrap_or_default().sensitive.into_iter().map(|encoded| Some(&text[encoded.range?])).collect()
+            run(text)
+                .decode()
+                .unwrap_or_default()
+                .sensitive
+                .into_iter()
+                .map(|encoded| Some(&text[encoded.range?]))
+                .collect()
         };
         assert_eq!(ranges(".byte 0xfa; .byte 0xfb"), [Some(".byte 0xfa"), Some(".byte 0xfb")]);
         assert_eq!(ranges(".byte 0xfa, 0xfb"), [None, None]);

@@ -31,6 +31,8 @@ pub(super) struct Counted {
     at: usize,
     /// The name of the place; without one it is here.
     name: Option<Range<usize>>,
+    /// The name of what is subtracted: another place, and then this is a distance, or a number.
+    less: Option<Range<usize>>,
     /// The number; `None` is any.
     bytes: Option<i64>,
 }
@@ -38,7 +40,7 @@ pub(super) struct Counted {
 impl Counted {
     /// A number of bytes from where it is said.
     pub(super) fn from_here(at: usize, bytes: i64) -> Self {
-        Self { at, name: None, bytes: Some(bytes) }
+        Self { at, name: None, less: None, bytes: Some(bytes) }
     }
 }
 
@@ -70,11 +72,10 @@ pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whol
             continue;
         }
         let start = |name: &[u8]| name.as_ptr().addr() - source.as_ptr().addr();
+        let range = |name: &[u8]| start(symbol(name))..start(symbol(name)) + symbol(name).len();
         let place = |name: &[u8], bytes| {
-            let name = symbol(name);
-            let is_here = matches!(name, b"." | b"$");
-            let name = (!is_here).then(|| start(name)..start(name) + name.len());
-            Counted { at: statement.start, name, bytes }
+            let is_here = matches!(symbol(name), b"." | b"$");
+            Counted { at: statement.start, name: (!is_here).then(|| range(name)), less: None, bytes }
         };
         let is_parametric = memchr::memchr(b'\\', expression).is_some();
         match Sum::read(expression) {
@@ -82,7 +83,7 @@ pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whol
             sum if is_parametric => {
                 let is_place = sum.is_none_or(|sum| sum.added.len() > sum.subtracted.len() && sum.number != 0);
                 if is_place && is_branch(source, statement) {
-                    found.push(Counted { at: statement.start, name: None, bytes: None });
+                    found.push(Counted { at: statement.start, name: None, less: None, bytes: None });
                 }
             }
             Some(Sum { added, subtracted, number }) if subtracted.len() < added.len() => {
@@ -93,13 +94,12 @@ pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whol
                 }
             }
             // The address of a place and a number, less that of another place; but a field of a branch is counted from its end.
-            Some(Sum { added, subtracted, number })
-                if added.len() == 1
-                    && subtracted.len() == 1
-                    && number != 0
-                    && !is_from_end(source, statement, number) =>
-            {
-                found.push(place(added[0], Some(number)));
+            Some(Sum { added, subtracted, number }) if added.len() == 1 && subtracted.len() == 1 => {
+                let is_distance = number == 0 && is_data(statement.head(source)) && is_local(subtracted[0]);
+                if !is_distance && !is_from_end(source, statement, number) {
+                    let less = Some(range(subtracted[0]));
+                    found.push(Counted { less, ..place(added[0], Some(number)) });
+                }
             }
             Some(_) => {}
             None if is_quoted => {}
@@ -108,6 +108,11 @@ pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whol
         }
     }
     found
+}
+
+/// Whether a name is surely that of a place: the current one, or a local label.
+fn is_local(name: &[u8]) -> bool {
+    name == b"." || name.starts_with(b".L") || name.first().is_some_and(u8::is_ascii_digit)
 }
 
 /// Whether the number is the size of the field, negative: `.long target - . - 4`.
@@ -180,10 +185,19 @@ pub(super) fn reach(source: &[u8], counted: &[Counted]) -> Reach {
             None => Some(Place { offset: one.at, executable: true }),
         };
         let Some(place) = place.filter(|place| place.executable) else { continue };
-        if one.bytes.is_some_and(|bytes| positions.is_far(bytes)) {
+        let is_place = |less: &Range<usize>| {
+            let name = &source[less.clone()];
+            name == b"." || positions.place(name, one.at).is_some()
+        };
+        let bytes = match &one.less {
+            Some(less) if !is_place(less) => None,
+            Some(_) if one.bytes == Some(0) => continue,
+            _ => one.bytes,
+        };
+        if bytes.is_some_and(|bytes| positions.is_far(bytes)) {
             continue;
         }
-        match one.bytes.and_then(|bytes| positions.range(place.offset, bytes)) {
+        match bytes.and_then(|bytes| positions.range(place.offset, bytes)) {
             Some(part) if !positions.is_in_the_way(&part, one.at) => reach.parts.push(part),
             _ => reach.everything = true,
         }
@@ -381,6 +395,7 @@ mod tests {
             "mov $-1, %eax\n",
             ".data\nd: .quad 0\n.text\nmov d+8(%rip), %rax\n",
             ".long 1f - .\n1:\n",
+            "a: nop\nb: mov $(b - a), %eax\n c = b - a\n",
             "a: nop\n.byte 0xe8\n.long a - . - 4\n",
             "mov external+4(%rip), %eax\n",
             "a: nop\nb: .ascii \"a+b\"\n",
@@ -396,6 +411,9 @@ mod tests {
     fn what_cannot_be_told_reaches_everything() {
         for text in [
             "a: jmp a+SIZE\n",
+            "a: nop\njmp a+1-b\n b = 3\n",
+            "b = 3\nnop\njmp .-b\n",
+            "b = 3\n.data\n.quad a-b\n.text\na: nop\n",
             ".macro m to\njmp \\to+2\n.endm\n",
             "jmp .+N*2\n",
             ".macro m\nnop\n.endm\njmp .+3\nm\nnop\nnop\nnop\n",

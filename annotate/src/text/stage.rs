@@ -250,7 +250,8 @@ impl<'a> Stage<'a> {
     /// Whether the value of an expression may depend on where something stands: it has names that are no plain numbers.
     fn is_about_places(&self, expression: &[u8]) -> bool {
         let is_place = |text: &[u8]| {
-            let mut names = words(text).filter(|word| !word.iter().all(u8::is_ascii_alphanumeric) || !word[0].is_ascii_digit());
+            let mut names =
+                words(text).filter(|word| !word.iter().all(u8::is_ascii_alphanumeric) || !word[0].is_ascii_digit());
             names.any(|name| !self.constants.contains(name))
         };
         if !self.macros.mentions_parameter(expression) {
@@ -436,12 +437,9 @@ impl<'a> Stage<'a> {
         if is_reached || is_first || self.in_argument {
             return false;
         }
-        let goes_on = std::iter::once(next).flatten().chain(ahead).find_map(|item| match item {
-            Item::Label(label) => self.references.names_local(&label).then_some(false),
-            Item::Statement(next) if is_silent(self.source, &next) || is_filler(next.head(self.source)) => None,
-            Item::Statement(next) => Some(next.head(self.source).first() != Some(&b'.')),
-        });
-        let goes_on = goes_on.unwrap_or(false);
+        let mut ahead = behind.clone();
+        let code = std::iter::from_fn(|| self.next_code(&mut ahead)).find(|next| !is_filler(next.head(self.source)));
+        let goes_on = code.is_some_and(|next| next.head(self.source).first() != Some(&b'.'));
         self.labels.is_empty() || !goes_on && !self.labels.iter().any(names)
     }
 
