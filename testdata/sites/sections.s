@@ -8,7 +8,7 @@
 	.popsection
 	clac				# site: clac replacement
 	.popsection
-	sti				# site: sti init
+	sti				# site: sti init shadow
 	.section .head.text, "ax"
 	lgdt	(%rdi)			# site: lgdt head
 	.previous

@@ -60,9 +60,14 @@ pub(super) fn is_silent(source: &[u8], statement: &Statement) -> bool {
 impl<'a> Stage<'a> {
     /// The next statement that may put something into the section, as long as nobody can reach it but by what stands before.
     pub(super) fn next_code(&self, scanner: &mut Scanner<'a>) -> Option<Statement> {
+        self.next_statement(scanner, true)
+    }
+
+    /// The same, whether somebody can reach it or not, if it does not have to be `private`.
+    pub(super) fn next_statement(&self, scanner: &mut Scanner<'a>, private: bool) -> Option<Statement> {
         loop {
             match scanner.next()? {
-                Item::Label(name) if self.references.names_local(&name) => return None,
+                Item::Label(name) if private && self.references.names_local(&name) => return None,
                 Item::Label(_) => {}
                 Item::Statement(statement) if is_silent(self.source, &statement) => {}
                 Item::Statement(statement) => {

@@ -168,6 +168,7 @@ impl<'a> Stage<'a> {
         let text = &self.source[name.clone()];
         match text.first() {
             Some(b'0'..=b'9') => self.labels_collide |= LABELS.iter().any(|label| label.as_bytes() == text),
+            _ if text.starts_with(b".L") => {}
             Some(b'.' | b'\\') | None => self.object = Some(name.clone()),
             Some(_) => {
                 self.object = Some(name.clone());
@@ -178,7 +179,6 @@ impl<'a> Stage<'a> {
         if self.sections.current().executable && (self.inline.has_marks() || is_reached(text)) {
             self.flow.label(name.start);
         }
-        self.before = None;
         self.labels.push(name);
     }
 
@@ -422,7 +422,7 @@ impl<'a> Stage<'a> {
         let is_something =
             |item: &Item| !matches!(item, Item::Statement(statement) if is_silent(self.source, statement));
         let next = ahead.find(is_something);
-        let before = self.previous_head();
+        let before = if self.is_unlabelled() { self.previous_head() } else { b"" };
         let names = |label: &Range<usize>| self.references.is_branch_target(&self.source[label.clone()]);
         if before.starts_with(b"call") {
             // What is called takes its return address for that of the data.
@@ -433,14 +433,14 @@ impl<'a> Stage<'a> {
             self.flow.has_code() && !self.flow.is_behind_transfer() && !before.eq_ignore_ascii_case(b"ud2");
         // An alternative is named by its address only.
         let is_replacement = self.sections.current().flags.contains(Flags::REPLACEMENT);
-        let is_first = !self.flow.has_code() && (self.labels.is_empty() || is_replacement);
+        let is_first = !self.flow.has_code() && (self.is_unlabelled() || is_replacement);
         if is_reached || is_first || self.in_argument {
             return false;
         }
         let mut ahead = behind.clone();
         let code = std::iter::from_fn(|| self.next_code(&mut ahead)).find(|next| !is_filler(next.head(self.source)));
         let goes_on = code.is_some_and(|next| next.head(self.source).first() != Some(&b'.'));
-        self.labels.is_empty() || !goes_on && !self.labels.iter().any(names)
+        self.is_unlabelled() || !goes_on && !self.labels.iter().any(names)
     }
 
     /// The name of the instruction before the statement.
@@ -597,25 +597,21 @@ impl<'a> Stage<'a> {
             return false;
         }
         let mut scanner = scanner.clone();
-        while let Some(item) = scanner.next() {
-            let Item::Statement(next) = item else { continue };
-            if is_silent(self.source, &next) {
-                continue;
-            }
-            let head = next.head(self.source);
-            if puts_bytes(head) {
-                let decoded = Run::read(self, &next, &mut scanner.clone()).decode().unwrap_or_default();
-                let first = decoded.sensitive.first().filter(|site| site.is_first());
-                return first.is_some_and(|site| waits(&Part::Class(site.class)));
-            }
-            return match self.sensitive(&next) {
-                _ if self.macros.is_call(head) || self.macros.mentions_parameter(head) => true,
-                Some((row, _)) => waits(&Part::Class(row.class)),
-                None if head.first() == Some(&b'.') => is_open_ended(head),
-                None => false,
-            };
+        let Some(next) = self.next_statement(&mut scanner, false) else {
+            // More than data in other sections comes next, or nothing, which in an argument is not the end.
+            return self.in_argument || scanner.next().is_some();
+        };
+        let head = next.head(self.source);
+        if puts_bytes(head) {
+            let decoded = Run::read(self, &next, &mut scanner).decode().unwrap_or_default();
+            let first = decoded.sensitive.first().filter(|site| site.is_first());
+            return first.is_some_and(|site| waits(&Part::Class(site.class)));
         }
-        self.in_argument
+        match self.sensitive(&next) {
+            _ if self.macros.is_call(head) || self.macros.mentions_parameter(head) => true,
+            Some((row, _)) => waits(&Part::Class(row.class)),
+            None => is_open_ended(head),
+        }
     }
 
     /// The length of the statement if it is `base` of a 64-bit general-purpose register.
