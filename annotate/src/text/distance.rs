@@ -13,7 +13,7 @@
 //! puts data has one byte at least, so that N of them are enough. A macro call may put anything; where one lies on the way,
 //! or the number is not known, no site of the text is padded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::expression::Sum;
@@ -21,7 +21,7 @@ use super::gaps::is_silent;
 use super::macros::Macros;
 use super::operands::{Syntax, split};
 use super::references::{is_branch, symbol};
-use super::scan::{Item, Scanner, Statement, is_word};
+use super::scan::{Item, Scanner, Statement, is_word, lowercase};
 use super::sections::Sections;
 
 /// A place in the text, and a number of bytes from there.
@@ -68,7 +68,8 @@ pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whol
             Some(inner) => (inner, true),
             None => (expression, false),
         };
-        if expression.first().is_some_and(u8::is_ascii_digit) && expression.iter().all(|&byte| is_word(byte)) {
+        let number = expression.strip_prefix(b"-").unwrap_or(expression);
+        if number.first().is_some_and(u8::is_ascii_digit) && number.iter().all(u8::is_ascii_hexdigit) {
             continue;
         }
         let start = |name: &[u8]| name.as_ptr().addr() - source.as_ptr().addr();
@@ -173,9 +174,21 @@ struct Positions<'a> {
 }
 
 /// What the counted places of a text reach.
-pub(super) fn reach(source: &[u8], counted: &[Counted]) -> Reach {
+///
+/// `labels` are those in code; most counted places are not there, and then there is nothing more to find out, unless labels
+/// have other names, too.
+pub(super) fn reach(source: &[u8], counted: &[Counted], labels: &[Range<usize>], has_aliases: bool) -> Reach {
     let mut reach = Reach::default();
-    if counted.is_empty() {
+    let labels: HashSet<&[u8]> =
+        if counted.is_empty() { HashSet::new() } else { labels.iter().map(|label| &source[label.clone()]).collect() };
+    let may_be_code = |one: &Counted| match &one.name {
+        None => true,
+        Some(name) => {
+            let name = &source[name.clone()];
+            labels.contains(name) || name.first().is_some_and(u8::is_ascii_digit) || has_aliases
+        }
+    };
+    if !counted.iter().any(may_be_code) {
         return reach;
     }
     let positions = Positions::of(source);
@@ -220,7 +233,7 @@ impl<'a> Positions<'a> {
                 }
                 Item::Statement(statement) => {
                     let head = statement.head(source);
-                    let directive = String::from_utf8_lossy(head).to_ascii_lowercase();
+                    let directive = lowercase(head);
                     if sections.follow(&directive, statement.operands(source)) {
                         continue;
                     }
@@ -331,7 +344,8 @@ pub(super) fn definition<'a>(source: &'a [u8], statement: &Statement) -> Option<
         let value = value.strip_prefix(b"=").unwrap_or(value);
         return Some((head, value.trim_ascii()));
     }
-    let is_directive = [&b".set"[..], b".equ", b".equiv", b".eqv"].iter().any(|name| head.eq_ignore_ascii_case(name));
+    let is_directive = head.first() == Some(&b'.')
+        && [&b".set"[..], b".equ", b".equiv", b".eqv"].iter().any(|name| head.eq_ignore_ascii_case(name));
     let comma = memchr::memchr(b',', operands).filter(|_| is_directive)?;
     Some((operands[..comma].trim_ascii(), operands[comma + 1..].trim_ascii()))
 }
@@ -363,7 +377,10 @@ mod tests {
                 counted(source, Syntax::default(), &statement, whole)
             })
             .collect();
-        reach(source, &all)
+        let labels: Vec<_> = Scanner::new(source, 0..source.len())
+            .filter_map(|item| if let Item::Label(name) = item { Some(name) } else { None })
+            .collect();
+        reach(source, &all, &labels, text.contains('='))
     }
 
     #[test]

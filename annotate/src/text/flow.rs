@@ -217,17 +217,15 @@ impl Flow {
 
 /// Whether control never goes on behind the instruction of this name.
 pub(super) fn is_transfer(head: &[u8]) -> bool {
-    let lower = head.to_ascii_lowercase();
-    let starts = |start: &[u8]| lower.starts_with(start);
-    starts(b"jmp")
-        || starts(b"ljmp")
-        || starts(b"ret")
-        || starts(b"lret")
-        || starts(b"iret")
-        || starts(b"sysret")
-        || starts(b"sysexit")
-        || starts(b"uiret")
-        || starts(b"eret")
+    const TRANSFERS: [&[u8]; 9] =
+        [b"jmp", b"ljmp", b"ret", b"lret", b"iret", b"sysret", b"sysexit", b"uiret", b"eret"];
+    let is = |transfer: &&[u8]| head.get(..transfer.len()).is_some_and(|start| start.eq_ignore_ascii_case(transfer));
+    matches!(head.first(), Some(b'j' | b'l' | b'r' | b'i' | b's' | b'u' | b'e' | b'A'..=b'Z')) && TRANSFERS.iter().any(is)
+}
+
+/// Whether the word may be a prefix of a branch or return (GAS manual, 9.16.7).
+pub(super) fn may_precede_transfer(head: &[u8]) -> bool {
+    matches!(head, b"bnd" | b"notrack" | b"rep" | b"repe" | b"repz" | b"repne" | b"repnz" | b"data16" | b"cs" | b"ds")
 }
 
 /// Whether the instruction of this name may stand behind a branch to fill room or to stop speculation.

@@ -7,44 +7,25 @@
 
 use super::distance::definition;
 use super::expression::Sum;
-use super::scan::{Item, Scanner, Statement};
+use super::scan::{Item, Scanner, Statement, lowercase};
 use super::sections::Sections;
 use super::stage::Stage;
 
 /// Whether the statement puts nothing into a section and does not say where it stands.
 pub(super) fn is_silent(source: &[u8], statement: &Statement) -> bool {
-    const SILENT: [&[u8]; 23] = [
-        b".addrsig",
-        b".addrsig_sym",
-        b".file",
-        b".global",
-        b".globl",
-        b".hidden",
-        b".ident",
-        b".internal",
-        b".line",
-        b".ln",
-        b".loc_mark_labels",
-        b".local",
-        b".protected",
-        b".size",
-        b".symver",
-        b".type",
-        b".weak",
-        b".weakref",
-        b".stabd",
-        b".stabn",
-        b".stabs",
-        b".att_mnemonic",
-        b".intel_mnemonic",
-    ];
     let head = statement.head(source);
-    if head == b".loc" || head.starts_with(b".cfi_") {
-        return true;
-    }
     if head.first() == Some(&b'.') {
-        if SILENT.iter().any(|silent| head.eq_ignore_ascii_case(silent)) {
-            return true;
+        match head {
+            b".loc" | b".file" | b".ident" | b".type" | b".size" | b".globl" | b".global" | b".weak" | b".local" => {
+                return true;
+            }
+            b".hidden" | b".internal" | b".protected" | b".symver" | b".weakref" | b".addrsig" | b".addrsig_sym" => {
+                return true;
+            }
+            b".line" | b".ln" | b".loc_mark_labels" | b".stabd" | b".stabn" | b".stabs" => return true,
+            b".long" | b".quad" | b".byte" | b".section" | b".text" | b".string" => return false,
+            _ if head.starts_with(b".cfi_") => return true,
+            _ => {}
         }
         let is_number = |text: &[u8], expected| Sum::read(text).and_then(|sum| sum.constant()) == Some(expected);
         let operands = statement.operands(source);
@@ -71,7 +52,7 @@ impl<'a> Stage<'a> {
                 Item::Label(_) => {}
                 Item::Statement(statement) if is_silent(self.source, &statement) => {}
                 Item::Statement(statement) => {
-                    let name = String::from_utf8_lossy(statement.head(self.source)).to_ascii_lowercase();
+                    let name = lowercase(statement.head(self.source));
                     if !name.starts_with('.')
                         || !self.repeats_mode(&name, &statement) && !self.excursion(&statement, scanner)?
                     {
@@ -95,7 +76,7 @@ impl<'a> Stage<'a> {
             if head.first() != Some(&b'.') || self.macros.is_call(head) {
                 return None;
             }
-            let name = String::from_utf8_lossy(head).to_ascii_lowercase();
+            let name = lowercase(head);
             let has_changed = sections.follow(&name, next.operands(self.source));
             let current = sections.current();
             if has_changed && current.number == self.sections.current().number {

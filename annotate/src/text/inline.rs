@@ -1,18 +1,20 @@
 //! Which parts of a compiler's output the compiler did not write: inline assembly, which stands between `#APP` and
 //! `#NO_APP`. The scanner takes both for comments.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 /// The marks of a text.
 pub(super) struct Inline<'a> {
     source: &'a [u8],
     /// Where each mark stands, and whether inline assembly ends there.
     marks: OnceCell<Vec<(usize, bool)>>,
+    /// The part that was asked for last, where the next question is likely to be.
+    last: Cell<usize>,
 }
 
 impl<'a> Inline<'a> {
     pub(super) fn of(source: &'a [u8]) -> Self {
-        Self { source, marks: OnceCell::new() }
+        Self { source, marks: OnceCell::new(), last: Cell::new(0) }
     }
 
     fn marks(&self) -> &[(usize, bool)] {
@@ -28,7 +30,13 @@ impl<'a> Inline<'a> {
 
     /// The number of the part that a place is in, from 0; each mark starts one.
     pub(super) fn part(&self, at: usize) -> usize {
-        self.marks().partition_point(|&(mark, _)| mark < at)
+        let (marks, last) = (self.marks(), self.last.get());
+        let is_before = |part: usize| part == 0 || marks[part - 1].0 < at;
+        let is_behind = |part: usize| marks.get(part).is_none_or(|&(mark, _)| at <= mark);
+        if !is_before(last) || !is_behind(last) {
+            self.last.set(marks.partition_point(|&(mark, _)| mark < at));
+        }
+        self.last.get()
     }
 
     /// Whether a compiler wrote what stands at a place. A text without marks may be anybody's.

@@ -11,7 +11,7 @@ use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::scan::{Item, Scanner, Statement, is_word};
+use super::scan::{Item, Scanner, Statement, is_word, lowercase};
 use super::sections::Sections;
 
 /// How far around a label its branch is looked for before the whole text is read.
@@ -20,6 +20,8 @@ const NEARBY: usize = 4096;
 /// The names in a text, but for those in its debug information.
 pub(super) struct References<'a> {
     source: &'a [u8],
+    /// Only local labels matter: a compiler wrote the text.
+    is_compiled: bool,
     names: OnceCell<Names<'a>>,
 }
 
@@ -35,8 +37,12 @@ struct Names<'a> {
 }
 
 impl<'a> References<'a> {
-    pub(super) fn of(source: &'a [u8]) -> Self {
-        Self { source, names: OnceCell::new() }
+    pub(super) fn of(source: &'a [u8], is_compiled: bool) -> Self {
+        Self { source, is_compiled, names: OnceCell::new() }
+    }
+
+    fn all_names(&self) -> &Names<'a> {
+        self.names.get_or_init(|| Names::of(self.source, self.is_compiled))
     }
 
     /// Whether anything names the label that is defined there. A label that is not local to the file is named by others.
@@ -51,7 +57,7 @@ impl<'a> References<'a> {
 
     /// Whether anything names this symbol, and be it to make it global.
     pub(super) fn names(&self, name: &[u8]) -> bool {
-        let names = self.names.get_or_init(|| Names::of(self.source));
+        let names = self.all_names();
         let is_whole = if name.iter().all(u8::is_ascii_digit) {
             ["b", "f"].iter().any(|direction| names.whole.contains([name, direction.as_bytes()].concat().as_slice()))
         } else {
@@ -62,7 +68,7 @@ impl<'a> References<'a> {
 
     /// Whether a branch goes to this symbol, or it is said to be a function.
     pub(super) fn is_branch_target(&self, name: &[u8]) -> bool {
-        let names = self.names.get_or_init(|| Names::of(self.source));
+        let names = self.all_names();
         let is_number = name.iter().all(u8::is_ascii_digit);
         let has = |name: &[u8]| names.branches.contains(name);
         if is_number { [b"b", b"f"].iter().any(|way| has(&[name, *way].concat())) } else { has(name) }
@@ -71,7 +77,7 @@ impl<'a> References<'a> {
     /// Whether this symbol is said to be an object (GAS manual, 7.109 "`.type`").
     pub(super) fn is_object(&self, name: &[u8]) -> bool {
         memchr::memmem::find(self.source, b"object").is_some()
-            && self.names.get_or_init(|| Names::of(self.source)).objects.contains(name)
+            && self.all_names().objects.contains(name)
     }
 
     /// Whether an instruction near a label names it.
@@ -90,14 +96,14 @@ impl<'a> References<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn of(source: &'a [u8]) -> Self {
+    fn of(source: &'a [u8], is_compiled: bool) -> Self {
         let mut names = Self::default();
         let mut sections = Sections::default();
         for item in Scanner::new(source, 0..source.len()) {
             let Item::Statement(statement) = item else { continue };
             let head = statement.head(source);
             if head.first() == Some(&b'.') {
-                let directive = String::from_utf8_lossy(head).to_ascii_lowercase();
+                let directive = lowercase(head);
                 if directive == ".type" {
                     names.describe(statement.operands(source));
                 }
@@ -107,7 +113,7 @@ impl<'a> Names<'a> {
             }
             if !sections.current().debug {
                 let operands = &source[statement.head_end..statement.end];
-                names.read(operands);
+                names.read(operands, is_compiled);
                 if is_branch(source, &statement) {
                     names.branches.extend(words(operands).map(symbol));
                 }
@@ -128,8 +134,9 @@ impl<'a> Names<'a> {
     }
 
     /// Takes the names from the operands of a statement.
-    fn read(&mut self, operands: &'a [u8]) {
-        for word in words(operands) {
+    fn read(&mut self, operands: &'a [u8], is_compiled: bool) {
+        let is_local = |word: &&[u8]| matches!(word[0], b'.' | b'0'..=b'9' | b'$' | b'\\');
+        for word in words(operands).filter(|word| !is_compiled || is_local(word)) {
             match memchr::memchr(b'\\', word) {
                 Some(0) => {}
                 Some(at) => self.starts.push(&word[..at]),
@@ -173,7 +180,7 @@ mod tests {
 
     /// The labels of a text that nothing names.
     fn unnamed(text: &str) -> Vec<&str> {
-        let references = References::of(text.as_bytes());
+        let references = References::of(text.as_bytes(), false);
         Scanner::new(text.as_bytes(), 0..text.len())
             .filter_map(|item| match item {
                 Item::Label(label) if !references.names_local(&label) => Some(&text[label]),

@@ -7,6 +7,7 @@
 //! what it yields are offsets into the source, so that the annotated text is the source with insertions and every byte
 //! that is not ours reaches the assembler as it was.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// What a [`Scanner`] yields.
@@ -87,6 +88,14 @@ const WORD: [bool; 256] = {
     }
     word
 };
+
+/// The name of a directive, in lower case.
+pub(super) fn lowercase(head: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(head) {
+        Ok(name) if !head.iter().any(u8::is_ascii_uppercase) => Cow::Borrowed(name),
+        _ => Cow::Owned(String::from_utf8_lossy(head).to_ascii_lowercase()),
+    }
+}
 
 /// Whether the byte can stand in a word.
 pub(super) fn is_word(byte: u8) -> bool {

@@ -8,14 +8,14 @@ use super::bytes::{Decoded, Encoded, Run, puts_bytes};
 use super::distance::{Counted, counted, definition, is_data, reach};
 use super::emit::{Carrier, Insertion, Kind, LABELS};
 use super::expression::Sum;
-use super::flow::{Flow, is_filler, is_transfer};
+use super::flow::{Flow, is_filler, is_transfer, may_precede_transfer};
 use super::gaps::is_silent;
 use super::inline::Inline;
 use super::lookup::{Mnemonic, lookup, sensitive};
 use super::macros::Macros;
 use super::operands::Syntax;
 use super::references::{References, words};
-use super::scan::{Item, Scanner, Statement};
+use super::scan::{Item, Scanner, Statement, lowercase};
 use super::sections::{Section, Sections};
 use crate::instructions::{Class, ClassSet, Part, Row, SEQUENCES, Sequence};
 use crate::linux::{self, EXCEPTION_TABLE};
@@ -32,6 +32,8 @@ pub(super) struct Stage<'a> {
     pub(super) inline: Inline<'a>,
     flow: Flow,
     counted: Vec<Counted>,
+    /// The labels in executable sections.
+    code_labels: Vec<Range<usize>>,
     /// The section outside the macro body that the text is in.
     outside: Option<Section>,
     pub(super) syntax: Syntax,
@@ -44,6 +46,8 @@ pub(super) struct Stage<'a> {
     is_certain: bool,
     labels_collide: bool,
     decides_by_distance: bool,
+    /// Names are defined by others.
+    has_aliases: bool,
     /// Names that stand for plain numbers.
     constants: HashSet<&'a [u8]>,
     function_flags: Flags,
@@ -83,16 +87,18 @@ struct Candidate {
 
 impl<'a> Stage<'a> {
     pub(super) fn new(source: &'a [u8], options: &'a Options) -> Self {
+        let inline = Inline::of(source);
         Self {
             source,
             options,
             insertions: Vec::new(),
             sections: Sections::default(),
             macros: Macros::new(source),
-            references: References::of(source),
-            inline: Inline::of(source),
+            references: References::of(source, inline.has_marks()),
+            inline,
             flow: Flow::default(),
             counted: Vec::new(),
+            code_labels: Vec::new(),
             outside: None,
             syntax: Syntax::default(),
             long_mode: true,
@@ -102,6 +108,7 @@ impl<'a> Stage<'a> {
             is_certain: false,
             labels_collide: false,
             decides_by_distance: false,
+            has_aliases: false,
             constants: HashSet::new(),
             function_flags: Flags::empty(),
             labels: Vec::new(),
@@ -120,7 +127,7 @@ impl<'a> Stage<'a> {
         }
         if !self.insertions.is_empty() {
             let by_number = self.flow.finish(self.source.len());
-            let by_count = reach(self.source, &self.counted);
+            let by_count = reach(self.source, &self.counted, &self.code_labels, self.has_aliases);
             let everything = by_number.everything || by_count.everything;
             let parts = [by_number.parts, by_count.parts].concat();
             for insertion in &mut self.insertions {
@@ -176,8 +183,11 @@ impl<'a> Stage<'a> {
             }
         }
         let is_reached = |name| self.references.names(name) || self.references.is_branch_target(name);
-        if self.sections.current().executable && (self.inline.has_marks() || is_reached(text)) {
-            self.flow.label(name.start);
+        if self.sections.current().executable {
+            self.code_labels.push(name.clone());
+            if self.inline.has_marks() || is_reached(text) {
+                self.flow.label(name.start);
+            }
         }
         self.labels.push(name);
     }
@@ -190,7 +200,7 @@ impl<'a> Stage<'a> {
     /// Follows a directive; `true` if it changes nothing here.
     fn directive(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) -> bool {
         let head = statement.head(self.source);
-        let name = String::from_utf8_lossy(head).to_ascii_lowercase();
+        let name = lowercase(head);
         if self.repeats_mode(&name, statement) {
             return true;
         }
@@ -205,7 +215,7 @@ impl<'a> Stage<'a> {
             return false;
         }
         let operands = statement.operands(self.source);
-        match name.as_str() {
+        match &*name {
             ".code64" => self.long_mode = true,
             ".code32" | ".code16" | ".code16gcc" => self.long_mode = false,
             ".intel_syntax" | ".att_syntax" => {
@@ -269,6 +279,7 @@ impl<'a> Stage<'a> {
             self.constants.insert(name);
         } else {
             self.constants.remove(name);
+            self.has_aliases = true;
         }
     }
 
@@ -509,7 +520,7 @@ impl<'a> Stage<'a> {
             return;
         }
         let mut head = statement.head(self.source);
-        if let Some(Mnemonic::Prefix) = lookup(head) {
+        if may_precede_transfer(head) {
             let operands = statement.operands(self.source);
             head = operands.split(u8::is_ascii_whitespace).next().unwrap_or_default();
         }
