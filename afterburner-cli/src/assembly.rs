@@ -7,8 +7,8 @@
 //! in a warning, if at all.
 //!
 //! An object is not believed because a tool made it. Each of its records is held against the text, by the code of
-//! `afterburner verify`; and where the text decides something by a distance, all of it is held against the plain object. A
-//! text that allows no pads gets records without them: the sites are known, stay as they are, and say so.
+//! `afterburner verify`; and where people wrote the text, all of it is held against the plain object: there is no end to the
+//! ways in which they count bytes. A text that allows no pads gets records without them: the sites are known, stay as they are, and say so.
 //!
 //! The tool writes into memory. An object gets its name when it is known to be whole and right, its first bytes last: what
 //! a killed shim leaves behind is no object.
@@ -112,8 +112,8 @@ impl Assembly<'_> {
         let mut first = if self.original_first { None } else { Some(self.padded(&self.annotated)?) };
         if let Some(made) = &first
             && made.is_silent()
-            && !self.annotated.decides_by_distance()
             && made.fault(&self.annotated)?.is_none()
+            && (!self.annotated.is_doubtful() || self.is_plain_but_for_pads(made)?)
         {
             return self.finish(&self.annotated, made, None);
         }
@@ -134,6 +134,12 @@ impl Assembly<'_> {
         // The plain object stays; `afterburner build` will not let that pass.
         journal::note(self.object, Outcome::Missed(rejection));
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Whether an object is that of the plain text, of which the tool has nothing to say either.
+    fn is_plain_but_for_pads(&self, made: &Made) -> anyhow::Result<bool> {
+        let plain = self.plain()?;
+        Ok(plain.is_silent() && self.compare(Some(&plain), &made.object.content()?).is_ok())
     }
 
     /// Makes the object of the plain text, which costs less than the original command if that would have to make the text
@@ -238,7 +244,7 @@ impl Assembly<'_> {
         if let Some(fault) = made.fault(candidate)? {
             return Ok(Some(fault));
         }
-        if !self.is_expanded && !candidate.decides_by_distance() {
+        if !self.is_expanded && !candidate.is_doubtful() {
             return Ok(None);
         }
         let difference = self.compare(Some(plain), &made.object.content()?).err();

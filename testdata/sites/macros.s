@@ -64,13 +64,13 @@ moves:
 	keyword	second=%fs
 	keyword	second=%rdi
 	.irp register, %ds, %rdi
-	mov	\register, %rax		# site: dispatched
+	mov	\register, %rax		# site: dispatched counted
 	.endr
 	.rept 3
-	swapgs				# site: swapgs
+	swapgs				# site: swapgs counted
 	.endr
 	.irp op, sti, nop
-	\op				# site: dispatched
+	\op				# site: dispatched counted
 	.endr
 	# a macro takes the name of an instruction
 	.macro clac
@@ -122,15 +122,15 @@ moves:
 	# loops
 	.macro each registers:vararg
 	.irp register, \registers
-	mov	%\register, %rax	# site: dispatched
+	mov	%\register, %rax	# site: dispatched counted
 	.endr
 	.endm
 	each	cr0, rbx, cr3, gs
 	.irpc	n, 0234
-	mov	%cr\n, %rax		# site: dispatched
+	mov	%cr\n, %rax		# site: dispatched counted
 	.endr
 	.irp	code, "mov %ds, %edx", "add $3, %eax"
-	\code				# site: dispatched
+	\code				# site: dispatched counted
 	.endr
 	.macro any op=mov, from=%ds, to=%edx
 	\op	\from, \to		# site: dispatched

@@ -15,7 +15,7 @@ use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, OpKind};
 use super::emit::Piece;
 use super::expression::Sum;
 use super::operands::split;
-use super::scan::{Scanner, Statement};
+use super::scan::{Item, Scanner, Statement};
 use super::stage::Stage;
 use crate::instructions::{Class, Part, SEQUENCES, row_of};
 
@@ -39,8 +39,8 @@ pub(super) struct Run {
     computed: Vec<Range<usize>>,
     /// It is too long, or something in it is neither a number nor an expression.
     is_data: bool,
-    /// It holds a string.
-    pub(super) has_text: bool,
+    /// Something that puts nothing stands between its directives.
+    has_gaps: bool,
 }
 
 /// A run as code.
@@ -119,10 +119,10 @@ impl Run {
         let mut run = Self::default();
         run.append(stage.source, first);
         let mut ahead = scanner.clone();
-        while let Some(next) = stage.next_code(&mut ahead) {
-            if !puts_bytes(next.head(stage.source)) {
-                break;
-            }
+        loop {
+            let direct = ahead.clone().next();
+            let Some(next) = stage.next_code(&mut ahead).filter(|next| puts_bytes(next.head(stage.source))) else { break };
+            run.has_gaps |= direct != Some(Item::Statement(next.clone()));
             run.append(stage.source, &next);
             *scanner = ahead.clone();
         }
@@ -148,7 +148,6 @@ impl Run {
                 _ => self.is_data = true,
             }
         }
-        self.has_text |= matches!(put, Some(Put::Text(_)));
         if !self.is_data {
             self.directives.push(Directive { start: directive.start, end: directive.end, bytes: self.bytes.len() });
         }
@@ -210,6 +209,11 @@ impl Run {
             encoded.range = self.directives_of(&encoded.bytes);
         }
         Some(Decoded { sensitive: found, is_transfer, distances })
+    }
+
+    /// Whether what stands between its directives would be lost if it were spelled again.
+    pub(super) fn has_gaps(&self) -> bool {
+        self.has_gaps
     }
 
     /// Whether some of its bytes are known to the assembler only.
@@ -312,7 +316,6 @@ fn characters(operand: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::super::Options;
-    use super::super::scan::Item;
     use super::*;
 
     fn run(text: &str) -> Run {

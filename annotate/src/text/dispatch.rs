@@ -20,6 +20,7 @@ impl Stage<'_> {
             return;
         }
         let decisions = self.decisions(statement);
+        self.has_sites_in_bodies |= !decisions.is_empty();
         let Some(least_length) = decisions.iter().map(|decision| decision.least_length).min() else { return };
         self.insertions.push(Insertion {
             start: statement.start,
@@ -28,7 +29,7 @@ impl Stage<'_> {
             pad: MINIMUM_SLOT.saturating_sub(least_length),
             liveness: Liveness::UNKNOWN,
             flags: Flags::empty(),
-            carrier: Carrier { grouped: self.has_groups, by_macro: self.macros.is_alternate() },
+            carrier: Carrier { grouped: self.has_groups, by_macro: self.macros.hides_labels() },
         });
     }
 

@@ -110,6 +110,11 @@ impl Flow {
         self.way.outline.has_code
     }
 
+    /// Whether the way that this one has interrupted is over.
+    pub(super) fn is_behind_interrupted(&self) -> bool {
+        self.interrupted.last().is_some_and(|way| way.is_over || !way.outline.has_code)
+    }
+
     fn close(&mut self, end: usize) {
         if self.way.by_number {
             if self.way.has_call {
@@ -193,6 +198,10 @@ impl Flow {
             Some(name) => drop(self.macros.insert(name, outline)),
             None => {
                 self.way.parts.push(start..offset);
+                // Whoever enters a sled does so by number, too.
+                if outline.has_code && !outline.starts_with_label {
+                    self.reach.parts.push(start..offset);
+                }
                 for _ in 0..2 {
                     self.body(outline, self.way.block, offset);
                 }
@@ -268,9 +277,10 @@ mod tests {
             ("LctLct", vec![]),
             ("Lctct", vec!["Lctct"]),
             ("LcLtcLc", vec!["Ltc"]),
-            ("L(ct)", vec!["L", "(ct", ")"]),
+            ("L(ct)", vec!["(ct", "L", "(ct", ")"]),
             ("L(Lct)", vec![]),
-            ("L(cc)t", vec![]),
+            ("L(cc)t", vec!["(cc"]),
+            ("L(Lcc)t", vec![]),
             ("[ct]Lm", vec![]),
             ("[ct]Lmm", vec!["everything"]),
             ("[Lct]mm", vec![]),

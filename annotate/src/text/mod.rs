@@ -70,7 +70,7 @@ pub struct Annotated<'a> {
     insertions: Vec<Insertion>,
     objtool_hints: bool,
     is_certain: bool,
-    decides_by_distance: bool,
+    is_doubtful: bool,
     /// Mnemonics that are names of macros.
     macros: HashSet<Vec<u8>>,
 }
@@ -80,12 +80,12 @@ pub struct Annotated<'a> {
 pub fn annotate<'a>(source: &'a [u8], options: &'a Options) -> Annotated<'a> {
     let mut stage = Stage::new(source, options);
     stage.run(0..source.len());
-    let Found { insertions, is_certain, decides_by_distance, macros } = stage.finish();
+    let Found { insertions, is_certain, is_doubtful, macros } = stage.finish();
     let is_dispatched = insertions.iter().any(|insertion| matches!(insertion.kind, Kind::Dispatched(_)));
     let spellings = lookup::spellings().map(|(spelling, _)| spelling).filter(|_| is_dispatched);
     let macros = spellings.filter(|spelling| macros.is_defined_anywhere(spelling)).collect();
     let objtool_hints = options.objtool_hints;
-    Annotated { source, insertions, objtool_hints, is_certain, decides_by_distance, macros }
+    Annotated { source, insertions, objtool_hints, is_certain, is_doubtful, macros }
 }
 
 impl<'a> Annotated<'a> {
@@ -102,11 +102,11 @@ impl<'a> Annotated<'a> {
         self.is_certain && self.is_changed()
     }
 
-    /// Whether the text may be another one because of a pad: it decides something by a distance. Only the object tells, if it
-    /// is compared with the plain one.
+    /// Whether only the object can tell that a pad changes nothing, if it is compared with the plain one: people wrote the text,
+    /// and may have counted bytes in any way, or decide something by a distance.
     #[must_use]
-    pub fn decides_by_distance(&self) -> bool {
-        self.decides_by_distance && self.is_changed()
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful && self.is_changed()
     }
 
     /// Whether a site is padded.
@@ -120,7 +120,7 @@ impl<'a> Annotated<'a> {
     pub fn unpadded(&self) -> Annotated<'a> {
         let mut insertions = self.insertions.clone();
         insertions.iter_mut().for_each(Insertion::unpad);
-        Annotated { insertions, macros: self.macros.clone(), decides_by_distance: false, ..*self }
+        Annotated { insertions, macros: self.macros.clone(), ..*self }
     }
 
     /// The sites, in the order of the text.

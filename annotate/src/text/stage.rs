@@ -46,6 +46,7 @@ pub(super) struct Stage<'a> {
     is_certain: bool,
     labels_collide: bool,
     decides_by_distance: bool,
+    pub(super) has_sites_in_bodies: bool,
     /// Names are defined by others.
     has_aliases: bool,
     /// Names that stand for plain numbers.
@@ -72,8 +73,8 @@ pub(super) struct Found<'a> {
     pub(super) insertions: Vec<Insertion>,
     /// A site is sure to be assembled.
     pub(super) is_certain: bool,
-    /// A condition of the text may fall otherwise because of a pad.
-    pub(super) decides_by_distance: bool,
+    /// What a pad changes cannot be told from the text alone.
+    pub(super) is_doubtful: bool,
     pub(super) macros: Macros<'a>,
 }
 
@@ -108,6 +109,7 @@ impl<'a> Stage<'a> {
             is_certain: false,
             labels_collide: false,
             decides_by_distance: false,
+            has_sites_in_bodies: false,
             has_aliases: false,
             constants: HashSet::new(),
             function_flags: Flags::empty(),
@@ -125,11 +127,13 @@ impl<'a> Stage<'a> {
         if self.labels_collide {
             self.insertions.clear();
         }
+        let mut is_doubtful = self.decides_by_distance || self.has_aliases || !self.inline.has_marks();
         if !self.insertions.is_empty() {
             let by_number = self.flow.finish(self.source.len());
             let by_count = reach(self.source, &self.counted, &self.code_labels, self.has_aliases);
             let everything = by_number.everything || by_count.everything;
             let parts = [by_number.parts, by_count.parts].concat();
+            is_doubtful |= everything || !parts.is_empty() || self.has_sites_in_bodies;
             for insertion in &mut self.insertions {
                 if everything || parts.iter().any(|part| insertion.start < part.end && part.start < insertion.end) {
                     insertion.unpad();
@@ -139,7 +143,7 @@ impl<'a> Stage<'a> {
         Found {
             insertions: self.insertions,
             is_certain: self.is_certain,
-            decides_by_distance: self.decides_by_distance,
+            is_doubtful,
             macros: self.macros,
         }
     }
@@ -376,7 +380,7 @@ impl<'a> Stage<'a> {
             self.flow.data();
             return false;
         };
-        if self.is_table(&run, &behind) {
+        if self.is_table(&behind) {
             self.flow.data();
             return false;
         }
@@ -415,7 +419,7 @@ impl<'a> Stage<'a> {
 
     /// A run of whose directives some hold only a part of a site.
     fn spelled(&mut self, run: &Run, sites: &[Encoded], scanner: &Scanner<'a>) {
-        let (Some(range), Some(last)) = (run.range().filter(|_| !run.is_computed()), sites.last()) else { return };
+        let (Some(range), Some(last)) = (run.range().filter(|_| !run.is_computed() && !run.has_gaps()), sites.last()) else { return };
         let Some(mut flags) = self.flags(last.class) else { return };
         if run.ends_with(last) && self.casts_shadow(last.class, scanner) {
             flags |= Flags::SHADOW;
@@ -424,21 +428,16 @@ impl<'a> Stage<'a> {
     }
 
     /// Whether a run is data, although it could be code: nothing but its address leads to it.
-    fn is_table(&self, run: &Run, behind: &Scanner<'a>) -> bool {
+    fn is_table(&self, behind: &Scanner<'a>) -> bool {
         let is_object = |label: &Range<usize>| self.references.is_object(&self.source[label.clone()]);
         if self.object.as_ref().is_some_and(is_object) {
             return true;
         }
-        let mut ahead = behind.clone();
-        let is_something =
-            |item: &Item| !matches!(item, Item::Statement(statement) if is_silent(self.source, statement));
-        let next = ahead.find(is_something);
         let before = if self.is_unlabelled() { self.previous_head() } else { b"" };
         let names = |label: &Range<usize>| self.references.is_branch_target(&self.source[label.clone()]);
-        if before.starts_with(b"call") {
-            // What is called takes its return address for that of the data.
-            let over = matches!(&next, Some(Item::Label(label)) if self.calls(&self.source[label.clone()]));
-            return over || run.has_text;
+        // What is called may take its return address for that of data.
+        if before.starts_with(b"call") || self.macros.in_loop() && !self.flow.has_code() && self.flow.is_behind_interrupted() {
+            return true;
         }
         let is_reached =
             self.flow.has_code() && !self.flow.is_behind_transfer() && !before.eq_ignore_ascii_case(b"ud2");
@@ -457,14 +456,6 @@ impl<'a> Stage<'a> {
     /// The name of the instruction before the statement.
     fn previous_head(&self) -> &'a [u8] {
         self.before.as_ref().map_or(&[][..], |previous| previous.head(self.source))
-    }
-
-    /// Whether the instruction before the statement calls a label.
-    fn calls(&self, label: &[u8]) -> bool {
-        self.before.as_ref().is_some_and(|call| {
-            let target = call.operands(self.source);
-            target == label || target.strip_suffix(b"f") == Some(label)
-        })
     }
 
     /// An instruction whose prefix, at `start`, is a statement of its own.
@@ -685,11 +676,11 @@ impl<'a> Stage<'a> {
     }
 
     fn insert(&mut self, range: Range<usize>, kind: Kind, pad: u8, liveness: Liveness, flags: Flags) {
+        self.has_sites_in_bodies |= self.macros.in_body();
         self.is_certain |= !self.macros.in_body() && !self.in_argument && self.conditionals == 0;
         let unknown_section = self.has_groups && (self.macros.in_body() || self.in_argument);
         let grouped = self.sections.current().grouped || unknown_section;
-        let by_macro = self.macros.is_alternate() || grouped && self.in_argument;
-        let carrier = Carrier { grouped, by_macro };
+        let carrier = Carrier { grouped, by_macro: self.macros.hides_labels() || grouped && self.in_argument };
         let Range { start, end } = range;
         self.insertions.push(Insertion { start, end, kind, pad, liveness, flags, carrier });
     }

@@ -79,6 +79,16 @@ impl<'a> Macros<'a> {
         self.alternate
     }
 
+    /// Whether references to the labels of an insertion (`28110b`) may be taken for ones to a parameter.
+    pub(super) fn hides_labels(&self) -> bool {
+        self.alternate && self.mentions_parameter(b"b")
+    }
+
+    /// Whether the text is in the body of a loop.
+    pub(super) fn in_loop(&self) -> bool {
+        self.frames.last().is_some_and(|frame| frame.defines.is_none())
+    }
+
     /// How many bodies the text is in.
     pub(super) fn depth(&self) -> usize {
         self.frames.len()
