@@ -41,6 +41,8 @@ pub(super) struct Run {
     is_data: bool,
     /// Something that puts nothing stands between its directives.
     has_gaps: bool,
+    /// Where the last directive ends.
+    end: usize,
 }
 
 /// A run as code.
@@ -121,7 +123,9 @@ impl Run {
         let mut ahead = scanner.clone();
         loop {
             let direct = ahead.clone().next();
-            let Some(next) = stage.next_code(&mut ahead).filter(|next| puts_bytes(next.head(stage.source))) else { break };
+            let Some(next) = stage.next_code(&mut ahead).filter(|next| puts_bytes(next.head(stage.source))) else {
+                break;
+            };
             run.has_gaps |= direct != Some(Item::Statement(next.clone()));
             run.append(stage.source, &next);
             *scanner = ahead.clone();
@@ -130,6 +134,10 @@ impl Run {
     }
 
     fn append(&mut self, source: &[u8], directive: &Statement) {
+        self.end = directive.end;
+        if self.is_data {
+            return;
+        }
         let put = Put::of(directive.head(source));
         for operand in split(directive.operands(source)) {
             let operand = operand.trim_ascii();
@@ -143,7 +151,7 @@ impl Run {
             };
             match bytes {
                 Some(bytes) if !self.is_data && self.bytes.len() + bytes.len() <= LONGEST_RUN => {
-                    self.bytes.extend(bytes)
+                    self.bytes.extend(bytes);
                 }
                 _ => self.is_data = true,
             }
@@ -151,6 +159,11 @@ impl Run {
         if !self.is_data {
             self.directives.push(Directive { start: directive.start, end: directive.end, bytes: self.bytes.len() });
         }
+    }
+
+    /// Where the run ends, whatever it is.
+    pub(super) fn end(&self) -> usize {
+        self.end
     }
 
     /// The text of the run.

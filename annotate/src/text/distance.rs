@@ -330,9 +330,12 @@ impl<'a> Positions<'a> {
         let crosses = |body: &Range<usize>| {
             let inside = body.start < part.start && part.end <= body.end && body.contains(&at);
             let outside = part.end <= body.start || body.end <= part.start;
-            !inside && !outside || body.contains(&at) && !inside
+            !inside && (!outside || body.contains(&at))
         };
-        self.calls.get(call).is_some_and(|&start| start < part.end) || self.bodies.iter().any(crosses)
+        let near = |place: usize| self.bodies.partition_point(|body| body.end <= place);
+        let touched = self.bodies[near(part.start)..].iter().take_while(|body| body.start < part.end);
+        let around = self.bodies[near(at)..].iter().take(1);
+        self.calls.get(call).is_some_and(|&start| start < part.end) || touched.chain(around).any(crosses)
     }
 }
 

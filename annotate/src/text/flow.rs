@@ -194,20 +194,20 @@ impl Flow {
         let has_call = self.way.has_call;
         let start = self.bodies.pop().map_or(offset, |(_, start)| start);
         self.resume(offset);
-        match name {
-            Some(name) => drop(self.macros.insert(name, outline)),
-            None => {
-                self.way.parts.push(start..offset);
-                // Whoever enters a sled does so by number, too.
-                if outline.has_code && !outline.starts_with_label {
-                    self.reach.parts.push(start..offset);
-                }
-                for _ in 0..2 {
-                    self.body(outline, self.way.block, offset);
-                }
-                self.way.has_call |= has_call;
-            }
+        if let Some(name) = name {
+            self.macros.insert(name, outline);
+            return;
         }
+        self.way.parts.push(start..offset);
+        // Whoever enters a sled does so by number, too; and an entry that ends in a branch may have a label for another
+        // purpose, as for a fault in it.
+        if outline.has_code && (!outline.starts_with_label || outline.ends_in_transfer) {
+            self.reach.parts.push(start..offset);
+        }
+        for _ in 0..2 {
+            self.body(outline, self.way.block, offset);
+        }
+        self.way.has_call |= has_call;
     }
 
     /// The text goes on in another section.
@@ -226,10 +226,10 @@ impl Flow {
 
 /// Whether control never goes on behind the instruction of this name.
 pub(super) fn is_transfer(head: &[u8]) -> bool {
-    const TRANSFERS: [&[u8]; 9] =
-        [b"jmp", b"ljmp", b"ret", b"lret", b"iret", b"sysret", b"sysexit", b"uiret", b"eret"];
+    const TRANSFERS: [&[u8]; 9] = [b"jmp", b"ljmp", b"ret", b"lret", b"iret", b"sysret", b"sysexit", b"uiret", b"eret"];
     let is = |transfer: &&[u8]| head.get(..transfer.len()).is_some_and(|start| start.eq_ignore_ascii_case(transfer));
-    matches!(head.first(), Some(b'j' | b'l' | b'r' | b'i' | b's' | b'u' | b'e' | b'A'..=b'Z')) && TRANSFERS.iter().any(is)
+    matches!(head.first(), Some(b'j' | b'l' | b'r' | b'i' | b's' | b'u' | b'e' | b'A'..=b'Z'))
+        && TRANSFERS.iter().any(is)
 }
 
 /// Whether the word may be a prefix of a branch or return (GAS manual, 9.16.7).
@@ -278,7 +278,7 @@ mod tests {
             ("Lctct", vec!["Lctct"]),
             ("LcLtcLc", vec!["Ltc"]),
             ("L(ct)", vec!["(ct", "L", "(ct", ")"]),
-            ("L(Lct)", vec![]),
+            ("L(Lct)", vec!["(Lct"]),
             ("L(cc)t", vec!["(cc"]),
             ("L(Lcc)t", vec![]),
             ("[ct]Lm", vec![]),

@@ -16,13 +16,9 @@ pub(super) fn is_silent(source: &[u8], statement: &Statement) -> bool {
     let head = statement.head(source);
     if head.first() == Some(&b'.') {
         match head {
-            b".loc" | b".file" | b".ident" | b".type" | b".size" | b".globl" | b".global" | b".weak" | b".local" => {
-                return true;
-            }
-            b".hidden" | b".internal" | b".protected" | b".symver" | b".weakref" | b".addrsig" | b".addrsig_sym" => {
-                return true;
-            }
-            b".line" | b".ln" | b".loc_mark_labels" | b".stabd" | b".stabn" | b".stabs" => return true,
+            b".loc" | b".file" | b".ident" | b".type" | b".size" | b".globl" | b".global" | b".weak" | b".local"
+            | b".hidden" | b".internal" | b".protected" | b".symver" | b".weakref" | b".addrsig" | b".addrsig_sym"
+            | b".line" | b".ln" | b".loc_mark_labels" | b".stabd" | b".stabn" | b".stabs" => return true,
             b".long" | b".quad" | b".byte" | b".section" | b".text" | b".string" => return false,
             _ if head.starts_with(b".cfi_") => return true,
             _ => {}

@@ -7,7 +7,8 @@
 //! errs to the side of leaving a statement alone; what it must never do is change what the text means.
 //!
 //! * `scan` cuts the text into labels and statements; `sections` follows where they go, `stage` what they are.
-//! * `lookup` and `operands` decide whether a statement is sensitive, `bytes` whether a hand-encoded one is.
+//! * `lookup` and `operands` decide whether a statement is sensitive, `bytes` and `encoded` whether a hand-encoded one is;
+//!   `sequences` joins two that share a slot.
 //! * `gaps` tells what may stand between two instructions as if there were nothing; `references` which labels are reached.
 //! * `distance` and `flow` find where the text counts bytes, which a pad must not change; `expression` reads sums.
 //! * `macros` knows what parameters can stand for, `dispatch` which statements they decide.
@@ -20,6 +21,7 @@ mod bytes;
 mod dispatch;
 mod distance;
 mod emit;
+mod encoded;
 mod expression;
 mod flow;
 mod gaps;
@@ -32,6 +34,7 @@ mod operands;
 mod references;
 mod scan;
 mod sections;
+mod sequences;
 mod stage;
 
 use std::collections::HashSet;

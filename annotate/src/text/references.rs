@@ -16,6 +16,8 @@ use super::sections::Sections;
 
 /// How far around a label its branch is looked for before the whole text is read.
 const NEARBY: usize = 4096;
+/// Where names start in more ways, every label counts as named.
+const MOST_STARTS: usize = 64;
 
 /// The names in a text, but for those in its debug information.
 pub(super) struct References<'a> {
@@ -29,7 +31,7 @@ pub(super) struct References<'a> {
 struct Names<'a> {
     whole: HashSet<&'a [u8]>,
     /// What stands before a macro parameter within a name: `.Ltable_\number` names all that starts so.
-    starts: Vec<&'a [u8]>,
+    starts: HashSet<&'a [u8]>,
     /// Those that a branch names, or that are typed as functions.
     branches: HashSet<&'a [u8]>,
     /// Those that are typed as objects.
@@ -63,7 +65,10 @@ impl<'a> References<'a> {
         } else {
             names.whole.contains(name)
         };
-        is_whole || name.contains(&b'\\') || names.starts.iter().any(|start| name.starts_with(start))
+        is_whole
+            || name.contains(&b'\\')
+            || names.starts.len() > MOST_STARTS
+            || names.starts.iter().any(|start| name.starts_with(start))
     }
 
     /// Whether a branch goes to this symbol, or it is said to be a function.
@@ -76,8 +81,7 @@ impl<'a> References<'a> {
 
     /// Whether this symbol is said to be an object (GAS manual, 7.109 "`.type`").
     pub(super) fn is_object(&self, name: &[u8]) -> bool {
-        memchr::memmem::find(self.source, b"object").is_some()
-            && self.all_names().objects.contains(name)
+        self.all_names().objects.contains(name)
     }
 
     /// Whether an instruction near a label names it.
@@ -139,7 +143,7 @@ impl<'a> Names<'a> {
         for word in words(operands).filter(|word| !is_compiled || is_local(word)) {
             match memchr::memchr(b'\\', word) {
                 Some(0) => {}
-                Some(at) => self.starts.push(&word[..at]),
+                Some(at) => drop(self.starts.insert(&word[..at])),
                 None => drop(self.whole.insert(symbol(word))),
             }
         }
@@ -208,7 +212,7 @@ mod tests {
             (".L\\@:\n", vec![]),
         ] {
             assert_eq!(unnamed(text), expected, "{text}");
-            let apart = text.replacen("\n", &format!("\n{far}"), 1);
+            let apart = text.replacen('\n', &format!("\n{far}"), 1);
             assert_eq!(unnamed(&apart), expected, "{text}, far apart");
         }
     }

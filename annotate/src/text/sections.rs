@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use crate::record::Flags;
 
 /// What matters of a section.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the section")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Section {
     /// Whether its contents are executed.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::Options;
-use super::bytes::{Decoded, Encoded, Run, puts_bytes};
+use super::bytes::puts_bytes;
 use super::distance::{Counted, counted, definition, is_data, reach};
 use super::emit::{Carrier, Insertion, Kind, LABELS};
 use super::expression::Sum;
@@ -17,7 +17,7 @@ use super::operands::Syntax;
 use super::references::{References, words};
 use super::scan::{Item, Scanner, Statement, lowercase};
 use super::sections::{Section, Sections};
-use crate::instructions::{Class, ClassSet, Part, Row, SEQUENCES, Sequence};
+use crate::instructions::{Class, ClassSet, Row};
 use crate::linux::{self, EXCEPTION_TABLE};
 use crate::record::{Flags, Liveness, MINIMUM_SLOT};
 
@@ -30,8 +30,8 @@ pub(super) struct Stage<'a> {
     pub(super) macros: Macros<'a>,
     pub(super) references: References<'a>,
     pub(super) inline: Inline<'a>,
-    flow: Flow,
-    counted: Vec<Counted>,
+    pub(super) flow: Flow,
+    pub(super) counted: Vec<Counted>,
     /// The labels in executable sections.
     code_labels: Vec<Range<usize>>,
     /// The section outside the macro body that the text is in.
@@ -53,15 +53,15 @@ pub(super) struct Stage<'a> {
     constants: HashSet<&'a [u8]>,
     function_flags: Flags,
     /// The labels directly before the statement.
-    labels: Vec<Range<usize>>,
+    pub(super) labels: Vec<Range<usize>>,
     /// The instruction directly before the statement, if it is not part of a site.
     previous: Option<Statement>,
     /// The last instruction or macro call.
-    before: Option<Statement>,
+    pub(super) before: Option<Statement>,
     /// The last label that is no number, if there was no code behind it.
-    object: Option<Range<usize>>,
+    pub(super) object: Option<Range<usize>>,
     /// Up to here, bytes are known to be no sites.
-    no_sites_until: usize,
+    pub(super) no_sites_until: usize,
     /// The instructions that pushed sections have come behind.
     interrupted: Vec<Option<Statement>>,
     /// The section that data in others has interrupted, and the instruction that it has come behind.
@@ -79,11 +79,11 @@ pub(super) struct Found<'a> {
 }
 
 /// A sensitive instruction, perhaps of several statements, before it becomes an insertion.
-struct Candidate {
-    class: Class,
-    range: Range<usize>,
-    least_length: u8,
-    slot: u8,
+pub(super) struct Candidate {
+    pub(super) class: Class,
+    pub(super) range: Range<usize>,
+    pub(super) least_length: u8,
+    pub(super) slot: u8,
 }
 
 impl<'a> Stage<'a> {
@@ -132,20 +132,16 @@ impl<'a> Stage<'a> {
             let by_number = self.flow.finish(self.source.len());
             let by_count = reach(self.source, &self.counted, &self.code_labels, self.has_aliases);
             let everything = by_number.everything || by_count.everything;
-            let parts = [by_number.parts, by_count.parts].concat();
+            let parts = merged([by_number.parts, by_count.parts].concat());
             is_doubtful |= everything || !parts.is_empty() || self.has_sites_in_bodies;
             for insertion in &mut self.insertions {
-                if everything || parts.iter().any(|part| insertion.start < part.end && part.start < insertion.end) {
+                let first = parts.partition_point(|part| part.end <= insertion.start);
+                if everything || parts.get(first).is_some_and(|part| part.start < insertion.end) {
                     insertion.unpad();
                 }
             }
         }
-        Found {
-            insertions: self.insertions,
-            is_certain: self.is_certain,
-            is_doubtful,
-            macros: self.macros,
-        }
+        Found { insertions: self.insertions, is_certain: self.is_certain, is_doubtful, macros: self.macros }
     }
 
     pub(super) fn run(&mut self, range: Range<usize>) {
@@ -164,10 +160,8 @@ impl<'a> Stage<'a> {
                         self.instruction(&statement, &mut scanner);
                     } else if head.eq_ignore_ascii_case(b".end") {
                         return;
-                    } else {
-                        if self.directive(&statement, &mut scanner) {
-                            continue;
-                        }
+                    } else if self.directive(&statement, &mut scanner) {
+                        continue;
                     }
                     self.labels.clear();
                 }
@@ -197,7 +191,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Whether nothing leads to the statement but what stands before it.
-    fn is_unlabelled(&self) -> bool {
+    pub(super) fn is_unlabelled(&self) -> bool {
         !self.labels.iter().any(|label| self.references.names_local(label))
     }
 
@@ -361,105 +355,8 @@ impl<'a> Stage<'a> {
         true
     }
 
-    /// A run of bytes. `false` if it is not taken for code.
-    fn bytes(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) -> bool {
-        if !self.sections.current().executable || !self.long_mode || statement.start < self.no_sites_until {
-            return false;
-        }
-        let mut behind = scanner.clone();
-        let run = Run::read(self, statement, &mut behind);
-        self.no_sites_until = run.range().map_or(0, |range| range.end);
-        if run.is_prefix() {
-            let is_site = self.prefixed(statement.start, &mut behind);
-            if is_site {
-                *scanner = behind;
-            }
-            return is_site;
-        }
-        let Some(Decoded { sensitive: mut sites, is_transfer, distances }) = run.decode() else {
-            self.flow.data();
-            return false;
-        };
-        if self.is_table(&behind) {
-            self.flow.data();
-            return false;
-        }
-        self.flow.code(is_transfer, self.inline.part(statement.start));
-        self.counted.extend(distances.into_iter().map(|bytes| Counted::from_here(statement.start, bytes)));
-        sites.retain(|site| ClassSet::default().contains(site.class));
-        if sites.is_empty() {
-            return false;
-        }
-        *scanner = behind;
-        self.object = None;
-        if sites.iter().all(|site| site.range.is_some()) {
-            self.whole_directives(&run, &sites, scanner);
-        } else {
-            self.spelled(&run, &sites, scanner);
-        }
-        true
-    }
-
-    /// The sites of a run that are whole directives.
-    fn whole_directives(&mut self, run: &Run, sites: &[Encoded], scanner: &mut Scanner<'a>) {
-        for site in sites {
-            if !site.is_first() {
-                self.labels.clear();
-            }
-            let Some(range) = site.range.clone() else { continue };
-            let mut behind = scanner.behind(range.end);
-            let mut found = Candidate { class: site.class, range, least_length: site.length(), slot: site.slot };
-            if run.ends_with(site) {
-                found = self.joined(found, &mut behind);
-                *scanner = behind.clone();
-            }
-            self.site(&found, &behind);
-        }
-    }
-
-    /// A run of whose directives some hold only a part of a site.
-    fn spelled(&mut self, run: &Run, sites: &[Encoded], scanner: &Scanner<'a>) {
-        let (Some(range), Some(last)) = (run.range().filter(|_| !run.is_computed() && !run.has_gaps()), sites.last()) else { return };
-        let Some(mut flags) = self.flags(last.class) else { return };
-        if run.ends_with(last) && self.casts_shadow(last.class, scanner) {
-            flags |= Flags::SHADOW;
-        }
-        self.insert(range, Kind::Spelled(run.pieces(sites)), 0, Liveness::UNKNOWN, flags);
-    }
-
-    /// Whether a run is data, although it could be code: nothing but its address leads to it.
-    fn is_table(&self, behind: &Scanner<'a>) -> bool {
-        let is_object = |label: &Range<usize>| self.references.is_object(&self.source[label.clone()]);
-        if self.object.as_ref().is_some_and(is_object) {
-            return true;
-        }
-        let before = if self.is_unlabelled() { self.previous_head() } else { b"" };
-        let names = |label: &Range<usize>| self.references.is_branch_target(&self.source[label.clone()]);
-        // What is called may take its return address for that of data.
-        if before.starts_with(b"call") || self.macros.in_loop() && !self.flow.has_code() && self.flow.is_behind_interrupted() {
-            return true;
-        }
-        let is_reached =
-            self.flow.has_code() && !self.flow.is_behind_transfer() && !before.eq_ignore_ascii_case(b"ud2");
-        // An alternative is named by its address only.
-        let is_replacement = self.sections.current().flags.contains(Flags::REPLACEMENT);
-        let is_first = !self.flow.has_code() && (self.is_unlabelled() || is_replacement);
-        if is_reached || is_first || self.in_argument {
-            return false;
-        }
-        let mut ahead = behind.clone();
-        let code = std::iter::from_fn(|| self.next_code(&mut ahead)).find(|next| !is_filler(next.head(self.source)));
-        let goes_on = code.is_some_and(|next| next.head(self.source).first() != Some(&b'.'));
-        self.is_unlabelled() || !goes_on && !self.labels.iter().any(names)
-    }
-
-    /// The name of the instruction before the statement.
-    fn previous_head(&self) -> &'a [u8] {
-        self.before.as_ref().map_or(&[][..], |previous| previous.head(self.source))
-    }
-
     /// An instruction whose prefix, at `start`, is a statement of its own.
-    fn prefixed(&mut self, start: usize, scanner: &mut Scanner<'a>) -> bool {
+    pub(super) fn prefixed(&mut self, start: usize, scanner: &mut Scanner<'a>) -> bool {
         let mut ahead = scanner.clone();
         let Some(next) = self.next_code(&mut ahead) else { return false };
         let Some((row, length)) = self.sensitive(&next) else { return false };
@@ -530,99 +427,8 @@ impl<'a> Stage<'a> {
     }
 
     /// The row of a statement that is sensitive, and a lower bound for its length.
-    fn sensitive(&self, statement: &Statement) -> Option<(&'static Row, u8)> {
+    pub(super) fn sensitive(&self, statement: &Statement) -> Option<(&'static Row, u8)> {
         sensitive(self.source, self.syntax, statement)
-    }
-
-    /// Joins `popf` with a `push` before it.
-    fn pushed(&self, second: &Candidate, previous: Option<&Statement>) -> Option<Candidate> {
-        let this = Part::Class(second.class);
-        let pushes = |sequence: &&Sequence| sequence.second == this && sequence.first == Part::PushRegister;
-        let sequence = self.sequences().find(pushes)?;
-        let previous = previous.filter(|_| self.is_unlabelled())?;
-        let length = self.register_form(previous, b"push")?;
-        Some(Candidate {
-            class: sequence.class,
-            range: previous.start..second.range.end,
-            least_length: length + second.least_length,
-            slot: sequence.slot,
-        })
-    }
-
-    /// Joins an instruction with the one behind it, where the two share a slot.
-    fn joined(&self, first: Candidate, scanner: &mut Scanner<'a>) -> Candidate {
-        for sequence in self.sequences().filter(|sequence| sequence.first == Part::Class(first.class)) {
-            let mut ahead = scanner.clone();
-            if let Some((end, length)) = self.part(sequence.second, &mut ahead) {
-                *scanner = ahead;
-                return Candidate {
-                    class: sequence.class,
-                    range: first.range.start..end,
-                    least_length: first.least_length + length,
-                    slot: sequence.slot,
-                };
-            }
-        }
-        first
-    }
-
-    fn sequences(&self) -> impl Iterator<Item = &'static Sequence> {
-        SEQUENCES.iter().filter(|sequence| self.options.classes.contains(sequence.class))
-    }
-
-    /// The end and least length of the second half of a sequence, if it comes next.
-    fn part(&self, part: Part, ahead: &mut Scanner<'a>) -> Option<(usize, u8)> {
-        let next = self.next_code(ahead)?;
-        match part {
-            Part::PopRegister => self.register_form(&next, b"pop").map(|length| (next.end, length)),
-            Part::PushRegister => self.register_form(&next, b"push").map(|length| (next.end, length)),
-            Part::Class(class) if puts_bytes(next.head(self.source)) => {
-                let run = Run::read(self, &next, &mut ahead.clone());
-                let first =
-                    run.decode()?.sensitive.into_iter().find(|encoded| encoded.is_first() && encoded.class == class)?;
-                let range = first.range.clone()?;
-                *ahead = ahead.behind(range.end);
-                Some((range.end, first.length()))
-            }
-            Part::Class(class) => {
-                let (row, length) = self.sensitive(&next).filter(|_| !self.macros.is_call(next.head(self.source)))?;
-                (row.class == class).then_some((next.end, length))
-            }
-        }
-    }
-
-    /// Whether the interrupt shadow of a `sti` that is a site of its own may have to reach what stands behind it: an
-    /// instruction that waits for interrupts, which a branch leads to as well, or what is not known here.
-    fn casts_shadow(&self, class: Class, scanner: &Scanner<'a>) -> bool {
-        let waits = |next: &Part| self.sequences().any(|s| s.first == Part::Class(class) && s.second == *next);
-        if !SEQUENCES.iter().any(|s| s.first == Part::Class(class) && matches!(s.second, Part::Class(_))) {
-            return false;
-        }
-        let mut scanner = scanner.clone();
-        let Some(next) = self.next_statement(&mut scanner, false) else {
-            // More than data in other sections comes next, or nothing, which in an argument is not the end.
-            return self.in_argument || scanner.next().is_some();
-        };
-        let head = next.head(self.source);
-        if puts_bytes(head) {
-            let decoded = Run::read(self, &next, &mut scanner).decode().unwrap_or_default();
-            let first = decoded.sensitive.first().filter(|site| site.is_first());
-            return first.is_some_and(|site| waits(&Part::Class(site.class)));
-        }
-        match self.sensitive(&next) {
-            _ if self.macros.is_call(head) || self.macros.mentions_parameter(head) => true,
-            Some((row, _)) => waits(&Part::Class(row.class)),
-            None => is_open_ended(head),
-        }
-    }
-
-    /// The length of the statement if it is `base` of a 64-bit general-purpose register.
-    fn register_form(&self, statement: &Statement, base: &[u8]) -> Option<u8> {
-        let head = statement.head(self.source).to_ascii_lowercase();
-        let is_base = head.strip_prefix(base).is_some_and(|suffix| matches!(suffix, b"" | b"q"));
-        let register = self.syntax.general_register(statement.operands(self.source))?;
-        let is_call = self.macros.is_call(&head);
-        (is_base && register.bits == 64 && !is_call).then_some(1 + u8::from(register.number >= 8))
     }
 
     /// Annotates the arguments of a macro call that are code.
@@ -640,7 +446,7 @@ impl<'a> Stage<'a> {
     }
 
     /// The flags of a site of this class here; `None` if it leaves no record.
-    fn flags(&self, class: Class) -> Option<Flags> {
+    pub(super) fn flags(&self, class: Class) -> Option<Flags> {
         let section = self.sections.current();
         let mut flags = section.flags | self.function_flags;
         // A class that is never annotated unless asked for leaves no record.
@@ -655,7 +461,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Records a site, which ends where `scanner` goes on.
-    fn site(&mut self, found: &Candidate, scanner: &Scanner<'a>) {
+    pub(super) fn site(&mut self, found: &Candidate, scanner: &Scanner<'a>) {
         self.previous = None;
         let Some(mut flags) = self.flags(found.class) else { return };
         if self.casts_shadow(found.class, scanner) {
@@ -675,11 +481,11 @@ impl<'a> Stage<'a> {
         self.insert(found.range.clone(), Kind::Site(found.class), pad, liveness, flags);
     }
 
-    fn insert(&mut self, range: Range<usize>, kind: Kind, pad: u8, liveness: Liveness, flags: Flags) {
+    pub(super) fn insert(&mut self, range: Range<usize>, kind: Kind, pad: u8, liveness: Liveness, flags: Flags) {
         self.has_sites_in_bodies |= self.macros.in_body();
         self.is_certain |= !self.macros.in_body() && !self.in_argument && self.conditionals == 0;
-        let unknown_section = self.has_groups && (self.macros.in_body() || self.in_argument);
-        let grouped = self.sections.current().grouped || unknown_section;
+        // Which section a macro or a condition leaves the text in is known to the assembler only.
+        let grouped = self.has_groups;
         let carrier = Carrier { grouped, by_macro: self.macros.hides_labels() || grouped && self.in_argument };
         let Range { start, end } = range;
         self.insertions.push(Insertion { start, end, kind, pad, liveness, flags, carrier });
@@ -727,12 +533,15 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Whether what the directive is followed by is known only when it is assembled.
-fn is_open_ended(directive: &[u8]) -> bool {
-    let lower = directive.to_ascii_lowercase();
-    lower.starts_with(b".if")
-        || lower.starts_with(b".else")
-        || [&b".rept"[..], b".irp", b".irpc", b".include", b".endm", b".endr", b".endif"].contains(&lower.as_slice())
+/// The parts in order, those that touch as one.
+fn merged(mut parts: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    parts.sort_unstable_by_key(|part| part.start);
+    parts.dedup_by(|next, part| {
+        let touches = next.start <= part.end;
+        part.end = if touches { part.end.max(next.end) } else { part.end };
+        touches
+    });
+    parts
 }
 
 /// Whether the condition is a number, and not about names or texts (GAS manual, 7.47 "`.if`").

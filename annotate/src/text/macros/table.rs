@@ -156,7 +156,10 @@ impl<'a> Table<'a> {
             let Some((owner, parameter)) = self.resolve(name, Some(scope)) else {
                 // A word that only looks like a parameter; but what a backslash names must be known.
                 let is_named = references(text, false).any(|reference| reference.name == name);
-                if is_named { return None } else { continue }
+                if is_named {
+                    return None;
+                }
+                continue;
             };
             let values = self.values(owner, parameter, visiting)?;
             if expansions.len() * values.len() > MOST_EXPANSIONS {

@@ -1,0 +1,120 @@
+//! Which runs of bytes are code, and what becomes of them.
+//!
+//! Data in a text section looks like code, and a pad would ruin it. What tells the two apart is how they are reached: code is
+//! fallen into or branched to, data is named by its address. Where a run may be either, it stays as it is, and the census of
+//! the object reports what looks sensitive in it.
+
+use std::ops::Range;
+
+use super::bytes::{Decoded, Encoded, Run};
+use super::distance::Counted;
+use super::emit::Kind;
+use super::flow::is_filler;
+use super::scan::{Scanner, Statement};
+use super::stage::{Candidate, Stage};
+use crate::instructions::ClassSet;
+use crate::record::{Flags, Liveness};
+
+impl<'a> Stage<'a> {
+    /// A run of bytes. `false` if it is not taken for code.
+    pub(super) fn bytes(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) -> bool {
+        if !self.sections.current().executable || !self.long_mode || statement.start < self.no_sites_until {
+            return false;
+        }
+        let mut behind = scanner.clone();
+        let run = Run::read(self, statement, &mut behind);
+        self.no_sites_until = run.end();
+        if run.is_prefix() {
+            let is_site = self.prefixed(statement.start, &mut behind);
+            if is_site {
+                *scanner = behind;
+            }
+            return is_site;
+        }
+        let Some(Decoded { sensitive: mut sites, is_transfer, distances }) = run.decode() else {
+            self.flow.data();
+            return false;
+        };
+        if self.is_table(&behind) {
+            self.flow.data();
+            return false;
+        }
+        self.flow.code(is_transfer, self.inline.part(statement.start));
+        self.counted.extend(distances.into_iter().map(|bytes| Counted::from_here(statement.start, bytes)));
+        sites.retain(|site| ClassSet::default().contains(site.class));
+        if sites.is_empty() {
+            return false;
+        }
+        *scanner = behind;
+        self.object = None;
+        if sites.iter().all(|site| site.range.is_some()) {
+            self.whole_directives(&run, &sites, scanner);
+        } else {
+            self.spelled(&run, &sites, scanner);
+        }
+        true
+    }
+
+    /// The sites of a run that are whole directives.
+    fn whole_directives(&mut self, run: &Run, sites: &[Encoded], scanner: &mut Scanner<'a>) {
+        for site in sites {
+            if !site.is_first() {
+                self.labels.clear();
+            }
+            let Some(range) = site.range.clone() else { continue };
+            let mut behind = scanner.behind(range.end);
+            let mut found = Candidate { class: site.class, range, least_length: site.length(), slot: site.slot };
+            if run.ends_with(site) {
+                found = self.joined(found, &mut behind);
+                *scanner = behind.clone();
+            }
+            self.site(&found, &behind);
+        }
+    }
+
+    /// A run of whose directives some hold only a part of a site.
+    fn spelled(&mut self, run: &Run, sites: &[Encoded], scanner: &Scanner<'a>) {
+        let (Some(range), Some(last)) = (run.range().filter(|_| !run.is_computed() && !run.has_gaps()), sites.last())
+        else {
+            return;
+        };
+        let Some(mut flags) = self.flags(last.class) else { return };
+        if run.ends_with(last) && self.casts_shadow(last.class, scanner) {
+            flags |= Flags::SHADOW;
+        }
+        self.insert(range, Kind::Spelled(run.pieces(sites)), 0, Liveness::UNKNOWN, flags);
+    }
+
+    /// Whether a run is data, although it could be code: nothing but its address leads to it.
+    fn is_table(&self, behind: &Scanner<'a>) -> bool {
+        let is_object = |label: &Range<usize>| self.references.is_object(&self.source[label.clone()]);
+        if self.object.as_ref().is_some_and(is_object) {
+            return true;
+        }
+        let before = if self.is_unlabelled() { self.previous_head() } else { b"" };
+        let names = |label: &Range<usize>| self.references.is_branch_target(&self.source[label.clone()]);
+        // What is called may take its return address for that of data.
+        if before.starts_with(b"call")
+            || self.macros.in_loop() && !self.flow.has_code() && self.flow.is_behind_interrupted()
+        {
+            return true;
+        }
+        let is_reached =
+            self.flow.has_code() && !self.flow.is_behind_transfer() && !before.eq_ignore_ascii_case(b"ud2");
+        // An alternative is named by its address only.
+        let is_replacement = self.sections.current().flags.contains(Flags::REPLACEMENT);
+        let is_first = !self.flow.has_code() && (self.is_unlabelled() || is_replacement);
+        if is_reached || is_first || self.in_argument {
+            return false;
+        }
+        let mut ahead = behind.clone();
+        let code = std::iter::from_fn(|| self.next_code(&mut ahead)).find(|next| !is_filler(next.head(self.source)));
+        let goes_on = code.is_some_and(|next| next.head(self.source).first() != Some(&b'.'));
+        self.is_unlabelled() || !goes_on && !self.labels.iter().any(names)
+    }
+
+    /// The name of the instruction before the statement.
+    fn previous_head(&self) -> &'a [u8] {
+        self.before.as_ref().map_or(&[][..], |previous| previous.head(self.source))
+    }
+}
