@@ -169,7 +169,7 @@ fn recorded_without_pads_the_object_is_the_plain_one() {
             let elf = Elf::parse(&object).unwrap();
             let report = verify(&elf).unwrap();
             assert!(report.problems.is_empty() && report.pad_bytes() == 0, "{}: {report:#?}", file.display());
-            assert_eq!(report.sites.len() > 0, name == "recorded" && annotated.is_changed(), "{}", file.display());
+            assert_eq!(!report.sites.is_empty(), name == "recorded" && annotated.is_changed(), "{}", file.display());
             elf.executable().map(|(_, section)| section.bytes.to_vec()).collect::<Vec<_>>()
         });
         assert!(plain == recorded, "{}: the text differs", file.display());

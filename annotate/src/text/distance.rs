@@ -68,6 +68,10 @@ pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whol
             Some(inner) => (inner, true),
             None => (expression, false),
         };
+        // Compilers write jump tables and ranges of debug information so.
+        if whole && is_local_difference(expression) {
+            continue;
+        }
         let number = expression.strip_prefix(b"-").unwrap_or(expression);
         if number.first().is_some_and(u8::is_ascii_digit) && number.iter().all(u8::is_ascii_hexdigit) {
             continue;
@@ -109,6 +113,14 @@ pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whol
         }
     }
     found
+}
+
+/// Whether an expression is the distance of two local labels, and nothing more.
+fn is_local_difference(expression: &[u8]) -> bool {
+    let Some(minus) = memchr::memchr(b'-', expression) else { return false };
+    let is_label =
+        |name: &[u8]| name.starts_with(b".L") && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'.');
+    is_label(&expression[..minus]) && is_label(&expression[minus + 1..])
 }
 
 /// Whether a name is surely that of a place: the current one, or a local label.
@@ -347,9 +359,12 @@ pub(super) fn definition<'a>(source: &'a [u8], statement: &Statement) -> Option<
         let value = value.strip_prefix(b"=").unwrap_or(value);
         return Some((head, value.trim_ascii()));
     }
-    let is_directive = head.first() == Some(&b'.')
-        && [&b".set"[..], b".equ", b".equiv", b".eqv"].iter().any(|name| head.eq_ignore_ascii_case(name));
-    let comma = memchr::memchr(b',', operands).filter(|_| is_directive)?;
+    if head.first() != Some(&b'.')
+        || ![&b".set"[..], b".equ", b".equiv", b".eqv"].iter().any(|name| head.eq_ignore_ascii_case(name))
+    {
+        return None;
+    }
+    let comma = memchr::memchr(b',', operands)?;
     Some((operands[..comma].trim_ascii(), operands[comma + 1..].trim_ascii()))
 }
 

@@ -284,7 +284,7 @@ impl<'a> Stage<'a> {
     /// Notes the places that a statement reaches by a number: an instruction by one in an operand; data, a definition and a
     /// macro call in each expression.
     fn count(&mut self, statement: &Statement, is_instruction: bool) {
-        if let Some((name, value)) = definition(self.source, statement) {
+        if !is_instruction && let Some((name, value)) = definition(self.source, statement) {
             self.define(name, value);
         }
         if !self.sections.current().debug {

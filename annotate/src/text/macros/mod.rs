@@ -145,16 +145,15 @@ impl<'a> Macros<'a> {
 
     /// Whether a parameter of a body around it may change the text.
     pub(super) fn mentions_parameter(&self, text: &[u8]) -> bool {
-        let is_named = memchr::memchr(b'\\', text).is_some();
         self.in_body()
-            && (is_named
+            && (memchr::memchr(b'\\', text).is_some()
                 || self.alternate && self.scope().is_some_and(|scope| self.table().mentions_parameter(text, scope)))
     }
 
     /// The quoted arguments of a macro call that are code: the ranges inside their quotes.
     pub(super) fn code_arguments(&self, name: &[u8], arguments: &Range<usize>) -> Vec<Range<usize>> {
         let text = &self.source[arguments.clone()];
-        if memchr::memchr(b'"', text).is_none() || self.defined.is_empty() && !self.in_body() {
+        if self.defined.is_empty() && !self.in_body() || memchr::memchr(b'"', text).is_none() {
             return Vec::new();
         }
         let code = self.table().code_arguments(&name.to_ascii_lowercase(), text, self.scope());
