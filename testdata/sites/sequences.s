@@ -62,6 +62,9 @@
 	.pushsection .rodata
 	.quad	1b, 2b, 3f, .Lview4
 	.popsection
+	push	%rax
+	place = .
+	popf				# site: popf
 	# a slot would be branched into, and a pad would come between the two
 	sti				# site: sti shadow
 3:	hlt				# site: hlt

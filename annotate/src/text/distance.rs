@@ -58,7 +58,7 @@ pub(super) struct Reach {
 pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whole: bool) -> Vec<Counted> {
     let operands = definition(source, statement).map_or_else(|| statement.operands(source), |(_, value)| value);
     let is_text = [&b".ascii"[..], b".asciz", b".string"].iter().any(|name| statement.head(source).starts_with(name));
-    if is_text || memchr::memchr3(b'+', b'-', b'|', operands).is_none() {
+    if is_text || memchr::memchr2(b'+', b'-', operands).is_none() {
         return Vec::new();
     }
     let mut found = Vec::new();

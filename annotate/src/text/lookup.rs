@@ -1,7 +1,8 @@
 //! From a mnemonic to the rows of the instruction table.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
+
+use rustc_hash::FxHashMap;
 
 use super::operands::Syntax;
 use super::scan::{Item, Scanner, Statement};
@@ -31,8 +32,8 @@ const PREFIXES: &[&str] = &[
     "rex.wx", "rex.wb", "rex.wrx", "rex.wrb", "rex.wxb", "rex.wrxb", "rex.rx", "rex.rb", "rex.xb", "rex.rxb",
 ];
 
-static MNEMONICS: LazyLock<HashMap<Vec<u8>, Mnemonic>> = LazyLock::new(|| {
-    let mut mnemonics = HashMap::new();
+static MNEMONICS: LazyLock<FxHashMap<Vec<u8>, Mnemonic>> = LazyLock::new(|| {
+    let mut mnemonics = FxHashMap::default();
     for prefix in PREFIXES {
         mnemonics.insert(prefix.as_bytes().to_vec(), Mnemonic::Prefix);
     }

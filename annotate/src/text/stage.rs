@@ -149,6 +149,10 @@ impl<'a> Stage<'a> {
         while let Some(item) = scanner.next() {
             match item {
                 Item::Label(name) => self.label(name),
+                Item::Statement(statement) if is_instruction(self.source, &statement) => {
+                    self.instruction(&statement, &mut scanner);
+                    self.labels.clear();
+                }
                 Item::Statement(statement) if is_silent(self.source, &statement) => {
                     if let Some((name, value)) = definition(self.source, &statement) {
                         self.define(name, value);
@@ -157,7 +161,9 @@ impl<'a> Stage<'a> {
                 Item::Statement(statement) => {
                     let head = statement.head(self.source);
                     if head.first() != Some(&b'.') {
-                        self.instruction(&statement, &mut scanner);
+                        // A name that is given the place of something.
+                        self.previous = None;
+                        self.count(&statement, false);
                     } else if head.eq_ignore_ascii_case(b".end") {
                         return;
                     } else if self.directive(&statement, &mut scanner) {
@@ -369,10 +375,9 @@ impl<'a> Stage<'a> {
     fn instruction(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) {
         let previous = self.previous.replace(statement.clone());
         let head = statement.head(self.source);
-        let is_definition = definition(self.source, statement).is_some();
         let is_call = self.macros.is_call(head);
-        self.count(statement, !is_definition && !is_call);
-        if is_definition || !self.sections.current().executable {
+        self.count(statement, !is_call);
+        if !self.sections.current().executable {
             return;
         }
         if is_call {
@@ -433,7 +438,7 @@ impl<'a> Stage<'a> {
 
     /// Annotates the arguments of a macro call that are code.
     fn macro_call(&mut self, statement: &Statement) {
-        if self.in_argument {
+        if self.in_argument || !self.macros.may_be_called() {
             return;
         }
         let operands = statement.operands(self.source);
@@ -531,6 +536,11 @@ impl<'a> Stage<'a> {
         }
         false
     }
+}
+
+/// Whether the statement is an instruction or a macro call, and neither a directive nor an assignment.
+fn is_instruction(source: &[u8], statement: &Statement) -> bool {
+    source[statement.start] != b'.' && statement.operands(source).first() != Some(&b'=')
 }
 
 /// The parts in order, those that touch as one.

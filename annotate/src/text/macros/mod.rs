@@ -126,10 +126,15 @@ impl<'a> Macros<'a> {
         Some(None)
     }
 
+    /// Whether any macro may be called here.
+    pub(super) fn may_be_called(&self) -> bool {
+        self.in_body() || !self.defined.is_empty()
+    }
+
     /// Whether the assembler will take the statement of this name for a macro call. In a body, which is expanded later, that
     /// is so for every macro of the text.
     pub(super) fn is_call(&self, name: &[u8]) -> bool {
-        if self.defined.is_empty() && !self.in_body() {
+        if !self.may_be_called() {
             return false;
         }
         let name = name.to_ascii_lowercase();
@@ -140,7 +145,7 @@ impl<'a> Macros<'a> {
 
     /// Whether a macro of the text has this name, wherever it is defined.
     pub(super) fn is_defined_anywhere(&self, name: &[u8]) -> bool {
-        (self.in_body() || !self.defined.is_empty()) && self.table().is_macro(&name.to_ascii_lowercase())
+        self.may_be_called() && self.table().is_macro(&name.to_ascii_lowercase())
     }
 
     /// Whether a parameter of a body around it may change the text.
@@ -153,7 +158,7 @@ impl<'a> Macros<'a> {
     /// The quoted arguments of a macro call that are code: the ranges inside their quotes.
     pub(super) fn code_arguments(&self, name: &[u8], arguments: &Range<usize>) -> Vec<Range<usize>> {
         let text = &self.source[arguments.clone()];
-        if self.defined.is_empty() && !self.in_body() || memchr::memchr(b'"', text).is_none() {
+        if !self.may_be_called() || memchr::memchr(b'"', text).is_none() {
             return Vec::new();
         }
         let code = self.table().code_arguments(&name.to_ascii_lowercase(), text, self.scope());
