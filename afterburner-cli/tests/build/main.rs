@@ -176,7 +176,7 @@ fn what_cannot_be_recorded_fails_the_build() {
     let lab = tree();
     lab.write(
         "b.S",
-        "\t.altmacro\n\t.macro afterburn_record\n\t.endm\n\t.macro off\n\tsti\n\t.endm\n\t.globl g\ng:\toff\n\tret\n",
+        "\t.altmacro\n\t.macro afterburn_record\n\t.endm\n\t.macro off b\n\tsti\n\t.endm\n\t.globl g\ng:\toff\n\tret\n",
     );
     let result = build(&lab, &[], &[]);
     assert_eq!(result.status.code(), Some(1), "{result:?}");
