@@ -79,6 +79,9 @@ impl<'a> Stage<'a> {
             return;
         };
         let Some(mut flags) = self.flags(last.class) else { return };
+        if sites.iter().any(|site| self.flags(site.class) != Some(flags)) {
+            return;
+        }
         if run.ends_with(last) && self.casts_shadow(last.class, scanner) {
             flags |= Flags::SHADOW;
         }
