@@ -49,6 +49,10 @@ typed:	.byte	0xfa
 2:	call	after
 	.ascii	"no"
 	jmp	2b
+	.section .text.table, "ax"
+	.byte	0x8c, 0xd8
+	.text
+	lea	.text.table(%rip), %rax
 	.quad	table, more, typed, plain, 1b
 2:
 	mov	$';', %al

@@ -89,7 +89,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Whether a run is data, although it could be code: nothing but its address leads to it.
-    fn is_table(&self, behind: &Scanner<'a>) -> bool {
+    pub(super) fn is_table(&self, behind: &Scanner<'a>) -> bool {
         let is_object = |label: &Range<usize>| self.references.is_object(&self.source[label.clone()]);
         if self.object.as_ref().is_some_and(is_object) {
             return true;
@@ -106,7 +106,8 @@ impl<'a> Stage<'a> {
             self.flow.has_code() && !self.flow.is_behind_transfer() && !before.eq_ignore_ascii_case(b"ud2");
         // An alternative is named by its address only.
         let is_replacement = self.sections.current().flags.contains(Flags::REPLACEMENT);
-        let is_first = !self.flow.has_code() && (self.is_unlabelled() || is_replacement);
+        let is_named = self.is_unlabelled() && self.references.names(self.sections.name().as_bytes());
+        let is_first = !self.flow.has_code() && !is_named && (self.is_unlabelled() || is_replacement);
         if is_reached || is_first || self.in_argument {
             return false;
         }

@@ -16,9 +16,12 @@ use super::distance::Reach;
 
 /// How the text goes on behind a statement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the text")]
 struct Outline {
     /// There is code in it.
     has_code: bool,
+    /// There are instructions in it, and not only bytes that may be code.
+    has_instructions: bool,
     /// A label stands before its first code.
     starts_with_label: bool,
     /// Its last code branches or returns for good.
@@ -96,7 +99,7 @@ impl Flow {
 
     /// Whether no label leads here, and no code before.
     pub(super) fn is_unreached(&self) -> bool {
-        let Outline { has_code, starts_with_label, ends_in_transfer } = self.way.outline;
+        let Outline { has_code, starts_with_label, ends_in_transfer, .. } = self.way.outline;
         ends_in_transfer || !has_code && !starts_with_label
     }
 
@@ -135,6 +138,22 @@ impl Flow {
     }
 
     /// An instruction; `block` is the number of the inline assembly it stands in.
+    pub(super) fn instruction(&mut self, is_transfer: bool, block: usize) {
+        self.way.code(is_transfer, block);
+        self.way.outline.has_instructions = true;
+    }
+
+    /// Whether the macro of this name puts nothing but bytes.
+    pub(super) fn puts_bytes(&self, name: &[u8]) -> bool {
+        self.macros.get(name).is_some_and(|outline| outline.has_code && !outline.has_instructions)
+    }
+
+    /// Bytes that only the assembler can find are data.
+    pub(super) fn reach_everything(&mut self) {
+        self.reach.everything = true;
+    }
+
+    /// Bytes that are code.
     pub(super) fn code(&mut self, is_transfer: bool, block: usize) {
         self.way.code(is_transfer, block);
     }
@@ -147,7 +166,8 @@ impl Flow {
 
     /// A call of a macro.
     pub(super) fn call(&mut self, name: &[u8], block: usize, offset: usize) {
-        let unknown = Outline { has_code: true, starts_with_label: true, ends_in_transfer: false };
+        let unknown =
+            Outline { has_code: true, has_instructions: true, starts_with_label: true, ends_in_transfer: false };
         if self.bodies.iter().any(|(defining, _)| defining.as_deref() == Some(name)) {
             // Its expansions follow each other.
             self.way.by_number |= !self.way.outline.starts_with_label;
@@ -166,6 +186,7 @@ impl Flow {
                 self.label(offset);
             }
             self.way.code(outline.ends_in_transfer, block);
+            self.way.outline.has_instructions |= outline.has_instructions;
         }
     }
 

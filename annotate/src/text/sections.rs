@@ -80,6 +80,11 @@ impl Sections {
         self.current
     }
 
+    /// The name of the current section.
+    pub(super) fn name(&self) -> &str {
+        &self.names[self.current.number]
+    }
+
     /// Puts the text into another section, as if by a directive; returns the one it was in.
     pub(super) fn replace(&mut self, section: Section) -> Section {
         std::mem::replace(&mut self.current, section)

@@ -381,6 +381,9 @@ impl<'a> Stage<'a> {
             return;
         }
         if is_call {
+            if self.flow.puts_bytes(&head.to_ascii_lowercase()) && self.is_table(scanner) {
+                self.flow.reach_everything();
+            }
             self.follow_call(statement);
             return self.macro_call(statement);
         }
@@ -418,7 +421,7 @@ impl<'a> Stage<'a> {
             head = operands.split(u8::is_ascii_whitespace).next().unwrap_or_default();
         }
         if !is_filler(head) || !self.flow.is_unreached() {
-            self.flow.code(is_transfer(head), self.inline.part(statement.start));
+            self.flow.instruction(is_transfer(head), self.inline.part(statement.start));
         }
     }
 
