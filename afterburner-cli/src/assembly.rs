@@ -139,7 +139,7 @@ impl Assembly<'_> {
     /// Whether an object is that of the plain text, of which the tool has nothing to say either.
     fn is_plain_but_for_pads(&self, made: &Made) -> anyhow::Result<bool> {
         let plain = self.plain()?;
-        Ok(plain.is_silent() && self.compare(Some(&plain), &made.object.content()?).is_ok())
+        Ok(plain.is_silent() && compare(&plain.object.content()?, &made.object.content()?).is_ok())
     }
 
     /// Makes the object of the plain text, which costs less than the original command if that would have to make the text

@@ -16,7 +16,8 @@ const SLOW: &str = "all:\n\t+sh -c 'echo $$$$ > below; exec sleep 60'; :\n\t: > 
 /// Starts a build and waits until it is in the middle of it.
 fn start(lab: &Lab, arguments: &[&str]) -> Child {
     fs::create_dir_all(lab.path("tmp")).expect("a directory");
-    let mut command = lab.command(AFTERBURNER, arguments);
+    // Whoever runs the tests may have them ignore a signal, as `nohup` does.
+    let mut command = lab.command("env", &[&["--default-signal", AFTERBURNER], arguments].concat());
     command.env("XDG_CACHE_HOME", lab.path("cache")).env("TMPDIR", lab.path("tmp"));
     let child = command.process_group(0).spawn().expect("the command");
     wait_for(|| fs::read_to_string(lab.path("below")).is_ok_and(|number| number.ends_with('\n')));

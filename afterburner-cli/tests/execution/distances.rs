@@ -400,5 +400,5 @@ fn what_is_computed_from_positions_stays_true_or_somebody_says_so() {
 
 #[test]
 fn differences_of_labels_follow_the_pads() {
-    nothing_is_silently_wrong(differences(), &Least { recorded: 90, padded: 50 });
+    nothing_is_silently_wrong(differences(), &Least { recorded: 90, padded: 30 });
 }

@@ -66,14 +66,16 @@ impl Default for Sections {
 }
 
 impl Sections {
-    /// Whether a section of the text may be in a group: only `.section` and `.pushsection` say so, by a flag.
+    /// Whether an executable section of the text is in a group: the flags in a directive say so. (Compilers put debug
+    /// information into groups, too.)
     pub(super) fn has_groups(source: &[u8]) -> bool {
-        memchr::memmem::find(source, b"comdat").is_some()
-            || memchr::memmem::find_iter(source, b"section").any(|at| {
-                let line = memchr::memchr(b'\n', &source[at..]).map_or(&source[at..], |end| &source[at..at + end]);
-                let flags = line.split(|&byte| byte == b'"').skip(1).step_by(2);
-                flags.into_iter().any(|flags| flags.contains(&b'G') && flags.iter().all(u8::is_ascii_alphabetic))
+        memchr::memmem::find_iter(source, b"section").any(|at| {
+            let line = memchr::memchr(b'\n', &source[at..]).map_or(&source[at..], |end| &source[at..at + end]);
+            let mut flags = line.split(|&byte| byte == b'"').skip(1).step_by(2);
+            flags.any(|flags| {
+                flags.contains(&b'G') && flags.contains(&b'x') && flags.iter().all(u8::is_ascii_alphabetic)
             })
+        })
     }
 
     pub(super) fn current(&self) -> Section {
