@@ -323,7 +323,9 @@ fn child(parent: u32, name: &str) -> u32 {
 fn a_shim_that_is_killed_takes_the_assembler_with_it() {
     for signal in ["-KILL", "-TERM", "-HUP"] {
         let lab = Lab::with(&[("a.s", endless().as_bytes())]);
-        let mut shim = lab.command(AFTERBURNER, &["as", "a.s", "-o", "a.o"]).spawn().expect("the shim");
+        // Whoever runs the tests may have them ignore a signal, as `nohup` does.
+        let arguments = ["--default-signal", AFTERBURNER, "as", "a.s", "-o", "a.o"];
+        let mut shim = lab.command("env", &arguments).spawn().expect("the shim");
         let assembler = child(shim.id(), "as");
         lab.run("kill", &[signal, &shim.id().to_string()]).silent_success();
         shim.wait().expect("the shim");

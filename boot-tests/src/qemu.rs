@@ -312,7 +312,9 @@ mod tests {
             let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
             stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
         };
-        let is_qemu = |process: u32| fs::read_to_string(format!("/proc/{process}/comm")).unwrap().starts_with("qemu");
+        // Before it becomes another program, the process has the name of this test.
+        let is_qemu =
+            |process: u32| fs::read_to_string(format!("/proc/{process}/comm")).unwrap().starts_with("qemu-system");
         let wait_until = |holds: &dyn Fn() -> bool| {
             for _ in 0..6000 {
                 if holds() {
