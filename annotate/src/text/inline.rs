@@ -1,5 +1,6 @@
 //! Which parts of a compiler's output the compiler did not write: inline assembly, which stands between `#APP` and
-//! `#NO_APP`. The scanner takes both for comments.
+//! `#NO_APP`. Where GCC puts several statements of it between the two, each ends with a line marker, `# 0 "" 2`: control may
+//! come to the next from elsewhere than the one before (`asm goto`). The scanner takes all of these for comments.
 
 use std::cell::{Cell, OnceCell};
 
@@ -24,7 +25,13 @@ impl<'a> Inline<'a> {
                 [.., b'#'] => Some((at, false)),
                 _ => None,
             };
-            memchr::memmem::find_iter(self.source, b"APP").filter_map(mark).collect()
+            let ends = memchr::memmem::find_iter(self.source, b"# 0 \"\" 2").map(|at| (at, false));
+            let mut marks: Vec<_> = memchr::memmem::find_iter(self.source, b"APP").filter_map(mark).collect();
+            if !marks.is_empty() {
+                marks.extend(ends);
+                marks.sort_unstable();
+            }
+            marks
         })
     }
 
@@ -56,12 +63,13 @@ mod tests {
 
     #[test]
     fn parts() {
-        let text = b"a\n#APP\nb\n#NO_APP\nc\nAPP d\n";
+        let text = b"a\n#APP\nb\n# 0 \"\" 2\ne\n#NO_APP\nc\nAPP d\n";
         let inline = Inline::of(text);
         let of = |letter: u8| {
             text.iter().position(|&byte| byte == letter).map(|at| (inline.part(at), inline.is_compiled(at)))
         };
-        assert_eq!(b"abcd".map(of), [Some((0, false)), Some((1, false)), Some((2, true)), Some((2, true))]);
+        let expected = [(0, false), (1, false), (2, false), (3, true), (3, true)];
+        assert_eq!(b"abecd".map(of), expected.map(Some));
         assert!(inline.has_marks() && !Inline::of(b"APP").has_marks());
     }
 }
