@@ -155,6 +155,7 @@ fn is_description(directive: &str) -> bool {
     const ROOM: [&str; 10] =
         [".skip", ".space", ".zero", ".fill", ".org", ".balign", ".p2align", ".align", ".rept", ".elseif"];
     matches!(directive, ".type" | ".size" | ".loc" | ".file")
+        || matches!(directive, ".ascii" | ".asciz" | ".string" | ".string8")
         || directive.starts_with(".cfi_")
         || directive.starts_with(".if")
         || ROOM.contains(&directive)
@@ -210,6 +211,7 @@ mod tests {
             (".L1:\n\t.size f, .L1-f\n\t.loc 1 2 3 view .L1\n", vec![".L1"]),
             (".Lx_1:\n.Ly_1:\n\t.irp n, 1\n\tjmp .Lx_\\n\n\t.endr\n", vec![".Ly_1"]),
             (".L\\@:\n", vec![]),
+            (".L1:\n\t.string \"...\\n\"\n\t.asciz \".\\t\"\n", vec![".L1"]),
         ] {
             assert_eq!(unnamed(text), expected, "{text}");
             let apart = text.replacen('\n', &format!("\n{far}"), 1);
