@@ -10,7 +10,8 @@
 //!
 //! The flags say where code may stand. *No stack*: nothing is pushed; the stub says which site it is in a variable, and jumps.
 //! *Head*: that code runs at its physical address, where no branch reaches a stub, so the slot becomes an INT3, and whoever
-//! gets the breakpoint asks [`Engine::site_at`](super::Engine::site_at). *Copied*: a copy has no site, so the instruction
+//! gets the breakpoint asks [`Engine::site_at`](super::Engine::site_at). So does the slot of a single instruction that could
+//! not be padded: POPF and SGDT would not even fault in ring 3. *Copied*: a copy has no site, so the instruction
 //! stays, and is emulated as one that nobody knew of.
 //!
 //! The host may deliver an event at any instruction. [`templates`](super::templates) says what holds there.
@@ -110,7 +111,11 @@ pub(super) fn way(
     whole: bool,
     machine: &Virtual,
 ) -> Result<Way, Left> {
+    let unpadded = Left::unpadded(site.flags);
     let Some(template) = template(site, original.before(site.length), machine) else {
+        if let Some(left) = unpadded {
+            return Err(left);
+        }
         return bare_way(site, shape, whole, Mode::Native);
     };
     let flags = site.flags;
@@ -121,6 +126,10 @@ pub(super) fn way(
     let taken = |form, template| Ok(Way { form, hook: None, flags_free, template: Some(template) });
     if flags.contains(Flags::COPIED) {
         Err(Left::Copied)
+    } else if let Some(left) = unpadded {
+        // The text may count its way into the middle of a sequence. Without a stack nothing may fault.
+        let whole = shape.second == 0 && stack && !flags.contains(Flags::REPLACEMENT);
+        if whole { taken(Form::Trap, template) } else { Err(left) }
     } else if flags.contains(Flags::HEAD) {
         taken(Form::Trap, template)
     } else if !flags.contains(Flags::REPLACEMENT) {

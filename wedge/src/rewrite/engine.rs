@@ -375,7 +375,10 @@ impl<'a> Engine<'a> {
 
     /// Checks a site and takes it, if there is a way.
     fn take(&mut self, site: &AllegedSite, key: Key, copy: Option<u64>, slot: &[u8]) -> Result<Taken, Contradiction> {
-        if let Some(left) = Left::unpadded(site.flags) {
+        let unpadded = Left::unpadded(site.flags);
+        if let Some(left) = unpadded
+            && !(self.mode == Mode::Virtual && left.fits_trap())
+        {
             return Ok(Err(left));
         }
         let bytes = Bytes::read(slot);

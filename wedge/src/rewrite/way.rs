@@ -179,6 +179,11 @@ impl Left {
         }
     }
 
+    /// Whether the reason leaves room for an INT3 in place of the instruction, which is a byte long and moves nothing.
+    pub(super) fn fits_trap(self) -> bool {
+        matches!(self, Self::Counted | Self::Shadow)
+    }
+
     /// The reason why a site was not padded, if it was not.
     pub(super) fn unpadded(flags: Flags) -> Option<Self> {
         if flags.intersection(Flags::UNPADDED).is_empty() {

@@ -117,6 +117,27 @@ fn every_class_has_its_form() {
 }
 
 #[test]
+fn a_single_instruction_without_a_pad_becomes_a_breakpoint() {
+    for (flags, left) in [(Flags::COUNTED, Left::Counted), (Flags::SHADOW, Left::Shadow)] {
+        for (bytes, expected) in [
+            (&[0x9d][..], Ok(Form::Trap)),
+            (&[0x9c], Ok(Form::Trap)),
+            (&[0xfb], Ok(Form::Trap)),
+            (&[0x0f, 0x01, 0x00], Ok(Form::Trap)),
+            // A sequence, and what does the same in every ring.
+            (&[0x9c, 0x58], Err(left)),
+            (&[0x0f, 0x31], Err(left)),
+        ] {
+            let slot = u8::try_from(bytes.len()).unwrap();
+            let plan = |flags| Planned { slot, ..Planned::new(bytes, flags, LiveFlags::all()) };
+            assert_eq!(form(&plan(flags)), expected, "{bytes:02x?}");
+            assert!(form(&plan(flags | Flags::NO_STACK)).is_err(), "{bytes:02x?}");
+            assert!(form(&plan(flags | Flags::COPIED)).is_err(), "{bytes:02x?}");
+        }
+    }
+}
+
+#[test]
 fn every_class_is_asked_for_or_needs_no_test() {
     let shown: Vec<_> = PATTERNS.iter().chain(OTHERS).map(|bytes| class_of(bytes)).collect();
     for class in Class::ALL.iter().filter(|class| !shown.contains(class)) {
