@@ -45,3 +45,30 @@
 	.type	function, @function
 function:
 	.byte	0x0f, 0x01, 0xcb, 0xc3	# site: stac
+	# alternatives, as clang prints them: one of them branches, and the next is named by its address
+.Lfirst:
+	nop
+.Lbehind:
+	.section .altinstructions, "a"
+	.long	.Lfirst - ., .Lbranch - .
+	.byte	.Lbehind - .Lfirst, .Lbranched - .Lbranch
+	.long	.Lfirst - ., .Lopen - .
+	.byte	.Lbehind - .Lfirst, .Lopened - .Lopen
+	.long	.Lfirst - ., .Lclosed - .
+	.byte	.Lbehind - .Lfirst, .Lend - .Lclosed
+	.section .altinstr_replacement, "ax"
+.Lbranch:
+	jmp	function
+.Lbranched:
+	.text
+	nop
+	.section .altinstr_replacement, "ax"
+.Lopen:
+	.byte	15
+	.byte	1
+	.byte	203			# site-start: stac replacement
+.Lopened:
+.Lclosed:
+	.byte	0x0f, 0x01, 0xca	# site: clac replacement
+.Lend:
+	.text

@@ -104,11 +104,11 @@ impl<'a> Stage<'a> {
         }
         let is_reached =
             self.flow.has_code() && !self.flow.is_behind_transfer() && !before.eq_ignore_ascii_case(b"ud2");
-        // An alternative is named by its address only.
-        let is_replacement = self.sections.current().flags.contains(Flags::REPLACEMENT);
+        // An alternative is named by its address only, and the one before it may branch.
+        let is_replacement = self.sections.current().flags.contains(Flags::REPLACEMENT) && !self.is_unlabelled();
         let is_named = self.is_unlabelled() && self.references.names(self.sections.name().as_bytes());
-        let is_first = !self.flow.has_code() && !is_named && (self.is_unlabelled() || is_replacement);
-        if is_reached || is_first || self.in_argument {
+        let is_first = !self.flow.has_code() && !is_named && self.is_unlabelled();
+        if is_reached || is_replacement || is_first || self.in_argument {
             return false;
         }
         let mut ahead = behind.clone();
