@@ -229,6 +229,7 @@ fn the_wedge_is_told_what_the_kernels_symbols_tell() {
         user_window_entry: 0x120_1000 + 511 * 8,
         modules_start: 0xffff_ffff_c000_0000,
         modules_end: 0xffff_ffff_ff00_0000,
+        stack_switch: 0,
     };
     assert_eq!(facts(ISOLATED, &source("kernel.s")), isolated);
     let plain = GuestFacts {
@@ -245,6 +246,8 @@ fn the_wedge_is_told_what_the_kernels_symbols_tell() {
         );
         assert_eq!(pack(&lab, &[]).stderr, expected);
     }
+    let with_threads = format!("{}\t.text\n__switch_to_asm:\tret\n", source("kernel.s"));
+    assert_eq!(facts(ISOLATED, &with_threads).stack_switch >> 32, 0xffff_ffff);
     make_kernel(&lab, Tables { top_pages: 2, large_pages: 0 }, &source("kernel.s"));
     assert_eq!(pack(&lab, &[]).stderr, "afterburner: vmlinux: level2_kernel_pgt does not map the kernel\n");
 }

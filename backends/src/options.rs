@@ -1,4 +1,4 @@
-//! The words of the command line that are for the wedge: `afterburn.backend=` and `afterburn.mode=`.
+//! The words of the command line that are for the wedge: `afterburn.backend=`, `afterburn.mode=` and `afterburn.tables=`.
 //!
 //! The guest's command line is the only one there is, so its rules are Linux's: quotes, the last of several words for one
 //! thing, and `--` (see [`wedge::loader::command_line`]). Unlike in Linux, a word for the wedge that the wedge does not know
@@ -14,6 +14,10 @@ use crate::Backend;
 const PREFIX: &str = "afterburn.";
 const BACKEND: &str = "backend";
 const MODE: &str = "mode";
+const TABLES: &str = "tables";
+
+/// With fewer page tables not even what must be mapped at the same time can be.
+const FEWEST_TABLES: u32 = 64;
 
 /// What the command line asks of the wedge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub struct Options {
     pub backend: Option<Backend>,
     /// What to do with the sites.
     pub mode: Mode,
+    /// How many page tables a shadow may have at most, where there is one.
+    pub tables: Option<u32>,
 }
 
 /// A word for the wedge that it does not understand.
@@ -35,6 +41,8 @@ pub enum InvalidOption<'a> {
     Backend(&'a str),
     /// No mode has this name.
     Mode(&'a str),
+    /// This is no number of page tables that a guest can run with.
+    Tables(&'a str),
 }
 
 impl Options {
@@ -47,15 +55,20 @@ impl Options {
         let mut options = Self::default();
         for word in words(command_line) {
             let Some(option) = word.name.strip_prefix(PREFIX) else { continue };
-            if ![BACKEND, MODE].contains(&option) {
+            if ![BACKEND, MODE, TABLES].contains(&option) {
                 return Err(InvalidOption::Unknown(option));
             }
             let value = word.value.filter(|value| !value.is_empty()).ok_or(InvalidOption::NoValue(option))?;
-            if option == BACKEND {
-                let named = Backend::ALL.into_iter().find(|backend| backend.name() == value);
-                options.backend = Some(named.ok_or(InvalidOption::Backend(value))?);
-            } else {
-                options.mode = Mode::from_name(value).ok_or(InvalidOption::Mode(value))?;
+            match option {
+                BACKEND => {
+                    let named = Backend::ALL.into_iter().find(|backend| backend.name() == value);
+                    options.backend = Some(named.ok_or(InvalidOption::Backend(value))?);
+                }
+                MODE => options.mode = Mode::from_name(value).ok_or(InvalidOption::Mode(value))?,
+                _ => {
+                    let number = value.parse().ok().filter(|&number| number >= FEWEST_TABLES);
+                    options.tables = Some(number.ok_or(InvalidOption::Tables(value))?);
+                }
             }
         }
         Ok(options)
@@ -66,12 +79,19 @@ impl fmt::Display for InvalidOption<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Unknown(option) => {
-                write!(f, "{PREFIX}{option}: no such option; there are {PREFIX}{BACKEND}= and {PREFIX}{MODE}=")
+                write!(f, "{PREFIX}{option}: no such option; there are ")?;
+                write!(f, "{PREFIX}{BACKEND}=, {PREFIX}{MODE}= and {PREFIX}{TABLES}=")
+            }
+            Self::NoValue(TABLES) => {
+                write!(f, "{PREFIX}{TABLES}=: a value is missing, a number from {FEWEST_TABLES} on")
             }
             Self::NoValue(option @ BACKEND) => write_existing(f, option, ": a value is missing", &Backend::ALL),
             Self::NoValue(option) => write_existing(f, option, ": a value is missing", &Mode::ALL),
             Self::Backend(value) => write_existing(f, BACKEND, format_args!("{value}: no such backend"), &Backend::ALL),
             Self::Mode(value) => write_existing(f, MODE, format_args!("{value}: no such mode"), &Mode::ALL),
+            Self::Tables(value) => {
+                write!(f, "{PREFIX}{TABLES}={value}: not a number of page tables, from {FEWEST_TABLES} on")
+            }
         }
     }
 }
@@ -99,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_command_line_names_backend_and_mode() {
-        let options = |backend, mode| Ok(Options { backend, mode });
+        let options = |backend, mode| Ok(Options { backend, mode, tables: None });
         for (command_line, expected) in [
             ("console=ttyS0 quiet", options(None, Mode::Native)),
             ("afterburn.backend=xen console=ttyS0", options(Some(Backend::Xen), Mode::Native)),
@@ -112,6 +132,11 @@ mod tests {
             ("quiet -- afterburn.backend=xen", options(None, Mode::Native)),
             ("--x afterburn.mode=identity", options(None, Mode::Identity)),
             ("--=x afterburn.mode=identity", options(None, Mode::Identity)),
+            ("afterburn.tables=64 afterburn.tables=100", Ok(Options { tables: Some(100), ..Options::default() })),
+            ("afterburn.tables=63", Err(InvalidOption::Tables("63"))),
+            ("afterburn.tables=4294967296", Err(InvalidOption::Tables("4294967296"))),
+            ("afterburn.tables=0x100", Err(InvalidOption::Tables("0x100"))),
+            ("afterburn.tables=", Err(InvalidOption::NoValue("tables"))),
             ("afterburn.backend=kvm", Err(InvalidOption::Backend("kvm"))),
             ("afterburn.backend=Xen", Err(InvalidOption::Backend("Xen"))),
             ("afterburn.backend=kvm afterburn.backend=xen", Err(InvalidOption::Backend("kvm"))),
@@ -133,7 +158,12 @@ mod tests {
             ("afterburn.mode=fast", "afterburn.mode=fast: no such mode; there are native identity profile"),
             ("afterburn.mode=", "afterburn.mode=: a value is missing; there are native identity profile"),
             ("afterburn.backend", "afterburn.backend=: a value is missing; there are bare xen l4"),
-            ("afterburn.trace=1", "afterburn.trace: no such option; there are afterburn.backend= and afterburn.mode="),
+            (
+                "afterburn.trace=1",
+                "afterburn.trace: no such option; there are afterburn.backend=, afterburn.mode= and afterburn.tables=",
+            ),
+            ("afterburn.tables=9", "afterburn.tables=9: not a number of page tables, from 64 on"),
+            ("afterburn.tables=", "afterburn.tables=: a value is missing, a number from 64 on"),
         ] {
             assert_eq!(Options::parse(command_line).unwrap_err().to_string(), message);
         }

@@ -276,7 +276,11 @@ fn a_wrong_command_line_is_refused_with_a_message() -> Result<()> {
         ("backend", "afterburn.backend=kvm", "afterburn.backend=kvm: no such backend; there are bare xen l4"),
         ("xen", "afterburn.backend=xen", "afterburn.backend=xen: this backend needs a Xen PV entry; this machine was"),
         ("l4", "afterburn.backend=l4", "afterburn.backend=l4: this backend needs to be started by an L4 microkernel"),
-        ("option", "afterburn.x=1", "afterburn.x: no such option; there are afterburn.backend= and afterburn.mode="),
+        (
+            "option",
+            "afterburn.x=1",
+            "afterburn.x: no such option; there are afterburn.backend=, afterburn.mode= and afterburn.tables=",
+        ),
         ("long", &long, "the command line is longer than 2047 bytes"),
     ] {
         refused(Machine { append: words.into(), ..Machine::image(&image) }, name, message)?;

@@ -1,12 +1,14 @@
 /*
  * More page tables than a host may want to keep: memory that is touched once in every 2 MB, again and again, by one process
- * and by several, and between the touches what must never find a page missing: system calls on a stack that is not one.
+ * and by several, and between the touches what must never find a page missing: system calls on a stack that is not one, and
+ * the stacks of threads that have slept meanwhile.
  */
+#include <pthread.h>
 #include <sys/wait.h>
 
 #include "hostile.h"
 
-enum { REGIONS = 1500, PROCESSES = 3, ROUNDS = 2 };
+enum { REGIONS = 1500, PROCESSES = 3, ROUNDS = 2, THREADS = 300 };
 #define REGION (UINT64_C(2) << 20)
 #define SPARSE UINT64_C(0x100000000000)
 
@@ -74,6 +76,39 @@ static void several(void)
 	verdict(good == PROCESSES, "evictions-several", "%u of %d processes found what they had written", good, PROCESSES);
 }
 
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
+static unsigned int awake;
+static bool woken;
+
+static void *sleeper(void *argument)
+{
+	pthread_mutex_lock(&mutex);
+	while (!woken)
+		pthread_cond_wait(&wake, &mutex);
+	awake++;
+	pthread_mutex_unlock(&mutex);
+	return argument;
+}
+
+/* All sleep while page tables are in demand; then each runs once. */
+static void threads(void)
+{
+	static pthread_t threads[THREADS];
+	unsigned long wrong;
+
+	for (unsigned int thread = 0; thread < THREADS; thread++)
+		CHECK(pthread_create(&threads[thread], NULL, sleeper, NULL) == 0);
+	wrong = touch(1);
+	pthread_mutex_lock(&mutex);
+	woken = true;
+	pthread_cond_broadcast(&wake);
+	pthread_mutex_unlock(&mutex);
+	for (unsigned int thread = 0; thread < THREADS; thread++)
+		CHECK(pthread_join(threads[thread], NULL) == 0);
+	verdict(wrong == 0 && awake == THREADS, "evictions-threads", "%u of %d threads ran, %lu wrong", awake, THREADS, wrong);
+}
+
 /* What was unmapped is gone, and what is mapped in its place is new. */
 static void unmapped(void)
 {
@@ -95,6 +130,7 @@ int main(void)
 	CHECK(mmap((void *)SPARSE, REGIONS * REGION, PROT_READ | PROT_WRITE, flags, -1, 0) == (void *)SPARSE);
 	alone();
 	several();
+	threads();
 	unmapped();
 	return failed;
 }

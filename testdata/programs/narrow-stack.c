@@ -3,7 +3,8 @@
  * interrupted by signals, and looks at ESP behind each call. An IRET to such a stack loads SP only; Linux takes pains that
  * bits 31:16 of ESP, too, are what they were (arch/x86/kernel/espfix_64.c).
  *
- * Two processes do so at once, each with other bits: neither may find the other's.
+ * Two processes do so at once, each with other bits: neither may find the other's. Then one takes all the values that bits
+ * 31:21 can have. Linux maps the stack that it returns on once for each of these (ESPFIX_BASE_ADDR), all in 2 MB of their own.
  */
 #include <asm/ldt.h>
 #include <errno.h>
@@ -110,6 +111,19 @@ static void tell(const char *name, uint32_t others)
 		verdict(false, name, "ESP moved in %u of %u rounds, last to %#x", rounds.moved, made, rounds.last);
 }
 
+/* As above, a call for each; few are interrupted by a hypervisor. */
+static void everywhere(void)
+{
+	enum { VALUES = 2048 };
+
+	rounds.moved = 0;
+	for (unsigned int value = 0; value < VALUES; value++) {
+		rounds.left = 1;
+		call(&rounds, value << 21 | 0x5678);
+	}
+	verdict(rounds.moved <= VALUES / 10, "narrow-stack-everywhere", "ESP is kept in %d places", VALUES);
+}
+
 int main(void)
 {
 	enum { MINE = 0x12345678, CHILDS = 0x5edcba98 };
@@ -131,5 +145,6 @@ int main(void)
 	}
 	CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
 	tell("narrow-stack-parent", CHILDS);
+	everywhere();
 	return failed || WEXITSTATUS(status) != 0;
 }

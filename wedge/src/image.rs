@@ -16,7 +16,7 @@ use core::fmt;
 pub const PARAMETERS_SECTION: &str = ".parameters";
 
 /// First bytes of a payload.
-pub const MAGIC: [u8; 16] = *b"Afterburner 0001";
+pub const MAGIC: [u8; 16] = *b"Afterburner 0002";
 
 /// Physical address that the wedge is loaded at, and its distance from the start of its window: 1 MB. That is where usable
 /// memory begins behind what firmware reserves, so that the memory map which the guest gets has no more regions than the
@@ -138,9 +138,12 @@ pub struct GuestFacts {
     pub modules_start: u64,
     /// The address behind that range.
     pub modules_end: u64,
+    /// Address of the function that goes from one thread's stack to another's (in Linux, `__switch_to_asm`); 0 if no symbol
+    /// tells it.
+    pub stack_switch: u64,
 }
 
-const _: () = assert!(size_of::<Header>() == 32 + 16 * 6 + 8 + 32 && size_of::<Parameters>() == 40);
+const _: () = assert!(size_of::<Header>() == 32 + 16 * 6 + 8 + 40 && size_of::<Parameters>() == 40);
 
 /// A checksum that finds every changed word, every swap of words, and a change of length: each 8-byte word is mixed into
 /// one of four sums (so that a CPU can work on four at a time) by a multiplication with an odd constant, which loses no bit.
@@ -249,6 +252,7 @@ impl Header {
                 user_window_entry: words.next(),
                 modules_start: words.next(),
                 modules_end: words.next(),
+                stack_switch: words.next(),
             },
         }
     }
@@ -272,7 +276,7 @@ impl Header {
                 facts.user_window_entry,
                 facts.modules_start,
                 facts.modules_end,
-                0,
+                facts.stack_switch,
             ],
         ];
         let mut bytes = [0; size_of::<Self>()];
@@ -376,7 +380,13 @@ mod tests {
             relocations: span(30, 5),
             initramfs: span(36, 9),
             command_line: span(46, 8),
-            guest: GuestFacts { window_entry: 1, user_window_entry: 2, modules_start: 3, modules_end: 4 },
+            guest: GuestFacts {
+                window_entry: 1,
+                user_window_entry: 2,
+                modules_start: 3,
+                modules_end: 4,
+                stack_switch: 5,
+            },
         }
     }
 
@@ -415,7 +425,7 @@ mod tests {
             (Header { initramfs: Span { offset: 0, length: u64::MAX }, ..header() }, Damage::Part("initramfs")),
             (Header { command_line: outside(1), ..header() }, Damage::Part("command line")),
             (Header { command_line: span(46, 7), ..header() }, Damage::CommandLine),
-            (Header { magic: *b"Afterburner 0002", ..header() }, Damage::Magic),
+            (Header { magic: *b"Afterburner 0001", ..header() }, Damage::Magic),
             (Header { length: 31, ..header() }, Damage::Magic),
         ] {
             assert_eq!(Payload::check(&payload(header)).unwrap_err(), damage, "{damage}");

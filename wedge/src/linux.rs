@@ -1,7 +1,7 @@
 //! What has to be known of Linux's code.
 //!
 //! The wedge goes by the architecture, by the records, and by the boot protocol; a kernel that keeps to these needs nothing of
-//! what follows. What is left: selectors that are nowhere recorded, and one place where Linux does what a kernel
+//! what follows. What is left: selectors that are nowhere recorded, and two places where Linux does what a kernel
 //! in ring 3 cannot.
 
 use core::ops::Range;
@@ -28,6 +28,35 @@ pub fn unwritable_stack(image: &[u8], address: u64, mut sites: impl Iterator<Ite
     sites.find(|site| behind(site).is_some_and(goes_there)).map(|site| site.start)
 }
 
+/// Where Linux goes from one thread's stack to another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StackSwitch {
+    /// The instruction that loads RSP.
+    pub load: u64,
+    /// The one behind it.
+    pub next: u64,
+    /// From where: this far behind RSI.
+    pub displacement: i32,
+}
+
+/// Linux's `__switch_to_asm` (`arch/x86/entry/entry_64.S`, since 4.9): it stores RSP in the old thread's structure, to which
+/// RDI points, and loads it from the same place in the new one's, to which RSI points.
+///
+/// `image` is the kernel's, at `address`. `None` in a kernel that does this in another way, or in several places.
+#[must_use]
+pub fn stack_switch(image: &[u8], address: u64) -> Option<StackSwitch> {
+    /// `mov %rsp, displacement(%rdi)` and `mov displacement(%rsi), %rsp`, each before 4 bytes of displacement.
+    const STORE: [u8; 3] = [0x48, 0x89, 0xa7];
+    const LOAD: [u8; 3] = [0x48, 0x8b, 0xa6];
+    const LENGTH: usize = 14;
+    let is_switch = |code: &[u8]| code[..3] == STORE && code[7..10] == LOAD && code[3..7] == code[10..];
+    let mut found = image.windows(LENGTH).enumerate().filter(|(_, code)| is_switch(code));
+    let (at, code) = found.next().filter(|_| found.next().is_none())?;
+    let load = address + at as u64 + 7;
+    let displacement = i32::from_le_bytes([code[3], code[4], code[5], code[6]]);
+    Some(StackSwitch { load, next: load + 7, displacement })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +79,24 @@ mod tests {
         assert_eq!(unwritable_stack(&TEXT, 0x1000, sites()), Some(0x1007));
         assert_eq!(unwritable_stack(&TEXT[..15], 0x1000, sites()), None);
         assert_eq!(unwritable_stack(&TEXT, 0x1000, sites().take(1)), None);
+    }
+
+    #[test]
+    fn the_change_of_threads_is_found() {
+        /// The middle of `__switch_to_asm`.
+        const SWITCH: [u8; 18] = [
+            0x41, 0x57, // push %r15
+            0x48, 0x89, 0xa7, 0x98, 0x14, 0, 0, // mov %rsp, 0x1498(%rdi)
+            0x48, 0x8b, 0xa6, 0x98, 0x14, 0, 0, // mov 0x1498(%rsi), %rsp
+            0x41, 0x5f, // pop %r15
+        ];
+        let found = StackSwitch { load: 0x1009, next: 0x1010, displacement: 0x1498 };
+        assert_eq!(stack_switch(&SWITCH, 0x1000), Some(found));
+        assert_eq!(stack_switch(&SWITCH[..15], 0x1000), None);
+        assert_eq!(stack_switch(&[SWITCH, SWITCH].concat(), 0x1000), None, "two are none");
+        let mut other = SWITCH;
+        other[12] = 0x90;
+        assert_eq!(stack_switch(&other, 0x1000), None, "another place");
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(super) fn facts(kernel: &Kernel<'_>) -> anyhow::Result<GuestFacts> {
         user_window_entry: user_window_entry(kernel)?,
         modules_start: KERNEL_MAP + image_space(kernel)?,
         modules_end: MODULES_END,
+        stack_switch: address(kernel, "__switch_to_asm").unwrap_or(0),
     })
 }
 

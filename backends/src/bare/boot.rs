@@ -139,6 +139,9 @@ fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'stat
     let backend = select(options.backend, information.protocol, hypervisor()).map_err(Failure::Backend)?;
     say!("backend {backend}, mode {}, entered by {}", options.mode, information.protocol);
     debug_assert_eq!(backend, Backend::Bare);
+    if options.tables.is_some() {
+        say!("afterburn.tables= has no effect on bare hardware: the kernel's page tables are the real ones");
+    }
     // CPUID 8000_0001, ECX bit 0 (SDM Vol. 2A, LAHF).
     if options.mode == Mode::Profile && core::arch::x86_64::__cpuid(0x8000_0001).ecx & 1 == 0 {
         return Err(Failure::NoLahf);

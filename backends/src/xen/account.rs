@@ -27,11 +27,13 @@ pub(super) struct Account {
 pub(super) struct Answers<'a> {
     pub(super) account: &'a Account,
     pub(super) shadow: &'a Statistics,
+    /// Page-table entries that Xen has refused.
+    pub(super) refused: u64,
 }
 
 impl Answers<'_> {
     fn status(&self, number: usize, line: &mut Line) -> Result<More, fmt::Error> {
-        let Self { account, shadow } = self;
+        let Self { account, shadow, .. } = self;
         match number {
             0 => write!(line, "backend {}", Backend::Xen)?,
             1 => write!(line, "mode {}", Mode::Virtual)?,
@@ -45,6 +47,7 @@ impl Answers<'_> {
             9 => write!(line, "shadow fills {} neighbours {}", shadow.fills, shadow.neighbours)?,
             10 => write!(line, "shadow resyncs {} changes {}", shadow.resyncs, shadow.changes)?,
             11 => write!(line, "shadow evictions {} kernel {}", shadow.evictions, shadow.kernel_evictions)?,
+            12 => write!(line, "refused {}", self.refused)?,
             _ => return Ok(More::End),
         }
         Ok(More::Line)

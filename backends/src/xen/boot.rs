@@ -9,7 +9,7 @@ use core::ops::Range;
 use annotate::instructions::Class;
 use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
 use wedge::image::{Damage, LOAD_ADDRESS, Payload};
-use wedge::linux;
+use wedge::linux::{self, StackSwitch};
 use wedge::loader::boot_params::Display;
 use wedge::loader::command_line::{CommandLine, CommandLineError, words};
 use wedge::loader::elf::{ElfError, Kernel};
@@ -32,6 +32,7 @@ use super::memory::{LIMIT, LINEAR, Memory, MemoryError, Usable, pointer};
 use super::modules::LiveModules;
 use super::narrow_stack::Springboard;
 use super::segments::Segments;
+use super::stacks::Stacks;
 use super::tables::{Parts, Tables};
 use super::traps::{self, Decoded, Resident};
 use super::{console, console::use_ring};
@@ -181,7 +182,7 @@ fn prepare(start: &StartInfo) -> Result<Ready, Failure<'static>> {
     }
     let payload_frames =
         (payload_start - WINDOW) / PAGE..(payload_start - WINDOW + payload.len() as u64).div_ceil(PAGE);
-    let laid = lay_out(memory, &contents, &payload_frames)?;
+    let laid = lay_out(memory, &contents, &payload_frames, options.tables)?;
     let memory: &'static Memory = memory;
     let archives = Archives::find(&contents, start, memory)?;
     let plan = laid.plan(&contents, &archives.pieces[..archives.count], command_line)?;
@@ -306,7 +307,12 @@ const FEWEST_TABLES: u64 = 256;
 /// Bytes beside each page table.
 const BESIDE: u64 = (size_of::<Notes>() + size_of::<TableInfo>() + size_of::<u32>()) as u64;
 
-fn lay_out(memory: &mut Memory, contents: &Payload<'_>, payload: &Range<u64>) -> Result<Layout, Failure<'static>> {
+fn lay_out(
+    memory: &mut Memory,
+    contents: &Payload<'_>,
+    payload: &Range<u64>,
+    most: Option<u32>,
+) -> Result<Layout, Failure<'static>> {
     let own = [0..WINDOW_LENGTH / PAGE, payload.end..memory.boot_end()];
     let mut map = memory.make_map(&own).map_err(Failure::Memory)?;
     let mut busy = [const { 0..0 }; PIECES];
@@ -326,6 +332,7 @@ fn lay_out(memory: &mut Memory, contents: &Payload<'_>, payload: &Range<u64>) ->
     if tables < FEWEST_TABLES {
         return Err(Failure::Tables { tables });
     }
+    let tables = most.map_or(tables, |most| tables.min(most.into()));
     let length = (tables * BESIDE).next_multiple_of(PAGE);
     let address = place(&map, length, PAGE, "the shadow of the page tables")?;
     map.reserve(&(address..address + length)).map_err(MemoryError::Map).map_err(Failure::Memory)?;
@@ -414,7 +421,8 @@ fn take_over(
     let text = wedge::rewrite::Piece { bytes: image, address };
     let summary = rewrite_sites(&mut engine, contents, moved, text).map_err(Failure::Sites)?;
     let image = usable.bytes(extent.start, extent.end - extent.start).map_err(Failure::Loaded)?;
-    let stack_change = trap_stack_change(&engine, image, address);
+    let switch = find_stack_switch(contents.guest.stack_switch.wrapping_add(moved), image, address);
+    let stacks = Stacks::new(&engine, trap_stack_change(&engine, image, address), switch);
     let shadow = Shadow::new(working, &RESERVED, FIRST_MODE, FIRST_TABLES, &mut tables).map_err(Failure::Shadow)?;
     let springboard = Springboard::new(&mut tables).ok_or(Failure::Shadow(OutOfTables))?;
     let pci = if privileged { Pci::PassedThrough } else { Pci::Absent };
@@ -443,7 +451,7 @@ fn take_over(
     let sysret = sysret.map_or(usize::MAX, |(number, _)| number);
     let mut resident = Resident {
         sysret,
-        stack_change,
+        stacks,
         cpu,
         machine,
         engine,
@@ -452,9 +460,7 @@ fn take_over(
         head_distance: extent.start.wrapping_sub(address),
         wanted: None,
         decoded: Decoded::NONE,
-        kernel_evictions: 0,
         has_run_user: false,
-        prepared32: None,
     };
     if privileged {
         resident.machine.board.take_lines();
@@ -470,6 +476,14 @@ fn trap_stack_change(engine: &Engine<'static>, image: &mut [u8], address: u64) -
     let site = linux::unwritable_stack(image, address, swapgs.map(|(_, entry)| entry.address()..entry.end()))?;
     *image.get_mut(site.wrapping_sub(address) as usize)? = 0xcc;
     Some(site)
+}
+
+/// The change of stacks in the function of that name.
+fn find_stack_switch(function: u64, image: &[u8], address: u64) -> Option<StackSwitch> {
+    /// It stands near its start.
+    const NEAR: usize = 64;
+    let start = usize::try_from(function.checked_sub(address)?).ok()?;
+    linux::stack_switch(image.get(start..start.checked_add(NEAR)?)?, function)
 }
 
 /// What rewritten sites refer to.

@@ -78,7 +78,8 @@ impl Machine {
         match self.shadow.fault(address, access, &mut self.tables) {
             Outcome::Filled | Outcome::Spurious => Ok(()),
             Outcome::Fault { error } => Err(Exception::page_fault(error, address)),
-            Outcome::Nothing { .. } | Outcome::OutOfTables => Err(Exception::page_fault(0, address)),
+            Outcome::Nothing { .. } => Err(Exception::page_fault(0, address)),
+            Outcome::OutOfTables => panic!("without a page table left for the kernel's {address:#x}"),
         }
     }
 
@@ -327,7 +328,9 @@ impl Host for Machine {
 
     fn port_in(&mut self, port: u16, size: Size) -> u32 {
         if (port, size) == (PORT, Size::Byte) {
-            return self.port.read(&mut Answers { account: &self.account, shadow: self.shadow.statistics() }).into();
+            let mut answers =
+                Answers { account: &self.account, shadow: self.shadow.statistics(), refused: self.tables.refused };
+            return self.port.read(&mut answers).into();
         }
         self.touched = true;
         self.platform.read(port, size, &mut self.board)
@@ -335,7 +338,8 @@ impl Host for Machine {
 
     fn port_out(&mut self, port: u16, size: Size, value: u32) {
         if (port, size) == (PORT, Size::Byte) {
-            let mut answers = Answers { account: &self.account, shadow: self.shadow.statistics() };
+            let mut answers =
+                Answers { account: &self.account, shadow: self.shadow.statistics(), refused: self.tables.refused };
             return self.port.write(value as u8, &mut answers);
         }
         self.touched = true;

@@ -22,6 +22,7 @@ mod modules;
 mod narrow_stack;
 mod present;
 mod segments;
+mod stacks;
 mod tables;
 mod traps;
 

@@ -112,7 +112,7 @@ impl ModuleMemory for Mapped<'_> {
     fn bytes(&mut self, run: &Run) -> &[u8] {
         let mapped = (run.start..run.end).step_by(PAGE as usize).all(|page| {
             let Machine { shadow, tables, .. } = &mut *self.machine;
-            shadow.prefill(page, tables)
+            shadow.require(page, false, tables) == Ok(true)
         });
         if !mapped {
             return &[];

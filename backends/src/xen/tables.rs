@@ -196,8 +196,10 @@ impl Tables {
     /// Xen will not have an entry: what is there then reads as nothing, and keeps what is written to itself.
     fn refuse(&mut self, update: MmuUpdate, refused: hypercall::Refused) {
         self.refused += 1;
-        if self.refused <= 8 {
-            say!("Xen refuses {:#x} as a page-table entry, error {}", update.value, refused.0);
+        // All of the first, then fewer and fewer: the wedge port has the number of all.
+        if self.refused <= 8 || self.refused.is_power_of_two() {
+            let count = self.refused;
+            say!("Xen refuses {:#x} as a page-table entry, error {} ({count} so far)", update.value, refused.0);
         }
         let value = update.value & !entry::ADDRESS | self.nothing;
         // SAFETY: as in `carry_out`.
@@ -308,7 +310,7 @@ impl Host for Tables {
         } else if self.devices && !self.memory.is_domains(page) {
             Frame::Device(page)
         } else {
-            Frame::Memory(self.nothing)
+            Frame::Substitute(self.nothing)
         }
     }
 

@@ -9,7 +9,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use annotate::instructions::Class;
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind};
 use wedge::cpu::segment::{Descriptor, Selector};
 use wedge::cpu::{Context, Event, Exception, Flow, Host as _, VirtualCpu, decode, deliver, emulate};
 use wedge::linux;
@@ -24,6 +24,7 @@ use super::hypercall::{Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
 use super::machine::Machine;
 use super::modules::LiveModules;
+use super::stacks::Stacks;
 use crate::freestanding::{WINDOW, WINDOW_LENGTH, say};
 
 /// RFLAGS.IF.
@@ -58,17 +59,12 @@ pub(super) struct Resident {
     /// The number of the site that returns from system calls. Its slot is a jump that says nothing of it; should there be
     /// several, they differ by nothing but their address.
     pub(super) sysret: usize,
-    /// The site behind which the kernel goes to the stack in RAX, if there is one.
-    pub(super) stack_change: Option<u64>,
+    pub(super) stacks: Stacks,
     /// A page that the guest has just been told to map.
     pub(super) wanted: Option<u64>,
     pub(super) decoded: Decoded,
-    /// Tables of the kernel's that the shadow had given up when user mode was entered last.
-    pub(super) kernel_evictions: u64,
     /// Whether user mode was ever entered: until then, the kernel's stack may be anywhere.
     pub(super) has_run_user: bool,
-    /// The guest's entry point for SYSCALL from compatibility mode, if what it accesses first is known to be mapped.
-    pub(super) prepared32: Option<u64>,
 }
 
 /// Sites that were emulated lately, decoded: decoding costs more than emulating.
@@ -169,17 +165,14 @@ impl Resident {
             let sites = self.engine.entries().count();
             self.machine.account.in_modules = sites - self.machine.account.rewritten as usize;
         }
-        if context.is_user() { self.enter_user(context) } else { self.enter_kernel(context) }
+        let stack = (!context.is_user()).then_some(context.rsp);
+        let exit = if stack.is_none() { self.enter_user(context) } else { self.enter_kernel(context) };
+        self.keep_stacks(context, stack);
+        exit
     }
 
     fn enter_user(&mut self, context: &mut Context) -> u64 {
         self.has_run_user = true;
-        let evictions = self.machine.shadow.statistics().kernel_evictions;
-        if core::mem::replace(&mut self.kernel_evictions, evictions) != evictions {
-            // What SYSCALL must find mapped may be among it.
-            SYSCALL_TARGET.store(xen_syscall_slow as *const () as u64, Ordering::Relaxed);
-            self.prepared32 = None;
-        }
         if let Some(address) = self.wanted.take() {
             WORK.store(0, Ordering::Relaxed);
             self.machine.shadow.prefill(address, &mut self.machine.tables);
@@ -188,13 +181,8 @@ impl Resident {
         exit::USER
     }
 
-    /// What Xen pushes when the kernel is interrupted, it pushes on the kernel's stack: that must be mapped, always.
     fn enter_kernel(&mut self, context: &mut Context) -> u64 {
-        let top = context.rsp.wrapping_sub(8);
-        if top >> 63 == 1 || !self.has_run_user {
-            self.machine.shadow.hold(top);
-            self.machine.reach_for_writing(top);
-        }
+        self.reach_stack(context.rsp);
         // A program's AC is left set by an exception, and means nothing in ring 0; in ring 3 the kernel's own accesses would be
         // held against it (SDM Vol. 3A, 2.3).
         context.rflags &= !ALIGNMENT_CHECK;
@@ -242,16 +230,19 @@ impl Resident {
     /// INT3: a site in code that runs at its physical address, or the guest's own.
     fn breakpoint(&mut self, context: &mut Context) {
         let at = context.rip.wrapping_sub(1);
+        if !context.is_user() && self.change_stacks(context, at) {
+            return;
+        }
         let site = [at, at.wrapping_sub(self.head_distance)].into_iter().find_map(|address| {
             let (_, entry) = self.engine.site_at(address)?;
-            let traps = entry.form() == Form::Trap || Some(address) == self.stack_change;
+            let traps = entry.form() == Form::Trap || self.stacks.is_left_behind(address);
             (traps && !context.is_user()).then_some(*entry)
         });
         match site {
             Some(entry) => {
                 let end = at + u64::from(entry.slot());
-                if Some(at) == self.stack_change {
-                    self.machine.shadow.prefill(context.registers.rax, &mut self.machine.tables);
+                if self.stacks.is_left_behind(at) {
+                    self.reach_unwritable_stack(context);
                 }
                 self.emulate_site(context, &entry, at, end);
             }
@@ -331,7 +322,7 @@ impl Resident {
     }
 
     /// Reads as many bytes of code as there are.
-    fn fetch(&mut self, address: u64, bytes: &mut [u8; 15], user: bool) -> usize {
+    pub(super) fn fetch(&mut self, address: u64, bytes: &mut [u8; 15], user: bool) -> usize {
         if self.machine.read(address, bytes, user).is_ok() {
             return bytes.len();
         }
@@ -447,62 +438,7 @@ impl Resident {
         }
     }
 
-    /// SYSCALL, for the first time since the guest said where that goes.
-    fn syscall(&mut self, context: &mut Context) {
-        self.prepare_gap(self.cpu.lstar);
-        SYSCALL_TARGET.store(self.cpu.lstar, Ordering::Relaxed);
-        context.rip = self.cpu.lstar;
-    }
-
-    /// SYSCALL from compatibility mode.
-    fn syscall32(&mut self, context: &mut Context) {
-        if self.prepared32 != Some(self.cpu.cstar) {
-            self.prepare_gap(self.cpu.cstar);
-            self.prepared32 = Some(self.cpu.cstar);
-        }
-        self.transfer(context, |cpu, context| {
-            let next = context.rip;
-            context.rip = next.wrapping_sub(2);
-            wedge::cpu::transfer::syscall(cpu, context, next, false)
-        });
-    }
-
-    /// From the first instruction behind SYSCALL to the one that loads a stack, nothing may fault, since what Xen pushed then
-    /// would be pushed on the user's stack.
-    fn prepare_gap(&mut self, entry: u64) {
-        let mut address = entry;
-        for _ in 0..16 {
-            self.machine.shadow.prefill(address, &mut self.machine.tables);
-            let mut bytes = [0; 15];
-            let length = self.fetch(address, &mut bytes, false);
-            if let Some((_, entry)) = self.engine.site_at(address) {
-                address = entry.end();
-                continue;
-            }
-            let Some(instruction) = decode(&bytes[..length], address) else { return };
-            self.reach_operand(&instruction);
-            if instruction.op0_register() == Register::RSP {
-                self.machine.shadow.prefill(instruction.next_ip(), &mut self.machine.tables);
-                return;
-            }
-            address = instruction.next_ip();
-        }
-    }
-
-    /// Makes sure that an operand in memory does not fault, if its address is constant but for GS.
-    fn reach_operand(&mut self, instruction: &Instruction) {
-        let in_memory = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
-        let constant = matches!(instruction.memory_base(), Register::None | Register::RIP);
-        if !in_memory || !constant {
-            return;
-        }
-        // At SYSCALL the kernel's base is the one that SWAPGS makes active.
-        let base = if instruction.segment_prefix() == Register::GS { self.machine.kernel_gs_base() } else { 0 };
-        let address = base.wrapping_add(instruction.memory_displacement64());
-        self.machine.reach_for_writing(address);
-    }
-
-    fn transfer(
+    pub(super) fn transfer(
         &mut self,
         context: &mut Context,
         how: impl FnOnce(&VirtualCpu, &mut Context) -> Result<(), Exception>,

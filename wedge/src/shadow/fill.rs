@@ -4,7 +4,12 @@
 //! quarter of that, and as much again when it is dropped: it must be more likely needed than not. In the low half that is
 //! the case for the other page of a pair, if it has been used before, which its accessed flag tells; farther away it is not,
 //! least of all after a `fork`. In the kernel half all that are present are filled: a fault on the stack that the fault
-//! itself is pushed to cannot be taken, so a kernel stack has to be there as a whole from its first touch on.
+//! itself is pushed to cannot be taken, so a kernel stack has to be there as a whole from its first touch on. But ahead of
+//! need only memory is mapped: a device is accessed by whoever means it.
+//!
+//! Where no table is left, the ones that were filled least recently go, whosever they are: another space's, the current
+//! one's, the kernel half's. What has just been filled goes last, so each fill gets its access farther; and what is in use but
+//! was filled long ago costs a fault each time that all others have had their turn.
 
 use super::entry::{ACCESSED, Note, PRESENT, index, is_kernel};
 use super::host::{BLOCK, Frame, Host, Level, Link};
@@ -12,13 +17,36 @@ use super::tables::MIXED;
 use super::walk::{Source, Walk};
 use super::{Access, OutOfTables, Outcome, Shadow};
 
+/// Why a page is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It was accessed in vain.
+    Fault(Access),
+    /// It is going to be accessed where no fault can be taken.
+    Required,
+    /// It may be accessed. Nothing is dropped for it, and no list changes its order: some are being walked.
+    Ahead,
+}
+
+/// A page takes three tables at most, and each time that room is made there is one more at least.
+const ATTEMPTS: usize = 4;
+
 /// What a shadow entry has to become.
 #[derive(Clone, Copy)]
 pub(super) struct Target {
     address: u64,
-    /// How it was accessed in vain; `None` if it is filled in advance.
-    fault: Option<Access>,
+    why: Why,
     leaf: Note,
+}
+
+impl Target {
+    /// How it was accessed in vain.
+    const fn fault(self) -> Option<Access> {
+        match self.why {
+            Why::Fault(access) => Some(access),
+            Why::Required | Why::Ahead => None,
+        }
+    }
 }
 
 impl Shadow<'_> {
@@ -28,34 +56,33 @@ impl Shadow<'_> {
             return note.linear().filter(|linear| host.linear(linear.address)).map(Link::Linear);
         }
         match host.frame(note.address()) {
-            Frame::Memory(address) => Some(Link::Leaf(note.page(address, false))),
+            Frame::Memory(address) | Frame::Substitute(address) => Some(Link::Leaf(note.page(address, false))),
             Frame::Device(address) => Some(Link::Leaf(note.page(address, true))),
             Frame::Nothing => None,
         }
     }
 
     /// Maps the page that a walk has led to, for an access that is allowed and has faulted, or in advance.
-    pub(super) fn fill(&mut self, address: u64, fault: Option<Access>, walk: &Walk, host: &mut impl Host) -> Outcome {
-        let target = Target { address, fault, leaf: walk.note(self.mode, fault) };
+    pub(super) fn fill(&mut self, address: u64, why: Why, walk: &Walk, host: &mut impl Host) -> Outcome {
+        let mut target = Target { address, why, leaf: Note::ABSENT };
+        target.leaf = walk.note(self.mode, target.fault());
         if self.add(target, walk, host).is_some() {
             self.finish_page(address, host);
             return Outcome::Filled;
         }
-        let mut dropped = false;
-        loop {
+        let since = self.time;
+        for _ in 0..ATTEMPTS {
             match self.try_fill(target, walk, host) {
                 Ok(outcome) => {
                     self.finish_page(address, host);
                     return outcome;
                 }
-                Err(OutOfTables) => {
-                    if !self.make_room(fault.is_some(), &mut dropped, host) {
-                        self.finish(host);
-                        return Outcome::OutOfTables;
-                    }
-                }
+                Err(OutOfTables) if why == Why::Ahead || !self.make_room(since, host) => break,
+                Err(OutOfTables) => {}
             }
         }
+        self.finish(host);
+        Outcome::OutOfTables
     }
 
     /// What nearly all fills of a space are: a page of a program's, in a table that it reaches, where there was none.
@@ -70,6 +97,7 @@ impl Shadow<'_> {
         }
         let link = Self::link(leaf, Level::L1, host)?;
         self.put(table, at, leaf, link, host);
+        self.touch(table);
         self.statistics.fills += 1;
         self.fill_other(target, table, walk, host);
         Some(())
@@ -98,6 +126,9 @@ impl Shadow<'_> {
             Outcome::Filled => self.fill_other(target, table, walk, host),
             _ => {}
         }
+        if target.why != Why::Ahead {
+            self.touch(table);
+        }
         Ok(outcome)
     }
 
@@ -116,7 +147,8 @@ impl Shadow<'_> {
     }
 
     fn fill_entry(&mut self, target: Target, top: u32, table: u32, link: Link, host: &mut impl Host) -> Outcome {
-        let Target { address, fault, leaf } = target;
+        let Target { address, leaf, .. } = target;
+        let fault = target.fault();
         let level = self.info(table).level;
         let at = index(address, super::tables::number(level));
         let old = self.note(table, at);
@@ -175,7 +207,7 @@ impl Shadow<'_> {
         let entries = source.entries(block, host);
         for (i, &entry) in entries.iter().enumerate().filter(|(i, _)| present >> i & 1 == 0) {
             let at = block * BLOCK + i;
-            let entry = Self::touch(&source, at, entry, host);
+            let entry = Self::mark_accessed(&source, at, entry, host);
             let leaf = source.note(self.mode, at, entry, 1);
             if leaf.is_present() {
                 self.fill_neighbour(table, at, leaf, host);
@@ -185,14 +217,14 @@ impl Shadow<'_> {
     }
 
     fn fill_neighbour(&mut self, table: u32, at: usize, leaf: Note, host: &mut impl Host) {
-        if let Some(link) = Self::link(leaf, Level::L1, host) {
-            self.put(table, at, leaf, link, host);
+        if let Frame::Memory(address) = host.frame(leaf.address()) {
+            self.put(table, at, leaf, Link::Leaf(leaf.page(address, false)), host);
             self.statistics.neighbours += 1;
         }
     }
 
     /// Sets the accessed flag of a present entry in the kernel half. Returns what the entry is then.
-    fn touch(source: &Source, index: usize, entry: u64, host: &mut impl Host) -> u64 {
+    fn mark_accessed(source: &Source, index: usize, entry: u64, host: &mut impl Host) -> u64 {
         match source.place(index) {
             Some(place) if entry & (PRESENT | ACCESSED) == PRESENT => {
                 let new = entry | ACCESSED;

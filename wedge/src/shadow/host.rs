@@ -29,6 +29,8 @@ pub enum Frame {
     Memory(u64),
     /// A device's registers or memory, at this machine address.
     Device(u64),
+    /// Neither: memory at this machine address stands for it.
+    Substitute(u64),
     /// Neither: the page cannot be mapped.
     Nothing,
 }

@@ -32,6 +32,7 @@ pub use tables::TableInfo;
 use core::ops::Range;
 
 use entry::is_kernel;
+use fill::Why;
 use spaces::{SPACES, Space};
 use tables::{LISTS, List, NONE, Stale};
 use walk::{Dead, Walk};
@@ -89,6 +90,9 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfTables;
 
+/// An address that no table covers.
+const NOWHERE: u64 = 1 << 63;
+
 /// What is known of a table's entries.
 pub type Notes = [u64; 512];
 
@@ -118,9 +122,9 @@ pub struct Statistics {
     pub resyncs: u64,
     /// Entries that were found to be different and changed or dropped.
     pub changes: u64,
-    /// Spaces dropped for want of tables, the low half of the current one included.
+    /// Tables of the low half dropped for want of tables.
     pub evictions: u64,
-    /// Level-1 tables of the kernel half dropped for want of tables.
+    /// Tables of the kernel half dropped, or not made, for want of tables: pages that were mapped no longer are.
     pub kernel_evictions: u64,
 }
 
@@ -137,6 +141,8 @@ pub struct Shadow<'a> {
     current: usize,
     /// Counts loads of CR3.
     clock: u64,
+    /// Counts what happens to tables.
+    time: u64,
     /// The level-3 tables of the kernel half.
     kernel: [u32; 256],
     lists: [List; LISTS],
@@ -171,10 +177,11 @@ impl<'a> Shadow<'a> {
             spaces: [Space::FREE; SPACES],
             current: 0,
             clock: 0,
+            time: 0,
             kernel: [NONE; 256],
             lists: [List::EMPTY; LISTS],
             stale: Stale::Nothing,
-            held: 0,
+            held: NOWHERE,
             statistics: Statistics::default(),
         };
         shadow.create(0, cr3, host)?;
@@ -199,28 +206,46 @@ impl<'a> Shadow<'a> {
         match self.walk(address, access, host) {
             Err(error) => Outcome::Fault { error },
             Ok(_) if access.user && is_kernel(address) => Outcome::Fault { error: self.mode.error(access, None) },
-            Ok(walk) => self.fill(address, Some(access), &walk, host),
+            Ok(walk) => self.fill(address, Why::Fault(access), &walk, host),
         }
     }
 
-    /// Fills a page and its neighbours before they fault, if the guest's tables map it and it has been used: after the guest
-    /// has handled a fault, or, in the kernel half whether it has been used or not, before the kernel is put on a stack.
-    /// Whether it is mapped now.
+    /// Maps a page of the kernel's where no fault can be taken, and its neighbours; of what is mapped it then goes last.
+    /// `Ok(false)` if the guest's tables do not allow it.
+    ///
+    /// # Errors
+    ///
+    /// When not even eviction has brought forth the tables that it takes.
+    pub fn require(&mut self, address: u64, write: bool, host: &mut impl Host) -> Result<bool, OutOfTables> {
+        if self.is_reserved(address) {
+            return Ok(false);
+        }
+        let Ok(walk) = self.walk(address, Access { write, user: false, fetch: false }, host) else { return Ok(false) };
+        match self.fill(address, Why::Required, &walk, host) {
+            Outcome::OutOfTables => Err(OutOfTables),
+            outcome => Ok(matches!(outcome, Outcome::Filled | Outcome::Spurious)),
+        }
+    }
+
+    /// Fills a page and its neighbours before they fault, if the guest's tables map it, and it has been used: after the guest
+    /// has handled a fault. In the kernel half whether it has been used or not, if it is memory. Whether it is mapped now: it
+    /// is not if there is no table for it.
     pub fn prefill(&mut self, address: u64, host: &mut impl Host) -> bool {
         if self.is_reserved(address) {
             return false;
         }
         let outcome = if is_kernel(address) {
             match self.walk(address, Access { write: false, user: false, fetch: false }, host) {
-                Ok(walk) => self.fill(address, None, &walk, host),
-                Err(_) => return false,
+                Ok(walk) if is_memory(walk.translate(address), host) => self.fill(address, Why::Ahead, &walk, host),
+                _ => return false,
             }
         } else {
             match Walk::new(self.mode, self.root(), address, 1, host) {
-                Ok(walk) if walk.is_accessed() && walk.is_user() => self.fill(address, None, &walk, host),
+                Ok(walk) if walk.is_accessed() && walk.is_user() => self.fill(address, Why::Ahead, &walk, host),
                 _ => return false,
             }
         };
+        self.statistics.kernel_evictions += u64::from(is_kernel(address) && outcome == Outcome::OutOfTables);
         matches!(outcome, Outcome::Filled | Outcome::Spurious)
     }
 
@@ -299,6 +324,11 @@ impl<'a> Shadow<'a> {
             }
         }
     }
+}
+
+/// Whether a guest-physical address is in memory of the guest's.
+fn is_memory(address: u64, host: &impl Host) -> bool {
+    matches!(host.frame(address & entry::ADDRESS), Frame::Memory(_))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::entry::{ADDRESS, Note, index};
 use super::host::{Host, Level, Link, Table};
-use super::tables::{GLOBAL, List, MIXED, NONE};
+use super::tables::{MIXED, NONE};
 use super::{Mode, OutOfTables, Shadow};
 
 /// How many spaces are kept.
@@ -180,19 +180,26 @@ impl Shadow<'_> {
         self.spaces[self.current].tag == tag
     }
 
-    /// Makes room by dropping, in this order: the space not used for longest, the current one's low half (once in an
-    /// operation), a table of the kernel half. That only if the page is `needed`: in advance pages are also filled while the
-    /// lists of the kernel half are walked. Whether anything was dropped.
-    pub(super) fn make_room(&mut self, needed: bool, dropped: &mut bool, host: &mut impl Host) -> bool {
-        if let Some(place) = self.oldest() {
-            self.evict(place, host);
-            return true;
+    /// Makes room: the tables that were filled least recently go. If there are many, a few go together, so that the real TLB
+    /// is flushed once. Without such a table the space goes that was not used for longest. Whether any did. Tables that were
+    /// touched after `since` stay: they are what room is made for.
+    pub(super) fn make_room(&mut self, since: u64, host: &mut impl Host) -> bool {
+        let in_use: u32 = self.statistics.tables.iter().sum();
+        let some = (in_use / 16).clamp(1, 8);
+        let mut dropped = 0;
+        while dropped < some
+            && let Some(table) = self.oldest_table(since)
+        {
+            self.drop_table(table, host);
+            dropped += 1;
         }
-        if !core::mem::replace(dropped, true) && self.lists[self.current].first != NONE {
-            self.drop_low(host);
-            return true;
+        self.finish(host);
+        match self.oldest() {
+            Some(place) if dropped == 0 => self.evict(place, host),
+            _ if dropped == 0 => return false,
+            _ => {}
         }
-        needed && self.evict_kernel(host)
+        true
     }
 
     fn evict(&mut self, place: usize, host: &mut impl Host) {
@@ -200,39 +207,7 @@ impl Shadow<'_> {
         self.release(user, host);
         self.release(kernel, host);
         self.release_list(place, host);
-        self.statistics.evictions += 1;
         self.finish(host);
-    }
-
-    fn drop_low(&mut self, host: &mut impl Host) {
-        let root = self.spaces[self.current].kernel;
-        for slot in 0..256 {
-            if self.note(root, slot) != Note::ABSENT {
-                self.clear(root, slot, host);
-                self.unlink_user(self.current, slot, host);
-            }
-        }
-        self.stale = super::tables::Stale::More;
-        self.finish(host);
-        self.release_list(self.current, host);
-        self.statistics.evictions += 1;
-    }
-
-    /// Drops the oldest level-1 table of the kernel half, but not the one that maps the stack in use.
-    fn evict_kernel(&mut self, host: &mut impl Host) -> bool {
-        for List { first: mut table, .. } in [self.lists[GLOBAL], self.lists[MIXED]] {
-            while table != NONE {
-                let info = *self.info(table);
-                if info.level == Level::L1 && info.base >> 21 != self.held >> 21 {
-                    self.remove(table, host);
-                    self.statistics.kernel_evictions += 1;
-                    self.finish(host);
-                    return true;
-                }
-                table = self.next(table);
-            }
-        }
-        false
     }
 
     /// Lets user mode reach a slot of the current space, or not, as a leaf that is to be mapped there requires.

@@ -4,7 +4,7 @@
 //! the one that links to it. Tables of the kernel half are in one of two lists: those with entries that a change of CR3 does
 //! not flush, and those that have others, too.
 
-use super::entry::{Note, index, is_kernel};
+use super::entry::{Note, index, is_kernel, shift};
 use super::host::{BLOCK, Flush, Host, Level, Link, Table};
 use super::spaces::SPACES;
 use super::{OutOfTables, Shadow};
@@ -32,6 +32,10 @@ pub struct TableInfo {
     previous: u32,
     pub(super) level: Level,
     list: u8,
+    /// To how many tables it links.
+    children: u16,
+    /// When it was made, moved to another list, or filled last, in terms of [`Shadow::time`].
+    touched: u64,
     /// In level 3, for all below: there may be leaves that user mode must not reach. In others: the table may have such.
     pub(super) supervisor: bool,
     /// In level 2: some of its entries are leaves.
@@ -50,6 +54,8 @@ impl TableInfo {
         previous: NONE,
         level: Level::L1,
         list: 0,
+        children: 0,
+        touched: 0,
         supervisor: false,
         leaves: false,
         whole: false,
@@ -207,10 +213,66 @@ impl Shadow<'_> {
             NONE => self.lists[list].first = table,
             end => self.info(end).next = table,
         }
+        self.time += 1;
+        let touched = self.time;
         let info = self.info(table);
         info.list = u8::try_from(list).unwrap_or(u8::MAX);
         info.previous = end;
         info.next = NONE;
+        info.touched = touched;
+    }
+
+    /// Notes that a table of level 1 has been filled for an access. Not while a list is walked: its order changes.
+    pub(super) fn touch(&mut self, table: u32) {
+        let list = usize::from(self.info(table).list);
+        if self.lists[list].last == table {
+            self.time += 1;
+            self.info(table).touched = self.time;
+        } else {
+            self.unlist(table);
+            self.append(table, list);
+        }
+    }
+
+    /// The table that has gone longest without being filled, of those that can be dropped and were not touched after `since`.
+    pub(super) fn oldest_table(&self, since: u64) -> Option<u32> {
+        let touched = |table: &u32| self.memory.tables[*table as usize].touched;
+        let candidates = (0..LISTS).filter_map(|list| self.oldest_in(list));
+        candidates.filter(|table| touched(table) <= since).min_by_key(touched)
+    }
+
+    fn oldest_in(&self, list: usize) -> Option<u32> {
+        let mut table = self.lists[list].first;
+        while table != NONE && !self.is_droppable(table) {
+            table = self.memory.tables[table as usize].next;
+        }
+        (table != NONE).then_some(table)
+    }
+
+    /// Whether a table can be dropped: no other hangs on it, it does not map the stack in use, and in the kernel half it is no
+    /// part of what all roots link to, nor of the linear mapping.
+    fn is_droppable(&self, table: u32) -> bool {
+        let TableInfo { base, level, children, leaves, .. } = self.memory.tables[table as usize];
+        let covered = 1 << shift(number(level) + 1);
+        let is_kept = is_kernel(base) && (level == Level::L3 || leaves);
+        children == 0 && !is_kept && self.held & !(covered - 1) != base
+    }
+
+    /// Drops a table, and the tables of the low half that led to nothing else.
+    pub(super) fn drop_table(&mut self, mut table: u32, host: &mut impl Host) {
+        let TableInfo { base, .. } = *self.info(table);
+        let count =
+            if is_kernel(base) { &mut self.statistics.kernel_evictions } else { &mut self.statistics.evictions };
+        *count += 1;
+        loop {
+            let parent = self.info(table).parent;
+            self.remove(table, host);
+            let is_root = parent == NONE || matches!(self.info(parent).level, Level::KernelRoot | Level::UserRoot);
+            if is_root || is_kernel(base) || !self.info(parent).is_empty() {
+                return;
+            }
+            table = parent;
+        }
     }
 
     fn unlist(&mut self, table: u32) {
@@ -280,6 +342,7 @@ impl Shadow<'_> {
             self.append(table, self.current);
             let root = self.spaces[self.current].kernel;
             self.info(table).parent = root;
+            self.info(root).children += 1;
             self.put(root, slot, Note::own(Table(table)), Link::Own(Table(table)), host);
         }
         Ok(table)
@@ -303,7 +366,7 @@ impl Shadow<'_> {
 
     fn make(&mut self, level: Level, address: u64, parent: u32, host: &mut impl Host) -> Result<u32, OutOfTables> {
         let above = number(level) + 1;
-        let table = self.allocate(level, address & (!0 << super::entry::shift(above)), host)?;
+        let table = self.allocate(level, address & (!0 << shift(above)), host)?;
         let at = index(address, above);
         if self.note(parent, at).is_present() {
             self.lowered_below(parent);
@@ -311,6 +374,7 @@ impl Shadow<'_> {
         let list = if is_kernel(address) { GLOBAL } else { self.current };
         self.append(table, list);
         self.info(table).parent = parent;
+        self.info(parent).children += 1;
         self.put(parent, at, Note::own(Table(table)), Link::Own(Table(table)), host);
         Ok(table)
     }
@@ -320,6 +384,7 @@ impl Shadow<'_> {
         let TableInfo { base, parent, level, list, .. } = *self.info(table);
         self.lowered_below(table);
         self.clear(parent, index(base, number(level) + 1), host);
+        self.info(parent).children -= 1;
         if level == Level::L3 {
             self.unlink_user(usize::from(list), index(base, 4), host);
         }

@@ -2,8 +2,8 @@
 
 extern crate std;
 
-use super::super::{Access, Flush, Memory, Mode, Outcome, Shadow, TableInfo};
-use super::machine::{Machine, May, OFFSET, RESERVED};
+use super::super::{Access, Flush, Memory, Mode, OutOfTables, Outcome, Shadow, TableInfo};
+use super::machine::{DEVICES_END, MEMORY_END, Machine, May, OFFSET, RESERVED};
 
 const READ: Access = Access { write: false, user: false, fetch: false };
 const USER: Access = Access { user: true, ..READ };
@@ -150,6 +150,98 @@ fn the_low_half_makes_room_for_the_kernel() {
         shadow.hold(KERNEL);
         assert_eq!(shadow.fault(0, USER, machine), Outcome::OutOfTables);
         assert!(machine.walk(KERNEL, false).is_some(), "the stack in use stays");
+        assert_eq!(shadow.require(0, false, machine), Err(OutOfTables));
+    });
+}
+
+/// As [`guest`], with 8 pages in 8 parts of 2 MB, which each take a level-1 table.
+fn guest_with_parts(pool: usize) -> Machine {
+    let mut machine = guest_with(pool);
+    (0..8).for_each(|part| *machine.entry(4, part) = 0x5000 | ALL);
+    *machine.entry(5, 0) = 0x20_0000 | ALL;
+    machine
+}
+
+#[test]
+fn what_was_filled_last_goes_last_whosever_it_is() {
+    // Two roots, the table that has the window, two tables of each half, and 6 of level 1.
+    with(guest_with_parts(13), |shadow, machine| {
+        for part in 0..3 {
+            assert_eq!(shadow.fault(part << 21, USER, machine), Outcome::Filled);
+            assert_eq!(shadow.fault(KERNEL + (part << 21), READ, machine), Outcome::Filled);
+        }
+        // In this order they will go.
+        assert_eq!(shadow.require(0, false, machine), Ok(true));
+        assert_eq!(shadow.require(KERNEL, false, machine), Ok(true));
+        machine.flushes.clear();
+        for part in 3..8 {
+            assert_eq!(shadow.fault(part << 21, USER, machine), Outcome::Filled);
+            assert!(machine.walk(part << 21, false).is_some());
+        }
+        let statistics = shadow.statistics();
+        assert!(statistics.evictions > 0 && statistics.kernel_evictions > 0, "{statistics:?}");
+    });
+}
+
+#[test]
+fn what_is_required_stays_while_more_is() {
+    let stacks: [u64; 4] = [0, 2, 4, 6].map(|part| KERNEL + (part << 21));
+    with(guest_with_parts(11), |shadow, machine| {
+        for turn in 0..20 {
+            assert_eq!(shadow.fault((turn % 8) << 21, USER, machine), Outcome::Filled);
+            for stack in stacks {
+                assert_eq!(shadow.require(stack, true, machine), Ok(true));
+            }
+            assert!(stacks.iter().all(|&stack| machine.walk(stack, false).is_some()), "in turn {turn}");
+        }
+    });
+}
+
+/// The kernel half has filled the pool; a program works in more parts than are left. Then what the kernel no longer uses goes,
+/// instead of what the program uses; and the other way round.
+#[test]
+fn what_is_used_gets_the_tables_in_the_end() {
+    const TURNS: u64 = 200;
+    for (idle, busy) in [(KERNEL, 0), (0, KERNEL)] {
+        with(guest_with_parts(13), |shadow, machine| {
+            let mut reach = |shadow: &mut Shadow<'_>, address| {
+                if machine.walk(address, false).is_none() {
+                    assert_eq!(shadow.fault(address, READ, machine), Outcome::Filled);
+                }
+            };
+            (0..8).for_each(|part| reach(shadow, idle + (part << 21)));
+            let before = shadow.statistics().fills;
+            (0..TURNS).for_each(|turn| reach(shadow, busy + ((turn % 5) << 21)));
+            let fills = shadow.statistics().fills - before;
+            assert!(fills <= 10, "{fills} fills for {TURNS} accesses");
+        });
+    }
+}
+
+#[test]
+fn ahead_of_need_only_memory_is_mapped() {
+    let mut machine = guest();
+    for (page, frame) in [(0, 0x20_0000), (1, MEMORY_END), (2, DEVICES_END), (3, 0x20_3000)] {
+        *machine.entry(5, page) = frame | ALL;
+    }
+    with(machine, |shadow, machine| {
+        assert_eq!(shadow.fault(KERNEL, READ, machine), Outcome::Filled);
+        let mapped = [0, 1, 2, 3].map(|page| machine.walk(KERNEL + (page << 12), false).is_some());
+        assert_eq!(mapped, [true, false, false, true]);
+        assert!(!shadow.prefill(KERNEL + 0x1000, machine) && !shadow.prefill(KERNEL + 0x2000, machine));
+        assert_eq!(shadow.require(KERNEL + 0x1000, false, machine), Ok(true), "but whoever needs it gets it");
+        assert_eq!(shadow.fault(KERNEL + 0x2000, READ, machine), Outcome::Filled);
+    });
+}
+
+#[test]
+fn a_page_that_cannot_be_filled_ahead_drops_nothing() {
+    let mut machine = guest_with(6);
+    *machine.entry(5, 0) = 0x20_0000 | ALL;
+    with(machine, |shadow, machine| {
+        assert_eq!(shadow.fault(KERNEL, READ, machine), Outcome::Filled);
+        assert!(!shadow.prefill(0, machine));
+        assert!(machine.walk(KERNEL, false).is_some());
     });
 }
 

@@ -13,8 +13,12 @@ pub(super) const TABLE_PAGES: usize = 64;
 pub(super) const OFFSET: u64 = 0x7_0000_0000;
 /// Memory ends, devices begin.
 pub(super) const MEMORY_END: u64 = 64 << 20;
-/// Devices end.
+/// Devices end, a hole begins.
 pub(super) const DEVICES_END: u64 = 80 << 20;
+/// The hole ends.
+pub(super) const HOLE_END: u64 = 96 << 20;
+/// The page that stands for all in the hole.
+pub(super) const SUBSTITUTE: u64 = OFFSET + MEMORY_END - 0x1000;
 
 /// As on Xen: 16 entries of the root, one that is the wedge's, and its window.
 pub(super) const RESERVED: [Range<u64>; 3] = [
@@ -186,6 +190,7 @@ impl Host for Machine {
         match address {
             0..MEMORY_END => Frame::Memory(address + OFFSET),
             MEMORY_END..DEVICES_END => Frame::Device(address + OFFSET),
+            DEVICES_END..HOLE_END => Frame::Substitute(SUBSTITUTE),
             _ => Frame::Nothing,
         }
     }

@@ -84,7 +84,7 @@ impl Page {
     /// Whether a TLB that knows this lets an access use a leaf.
     pub(super) fn explains(&self, machine: &Machine, mode: Mode, access: Access, leaf: Leaf) -> bool {
         let frame = match machine.frame(self.address) {
-            Frame::Memory(address) => Some((address, false)),
+            Frame::Memory(address) | Frame::Substitute(address) => Some((address, false)),
             Frame::Device(address) => Some((address, true)),
             Frame::Nothing => None,
         };

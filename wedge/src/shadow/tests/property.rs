@@ -3,9 +3,10 @@
 extern crate std;
 
 use super::super::{Access, Memory, Mode, Outcome, Shadow, TableInfo};
-use super::machine::{DEVICES_END, MEMORY_END, Machine, May, RESERVED};
+use super::machine::{DEVICES_END, HOLE_END, MEMORY_END, Machine, May, RESERVED};
 use super::oracle::{self, Tlb};
 use proptest::prelude::*;
+use std::vec;
 use std::vec::Vec;
 
 /// Slots of the root, as far as they are used; then likewise for the levels below.
@@ -21,6 +22,7 @@ enum Op {
     Write { level: u8, table: usize, index: usize, flags: u16, target: usize },
     Access { page: usize, access: Access },
     Prefill { page: usize },
+    Require { page: usize, write: bool },
     Translate { page: usize, access: Access },
     Load { pcid: u16, root: usize, keep: bool },
     FlushPage { page: usize },
@@ -50,6 +52,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => write,
         20 => (page.clone(), access()).prop_map(|(page, access)| Op::Access { page, access }),
         2 => page.clone().prop_map(|page| Op::Prefill { page }),
+        2 => (page.clone(), any::<bool>()).prop_map(|(page, write)| Op::Require { page, write }),
         1 => (page.clone(), access()).prop_map(|(page, access)| Op::Translate { page, access }),
         3 => (pcid.clone(), 0..3usize, any::<bool>()).prop_map(|(pcid, root, keep)| Op::Load { pcid, root, keep }),
         6 => page.clone().prop_map(|page| Op::FlushPage { page }),
@@ -90,7 +93,7 @@ fn entry(level: u8, flags: u16, target: usize) -> u64 {
         let (first, count) = TABLES[usize::from(level) - 2];
         return entry | ((first + target % count) << 12) as u64;
     }
-    let frames = [0x8000, 0x20_0000, 0x20_1000, 0x40_0000, 0x60_0000, MEMORY_END, DEVICES_END, 1 << 45];
+    let frames = [0x8000, 0x20_0000, 0x20_1000, 0x40_0000, MEMORY_END, DEVICES_END, HOLE_END, 1 << 45];
     let frame = frames[target % 8];
     entry |= if flags >> 12 == 2 { 0x10 } else { 0 };
     match level {
@@ -176,13 +179,29 @@ impl World<'_> {
                 Outcome::Fault { error } => return self.check_fault(page, access, now, error),
                 Outcome::Nothing { address } => {
                     assert_eq!(address, now.expect("a page").address);
-                    assert!(address >= DEVICES_END);
+                    assert!(address >= HOLE_END);
                     return;
                 }
                 Outcome::OutOfTables => panic!("out of tables: {:?}", self.shadow.statistics()),
             }
         }
         panic!("{access:?} at {page:x} faults after it was filled");
+    }
+
+    /// A page of the kernel's that the guest's tables allow is there afterwards.
+    fn require(&mut self, page: u64, write: bool) {
+        self.may(page, write);
+        let access = Access { write, user: false, fetch: false };
+        let now = oracle::walk(&self.machine, self.mode, self.root, page);
+        let allowed = oracle::error(now, self.mode, access).is_none()
+            && !RESERVED.iter().any(|range| range.contains(&page))
+            && now.is_ok_and(|page| page.address < HOLE_END);
+        let required = self.shadow.require(page, write, &mut self.machine).expect("enough tables");
+        assert_eq!(required, allowed, "{now:x?}");
+        if required {
+            let leaf = self.machine.walk(page, false).expect("it was required");
+            assert!(leaf.writable || !write || !self.mode.write_protect);
+        }
     }
 
     fn check_fault(&self, page: u64, access: Access, now: oracle::Value, error: u32) {
@@ -246,6 +265,7 @@ impl World<'_> {
                 let mapped = self.shadow.prefill(page, &mut self.machine);
                 assert_eq!(mapped, mapped && self.machine.walk(page, false).is_some());
             }
+            Op::Require { page: at, write } => self.require(page(at), write),
             Op::Load { pcid, root, keep } => self.load(pcid, root, keep),
             Op::FlushPage { page: at } => {
                 let page = page(at);
