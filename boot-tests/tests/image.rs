@@ -14,6 +14,7 @@ use boot_tests::host::pack;
 use boot_tests::image_file::{ImageFile, Part, RECORD, field};
 use boot_tests::kernel::{Kernel, Variant, afterburner};
 use boot_tests::qemu::{Machine, WORDS};
+use initramfs::Archive;
 
 /// What Debian's package `ovmf` has for a machine without a disk for its variables.
 const UEFI: &str = "/usr/share/ovmf/OVMF.fd";
@@ -26,16 +27,31 @@ fn self_contained(kernel: &Kernel, initramfs: &Path, iso: bool, image: &Path) ->
     Ok(())
 }
 
-/// A CD on which GRUB loads the image by multiboot 1.
-fn multiboot1(image: &Path, directory: &Path) -> Result<OsString> {
-    let root = directory.join("root");
-    fs::create_dir_all(root.join("boot/grub"))?;
-    fs::copy(image, root.join("boot/image"))?;
-    let menu = "serial\nterminal_output serial\nmultiboot /boot/image\nboot\n";
-    fs::write(root.join("boot/grub/grub.cfg"), menu)?;
+/// Bytes of a module that GRUB, which takes the lowest memory that is free, puts across the kernel's place: longer than what
+/// is free below 16 MB, shorter than what is below the payload.
+const ACROSS_THE_KERNEL: usize = 15 << 20;
+
+/// A CD on which GRUB loads the image by multiboot 1, and two archives as modules: one that GRUB puts where the kernel is to go,
+/// and the guest's. Returns with it what the guest will say of the first.
+fn multiboot1(image: &Path, guest: &Path, directory: &Path) -> Result<(OsString, String)> {
+    let boot = directory.join("root/boot");
+    fs::create_dir_all(boot.join("grub"))?;
+    fs::copy(image, boot.join("image"))?;
+    fs::copy(guest, boot.join("guest"))?;
+    // No two pages are alike. BIOS reads slowly: on the CD it is compressed.
+    let page = |number: usize| [number.to_le_bytes(); 512];
+    let content: Vec<u8> = (0..ACROSS_THE_KERNEL / 4096).flat_map(page).flatten().collect();
+    fs::write(directory.join("content"), &content)?;
+    let sum = command::output(Command::new("md5sum").arg(directory.join("content")))?;
+    fs::write(boot.join("archive"), Archive::default().file("content", 0o644, &content).finish())?;
+    command::output(Command::new("gzip").arg(boot.join("archive")))?;
+    let menu = "serial\nterminal_output serial\ninsmod gzio\nmultiboot /boot/image\nmodule /boot/archive.gz\n\
+                module /boot/guest\nboot\n";
+    fs::write(boot.join("grub/grub.cfg"), menu)?;
     let iso = directory.join("multiboot1.iso");
-    command::output(Command::new("grub-mkrescue").args(["--compress=xz", "--fonts=", "-o"]).arg(&iso).arg(&root))?;
-    Ok(iso.into())
+    let mut grub = Command::new("grub-mkrescue");
+    command::output(grub.args(["--compress=xz", "--fonts=", "-o"]).arg(&iso).arg(directory.join("root")))?;
+    Ok((iso.into(), format!("guest: content {}", sum.split(' ').next().unwrap_or_default())))
 }
 
 /// The image that `pack --iso` has put on a CD.
@@ -56,7 +72,9 @@ fn the_same_image_boots_by_every_entry() -> Result<()> {
     self_contained(&kernel, guest.path(), false, &image)?;
     self_contained(&kernel, guest.path(), true, &iso)?;
     ensure!(image_on(&iso, directory.path())? == fs::read(&image)?, "the image on the CD is another");
-    let multiboot1 = multiboot1(&image, directory.path())?;
+    let bare_image = directory.path().join("bare-image");
+    pack(&kernel, &["--cmdline".as_ref(), WORDS.as_ref()], &bare_image)?;
+    let (multiboot1, content) = multiboot1(&bare_image, guest.path(), directory.path())?;
 
     let cd = |iso: &OsStr| vec!["-cdrom".into(), iso.to_owned()];
     let uefi = |medium: Vec<OsString>| [vec!["-bios".into(), UEFI.into(), "-m".into(), "512".into()], medium].concat();
@@ -74,6 +92,8 @@ fn the_same_image_boots_by_every_entry() -> Result<()> {
         let log = machine.boot(&format!("image-{name}"), &Expectations::read("shell")?)?;
         let entered = format!("afterburner: backend bare, mode native, entered by {protocol}");
         ensure!(log.contains(&entered), "{name}: the wedge did not say `{entered}`");
+        let is_whole = log.contains(&content);
+        ensure!(is_whole == (protocol == "multiboot 1"), "{name}: of a module, `{content}`: {is_whole}");
     }
     Ok(())
 }

@@ -107,6 +107,25 @@ impl MemoryMap {
             .any(|region| region.kind == Kind::Usable && region.start <= range.start && range.end <= region.end)
     }
 
+    /// The first address of a range that is not usable, or of another kind as well.
+    #[must_use]
+    pub fn first_unusable(&self, range: &Range<u64>) -> Option<u64> {
+        let others = self.regions().iter().filter(|region| region.kind != Kind::Usable);
+        let other =
+            others.filter(|region| overlap(&(region.start..region.end), range)).map(|region| region.start).min();
+        let end = other.map_or(range.end, |start| start.max(range.start));
+        let mut address = range.start;
+        while address < end {
+            let around =
+                |region: &&Region| region.kind == Kind::Usable && (region.start..region.end).contains(&address);
+            match self.regions().iter().find(around) {
+                Some(region) => address = region.end,
+                None => return Some(address),
+            }
+        }
+        other.map(|_| end)
+    }
+
     /// Takes a range out of the usable regions, and lists it as reserved.
     ///
     /// # Errors
@@ -184,6 +203,13 @@ pub trait PhysicalMemory {
     ///
     /// When they are not all memory that may be written.
     fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory>;
+
+    /// Copies bytes, as if by way of a buffer: the ranges may overlap.
+    ///
+    /// # Errors
+    ///
+    /// When those to copy are not all memory, of whatever kind, or those to be written are none that may be.
+    fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory>;
 }
 
 /// A range that is no memory, or none that may be used.
@@ -306,6 +332,22 @@ mod tests {
                 let reserved = (start..start + length).contains(&address);
                 prop_assert_eq!(after.is_usable(&byte), before.is_usable(&byte) && !reserved, "{}", address);
             }
+        }
+
+        #[test]
+        fn the_first_unusable_address_is_that_of_a_search(
+            usable in ranges(5), reserved in ranges(2), start in 0..250_u64, length in 0..60_u64,
+        ) {
+            let of = |address: u64, ranges: &[(u64, u64)]| {
+                ranges.iter().any(|(start, length)| (*start..start + length).contains(&address))
+            };
+            let regions = |ranges: &[(u64, u64)], kind| -> Vec<_> {
+                ranges.iter().map(|(start, length)| (*start, start + length, kind)).collect()
+            };
+            let map = map(&[regions(&usable, Kind::Usable), regions(&reserved, Kind::AcpiTables)].concat());
+            let range = start..start + length;
+            let expected = range.clone().find(|address| !of(*address, &usable) || of(*address, &reserved));
+            prop_assert_eq!(map.first_unusable(&range), expected);
         }
 
         #[test]

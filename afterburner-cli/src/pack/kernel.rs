@@ -106,11 +106,24 @@ struct Memory {
     start: u64,
 }
 
-impl PhysicalMemory for Memory {
-    fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
+impl Memory {
+    fn place(&self, address: u64, length: u64) -> Result<Range<usize>, OutOfMemory> {
         let start = address.checked_sub(self.start).and_then(|start| usize::try_from(start).ok());
         let end = start.zip(usize::try_from(length).ok()).and_then(|(start, length)| start.checked_add(length));
-        let range = start.zip(end).and_then(|(start, end)| self.bytes.get_mut(start..end));
-        range.ok_or(OutOfMemory { address, length })
+        let range = start.zip(end).map(|(start, end)| start..end);
+        range.filter(|range| range.end <= self.bytes.len()).ok_or(OutOfMemory { address, length })
+    }
+}
+
+impl PhysicalMemory for Memory {
+    fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
+        let place = self.place(address, length)?;
+        Ok(&mut self.bytes[place])
+    }
+
+    fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory> {
+        let (from, to) = (self.place(from, length)?, self.place(to, length)?);
+        self.bytes.copy_within(from, to.start);
+        Ok(())
     }
 }

@@ -1,15 +1,15 @@
 //! From the boot loader's words to the guest's first instruction.
 //!
 //! All that can be wrong is found out before anything is written: the payload, the command line, the machine's memory, the
-//! kernel. Then the guest is loaded, its sites are rewritten, and the wedge withdraws to its window.
+//! kernel. What the boot loader says is copied meanwhile, for it may lie where the guest is to be loaded. Then the guest is
+//! loaded, its sites are rewritten, and the wedge withdraws to its window.
 
 use core::fmt;
-use core::ops::Range;
 
 use wedge::image::{Damage, LOAD_ADDRESS, Parameters, Payload};
 use wedge::loader::boot_params::{self, Display};
 use wedge::loader::command_line::{CommandLine, CommandLineError};
-use wedge::loader::initramfs::Piece;
+use wedge::loader::initramfs::Archives;
 use wedge::loader::{Guest, LoadError, Plan};
 use wedge::memory::{OutOfMemory, PhysicalMemory as _, TooManyRegions};
 use wedge::rewrite::{Engine, Mode};
@@ -20,9 +20,7 @@ use super::paging::{USABLE, Window};
 use super::physical::{Firmware, Usable};
 use super::resident::{self, Resident};
 use crate::Backend;
-use crate::boot_information::{
-    self, BootInformation, Framebuffer, InvalidBootInformation, Modules, Pixels, ReadMemory as _,
-};
+use crate::boot_information::{self, BootInformation, Framebuffer, InvalidBootInformation, Pixels, ReadMemory as _};
 use crate::freestanding::arena::Arena;
 use crate::freestanding::sites::rewrite_sites;
 use crate::freestanding::{entropy, parameters, say};
@@ -149,24 +147,21 @@ fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'stat
 
     let mut map = information.memory;
     map.reserve(&own).map_err(Failure::MemoryMap)?;
-    let mut pieces = [Piece { address: 0, bytes: &[] }; 1 + Modules::CAPACITY];
-    let pieces = initramfs(&mut pieces, &contents, &information);
     let guest = Guest {
         kernel: contents.kernel,
         relocations: contents.relocations,
         physical: None,
         command_line,
-        initramfs: pieces,
+        initramfs: Archives { own: contents.initramfs, modules: &information.modules },
         map: &map,
         rsdp: rsdp(&information),
         display: information.framebuffer.map_or(Display::None, display),
         entropy: entropy(),
     };
-    let mut busy: [Range<u64>; 3 + Modules::CAPACITY + 4] = [const { 0..0 }; _];
-    let ranges = [own.clone(), payload].into_iter().chain(information.occupied());
-    let count = busy.iter_mut().zip(ranges).map(|(place, range)| *place = range).count();
-    let plan = guest.plan(&busy[..count]).map_err(Failure::Load)?;
-    // SAFETY: the plan keeps off the payload, the boot loader's words and the wedge, and off its own pieces.
+    let busy = [own.clone(), payload];
+    let plan = guest.plan(&busy).map_err(Failure::Load)?;
+    // SAFETY: the plan keeps off the payload and the wedge; what the boot loader has said was copied, and of modules there is
+    // no reference.
     let mut memory = unsafe { Usable::new(&map, own.clone()) };
     plan.load(&mut memory).map_err(Failure::Memory)?;
     take_over(&plan, &contents, options, &mut memory, base, &parameters)?;
@@ -227,29 +222,9 @@ fn command_line(
     Ok(place.insert(joined))
 }
 
-/// The archives: the image's own first.
-fn initramfs<'a>(
-    pieces: &'a mut [Piece<'static>; 1 + Modules::CAPACITY],
-    contents: &Payload<'static>,
-    information: &BootInformation<'static>,
-) -> &'a [Piece<'static>] {
-    let module = |range: &Range<u64>| Firmware.read(range.start, range.end - range.start);
-    let modules = information.modules.iter().filter_map(module);
-    let all = core::iter::once(contents.initramfs).chain(modules).filter(|bytes| !bytes.is_empty());
-    let mut count = 0;
-    for (piece, bytes) in pieces.iter_mut().zip(all) {
-        *piece = Piece { address: bytes.as_ptr().addr() as u64, bytes };
-        count += 1;
-    }
-    &pieces[..count]
-}
-
-/// ACPI's root pointer. A copy in the boot loader's words is copied to where the guest finds it later.
+/// ACPI's root pointer, copied to where the guest finds it later.
 fn rsdp(information: &BootInformation<'_>) -> u64 {
     let Some(range) = &information.rsdp else { return 0 };
-    if information.protocol != crate::selection::Protocol::Multiboot2 {
-        return range.start;
-    }
     let place = &raw mut RSDP;
     // SAFETY: the guest does not run yet, and this is called once.
     let place = unsafe { &mut *place };

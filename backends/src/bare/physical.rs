@@ -44,15 +44,29 @@ impl<'a> Usable<'a> {
     }
 }
 
+impl Usable<'_> {
+    /// Where bytes are that may be written.
+    fn place(&self, address: u64, length: u64) -> Result<(*mut u8, usize), OutOfMemory> {
+        let place = pointer(address, length).filter(|_| {
+            let range = address..address + length;
+            self.map.is_usable(&range) && !overlap(&range, &self.own)
+        });
+        place.ok_or(OutOfMemory { address, length })
+    }
+}
+
 impl PhysicalMemory for Usable<'_> {
     fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
-        let refused = OutOfMemory { address, length };
-        let (place, bytes) = pointer(address, length).ok_or(refused)?;
-        let range = address..address + length;
-        if !self.map.is_usable(&range) || overlap(&range, &self.own) {
-            return Err(refused);
-        }
+        let (place, length) = self.place(address, length)?;
         // SAFETY: mapped, memory, not the wedge's; and by `new`, nobody else's.
-        Ok(unsafe { core::slice::from_raw_parts_mut(place, bytes) })
+        Ok(unsafe { core::slice::from_raw_parts_mut(place, length) })
+    }
+
+    fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory> {
+        let (source, _) = pointer(from, length).ok_or(OutOfMemory { address: from, length })?;
+        let (place, length) = self.place(to, length)?;
+        // SAFETY: any byte that is mapped may be read; the others as in `bytes`.
+        unsafe { core::ptr::copy(source, place, length) };
+        Ok(())
     }
 }

@@ -6,8 +6,8 @@
 //! there is, and an error names protocol, field and address. A machine whose loader contradicts itself is not booted: with a
 //! wrong memory map the guest would fail later, and without a word.
 //!
-//! The memory map is copied. The rest stays where the loader put it: [`BootInformation::occupied`] says where that is, since
-//! no protocol takes it out of the usable memory.
+//! The memory map is copied. The rest stays where the loader put it, and no protocol takes that out of the usable memory, nor
+//! keeps it away from where the guest is to lie. So it is copied, or moved, before the guest is loaded.
 //!
 //! The command line is taken as it is. QEMU's multiboot, and GRUB before version 2, put the path of the image in front of
 //! it, which no rule can tell from a word; GRUB 2 and the PVH loaders do not. QEMU enters an image by PVH (see [`headers`]).
@@ -36,21 +36,16 @@ use reader::Reader;
 pub struct BootInformation<'a> {
     /// The protocol that it says it in.
     pub protocol: Protocol,
-    /// The machine's memory. What is usable includes all that the loader has put there: the image, and [`Self::occupied`].
+    /// The machine's memory. What is usable includes all that the loader has put there.
     pub memory: MemoryMap,
     /// The command line; empty if there is none.
     pub command_line: &'a str,
     /// Files that were loaded along.
     pub modules: Modules,
-    /// ACPI's root pointer (RSDP). With multiboot 2 it is a copy within the loader's structure, which must survive for as
-    /// long as the guest may look for it.
+    /// ACPI's root pointer (RSDP). With multiboot 2 it is a copy within the loader's structure.
     pub rsdp: Option<Range<u64>>,
     /// The framebuffer, or text screen.
     pub framebuffer: Option<Framebuffer>,
-    /// The loader's structure.
-    structure: Range<u64>,
-    /// The command line with its NUL, if there is one.
-    command_line_at: Range<u64>,
 }
 
 impl<'a> BootInformation<'a> {
@@ -66,13 +61,6 @@ impl<'a> BootInformation<'a> {
             Protocol::Multiboot1 => multiboot::read(reader, address),
             Protocol::Multiboot2 => multiboot2::read(reader, address),
         }
-    }
-
-    /// The memory that the loader's words and modules lie in: not to be written before they have been used, or copied.
-    /// Ranges may be empty, and may overlap.
-    pub fn occupied(&self) -> impl Iterator<Item = Range<u64>> {
-        let words = [self.structure.clone(), self.command_line_at.clone()];
-        words.into_iter().chain(self.rsdp.clone()).chain(self.modules.iter().cloned())
     }
 }
 

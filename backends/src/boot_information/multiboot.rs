@@ -1,7 +1,5 @@
 //! Multiboot 1: a structure of which each part is there if its flag is (Multiboot Specification 0.6.96, 3.3).
 
-use core::ops::Range;
-
 use wedge::memory::{Kind, MemoryMap};
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
@@ -62,14 +60,8 @@ impl Information {
 
 pub(super) fn read<'a>(reader: &Reader<'a>, address: u64) -> Result<BootInformation<'a>, InvalidBootInformation> {
     let information: Information = reader.structure("multiboot_info", address)?;
-    let (framebuffer, structure) = screen(reader, address, &information)?;
-    let (command_line, command_line_at) = if information.has(COMMAND_LINE) {
-        let at = information.cmdline.into();
-        let command_line = reader.string("cmdline", at)?;
-        (command_line, at..at + command_line.len() as u64 + 1)
-    } else {
-        ("", 0..0)
-    };
+    let command_line =
+        if information.has(COMMAND_LINE) { reader.string("cmdline", information.cmdline.into())? } else { "" };
     Ok(BootInformation {
         protocol: reader.protocol,
         memory: memory(reader, address, &information)?,
@@ -77,9 +69,7 @@ pub(super) fn read<'a>(reader: &Reader<'a>, address: u64) -> Result<BootInformat
         modules: modules(reader, &information)?,
         // The guest finds it where BIOS leaves it (ACPI 6.4, 5.2.5.1). After UEFI it has none: that takes multiboot 2.
         rsdp: None,
-        framebuffer,
-        structure,
-        command_line_at,
+        framebuffer: screen(reader, address, &information)?,
     })
 }
 
@@ -137,18 +127,17 @@ fn modules(reader: &Reader<'_>, information: &Information) -> Result<Modules, In
     Ok(modules)
 }
 
-/// The framebuffer, and with it the extent of the structure.
+/// The framebuffer.
 fn screen(
     reader: &Reader<'_>,
     address: u64,
     information: &Information,
-) -> Result<(Option<Framebuffer>, Range<u64>), InvalidBootInformation> {
+) -> Result<Option<Framebuffer>, InvalidBootInformation> {
     const FIELD: &str = "framebuffer_addr";
-    let at = address + size_of::<Information>() as u64;
     if !information.has(FRAMEBUFFER) {
-        return Ok((None, address..at));
+        return Ok(None);
     }
+    let at = address + size_of::<Information>() as u64;
     let screen: Screen = reader.structure(FIELD, at)?;
-    let framebuffer = screen.framebuffer.check(&screen.colour_info);
-    Ok((framebuffer.map_err(|problem| reader.error(FIELD, at, problem))?, address..at + size_of::<Screen>() as u64))
+    screen.framebuffer.check(&screen.colour_info).map_err(|problem| reader.error(FIELD, at, problem))
 }

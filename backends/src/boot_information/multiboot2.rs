@@ -74,13 +74,9 @@ pub(super) fn read<'a>(reader: &Reader<'a>, address: u64) -> Result<BootInformat
     let fixed: Fixed = reader.structure(FIELD, address)?;
     let information = reader.bytes(FIELD, address, fixed.total_size.into())?;
     let tags = tags(reader, address, information)?;
-    let (command_line, command_line_at) = match tags.command_line {
-        None => ("", 0..0),
-        Some(tag) => {
-            let at = tag.address + TAG_HEADER as u64;
-            let command_line = reader.string_within(tag.name, tag.address, tag.body)?;
-            (command_line, at..at + command_line.len() as u64 + 1)
-        }
+    let command_line = match tags.command_line {
+        None => "",
+        Some(tag) => reader.string_within(tag.name, tag.address, tag.body)?,
     };
     let memory = match (tags.memory_map, tags.efi_memory_map) {
         (Some(tag), _) => memory_map(reader, tag)?,
@@ -98,8 +94,6 @@ pub(super) fn read<'a>(reader: &Reader<'a>, address: u64) -> Result<BootInformat
             .map(|tag| reader.rsdp(tag.name, tag.address + TAG_HEADER as u64, tag.body.len() as u64))
             .transpose()?,
         framebuffer: tags.framebuffer.map(|tag| framebuffer(reader, tag)).transpose()?.flatten(),
-        structure: address..address + information.len() as u64,
-        command_line_at,
     })
 }
 

@@ -63,27 +63,15 @@ pub(super) fn read<'a>(reader: &Reader<'a>, address: u64) -> Result<BootInformat
     let version1: Version1 = reader.structure(START_INFO, behind)?;
     let memory = memory_map(reader, address, &version1)?;
     let modules = modules(reader, &start)?;
-    let (command_line, command_line_at) = match start.cmdline_paddr.get() {
-        0 => ("", 0..0),
-        at => {
-            let command_line = reader.string("cmdline_paddr", at)?;
-            (command_line, at..at + command_line.len() as u64 + 1)
-        }
+    let command_line = match start.cmdline_paddr.get() {
+        0 => "",
+        at => reader.string("cmdline_paddr", at)?,
     };
     let rsdp = match start.rsdp_paddr.get() {
         0 => None,
         at => Some(reader.rsdp("rsdp_paddr", at, u64::MAX)?),
     };
-    Ok(BootInformation {
-        protocol: reader.protocol,
-        memory,
-        command_line,
-        modules,
-        rsdp,
-        framebuffer: None,
-        structure: address..behind + size_of::<Version1>() as u64,
-        command_line_at,
-    })
+    Ok(BootInformation { protocol: reader.protocol, memory, command_line, modules, rsdp, framebuffer: None })
 }
 
 fn memory_map(

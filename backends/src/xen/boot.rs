@@ -13,7 +13,7 @@ use wedge::linux::{self, StackSwitch};
 use wedge::loader::boot_params::Display;
 use wedge::loader::command_line::{CommandLine, CommandLineError, words};
 use wedge::loader::elf::{ElfError, Kernel};
-use wedge::loader::initramfs::Piece;
+use wedge::loader::initramfs::Archives;
 use wedge::loader::{Guest, LoadError, Plan};
 use wedge::memory::{MemoryMap, OutOfMemory, PhysicalMemory as _};
 use wedge::platform::{Pci, Platform};
@@ -184,10 +184,11 @@ fn prepare(start: &StartInfo) -> Result<Ready, Failure<'static>> {
         (payload_start - WINDOW) / PAGE..(payload_start - WINDOW + payload.len() as u64).div_ceil(PAGE);
     let laid = lay_out(memory, &contents, &payload_frames, options.tables)?;
     let memory: &'static Memory = memory;
-    let archives = Archives::find(&contents, start, memory)?;
-    let plan = laid.plan(&contents, &archives.pieces[..archives.count], command_line)?;
-    // SAFETY: the plan keeps off the payload and off its own pieces; the rest of the domain's memory is nobody's.
-    let mut usable = unsafe { Usable::new(&laid.map) };
+    let modules = Modules::find(start, memory)?;
+    let archives = Archives { own: contents.initramfs, modules: &modules.ranges[..modules.count] };
+    let plan = laid.plan(&contents, archives, command_line)?;
+    // SAFETY: the plan keeps off the payload; the rest of the domain's memory is nobody's.
+    let mut usable = unsafe { Usable::new(&laid.map, memory) };
     plan.load(&mut usable).map_err(Failure::Loaded)?;
     take_over(&plan, &contents, &mut usable, memory, laid.shadow, &parameters, privileged)?;
     Ok(Ready { entry: plan.kernel.entry(), boot_params: plan.boot_params })
@@ -346,7 +347,7 @@ impl Layout {
     fn plan<'a>(
         &'a self,
         contents: &Payload<'a>,
-        initramfs: &'a [Piece<'a>],
+        initramfs: Archives<'a>,
         command_line: &'a CommandLine,
     ) -> Result<Plan<'a>, Failure<'static>> {
         let guest = Guest {
@@ -364,36 +365,26 @@ impl Layout {
     }
 }
 
-/// The image's archive, and what the boot loader has added, in as many pieces as that lies in.
-struct Archives {
-    pieces: [Piece<'static>; PIECES],
+/// What the boot loader has added to the image's archive: machine addresses, in as many pieces as it lies in.
+struct Modules {
+    ranges: [Range<u64>; PIECES],
     count: usize,
 }
 
-impl Archives {
-    fn find(contents: &Payload<'static>, start: &StartInfo, memory: &Memory) -> Result<Self, Failure<'static>> {
-        let mut archives = Self { pieces: [Piece { address: 0, bytes: &[] }; PIECES], count: 0 };
-        // The image's own does not lie in the guest's memory: where it lies does not matter.
-        archives.add(Piece { address: 0, bytes: contents.initramfs })?;
+impl Modules {
+    fn find(start: &StartInfo, memory: &Memory) -> Result<Self, Failure<'static>> {
+        let mut modules = Self { ranges: [const { 0..0 }; PIECES], count: 0 };
         if start.flags & StartInfo::MODULE_IS_FRAME != 0 {
             let mut rest = start.mod_len;
             for range in memory.machine_ranges(start.mod_start..start.mod_start + rest.div_ceil(PAGE)) {
                 let length = (range.end - range.start).min(rest);
-                // SAFETY: the module's pages, which the linear mapping shows; the guest is loaded elsewhere.
-                let bytes = unsafe { core::slice::from_raw_parts(pointer(LINEAR + range.start), length as usize) };
-                archives.add(Piece { address: range.start, bytes })?;
+                let place = modules.ranges.get_mut(modules.count).ok_or(Failure::Pieces("the initramfs"))?;
+                *place = range.start..range.start + length;
+                modules.count += 1;
                 rest -= length;
             }
         }
-        Ok(archives)
-    }
-
-    fn add(&mut self, piece: Piece<'static>) -> Result<(), Failure<'static>> {
-        if !piece.bytes.is_empty() {
-            *self.pieces.get_mut(self.count).ok_or(Failure::Pieces("the initramfs"))? = piece;
-            self.count += 1;
-        }
-        Ok(())
+        Ok(modules)
     }
 }
 

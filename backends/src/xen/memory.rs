@@ -396,6 +396,11 @@ impl Memory {
         self.runs[..self.count].iter().any(|run| run.contains(&frame))
     }
 
+    /// Whether a machine range lies in one run of the domain's pages.
+    fn has_run(&self, range: &Range<u64>) -> bool {
+        self.runs[..self.count].iter().any(|run| run.start * PAGE <= range.start && range.end <= run.end * PAGE)
+    }
+
     /// Whether 2 MB from a machine address on are the guest's memory.
     pub(super) fn is_guests_piece(&self, address: u64) -> bool {
         self.piece(address) == Piece::Memory
@@ -404,25 +409,40 @@ impl Memory {
 
 /// Machine memory that may be written while the guest is loaded, where the linear mapping shows it.
 #[derive(Debug)]
-pub(super) struct Usable<'a>(&'a MemoryMap);
+pub(super) struct Usable<'a> {
+    map: &'a MemoryMap,
+    memory: &'a Memory,
+}
 
 impl<'a> Usable<'a> {
     /// # Safety
     ///
     /// No reference may exist into what is going to be asked for: the caller has planned what is written where.
-    pub(super) unsafe fn new(map: &'a MemoryMap) -> Self {
-        Self(map)
+    pub(super) unsafe fn new(map: &'a MemoryMap, memory: &'a Memory) -> Self {
+        Self { map, memory }
+    }
+
+    /// Where bytes are that may be written.
+    fn place(&self, address: u64, length: u64) -> Result<*mut u8, OutOfMemory> {
+        let end = address.checked_add(length).filter(|end| self.map.is_usable(&(address..*end)));
+        end.map(|_| pointer(LINEAR + address)).ok_or(OutOfMemory { address, length })
     }
 }
 
 impl PhysicalMemory for Usable<'_> {
     fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
-        let refused = OutOfMemory { address, length };
-        let end = address.checked_add(length).ok_or(refused)?;
-        if !self.0.is_usable(&(address..end)) {
-            return Err(refused);
-        }
+        let place = self.place(address, length)?;
         // SAFETY: memory of the domain, mapped, and by `new`, nobody else's.
-        Ok(unsafe { core::slice::from_raw_parts_mut(pointer(LINEAR + address), length as usize) })
+        Ok(unsafe { core::slice::from_raw_parts_mut(place, length as usize) })
+    }
+
+    fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory> {
+        let place = self.place(to, length)?;
+        let whole = from.checked_add(length).is_some_and(|end| self.memory.has_run(&(from..end)));
+        let source = whole.then(|| pointer::<u8>(LINEAR + from));
+        let source = source.ok_or(OutOfMemory { address: from, length })?;
+        // SAFETY: any page of the domain's may be read; the others as in `bytes`.
+        unsafe { core::ptr::copy(source, place, length as usize) };
+        Ok(())
     }
 }

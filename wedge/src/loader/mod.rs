@@ -8,7 +8,8 @@
 //!
 //! All of it is split in two. [`Guest::plan`] decides and checks, and writes nothing; it fails with a message as long as
 //! there is a machine to print it on. [`Plan::load`] writes. The order there is not free: pieces of the initramfs may lie
-//! where the kernel goes, so they are copied first.
+//! where the kernel goes, so they are copied first. What else the boot loader has said is no part of this: it has been
+//! copied before, and where it was may be written.
 //!
 //! This module and those below it are what the wedge knows of Linux as a guest to be booted; [`elf`] alone would do for
 //! any kernel.
@@ -28,7 +29,7 @@ use crate::memory::{MemoryMap, OutOfMemory, PhysicalMemory, overlap};
 use boot_params::{BootParams, Display};
 use command_line::{CommandLine, Word};
 use elf::{ElfError, Kernel};
-use initramfs::{Initramfs, NoRoom, Piece};
+use initramfs::{Archives, Initramfs, NoRoom};
 use relocations::{RelocationError, Relocations};
 
 /// The word by which the kernel is told not to randomise addresses.
@@ -50,7 +51,7 @@ pub struct Guest<'a> {
     /// Its command line.
     pub command_line: &'a CommandLine,
     /// What its initramfs consists of.
-    pub initramfs: &'a [Piece<'a>],
+    pub initramfs: Archives<'a>,
     /// The machine's memory. What is usable in it will belong to the guest.
     pub map: &'a MemoryMap,
     /// Physical address of ACPI's root pointer, or 0.
@@ -83,12 +84,23 @@ pub enum LoadError {
     Kernel(ElfError),
     /// The kernel cannot be moved to this physical address.
     Place(u64),
-    /// The kernel's place is not free memory.
+    /// The kernel's place is not all memory.
+    NoMemory {
+        /// First physical address of the place.
+        start: u64,
+        /// The address behind the last.
+        end: u64,
+        /// The first that is not memory.
+        at: u64,
+    },
+    /// The kernel's place is taken.
     Occupied {
         /// First physical address.
         start: u64,
         /// The address behind the last.
         end: u64,
+        /// First address of what is there.
+        by: u64,
     },
     /// The relocations are refused.
     Relocations(RelocationError),
@@ -100,7 +112,7 @@ pub enum LoadError {
 
 impl<'a> Guest<'a> {
     /// Finds a place for each part, away from what is `busy`: at least the memory that the parts come from, but for the
-    /// pieces of the initramfs, which are looked after here.
+    /// modules of the initramfs, which are looked after here.
     ///
     /// # Errors
     ///
@@ -112,8 +124,12 @@ impl<'a> Guest<'a> {
             None => kernel,
         };
         let extent = kernel.extent();
-        if !self.map.is_usable(&extent) || busy.iter().any(|range| overlap(range, &extent)) {
-            return Err(LoadError::Occupied { start: extent.start, end: extent.end });
+        let Range { start, end } = extent;
+        if let Some(at) = self.map.first_unusable(&extent) {
+            return Err(LoadError::NoMemory { start, end, at });
+        }
+        if let Some(range) = busy.iter().find(|range| overlap(range, &extent)) {
+            return Err(LoadError::Occupied { start, end, by: range.start });
         }
         let randomised = !self.relocations.is_empty() && !self.command_line.words().any(|word| word == NO_KASLR);
         let relocations = randomised
@@ -122,8 +138,7 @@ impl<'a> Guest<'a> {
             .map_err(LoadError::Relocations)?;
         let offset = relocations.as_ref().map(|relocations| relocations.choose_offset(self.entropy));
         let initramfs = Initramfs::place(self.initramfs, &extent, self.map, busy).map_err(LoadError::Initramfs)?;
-        let taken = busy.iter().cloned().chain([extent]);
-        let taken = taken.chain(self.initramfs.iter().map(Piece::range)).chain(initramfs.map(|it| it.range()));
+        let taken = busy.iter().cloned().chain([extent]).chain(initramfs.map(|it| it.range()));
         let boot_params =
             [BLOCK_LIMIT, u64::MAX].into_iter().find_map(|limit| self.map.place(taken.clone(), BLOCK, 4096, limit));
         let boot_params = boot_params.ok_or(LoadError::BootParams)?;
@@ -171,10 +186,17 @@ impl fmt::Display for LoadError {
         match self {
             Self::Kernel(error) => error.fmt(f),
             Self::Place(address) => write!(f, "the kernel cannot be moved to {address:#x}"),
-            Self::Occupied { start, end } => write!(f, "the kernel's place, {start:#x}-{end:#x}, is not free memory"),
+            Self::NoMemory { start, end, at } => write!(
+                f,
+                "the kernel's place, {start:#x}-{end:#x}, is not free memory at {at:#x}: the machine needs more, or the \
+                 kernel another CONFIG_PHYSICAL_START"
+            ),
+            Self::Occupied { start, end, by } => {
+                write!(f, "the kernel's place, {start:#x}-{end:#x}, is that of the image itself, at {by:#x}")
+            }
             Self::Relocations(error) => error.fmt(f),
             Self::Initramfs(error) => error.fmt(f),
-            Self::BootParams => write!(f, "no room for the boot parameters"),
+            Self::BootParams => write!(f, "no room for the boot parameters: the machine needs more memory"),
         }
     }
 }
@@ -187,6 +209,8 @@ mod tests {
 
     use std::vec::Vec;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::memory::{Kind, Region};
     use synthetic::{Memory, PHYSICAL, SIZE, VIRTUAL};
@@ -197,7 +221,7 @@ mod tests {
         relocations: Vec<u8>,
         physical: Option<u64>,
         command_line: &'static str,
-        initramfs: Vec<Piece<'static>>,
+        initramfs: &'static [u8],
         /// Bytes of usable memory, from where the kernel goes.
         memory: u64,
         busy: Vec<Range<u64>>,
@@ -210,7 +234,7 @@ mod tests {
                 relocations: synthetic::relocations([&[VIRTUAL + 0x3000], &[], &[]]),
                 physical: None,
                 command_line: "quiet",
-                initramfs: std::vec![Piece { address: PHYSICAL, bytes: b"archive" }],
+                initramfs: b"archive",
                 memory: 0x80_0000,
                 busy: Vec::new(),
             }
@@ -226,7 +250,7 @@ mod tests {
                 relocations: &self.relocations,
                 physical: self.physical,
                 command_line: &CommandLine::join(self.command_line, "").unwrap(),
-                initramfs: &self.initramfs,
+                initramfs: Archives { own: self.initramfs, modules: &[] },
                 map: &map,
                 rsdp: 0xe_0000,
                 display: Display::None,
@@ -292,28 +316,165 @@ mod tests {
 
     #[test]
     fn a_plan_fails_with_the_part_that_is_wrong() {
-        let occupied = LoadError::Occupied { start: PHYSICAL, end: PHYSICAL + SIZE };
+        let (start, end) = (PHYSICAL, PHYSICAL + SIZE);
+        let above = PHYSICAL + 0x80_0000;
         let above_the_kernel = PHYSICAL + SIZE..PHYSICAL + 0x80_0000;
         for (parts, error) in [
             (Parts { kernel: Vec::new(), ..Parts::default() }, LoadError::Kernel(ElfError::Identification)),
             (Parts { relocations: std::vec![1], ..Parts::default() }, LoadError::Relocations(RelocationError::Lists)),
-            (Parts { memory: SIZE - 1, ..Parts::default() }, occupied),
+            (Parts { memory: SIZE - 1, ..Parts::default() }, LoadError::NoMemory { start, end, at: end - 1 }),
             (Parts { physical: Some(PHYSICAL + 0x1000), ..Parts::default() }, LoadError::Place(PHYSICAL + 0x1000)),
             (
-                Parts { physical: Some(PHYSICAL + 0x80_0000), ..Parts::default() },
-                LoadError::Occupied { start: PHYSICAL + 0x80_0000, end: PHYSICAL + 0x80_0000 + SIZE },
+                Parts { physical: Some(above), ..Parts::default() },
+                LoadError::NoMemory { start: above, end: above + SIZE, at: above },
             ),
-            (Parts { busy: std::vec![PHYSICAL + SIZE - 1..PHYSICAL + SIZE], ..Parts::default() }, occupied),
+            (
+                Parts { busy: std::vec![end - 1..end], ..Parts::default() },
+                LoadError::Occupied { start, end, by: end - 1 },
+            ),
             (
                 Parts { busy: std::vec![above_the_kernel.clone()], ..Parts::default() },
                 LoadError::Initramfs(NoRoom { length: 7 }),
             ),
-            (
-                Parts { busy: std::vec![above_the_kernel], initramfs: Vec::new(), ..Parts::default() },
-                LoadError::BootParams,
-            ),
+            (Parts { busy: std::vec![above_the_kernel], initramfs: &[], ..Parts::default() }, LoadError::BootParams),
         ] {
             assert_eq!(parts.plan(|_| ()), Err(error), "{error}");
+        }
+    }
+
+    /// Pages of memory in the model of a machine.
+    const PAGES: u64 = 12;
+
+    /// A machine: what each page is, and where modules lie in it.
+    #[derive(Clone, Debug)]
+    struct Model {
+        usable: Vec<bool>,
+        modules: Vec<Range<u64>>,
+        own: Vec<u8>,
+        busy: Range<u64>,
+    }
+
+    fn model() -> impl Strategy<Value = Model> {
+        let usable = prop::collection::vec(prop::bool::weighted(0.9), usize::try_from(PAGES).unwrap());
+        // Borders of modules, with gaps between them or without, in any order.
+        let borders = prop::collection::vec(0..PAGES * 4096, 0..7);
+        let longest = prop::sample::select(std::vec![0_usize, 1, 5, 4096, 9000]);
+        let busy = (0..PAGES, 0..3_u64);
+        (usable, borders, any::<bool>(), any::<u64>(), longest, busy).prop_map(
+            |(usable, mut borders, gaps, seed, own, (page, pages))| {
+                borders.sort_unstable();
+                let pairs = borders.windows(2).step_by(1 + usize::from(gaps));
+                let mut modules: Vec<_> = pairs.map(|pair| PHYSICAL + pair[0]..PHYSICAL + pair[1]).collect();
+                modules.sort_by_key(|module| module.start.wrapping_mul(seed | 1));
+                let start = PHYSICAL + page * 4096;
+                Model { usable, modules, own: std::vec![7; own], busy: start..start + pages * 4096 }
+            },
+        )
+    }
+
+    impl Model {
+        fn map(&self) -> MemoryMap {
+            let mut map = MemoryMap::default();
+            let mut pages: Vec<_> = self.usable.iter().zip(PHYSICAL / 4096..).collect();
+            // Usable memory is one region as far as it goes, as a boot loader says it.
+            pages.dedup_by(|next, last| next.0 == last.0);
+            for (number, (usable, page)) in pages.iter().enumerate() {
+                let end = pages.get(number + 1).map_or(PHYSICAL / 4096 + PAGES, |next| next.1);
+                let kind = if **usable { Kind::Usable } else { Kind::Reserved };
+                map.add(Region { start: page * 4096, end: end * 4096, kind }).unwrap();
+            }
+            map
+        }
+
+        /// Whether pages may be written, the kernel's aside.
+        fn has_room(&self, page: u64, pages: u64) -> bool {
+            let range = page * 4096..(page + pages) * 4096;
+            !overlap(&range, &self.busy)
+                && !overlap(&range, &(PHYSICAL..PHYSICAL + SIZE))
+                && self.map().is_usable(&range)
+        }
+
+        fn has_room_for(&self, length: u64) -> bool {
+            let pages = length.div_ceil(4096);
+            (PHYSICAL / 4096..PHYSICAL / 4096 + PAGES).any(|page| self.has_room(page, pages))
+        }
+    }
+
+    /// Bytes of which no two are alike nearby.
+    fn filled() -> Memory {
+        let bytes = (0..PAGES * 4096).map(|number| (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).to_le_bytes()[0]);
+        Memory { start: PHYSICAL, bytes: bytes.collect() }
+    }
+
+    fn content(memory: &Memory, range: &Range<u64>) -> Vec<u8> {
+        let place = |address: u64| usize::try_from(address - memory.start).unwrap();
+        memory.bytes[place(range.start)..place(range.end)].to_vec()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn wherever_modules_lie_all_is_loaded_intact_or_there_is_no_room(model in model()) {
+            let (kernel, map) = (synthetic::vmlinux(), model.map());
+            let guest = Guest {
+                kernel: &kernel,
+                relocations: &[],
+                physical: None,
+                command_line: &CommandLine::join("quiet", "").unwrap(),
+                initramfs: Archives { own: &model.own, modules: &model.modules },
+                map: &map,
+                rsdp: 0,
+                display: Display::None,
+                entropy: 0,
+            };
+            let before = filled();
+            let mut archives = model.own.clone();
+            for module in &model.modules {
+                archives.resize(archives.len().next_multiple_of(4), 0);
+                archives.extend(content(&before, module));
+            }
+            let extent = PHYSICAL..PHYSICAL + SIZE;
+            match guest.plan(core::slice::from_ref(&model.busy)) {
+                Ok(plan) => {
+                    let mut memory = filled();
+                    plan.load(&mut memory).unwrap();
+                    let mut alone = filled();
+                    plan.kernel.load(&mut alone).unwrap();
+                    prop_assert_eq!(content(&memory, &extent), content(&alone, &extent));
+                    let initramfs = plan.initramfs.map_or(0..0, |initramfs| initramfs.range());
+                    prop_assert_eq!(initramfs.is_empty(), archives.is_empty());
+                    if !initramfs.is_empty() {
+                        prop_assert_eq!(content(&memory, &initramfs), archives);
+                    }
+                    let line = plan.boot_params + boot_params::SIZE as u64;
+                    prop_assert_eq!(content(&memory, &(line..line + 6)), b"quiet\0");
+                    // Nothing else has been written, but for what is left of the initramfs's last page.
+                    let pages = initramfs.start..initramfs.end.next_multiple_of(4096);
+                    let written = [extent, pages, plan.boot_params..plan.boot_params + BLOCK];
+                    for (number, range) in written.iter().enumerate() {
+                        prop_assert!(range.is_empty() || map.is_usable(range), "{range:x?}");
+                        prop_assert!(written[..number].iter().all(|other| !overlap(other, range)), "{written:x?}");
+                    }
+                    for (address, (now, then)) in (PHYSICAL..).zip(memory.bytes.iter().zip(&before.bytes)) {
+                        let may_differ = written.iter().any(|range| range.contains(&address));
+                        prop_assert!(may_differ || now == then, "{address:#x}");
+                    }
+                }
+                Err(LoadError::NoMemory { start, end, at }) => {
+                    prop_assert!((start..end).contains(&at) && !map.is_usable(&(at..at + 1)));
+                }
+                Err(LoadError::Occupied { by, .. }) => {
+                    prop_assert!(by == model.busy.start && overlap(&model.busy, &extent));
+                }
+                Err(LoadError::Initramfs(NoRoom { length })) => {
+                    prop_assert_eq!(length, archives.len() as u64);
+                    prop_assert!(!model.has_room_for(length));
+                }
+                // The initramfs may have taken the last room for them.
+                Err(LoadError::BootParams) => prop_assert!(!archives.is_empty() || !model.has_room_for(BLOCK)),
+                Err(error) => prop_assert!(false, "{error}"),
+            }
         }
     }
 }

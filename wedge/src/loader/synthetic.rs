@@ -2,6 +2,7 @@
 
 extern crate std;
 
+use core::ops::Range;
 use std::vec::Vec;
 
 use crate::memory::{OutOfMemory, PhysicalMemory};
@@ -63,14 +64,27 @@ impl Memory {
     pub(super) fn new(start: u64, length: usize) -> Self {
         Self { start, bytes: std::vec![0xee; length] }
     }
+
+    /// Where in `bytes` these are.
+    fn place(&self, address: u64, length: u64) -> Result<Range<usize>, OutOfMemory> {
+        let place = || {
+            let start = usize::try_from(address.checked_sub(self.start)?).ok()?;
+            let end = start.checked_add(usize::try_from(length).ok()?)?;
+            (end <= self.bytes.len()).then_some(start..end)
+        };
+        place().ok_or(OutOfMemory { address, length })
+    }
 }
 
 impl PhysicalMemory for Memory {
     fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
-        let place = || {
-            let start = usize::try_from(address.checked_sub(self.start)?).ok()?;
-            Some(start..start.checked_add(usize::try_from(length).ok()?)?)
-        };
-        place().and_then(|place| self.bytes.get_mut(place)).ok_or(OutOfMemory { address, length })
+        let place = self.place(address, length)?;
+        Ok(&mut self.bytes[place])
+    }
+
+    fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory> {
+        let (from, to) = (self.place(from, length)?, self.place(to, length)?);
+        self.bytes.copy_within(from, to.start);
+        Ok(())
     }
 }

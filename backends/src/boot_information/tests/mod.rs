@@ -127,7 +127,7 @@ fn right(protocol: Protocol) -> (Memory, u64) {
 
 /// What is told lies where it is said to lie.
 fn assert_consistent(information: &BootInformation<'_>, memory: &Memory) {
-    for range in information.occupied().filter(|range| !range.is_empty()) {
+    for range in information.modules.iter().chain(&information.rsdp).filter(|range| !range.is_empty()) {
         assert!(memory.read(range.start, range.end - range.start).is_some(), "{range:x?}");
     }
     assert!(information.memory.regions().iter().any(|region| region.kind == Kind::Usable));

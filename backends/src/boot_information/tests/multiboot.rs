@@ -57,8 +57,6 @@ fn the_information_is_understood() {
         region(0x10_0000, 0x8000_0000, Kind::Usable),
     ];
     assert_eq!(information.memory.regions(), expected);
-    let occupied: Vec<_> = information.occupied().collect();
-    assert_eq!(occupied, [AT..AT + 118, COMMAND_LINE..COMMAND_LINE + 21, MODULE..MODULE + 16]);
 }
 
 #[test]
@@ -70,7 +68,6 @@ fn without_its_flag_a_field_says_nothing() {
     assert_eq!((information.command_line, information.modules.len(), information.framebuffer), ("", 0, None));
     let expected = [region(0, 639 << 10, Kind::Usable), region(1 << 20, (1 << 20) + (0x1_ffc0 << 10), Kind::Usable)];
     assert_eq!(information.memory.regions(), expected);
-    assert_eq!(information.occupied().next(), Some(AT..AT + 88));
 }
 
 #[test]
