@@ -23,6 +23,8 @@ pub mod field {
     pub const CHECKSUM: usize = 24;
     /// The page-directory-pointer entry for the wedge's window, a physical address.
     pub const WINDOW_ENTRY: usize = 136;
+    /// The first address of the range of modules.
+    pub const MODULES_START: usize = 152;
 }
 
 /// The parts of the payload, by the offset of their spans in its header.

@@ -156,7 +156,7 @@ const FOUND_BY_CHECKSUM: [(&str, Damage); 6] = [
 ];
 
 /// What is found before the checksum is looked at, and what is found although it is right.
-const FOUND_BESIDES: [(&str, Damage, &str); 14] = [
+const FOUND_BESIDES: [(&str, Damage, &str); 16] = [
     ("magic", |image| flip(&mut image.payload()[..16]), "the payload has no header of this version of the wedge"),
     ("length", |image| set(image, field::LENGTH, 1 << 30), "the payload is cut short: "),
     (
@@ -182,10 +182,16 @@ const FOUND_BESIDES: [(&str, Damage, &str); 14] = [
         },
         "the kernel's relocations are not three lists of 32-bit words",
     ),
+    ENDLESS_MODULES,
+    (
+        "copies",
+        |image| patch(image, Part::Copies, 0, &[0xff; 8]),
+        "number 0 of the payload's copies is of record 18446744",
+    ),
     (
         "window",
-        |image| set(image, field::WINDOW_ENTRY, 0x1234_5678),
-        "the kernel's page table has no free entry for the wedge's window at 0x12345678",
+        |image| set(image, field::WINDOW_ENTRY, 0x1234_5fe8),
+        "the kernel's page table has no free entry for the wedge's window at 0x12345fe8",
     ),
     (
         "record-flags",
@@ -210,6 +216,13 @@ const FOUND_BESIDES: [(&str, Damage, &str); 14] = [
         "the table of sites is refused: a site table of ",
     ),
 ];
+
+/// What the wedge would look through at each flush of the TLB.
+const ENDLESS_MODULES: (&str, Damage, &str) = (
+    "modules",
+    |image| set(image, field::MODULES_START, 0),
+    "the payload says that modules lie at 0x0-0xffffffffff000000, ",
+);
 
 /// Flips a bit in the middle.
 fn flip(bytes: &mut [u8]) -> Result<()> {
@@ -250,6 +263,17 @@ fn a_damaged_image_is_refused_with_a_message() -> Result<()> {
         refused(Machine::image(&path), name, message)?;
     }
     Ok(())
+}
+
+#[test]
+fn a_damaged_image_is_refused_on_xen_with_a_message() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (_, mut image) = to_be_damaged(directory.path())?;
+    let (path, (name, damage, message)) = (directory.path().join("damaged"), ENDLESS_MODULES);
+    damage(&mut image)?;
+    image.seal()?;
+    image.write(&path)?;
+    refused(Machine::image(&path).on_xen()?, &format!("{name}-xen"), message)
 }
 
 #[test]

@@ -12,6 +12,8 @@
 
 use core::fmt;
 
+use annotate::record::RECORD_SIZE;
+
 /// The section of the wedge that holds its [`Parameters`].
 pub const PARAMETERS_SECTION: &str = ".parameters";
 
@@ -22,6 +24,8 @@ pub const MAGIC: [u8; 16] = *b"Afterburner 0002";
 /// memory begins behind what firmware reserves, so that the memory map which the guest gets has no more regions than the
 /// machine's. Linux asks the map once for each page.
 pub const LOAD_ADDRESS: u64 = 1 << 20;
+
+const PAGE: u64 = 4096;
 
 /// The checksum covers a payload from here on.
 pub const CHECKED_FROM: usize = 32;
@@ -49,6 +53,26 @@ pub struct Parameters {
 }
 
 impl Parameters {
+    /// Holds them against a wedge of `own` bytes that has `room` of them, with its arena, in its window. They are not under the
+    /// payload's checksum, and whoever uses them reads and writes where they say.
+    ///
+    /// # Errors
+    ///
+    /// When a part does not lie behind what is in front of it, or reaches too far.
+    pub fn check(&self, own: u64, room: u64) -> Result<(), Misplaced> {
+        let end = |span: Span| span.offset.checked_add(span.length);
+        if self.arena.offset != own || end(self.arena).is_none_or(|end| end > room) {
+            return Err(Misplaced::Arena { arena: self.arena, own, room });
+        }
+        // Nothing that is loaded lies above 4 GB.
+        let below =
+            end(self.payload).and_then(|end| end.checked_add(self.load_address)).is_some_and(|end| end <= 4 << 30);
+        if !below || self.payload.offset < self.arena.offset + self.arena.length {
+            return Err(Misplaced::Payload(self.payload));
+        }
+        Ok(())
+    }
+
     /// The bytes of [`PARAMETERS_SECTION`].
     #[must_use]
     pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
@@ -60,6 +84,40 @@ impl Parameters {
         bytes
     }
 }
+
+/// Parameters that cannot be true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misplaced {
+    /// The arena does not lie where it has to.
+    Arena {
+        /// Where it is said to lie.
+        arena: Span,
+        /// Bytes of the wedge, which are in front of it.
+        own: u64,
+        /// Bytes of the window, from the wedge's first on.
+        room: u64,
+    },
+    /// The payload does not lie where it has to.
+    Payload(Span),
+}
+
+impl fmt::Display for Misplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Arena { arena: Span { offset, length }, own, room } => write!(
+                f,
+                "the image is damaged: the arena, {length:#x} bytes at {offset:#x}, does not follow on the wedge's {own:#x} \
+                 bytes within the window's {room:#x}"
+            ),
+            Self::Payload(Span { offset, length }) => write!(
+                f,
+                "the image is damaged: the payload, {length:#x} bytes at {offset:#x}, does not lie between the arena and 4 GB"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for Misplaced {}
 
 /// How long the arena has to be for a kernel with so many sites: for each, and for each of the sites that modules may
 /// bring, a stub, a counter, the counter's last snapshot, and an entry in the list of rewritten sites.
@@ -143,6 +201,29 @@ pub struct GuestFacts {
     pub stack_switch: u64,
 }
 
+impl GuestFacts {
+    /// Holds them against what all kernels here have in common: they lie with their modules in the 2 GB at the top of the
+    /// address space, and the window in the GB below that. Its entries have numbers 509 and, a level above, 511.
+    fn check(&self) -> Result<(), Damage> {
+        const KERNEL: u64 = 0xffff_ffff_8000_0000;
+        // Up to where branches from the window reach.
+        const REACHED: u64 = 0xffff_ffff_ff00_0000;
+        let Self { window_entry, user_window_entry, modules_start: start, modules_end: end, .. } = *self;
+        let in_pages = start.is_multiple_of(PAGE) && end.is_multiple_of(PAGE);
+        if !in_pages || start < KERNEL || start > end || end > REACHED {
+            return Err(Damage::Modules { start, end });
+        }
+        let is_entry = |address: u64, number: u64| address % PAGE == number * 8 && address < 4 << 30;
+        if !is_entry(window_entry, 509) {
+            return Err(Damage::TableEntry(window_entry));
+        }
+        if user_window_entry != 0 && !is_entry(user_window_entry, 511) {
+            return Err(Damage::TableEntry(user_window_entry));
+        }
+        Ok(())
+    }
+}
+
 const _: () = assert!(size_of::<Header>() == 32 + 16 * 6 + 8 + 40 && size_of::<Parameters>() == 40);
 
 /// A checksum that finds every changed word, every swap of words, and a change of length: each 8-byte word is mixed into
@@ -209,6 +290,33 @@ pub enum Damage {
     Part(&'static str),
     /// The command line is not UTF-8.
     CommandLine,
+    /// The list of copies does not consist of whole entries.
+    CopiesLength(usize),
+    /// A copy is of no record, or not in the order of the records.
+    Copy {
+        /// The number of the copy, from 0.
+        number: usize,
+        /// The number of the record that it names.
+        record: u64,
+        /// How many records there are.
+        records: u64,
+    },
+    /// The range of modules is none.
+    Modules {
+        /// Its first address.
+        start: u64,
+        /// The address behind it.
+        end: u64,
+    },
+    /// The kernel has no page-table entry there.
+    TableEntry(u64),
+    /// The arena has not the length that goes with the table of sites.
+    Arena {
+        /// Its length.
+        length: u64,
+        /// How many sites there are.
+        sites: u64,
+    },
 }
 
 impl fmt::Display for Damage {
@@ -223,6 +331,25 @@ impl fmt::Display for Damage {
             }
             Self::Part(part) => write!(f, "the payload's {part} does not lie in the payload"),
             Self::CommandLine => write!(f, "the payload's command line is not UTF-8"),
+            Self::CopiesLength(length) => {
+                write!(f, "the payload's list of copies has {length} bytes, no multiple of {}", size_of::<Copied>())
+            }
+            Self::Copy { number, record, records } => write!(
+                f,
+                "number {number} of the payload's copies is of record {record}; there are {records}, and they come in order"
+            ),
+            Self::Modules { start, end } => {
+                write!(f, "the payload says that modules lie at {start:#x}-{end:#x}, where no kernel has them")
+            }
+            Self::TableEntry(address) => {
+                write!(
+                    f,
+                    "the payload says that the kernel has a page-table entry at {address:#x}, where it can have none"
+                )
+            }
+            Self::Arena { length, sites } => {
+                write!(f, "the arena has {length:#x} bytes, not {:#x} for {sites} sites", arena_length(*sites))
+            }
         }
     }
 }
@@ -325,7 +452,7 @@ impl<'a> Payload<'a> {
             let end = span.offset.checked_add(span.length).and_then(|end| usize::try_from(end).ok());
             start.zip(end).and_then(|(start, end)| bytes.get(start..end)).ok_or(Damage::Part(name))
         };
-        Ok(Self {
+        let payload = Self {
             kernel: part("kernel", header.kernel)?,
             sites: part("table of sites", header.sites)?,
             sites_address: header.sites_address,
@@ -335,7 +462,39 @@ impl<'a> Payload<'a> {
             command_line: core::str::from_utf8(part("command line", header.command_line)?)
                 .map_err(|_| Damage::CommandLine)?,
             guest: header.guest,
-        })
+        };
+        payload.guest.check()?;
+        payload.check_copies()?;
+        Ok(payload)
+    }
+
+    /// The number of sites. Whether the last record is whole is found out when the table is read.
+    fn site_count(&self) -> u64 {
+        self.sites.len().div_ceil(RECORD_SIZE) as u64
+    }
+
+    fn check_copies(&self) -> Result<(), Damage> {
+        if !self.copies.len().is_multiple_of(size_of::<Copied>()) {
+            return Err(Damage::CopiesLength(self.copies.len()));
+        }
+        let (mut least, records) = (0, self.site_count());
+        for (number, Copied { record, .. }) in self.copies().enumerate() {
+            if !(least..records).contains(&record) {
+                return Err(Damage::Copy { number, record, records });
+            }
+            least = record;
+        }
+        Ok(())
+    }
+
+    /// Holds an arena against the number of sites.
+    ///
+    /// # Errors
+    ///
+    /// When it is not as long as [`arena_length`] says.
+    pub fn check_arena(&self, arena: Span) -> Result<(), Damage> {
+        let (length, sites) = (arena.length, self.site_count());
+        if length == arena_length(sites) { Ok(()) } else { Err(Damage::Arena { length, sites }) }
     }
 
     /// The copies of replacements.
@@ -362,7 +521,7 @@ mod tests {
     const HEADER_SIZE: usize = size_of::<Header>();
 
     /// The parts of [`payload`], one behind the other.
-    const PARTS: &[u8] = b"kernel;sites;0123456789abcdef;reloc;initramfs;quiet \xc3\xa9";
+    const PARTS: &[u8] = b"kernel;the records of two sites;\x01\0\0\0\0\0\0\089abcdef;reloc;initramfs;quiet \xc3\xa9";
 
     fn span(offset: usize, length: u64) -> Span {
         Span { offset: (HEADER_SIZE + offset) as u64, length }
@@ -374,18 +533,18 @@ mod tests {
             length: (HEADER_SIZE + PARTS.len()) as u64,
             checksum: 0,
             kernel: span(0, 6),
-            sites: span(7, 5),
+            sites: span(7, 24),
             sites_address: 0xffff_ffff_8160_0000,
-            copies: span(13, 16),
-            relocations: span(30, 5),
-            initramfs: span(36, 9),
-            command_line: span(46, 8),
+            copies: span(32, 16),
+            relocations: span(49, 5),
+            initramfs: span(55, 9),
+            command_line: span(65, 8),
             guest: GuestFacts {
-                window_entry: 1,
-                user_window_entry: 2,
-                modules_start: 3,
-                modules_end: 4,
-                stack_switch: 5,
+                window_entry: 0x182_2fe8,
+                user_window_entry: 0x182_1ff8,
+                modules_start: 0xffff_ffff_a000_0000,
+                modules_end: 0xffff_ffff_ff00_0000,
+                stack_switch: 0xffff_ffff_8100_0000,
             },
         }
     }
@@ -404,19 +563,20 @@ mod tests {
         let bytes = [&payload(header())[..], &[0xee; 40]].concat();
         let payload = Payload::check(&bytes).unwrap();
         assert_eq!(payload.kernel, b"kernel");
-        assert_eq!(payload.sites, b"sites");
+        assert_eq!(payload.sites, b"the records of two sites");
         assert_eq!(payload.sites_address, 0xffff_ffff_8160_0000);
         assert_eq!(payload.relocations, b"reloc");
         assert_eq!(payload.initramfs, b"initramfs");
         assert_eq!(payload.command_line, "quiet \u{e9}");
         assert_eq!(payload.guest, header().guest);
-        let copied = Copied { record: u64::from_le_bytes(*b"01234567"), address: u64::from_le_bytes(*b"89abcdef") };
+        let copied = Copied { record: 1, address: u64::from_le_bytes(*b"89abcdef") };
         assert_eq!(payload.copies().collect::<Vec<_>>(), [copied]);
     }
 
     #[test]
     fn a_part_that_does_not_lie_in_the_payload_is_named() {
         let outside = |length| Span { length, ..span(PARTS.len(), 0) };
+        let copy = |number, record| Damage::Copy { number, record, records: 2 };
         for (header, damage) in [
             (Header { kernel: outside(1), ..header() }, Damage::Part("kernel")),
             (Header { sites: outside(u64::MAX), ..header() }, Damage::Part("table of sites")),
@@ -424,13 +584,108 @@ mod tests {
             (Header { relocations: Span { offset: u64::MAX, length: 1 }, ..header() }, Damage::Part("relocations")),
             (Header { initramfs: Span { offset: 0, length: u64::MAX }, ..header() }, Damage::Part("initramfs")),
             (Header { command_line: outside(1), ..header() }, Damage::Part("command line")),
-            (Header { command_line: span(46, 7), ..header() }, Damage::CommandLine),
+            (Header { command_line: span(65, 7), ..header() }, Damage::CommandLine),
+            (Header { copies: span(32, 15), ..header() }, Damage::CopiesLength(15)),
+            (Header { copies: span(33, 16), ..header() }, copy(0, 0x3800_0000_0000_0000)),
+            (Header { sites: span(7, 12), ..header() }, Damage::Copy { number: 0, record: 1, records: 1 }),
+            (Header { sites: span(7, 0), ..header() }, Damage::Copy { number: 0, record: 1, records: 0 }),
             (Header { magic: *b"Afterburner 0001", ..header() }, Damage::Magic),
             (Header { length: 31, ..header() }, Damage::Magic),
         ] {
             assert_eq!(Payload::check(&payload(header)).unwrap_err(), damage, "{damage}");
         }
         assert!(Payload::check(&payload(Header { kernel: outside(0), ..header() })).is_ok());
+    }
+
+    #[test]
+    fn copies_come_in_the_order_of_the_records() {
+        let of = |records: &[u64]| {
+            let copies: Vec<_> =
+                records.iter().flat_map(|record| Copied { record: *record, address: 0 }.to_bytes()).collect();
+            let spans = Header { sites: span(7, 24), copies: span(PARTS.len(), copies.len() as u64), ..header() };
+            let mut bytes = [&spans.to_bytes()[..], PARTS, &copies].concat();
+            let length = bytes.len() as u64;
+            let sealed = Header { length, ..spans };
+            bytes[..HEADER_SIZE].copy_from_slice(&sealed.to_bytes());
+            let checksum = checksum(&bytes[CHECKED_FROM..]);
+            bytes[..HEADER_SIZE].copy_from_slice(&Header { checksum, ..sealed }.to_bytes());
+            Payload::check(&bytes).map(|payload| payload.copies().count())
+        };
+        assert_eq!(of(&[]).unwrap(), 0);
+        assert_eq!(of(&[0, 0, 1, 1]).unwrap(), 4);
+        for (records, number, record) in [(&[1, 0][..], 1, 0), (&[0, 2], 1, 2), (&[u64::MAX], 0, u64::MAX)] {
+            assert_eq!(of(records).unwrap_err(), Damage::Copy { number, record, records: 2 });
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_the_kernel_is_within_what_any_kernel_is() {
+        let facts = header().guest;
+        let check = |guest| Payload::check(&payload(Header { guest, ..header() })).map(|_| ());
+        let (start, end) = (facts.modules_start, facts.modules_end);
+        assert_eq!(check(facts), Ok(()));
+        assert_eq!(check(GuestFacts { user_window_entry: 0, modules_start: end, ..facts }), Ok(()));
+        for (start, end) in [
+            (0, end),
+            (1 << 63, end),
+            (0xffff_ffff_7fff_f000, end),
+            (start + 1, end),
+            (u64::MAX, end),
+            (start, end + 0x1000),
+            (start, end - 1),
+            (start, start - 0x1000),
+            (start, 0),
+            (start, u64::MAX),
+        ] {
+            let facts = GuestFacts { modules_start: start, modules_end: end, ..facts };
+            assert_eq!(check(facts), Err(Damage::Modules { start, end }));
+        }
+        for address in [0, 1, 0x182_2fe7, 0x182_2ff0, 0x182_2000, 1 << 63 | 0xfe8, u64::MAX - 0xfff + 0xfe8] {
+            let facts = GuestFacts { window_entry: address, ..facts };
+            assert_eq!(check(facts), Err(Damage::TableEntry(address)));
+        }
+        for address in [1, 0x182_1ff0, 0x182_1ff9, 1 << 40 | 0xff8, u64::MAX, u64::MAX - 7] {
+            let facts = GuestFacts { user_window_entry: address, ..facts };
+            assert_eq!(check(facts), Err(Damage::TableEntry(address)));
+        }
+    }
+
+    #[test]
+    fn an_arena_is_that_of_its_sites_and_lies_in_the_window_behind_the_wedge() {
+        let bytes = payload(header());
+        let payload = Payload::check(&bytes).unwrap();
+        let (own, room) = (0x10_2000, 0x100_0000);
+        let arena = Span { offset: 0x10_2000, length: arena_length(2) };
+        let right = Parameters { load_address: LOAD_ADDRESS, arena, payload: Span { offset: 0x80_0000, length: 100 } };
+        assert_eq!((right.check(own, room), payload.check_arena(arena)), (Ok(()), Ok(())));
+        for (offset, length) in [
+            (0, arena.length),
+            (0x10_1000, arena.length),
+            (0x10_2001, arena.length),
+            (0x10_3000, arena.length),
+            (room, arena.length),
+            (room, 1),
+            (0x10_2000, room - 0x10_2000 + 1),
+            (0x10_2000, u64::MAX),
+            (u64::MAX & !0xfff, 0x1000),
+            (u64::MAX & !0xfff, arena.length),
+            (1 << 63, 1 << 63),
+        ] {
+            let arena = Span { offset, length };
+            let misplaced = Misplaced::Arena { arena, own, room };
+            assert_eq!(Parameters { arena, ..right }.check(own, room), Err(misplaced), "{misplaced}");
+        }
+        for (offset, length) in
+            [(0, 100), (0x30_1fff, 1), (0x80_0000, u64::MAX), (u64::MAX, 1), (0x80_0000, 4 << 30), (1 << 32, 0)]
+        {
+            let payload = Span { offset, length };
+            let misplaced = Misplaced::Payload(payload);
+            assert_eq!(Parameters { payload, ..right }.check(own, room), Err(misplaced), "{misplaced}");
+        }
+        for length in [0, 1, arena.length - 1, arena.length + 1, u64::MAX] {
+            let damage = Damage::Arena { length, sites: 2 };
+            assert_eq!(payload.check_arena(Span { length, ..arena }), Err(damage), "{damage}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use core::fmt;
 
-use wedge::image::{Damage, LOAD_ADDRESS, Parameters, Payload};
+use wedge::image::{Damage, LOAD_ADDRESS, Misplaced, Parameters, Payload};
 use wedge::loader::boot_params::{self, Display};
 use wedge::loader::command_line::{CommandLine, CommandLineError};
 use wedge::loader::initramfs::Archives;
@@ -23,7 +23,7 @@ use crate::Backend;
 use crate::boot_information::{self, BootInformation, Framebuffer, InvalidBootInformation, Pixels, ReadMemory as _};
 use crate::freestanding::arena::Arena;
 use crate::freestanding::sites::rewrite_sites;
-use crate::freestanding::{entropy, parameters, say};
+use crate::freestanding::{entropy, own_length, parameters, say};
 use crate::options::{InvalidOption, Options};
 use crate::selection::{Impossible, select};
 
@@ -37,7 +37,7 @@ pub(super) enum Failure<'a> {
     NotPacked,
     Moved { expected: u64, found: u64 },
     Protocol { eax: u32, first_word: u32 },
-    Window { length: u64 },
+    Misplaced(Misplaced),
     BootInformation(InvalidBootInformation),
     Payload(Damage),
     CommandLine(CommandLineError),
@@ -63,7 +63,7 @@ impl fmt::Display for Failure<'_> {
             Self::Protocol { eax, first_word } => {
                 write!(f, "entered neither by PVH nor by multiboot: EAX is {eax:#x}, and EBX points to {first_word:#x}")
             }
-            Self::Window { length } => write!(f, "the wedge needs {length} bytes, its window has {USABLE}"),
+            Self::Misplaced(error) => error.fmt(f),
             Self::BootInformation(error) => error.fmt(f),
             Self::Payload(error) => error.fmt(f),
             Self::CommandLine(error) => error.fmt(f),
@@ -118,20 +118,23 @@ fn prepare(eax: u32, information: u64, base: u64) -> Result<Ready, Failure<'stat
     if parameters.load_address != start {
         return Err(Failure::Moved { expected: parameters.load_address, found: start });
     }
+    parameters.check(own_length(), USABLE - LOAD_ADDRESS).map_err(Failure::Misplaced)?;
     let end = LOAD_ADDRESS + parameters.arena.offset + parameters.arena.length;
-    if end > USABLE {
-        return Err(Failure::Window { length: end });
-    }
     resident::set_base(base);
     let own = start..base + end;
     let payload = start + parameters.payload.offset..start + parameters.payload.offset + parameters.payload.length;
 
     let information = boot_information(eax, information)?;
     // A loader may put bytes where there is no memory, and not notice.
-    let no_memory = Failure::Memory(OutOfMemory { address: payload.start, length: parameters.payload.length });
-    let bytes = Firmware.read(payload.start, parameters.payload.length);
-    let payload_bytes = bytes.filter(|_| information.memory.is_usable(&payload)).ok_or(no_memory)?;
-    let contents = Payload::check(payload_bytes).map_err(Failure::Payload)?;
+    for range in [&own, &payload] {
+        let (address, length) = (range.start, range.end - range.start);
+        if !information.memory.is_usable(range) {
+            return Err(Failure::Memory(OutOfMemory { address, length }));
+        }
+    }
+    let contents = Payload::check(Firmware.read(payload.start, parameters.payload.length).unwrap_or_default());
+    let contents = contents.map_err(Failure::Payload)?;
+    contents.check_arena(parameters.arena).map_err(Failure::Payload)?;
     let command_line = command_line(&contents, &information)?;
     let options = Options::parse(command_line.as_str()).map_err(Failure::Option)?;
     let backend = select(options.backend, information.protocol, hypervisor()).map_err(Failure::Backend)?;
@@ -184,6 +187,10 @@ fn take_over(
 
     let arena = Arena::new(parameters.arena);
     let window = Window::new(base, &arena.stubs(), arena.end());
+    let users = contents.guest.user_window_entry;
+    if users != 0 && !extent.contains(&users) {
+        return Err(Failure::WindowEntry { address: users });
+    }
     let entry = contents.guest.window_entry;
     let place = usize::try_from(entry.wrapping_sub(extent.start)).ok();
     let place = place.and_then(|offset| image.get_mut(offset..)).and_then(|bytes| bytes.first_chunk_mut::<8>());

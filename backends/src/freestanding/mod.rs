@@ -6,7 +6,7 @@ mod heap;
 pub(crate) mod log;
 pub(crate) mod sites;
 
-use wedge::image::{Parameters, Span};
+use wedge::image::{LOAD_ADDRESS, Parameters, Span};
 
 pub(crate) use log::say;
 
@@ -16,6 +16,16 @@ pub(crate) const WINDOW: u64 = 0xffff_ffff_7f00_0000;
 pub(crate) const WINDOW_LENGTH: u64 = 16 << 20;
 /// Size of a page.
 pub(crate) const PAGE: u64 = 4096;
+
+unsafe extern "C" {
+    /// The end of what is linked, in whole pages.
+    static image_end: u8;
+}
+
+/// Bytes of the wedge itself.
+pub(crate) fn own_length() -> u64 {
+    (&raw const image_end).addr() as u64 - WINDOW - LOAD_ADDRESS
+}
 
 /// Written by `afterburner pack`.
 #[unsafe(link_section = ".parameters")]

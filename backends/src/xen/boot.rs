@@ -8,7 +8,7 @@ use core::ops::Range;
 
 use annotate::instructions::Class;
 use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
-use wedge::image::{Damage, LOAD_ADDRESS, Payload};
+use wedge::image::{Damage, LOAD_ADDRESS, Misplaced, Payload, Span};
 use wedge::linux::{self, StackSwitch};
 use wedge::loader::boot_params::Display;
 use wedge::loader::command_line::{CommandLine, CommandLineError, words};
@@ -39,7 +39,7 @@ use super::{console, console::use_ring};
 use crate::Backend;
 use crate::freestanding::arena::Arena;
 use crate::freestanding::sites::rewrite_sites;
-use crate::freestanding::{PAGE, WINDOW, WINDOW_LENGTH, entropy, parameters, say};
+use crate::freestanding::{PAGE, WINDOW, WINDOW_LENGTH, entropy, own_length, parameters, say};
 use crate::options::{InvalidOption, Options};
 use crate::selection::{Entry, Impossible, select};
 
@@ -66,6 +66,7 @@ pub(super) enum Failure<'a> {
     NotPacked,
     Xen { what: &'static str, error: i64 },
     Memory(MemoryError),
+    Misplaced(Misplaced),
     Payload(Damage),
     CommandLine(CommandLineError),
     CommandLineText,
@@ -90,6 +91,7 @@ impl fmt::Display for Failure<'_> {
             }
             Self::Xen { what, error } => write!(f, "Xen refuses {what}, error {error}"),
             Self::Memory(error) => error.fmt(f),
+            Self::Misplaced(error) => error.fmt(f),
             Self::Payload(error) => error.fmt(f),
             Self::CommandLine(error) => error.fmt(f),
             Self::CommandLineText => write!(f, "the command line that Xen hands over is not UTF-8"),
@@ -155,11 +157,11 @@ fn prepare(start: &StartInfo) -> Result<Ready, Failure<'static>> {
     if parameters.payload.length == 0 {
         return Err(Failure::NotPacked);
     }
+    parameters.check(own_length(), WINDOW_LENGTH - LOAD_ADDRESS).map_err(Failure::Misplaced)?;
     let payload_start = WINDOW + LOAD_ADDRESS + parameters.payload.offset;
-    // SAFETY: Xen has loaded the image to the window, and mapped all of it; nobody writes there.
-    let payload =
-        unsafe { core::slice::from_raw_parts(pointer::<u8>(payload_start), parameters.payload.length as usize) };
+    let payload = loaded(start, parameters.payload)?;
     let contents = Payload::check(payload).map_err(Failure::Payload)?;
+    contents.check_arena(parameters.arena).map_err(Failure::Payload)?;
     let command_line = command_line(&contents, start)?;
     let options = Options::parse(command_line.as_str()).map_err(Failure::Option)?;
     let backend = select(options.backend, Entry::XenPv, None).map_err(Failure::Backend)?;
@@ -192,6 +194,17 @@ fn prepare(start: &StartInfo) -> Result<Ready, Failure<'static>> {
     plan.load(&mut usable).map_err(Failure::Loaded)?;
     take_over(&plan, &contents, &mut usable, memory, laid.shadow, &parameters, privileged)?;
     Ok(Ready { entry: plan.kernel.entry(), boot_params: plan.boot_params })
+}
+
+/// The bytes of the payload, which the image says to lie there.
+fn loaded(start: &StartInfo, payload: Span) -> Result<&'static [u8], Failure<'static>> {
+    let address = WINDOW + LOAD_ADDRESS + payload.offset;
+    // Xen puts its list of frames behind the image (`xen.h`, "Start-of-day memory layout").
+    if address + payload.length > start.mfn_list {
+        return Err(Failure::Misplaced(Misplaced::Payload(payload)));
+    }
+    // SAFETY: Xen has loaded the image to the window, and mapped all up to its list; nobody writes there.
+    Ok(unsafe { core::slice::from_raw_parts(pointer(address), payload.length as usize) })
 }
 
 /// Maps what the domain shares with Xen, and takes Xen's calls.
