@@ -98,6 +98,20 @@ fn the_same_image_boots_by_every_entry() -> Result<()> {
     Ok(())
 }
 
+/// On this machine a reboot goes back to the firmware, and that to the image as it lies in memory.
+#[test]
+fn a_wedge_that_is_entered_again_resets_the_machine() -> Result<()> {
+    let kernel = Variant::MIN.build()?;
+    let directory = tempfile::tempdir()?;
+    let guest = Guest::script("nothing", Vec::new()).initramfs()?;
+    let image = directory.path().join("image");
+    self_contained(&kernel, guest.path(), false, &image)?;
+    let options = vec!["-M".into(), "microvm".into()];
+    let machine = Machine { options, timeout: Duration::from_secs(60), ..Machine::image(&image) };
+    let again = "afterburner: entered again without having been loaded again: the machine is reset";
+    machine.boot("entered-again", &Expectations::new(&["Restarting system", again], &["stopped"])).map(drop)
+}
+
 #[test]
 fn the_kernel_in_an_image_boots_without_the_wedge() -> Result<()> {
     let kernel = Variant::MIN.build()?;
