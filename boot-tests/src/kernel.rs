@@ -198,6 +198,22 @@ impl Variant {
         cpu_seconds(time.path())
     }
 
+    /// Builds modules for the kernel outside its tree, in a directory with their sources and a `Kbuild`.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel cannot be built, or they cannot.
+    pub fn build_modules(self, directory: &Path) -> Result<()> {
+        let kernel = self.build()?;
+        let _lock = cache::lock(&self.name())?;
+        let make = self.make(&source::tree()?, &kernel.directory);
+        let mut build = Command::new(afterburner()?);
+        build.args(["build", "--"]).arg(make.get_program()).args(make.get_args());
+        build.arg(assignment("M", directory)).arg("modules");
+        build.envs(make.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command::logged(&mut build, &directory.join("build.log"))
+    }
+
     fn configure(self, tree: &Path, kernel: &Kernel) -> Result<()> {
         let log = kernel.directory.join("configure.log");
         let output = &kernel.directory;

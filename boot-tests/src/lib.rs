@@ -27,6 +27,7 @@ pub mod records;
 pub mod selftests;
 pub mod soak;
 pub mod source;
+pub mod test_modules;
 pub mod unnamed;
 pub mod warnings;
 pub mod wedge_port;

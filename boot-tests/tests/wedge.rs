@@ -11,7 +11,7 @@ use boot_tests::guest::Guest;
 use boot_tests::host::Host;
 use boot_tests::kernel::{Kernel, Variant};
 use boot_tests::qemu::Machine;
-use boot_tests::{class_counts, command, icount, probes, programs, selftests, wedge_port};
+use boot_tests::{class_counts, command, icount, probes, programs, selftests, test_modules, wedge_port};
 
 /// The event tests of the `hard` kernel take half of its boot.
 const NO_EVENT_TESTS: &str = "trace_event=initcall";
@@ -166,7 +166,9 @@ fn the_sites_of_modules_are_rewritten_while_they_are_loaded() -> Result<()> {
     let kernel = Variant::MIN.build()?;
     let directory = tempfile::tempdir()?;
     let programs = vec![wedge_port::program(directory.path())?];
-    let guest = Guest { programs, ..Guest::script("module-sites", kernel.modules_named(&["msr", "cpuid"])?) };
+    let mut modules = kernel.modules_named(&["msr", "cpuid"])?;
+    modules.extend(test_modules::build(Variant::MIN, directory.path(), [0, 1])?);
+    let guest = Guest { programs, ..Guest::script("module-sites", modules) };
     for host in Host::WEDGE {
         let log = ONE_CPU.boot(host, &kernel, &guest, "module-sites", "module-sites")?;
         let counted = if host == Host::Profile { "guest: counted: 1" } else { "guest: counted: 0" };
@@ -177,17 +179,21 @@ fn the_sites_of_modules_are_rewritten_while_they_are_loaded() -> Result<()> {
 
 #[test]
 fn modules_come_and_go() -> Result<()> {
-    for (variant, hardware, modules, hosts) in [
-        (Variant::MIN, ONE_CPU, &["msr", "cpuid"][..], &Host::ALL[..]),
+    for (variant, hardware, modules, copies, hosts) in [
+        (Variant::MIN, ONE_CPU, &["msr", "cpuid"][..], [120, 12], &Host::ALL[..]),
         (
             Variant::HARD,
             HARD,
             &["msr", "cpuid", "test_fpu", "test_static_key_base", "test_static_keys"],
+            [3, 3],
             &[Host::Plain, Host::Identity],
         ),
     ] {
         let kernel = variant.build()?;
-        let guest = Guest::script("modules", kernel.modules_named(modules)?);
+        let directory = tempfile::tempdir()?;
+        let mut modules = kernel.modules_named(modules)?;
+        modules.extend(test_modules::build(variant, directory.path(), copies)?);
+        let guest = Guest::script("modules", modules);
         hardware.compare(hosts, &kernel, &guest, &format!("modules-{}", variant.name()), "modules")?;
     }
     Ok(())

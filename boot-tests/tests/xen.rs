@@ -13,7 +13,7 @@ use boot_tests::host::Host;
 use boot_tests::kernel::{Kernel, Variant};
 use boot_tests::programs::Difference;
 use boot_tests::qemu::Machine;
-use boot_tests::{probes, programs, selftests, wedge_port};
+use boot_tests::{probes, programs, selftests, test_modules, wedge_port};
 
 /// For the kernel without a wedge, too. Xen enables SVM where there is it, and that changes what VMRUN does in user mode.
 const CPU: &str = "max,-smap,-svm,-pku,-mpx";
@@ -138,8 +138,13 @@ fn linux_tests_of_the_entry_code_have_the_same_verdicts() -> Result<()> {
 #[test]
 fn modules_come_and_go() -> Result<()> {
     let of_hard = ["msr", "cpuid", "test_fpu", "test_static_key_base", "test_static_keys"];
-    for (variant, modules, append) in [(Variant::MIN, &of_hard[..2], ""), (Variant::HARD, &of_hard, HARD)] {
-        let guest = Guest::script("modules", variant.build()?.modules_named(modules)?);
+    for (variant, modules, copies, append) in
+        [(Variant::MIN, &of_hard[..2], [120, 12], ""), (Variant::HARD, &of_hard, [3, 3], HARD)]
+    {
+        let directory = tempfile::tempdir()?;
+        let mut modules = variant.build()?.modules_named(modules)?;
+        modules.extend(test_modules::build(variant, directory.path(), copies)?);
+        let guest = Guest::script("modules", modules);
         compare(variant, &guest, "modules", append)?;
     }
     Ok(())
@@ -172,6 +177,8 @@ fn the_sites_of_modules_are_rewritten_while_they_are_loaded() -> Result<()> {
     let kernel = Variant::MIN.build()?;
     let directory = tempfile::tempdir()?;
     let programs = vec![wedge_port::program(directory.path())?];
-    let guest = Guest { programs, ..Guest::script("module-sites", kernel.modules_named(&["msr", "cpuid"])?) };
+    let mut modules = kernel.modules_named(&["msr", "cpuid"])?;
+    modules.extend(test_modules::build(Variant::MIN, directory.path(), [0, 1])?);
+    let guest = Guest { programs, ..Guest::script("module-sites", modules) };
     boot(Host::Xen, &kernel, &guest, "module-sites", "module-sites", "").map(drop)
 }

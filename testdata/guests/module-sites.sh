@@ -4,7 +4,11 @@ modules() {
     /programs/wedge-port '?' | grep '^modules '
 }
 
-say "before: $(modules)"
+left() {
+    /programs/wedge-port '?' | grep '^left-in-modules ' || true
+}
+
+say "before: $(modules), left:" $(left)
 insmod /modules/cpuid.ko
 insmod /modules/msr.ko
 say "loaded: $(modules)"
@@ -15,3 +19,8 @@ rmmod msr
 say "one gone: $(modules)"
 rmmod cpuid
 say "both gone: $(modules)"
+insmod /modules/ordered_000.ko
+say "with alternatives: $(modules), left:" $(left)
+say "nested: $(cat /sys/module/ordered_000/parameters/nested), ordered: $(cat /sys/module/ordered_000/parameters/ordered)"
+rmmod ordered_000
+say "all gone: $(modules), left:" $(left)

@@ -120,16 +120,18 @@ impl fmt::Display for Misplaced {
 impl core::error::Error for Misplaced {}
 
 /// How long the arena has to be for a kernel with so many sites: for each, and for each of the sites that modules may
-/// bring, a stub, a counter, the counter's last snapshot, and an entry in the list of rewritten sites.
+/// bring, a stub, a counter, the counter's last snapshot, an entry in the list of rewritten sites, and its place in their
+/// order.
 #[must_use]
 pub const fn arena_length(sites: u64) -> u64 {
-    const SITES_OF_MODULES: u64 = 1024;
+    const SITES_OF_MODULES: u64 = 4096;
     const STUB: u64 = 64;
     const COUNTER: u64 = 8;
     const SNAPSHOT: u64 = 8;
     const ENTRY: u64 = 64;
+    const ORDER: u64 = 4;
     const GRANULE: u64 = 2 << 20;
-    (sites + SITES_OF_MODULES).saturating_mul(STUB + COUNTER + SNAPSHOT + ENTRY).next_multiple_of(GRANULE)
+    (sites + SITES_OF_MODULES).saturating_mul(STUB + COUNTER + SNAPSHOT + ENTRY + ORDER).next_multiple_of(GRANULE)
 }
 
 /// The first bytes of a payload.

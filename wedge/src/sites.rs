@@ -41,6 +41,8 @@ pub enum Reason {
     OutOfText,
     /// The site does not lie behind the slot before it: out of order, or overlapping.
     Order,
+    /// The slot has bytes of another's that is taken.
+    Overlap,
     /// The text contradicts the record.
     Contradiction(Contradiction),
 }
@@ -94,6 +96,7 @@ impl fmt::Display for Reason {
             Self::Record(error) => error.fmt(f),
             Self::OutOfText => write!(f, "the site is not in the text"),
             Self::Order => write!(f, "the site does not lie behind the slot of the record before"),
+            Self::Overlap => write!(f, "the slot overlaps another's"),
             Self::Contradiction(contradiction) => contradiction.fmt(f),
         }
     }
@@ -143,6 +146,7 @@ mod tests {
             counters: &counters,
             counters_address: TEXT - 0x2_0000,
             snapshot: &mut [0; 4],
+            order: &mut [0; 4],
         };
         let mut engine = Engine::new(Mode::Native, Hooks::default(), memory);
         let result = engine.rewrite(&table, |_| None, &mut Piece { bytes: &mut text, address: TEXT });

@@ -115,6 +115,7 @@ fn rewrite(payload: &Payload<'_>, text: &mut Piece<'_>) -> Result<(), Refusal> {
         counters: &counters,
         counters_address: WINDOW.start,
         snapshot: &mut vec![0; table.len()],
+        order: &mut vec![0; table.len()],
     };
     Engine::new(Mode::Native, Hooks::default(), memory).rewrite(&table, |_| None, text).map(drop)
 }

@@ -205,7 +205,9 @@ fn take_over(
     let summary = rewrite_sites(&mut engine, contents, moved, wedge::rewrite::Piece { bytes: image, address });
     let summary = summary.map_err(Failure::Sites)?;
     let kernel = address..address + (extent.end - extent.start);
-    Resident::new(engine, &summary, window, kernel, moved, &contents.guest).stay();
+    // SAFETY: this is the only call.
+    let regions = unsafe { crate::freestanding::modules::regions() };
+    Resident::new(engine, &summary, window, kernel, moved, &contents.guest, regions).stay();
     Ok(())
 }
 

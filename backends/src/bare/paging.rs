@@ -11,11 +11,13 @@
 
 use core::cell::UnsafeCell;
 use core::ops::Range;
+use core::sync::atomic::AtomicU64;
 
 use wedge::image::LOAD_ADDRESS;
+use wedge::modules::PAGE_LENGTH;
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
-use x86_64::registers::control::{Cr0, Cr0Flags, Cr3};
+use x86_64::registers::control::{Cr0, Cr0Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
 use crate::freestanding::{PAGE, WINDOW, WINDOW_LENGTH};
@@ -39,9 +41,11 @@ const WINDOW_DIRECTORY_ENTRY: usize = 504;
 const LAST_POINTERS: usize = 2;
 const SPARE: usize = 8;
 
-/// The last pages of the window each show a physical page: one for each level of page tables, and one for a device.
-const PEEPHOLES: u64 = WINDOW + WINDOW_LENGTH - 5 * PAGE;
-const DEVICE: u64 = PEEPHOLES + 4 * PAGE;
+/// The last pages of the window each show a physical page: one for each level of page tables, one for memory, and one for a
+/// device.
+const PEEPHOLES: u64 = WINDOW + WINDOW_LENGTH - 6 * PAGE;
+const MEMORY: usize = 4;
+const DEVICE: u64 = PEEPHOLES + 5 * PAGE;
 
 /// Bytes of the window that hold the wedge and its arena, at most.
 pub(super) const USABLE: u64 = PEEPHOLES - WINDOW;
@@ -80,17 +84,8 @@ pub(super) struct Window {
     /// The bit that forbids execution, if the processor has it.
     no_execute: u64,
     /// What the peepholes show to the processor that used them last.
-    shown: [u64; 4],
+    shown: [u64; 5],
     processor: u32,
-}
-
-/// What a virtual address leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mapping {
-    /// Physical address.
-    pub(super) physical: u64,
-    /// Whether it may be executed.
-    pub(super) executable: bool,
 }
 
 impl Window {
@@ -105,7 +100,7 @@ impl Window {
             unsafe { Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE)) };
         }
         let no_execute = if has_no_execute { NO_EXECUTE } else { 0 };
-        let window = Self { base, no_execute, shown: [NOTHING; 4], processor: 0 };
+        let window = Self { base, no_execute, shown: [NOTHING; 5], processor: 0 };
         let (text, rodata) = (offset(&raw const text_end), offset(&raw const rodata_end));
         // SAFETY: nobody else has the tables yet.
         let (directory, tables) = unsafe { (&mut *TABLES.directory.get(), &mut *TABLES.tables.get()) };
@@ -151,7 +146,7 @@ impl Window {
     /// Says which processor uses the window now: what another one has looked at may not be in this one's TLB.
     pub(super) fn used_by(&mut self, processor: u32) {
         if self.processor != processor {
-            (self.processor, self.shown) = (processor, [NOTHING; 4]);
+            (self.processor, self.shown) = (processor, [NOTHING; 5]);
         }
     }
 
@@ -166,15 +161,35 @@ impl Window {
         tlb::flush(VirtAddr::new_truncate(at));
     }
 
+    /// Where a physical page is seen, through a peephole that stays as it is until it is used for another page.
+    fn peephole(&mut self, number: usize, page: u64) -> u64 {
+        let at = PEEPHOLES + number as u64 * PAGE;
+        if self.shown[number] != page {
+            self.show(at, page, 0);
+            self.shown[number] = page;
+        }
+        at
+    }
+
     /// The entry for an address in a table of a level, 0 being a page table.
     fn entry_for(&mut self, level: usize, table: u64, address: u64) -> *mut u64 {
-        let at = PEEPHOLES + level as u64 * PAGE;
-        if self.shown[level] != table {
-            self.show(at, table, 0);
-            self.shown[level] = table;
-        }
-        let place = at + 8 * table_index(address, level) as u64;
+        let place = self.peephole(level, table) + 8 * table_index(address, level) as u64;
         core::ptr::with_exposed_provenance_mut(usize::try_from(place).unwrap_or(0))
+    }
+
+    /// A page table of a level, 0 being a page table proper.
+    pub(super) fn table(&mut self, level: usize, physical: u64) -> &[AtomicU64; 512] {
+        let place = self.peephole(level, physical & ADDRESS);
+        // SAFETY: what the guest has as a page table is memory, and the peephole shows it as long as `self` is borrowed.
+        unsafe { &*core::ptr::with_exposed_provenance(usize::try_from(place).unwrap_or(0)) }
+    }
+
+    /// A page of the guest's memory.
+    pub(super) fn page(&mut self, physical: u64) -> &[u8; PAGE_LENGTH] {
+        let place = self.peephole(MEMORY, physical & ADDRESS);
+        // SAFETY: what the guest has mapped as a module's constants is memory, and nobody writes to it; the peephole shows it
+        // as long as `self` is borrowed.
+        unsafe { &*core::ptr::with_exposed_provenance(usize::try_from(place).unwrap_or(0)) }
     }
 
     fn read(&mut self, level: usize, table: u64, address: u64) -> u64 {
@@ -187,44 +202,6 @@ impl Window {
     pub(super) fn device(&mut self, physical: u64) -> *mut u32 {
         self.show(DEVICE, physical & ADDRESS, UNCACHED);
         core::ptr::with_exposed_provenance_mut(usize::try_from(DEVICE + (physical & (PAGE - 1))).unwrap_or(0))
-    }
-
-    /// The first page at or behind an address, and before `limit`, that the page tables in use map.
-    pub(super) fn next_mapped(&mut self, mut address: u64, limit: u64) -> Option<(u64, Mapping)> {
-        let root = Cr3::read().0.start_address().as_u64();
-        while address < limit {
-            let (mut table, mut level, mut executable) = (root, 3, true);
-            loop {
-                let span = PAGE << (9 * level);
-                let entry = self.read(level, table, address);
-                if entry & PRESENT == 0 {
-                    address = self.behind_absent(level, table, address)?;
-                    // Still in the same table?
-                    if table_index(address, level) != 0 && address < limit {
-                        continue;
-                    }
-                    break;
-                }
-                executable &= entry & self.no_execute == 0;
-                if level == 0 || entry & LARGE != 0 && level < 3 {
-                    let physical = entry & ADDRESS & !(span - 1) | address & (span - 1);
-                    return Some((address, Mapping { physical, executable }));
-                }
-                (table, level) = (entry & ADDRESS, level - 1);
-            }
-        }
-        None
-    }
-
-    /// The address behind an entry that is absent, and behind those that follow it in the same table.
-    fn behind_absent(&mut self, level: usize, table: u64, address: u64) -> Option<u64> {
-        let span = PAGE << (9 * level);
-        let first = self.entry_for(level, table, address);
-        let rest = 512 - table_index(address, level);
-        // SAFETY: as in `read`; so many entries follow in the table.
-        let is_present = |number: &usize| unsafe { first.wrapping_add(*number).read_volatile() } & PRESENT != 0;
-        let absent = (0..rest).find(is_present).unwrap_or(rest);
-        (address & !(span - 1)).checked_add(span * absent as u64)
     }
 
     /// Puts the window into the tables that user mode runs on, if the guest has made them. `entry` is the physical address

@@ -10,9 +10,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use annotate::instructions::Class;
 use annotate::record::AllegedSite;
 use wedge::image::GuestFacts;
-use wedge::modules::{Event, ModuleMemory, Modules, Rewriter, Run};
+use wedge::modules::{ModuleMemory, Modules, PAGE_LENGTH, Region, Rewriter};
 use wedge::port::{Command, Commands, Line, More, Port};
-use wedge::rewrite::{Engine, Entry, GuestText, Hook, Mode, Outcome, Presented, Summary};
+use wedge::rewrite::{Engine, Entry, GuestText, Hook, Left, Mode, Outcome, Presented, Summary};
+use wedge::sites::Reason;
+use x86_64::registers::control::Cr3;
 
 use super::exceptions::{Frame, interpose_all};
 use super::hooks::{self, Call};
@@ -20,7 +22,7 @@ use super::lock::{Lock, processor};
 use super::paging::{Window, WriteUnprotected};
 use super::world;
 use crate::Backend;
-use crate::freestanding::{PAGE, WINDOW, say};
+use crate::freestanding::{WINDOW, say};
 
 static RESIDENT: Lock<Option<Resident>> = Lock::new(None);
 
@@ -43,7 +45,7 @@ pub(super) struct Resident {
     engine: Engine<'static>,
     summary: Summary,
     window: Window,
-    modules: Modules,
+    modules: Modules<'static>,
     text: LiveText,
     port: Port,
     /// Physical address of the PML4 entry of user mode's tables, until the window is in them; 0 then, or if there are none.
@@ -81,7 +83,7 @@ struct Answered {
 }
 
 impl Resident {
-    /// A wedge for a guest that is about to run.
+    /// A wedge for a guest that is about to run. `regions` is the memory that its modules are watched with.
     pub(super) fn new(
         engine: Engine<'static>,
         summary: &Summary,
@@ -89,13 +91,14 @@ impl Resident {
         kernel: Range<u64>,
         moved: u64,
         facts: &GuestFacts,
+        regions: &'static mut [Region],
     ) -> Self {
         let modules = facts.modules_start..facts.modules_end;
         Self {
             engine,
             summary: *summary,
             window,
-            modules: Modules::new(modules.clone()),
+            modules: Modules::new(modules.clone(), regions),
             text: LiveText { kernel, modules },
             port: Port::new(),
             user_window_entry: facts.user_window_entry,
@@ -169,22 +172,21 @@ impl Resident {
     }
 
     fn look_for_modules(&mut self) {
-        let mut live = LiveModules { window: &mut self.window };
-        let mut rewriter = LiveRewriter { engine: &mut self.engine, text: &mut self.text };
-        let _unprotected = WriteUnprotected::new();
-        self.modules.look(&mut live, &mut rewriter, |event| match event {
-            Event::Rewritten { .. } => {}
-            Event::Refused { start, site, reason } => {
-                say!("module text at {start:#x} stays as it is: site {site:#x}: {reason}");
-            }
-            Event::TooMany => say!("more pieces of module text than can be watched"),
-        });
+        let Self { modules, window, engine, text, .. } = self;
+        look(modules, window, engine, text);
     }
 
+    /// Nobody looks while all is switched off: then modules have come and gone, and what is known of them is void.
     fn switch(&mut self, switch: Switch) {
-        self.look_for_modules();
-        let (engine, text, used) = (&mut self.engine, &mut self.text, self.port_sites);
-        let outcome = world::stopped(&mut self.window, || {
+        let Self { modules, engine, text, port_sites: used, .. } = self;
+        let outcome = world::stopped(&mut self.window, |window| {
+            if !engine.is_on() && matches!(switch, Switch::On) {
+                modules.forget();
+                engine.forget(&modules.range(), |entry| used.contains(&entry.address()));
+            }
+            if engine.is_on() || matches!(switch, Switch::On) {
+                look(modules, window, engine, text);
+            }
             let _unprotected = WriteUnprotected::new();
             match switch {
                 Switch::On => engine.apply(text),
@@ -198,7 +200,6 @@ impl Resident {
     fn status(&self, number: usize, line: &mut Line) -> Result<More, fmt::Error> {
         let state = if self.engine.is_on() { "on" } else { "off" };
         let kept: &[u64] = if self.engine.is_on() { &[] } else { &self.port_sites };
-        let in_modules = self.engine.entries().count() - self.summary.rewritten() as usize;
         match number {
             0 => write!(line, "backend {}", Backend::Bare)?,
             1 => write!(line, "mode {}", self.engine.mode())?,
@@ -206,12 +207,18 @@ impl Resident {
             3 => write!(line, "offset {:#x}", self.moved)?,
             4 => write!(line, "sites {}", self.summary.sites())?,
             5 => write!(line, "rewritten {}", self.summary.rewritten())?,
-            6 => write!(line, "modules {in_modules}")?,
-            _ => match (kept.get(number - 7), self.summary.left().nth((number - 7).saturating_sub(kept.len()))) {
-                (Some(address), _) => write!(line, "kept {address:016x}")?,
-                (None, Some((reason, count))) => write!(line, "left {count} {reason}")?,
-                (None, None) => return Ok(More::End),
-            },
+            6 => write!(line, "modules {}", self.engine.in_modules())?,
+            _ => {
+                let number = number - 7;
+                if let Some(address) = kept.get(number) {
+                    write!(line, "kept {address:016x}")?;
+                } else if let Some((reason, count)) = self.summary.left().nth(number - kept.len()) {
+                    write!(line, "left {count} {reason}")?;
+                } else {
+                    let number = number - kept.len() - self.summary.left().count();
+                    return self.modules.tally().line(number, line);
+                }
+            }
         }
         Ok(More::Line)
     }
@@ -338,27 +345,25 @@ impl GuestText for LiveText {
     }
 }
 
-/// The pages in the range of the guest's modules.
+/// Looks at what has become of the modules.
+fn look(modules: &mut Modules<'_>, window: &mut Window, engine: &mut Engine<'static>, text: &mut LiveText) {
+    let root = Cr3::read().0.start_address().as_u64();
+    let mut rewriter = LiveRewriter { engine, text };
+    modules.look(root, &mut LiveModules { window }, &mut rewriter, |event| say!("{event}"));
+}
+
+/// The memory that the guest's modules are in.
 struct LiveModules<'a> {
     window: &'a mut Window,
 }
 
 impl ModuleMemory for LiveModules<'_> {
-    fn next_run(&mut self, from: u64, to: u64) -> Option<Run> {
-        let (start, first) = self.window.next_mapped(from, to)?;
-        let mut run = Run { start, end: start + PAGE, frame: first.physical, executable: first.executable };
-        while let Some((_, next)) = self.window.next_mapped(run.end, run.end + 1) {
-            run.end += PAGE;
-            run.executable |= next.executable;
-        }
-        Some(run)
+    fn table(&mut self, level: usize, physical: u64) -> Option<&[AtomicU64; 512]> {
+        Some(self.window.table(level, physical))
     }
 
-    fn bytes(&mut self, run: &Run) -> &[u8] {
-        let place = core::ptr::with_exposed_provenance(usize::try_from(run.start).unwrap_or(0));
-        let length = usize::try_from(run.end - run.start).unwrap_or(0);
-        // SAFETY: the run was found mapped at this very look.
-        unsafe { slice::from_raw_parts(place, length) }
+    fn page(&mut self, physical: u64) -> Option<&[u8; PAGE_LENGTH]> {
+        Some(self.window.page(physical))
     }
 }
 
@@ -369,11 +374,12 @@ struct LiveRewriter<'a> {
 }
 
 impl Rewriter for LiveRewriter<'_> {
-    fn add(&mut self, site: &AllegedSite) -> bool {
-        matches!(self.engine.add(site, self.text), Ok(Ok(())))
+    fn add(&mut self, site: &AllegedSite) -> Result<Result<(), Left>, Reason> {
+        let _unprotected = WriteUnprotected::new();
+        self.engine.add(site, self.text)
     }
 
     fn forget(&mut self, range: &Range<u64>) {
-        self.engine.forget(range);
+        self.engine.forget(range, |_| false);
     }
 }

@@ -55,13 +55,13 @@ pub(super) fn enlist() {
 pub(super) struct NotStopped;
 
 /// Does something while no other processor executes anything of the guest.
-pub(super) fn stopped<R>(window: &mut Window, action: impl FnOnce() -> R) -> Result<R, NotStopped> {
+pub(super) fn stopped<R>(window: &mut Window, action: impl FnOnce(&mut Window) -> R) -> Result<R, NotStopped> {
     let own = processor();
     let others =
         || (0..256u32).filter(move |other| *other != own && PROCESSORS[*other as usize].load(Ordering::Relaxed));
     let count = u32::try_from(others().count()).unwrap_or(0);
     if count == 0 {
-        return Ok(action());
+        return Ok(action(window));
     }
     exceptions::interpose(NMI, gate_2 as *const () as u64);
     STANDING.store(0, Ordering::Relaxed);
@@ -74,7 +74,7 @@ pub(super) fn stopped<R>(window: &mut Window, action: impl FnOnce() -> R) -> Res
         hint::spin_loop();
         STANDING.load(Ordering::Acquire) == count
     });
-    let result = if arrived { Ok(action()) } else { Err(NotStopped) };
+    let result = if arrived { Ok(action(window)) } else { Err(NotStopped) };
     STOPPING.store(false, Ordering::SeqCst);
     for other in others() {
         AWAITED[other as usize].store(false, Ordering::SeqCst);

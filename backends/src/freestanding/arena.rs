@@ -8,7 +8,8 @@ use wedge::rewrite::{Entry, Memory, STUB_SIZE};
 
 use super::{PAGE, WINDOW};
 
-/// The memory behind the wedge: stubs first, since they are executed, then counters, snapshot, entries.
+/// The memory behind the wedge: stubs first, since they are executed, then counters, snapshot,
+/// entries, order.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arena {
     span: Span,
@@ -19,9 +20,9 @@ impl Arena {
     /// As many sites as fit into a part of the image.
     pub(crate) fn new(span: Span) -> Self {
         let span = Span { offset: LOAD_ADDRESS + span.offset, ..span };
-        let each = STUB_SIZE + 2 * size_of::<u64>() + size_of::<Option<Entry>>();
-        // Each of the four parts may be followed by most of a page.
-        let length = usize::try_from(span.length.saturating_sub(4 * PAGE)).unwrap_or(0);
+        let each = STUB_SIZE + 2 * size_of::<u64>() + size_of::<Option<Entry>>() + size_of::<u32>();
+        // Each of the five parts may be followed by most of a page.
+        let length = usize::try_from(span.length.saturating_sub(5 * PAGE)).unwrap_or(0);
         Self { span, sites: length / each }
     }
 
@@ -45,13 +46,14 @@ impl Arena {
         let bytes = (self.sites * size_of::<u64>()) as u64;
         let snapshot = (counters + bytes).next_multiple_of(PAGE);
         let entries = (snapshot + bytes).next_multiple_of(PAGE);
+        let order = (entries + (self.sites * size_of::<Option<Entry>>()) as u64).next_multiple_of(PAGE);
         let stubs_address = WINDOW + stubs.start;
         let empty = place::<Option<Entry>>(entries);
         for number in 0..self.sites {
             // SAFETY: in the arena, by `new`, and aligned to a page.
             unsafe { empty.wrapping_add(number).write(None) };
         }
-        // SAFETY: four pieces of the arena that do not overlap, aligned to pages; zeroed by the boot loader, or just
+        // SAFETY: five pieces of the arena that do not overlap, aligned to pages; zeroed by the boot loader, or just
         // initialised.
         unsafe {
             Memory {
@@ -61,6 +63,7 @@ impl Arena {
                 counters: slice::from_raw_parts(place(counters), self.sites),
                 counters_address: counters,
                 snapshot: slice::from_raw_parts_mut(place(snapshot), self.sites),
+                order: slice::from_raw_parts_mut(place(order), self.sites),
             }
         }
     }

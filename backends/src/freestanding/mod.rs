@@ -4,6 +4,7 @@
 pub(crate) mod arena;
 mod heap;
 pub(crate) mod log;
+pub(crate) mod modules;
 pub(crate) mod sites;
 
 use wedge::image::{LOAD_ADDRESS, Parameters, Span};

@@ -2,6 +2,7 @@
 
 use core::fmt::{self, Write as _};
 
+use wedge::modules::Tally;
 use wedge::port::{Command, Commands, Line, More};
 use wedge::rewrite::Mode;
 use wedge::shadow::Statistics;
@@ -18,6 +19,8 @@ pub(super) struct Account {
     pub(super) rewritten: u32,
     /// Sites of modules that are rewritten now.
     pub(super) in_modules: usize,
+    /// What became of all that there were.
+    pub(super) of_modules: Tally,
     /// Instructions of the guest's kernel that nobody annotated and that were emulated.
     pub(super) unannotated: u64,
 }
@@ -48,7 +51,7 @@ impl Answers<'_> {
             10 => write!(line, "shadow resyncs {} changes {}", shadow.resyncs, shadow.changes)?,
             11 => write!(line, "shadow evictions {} kernel {}", shadow.evictions, shadow.kernel_evictions)?,
             12 => write!(line, "refused {}", self.refused)?,
-            _ => return Ok(More::End),
+            _ => return account.of_modules.line(number - 13, line),
         }
         Ok(More::Line)
     }

@@ -453,13 +453,15 @@ fn take_over(
     let sysret =
         engine.entries().find(|(_, entry)| entry.class() == Class::Sysret && entry.original().starts_with(&[0x48]));
     let sysret = sysret.map_or(usize::MAX, |(number, _)| number);
+    // SAFETY: this is the only call.
+    let regions = unsafe { crate::freestanding::modules::regions() };
     let mut resident = Resident {
         sysret,
         stacks,
         cpu,
         machine,
         engine,
-        modules: LiveModules::new(modules),
+        modules: LiveModules::new(modules, regions),
         kernel: address..address + (extent.end - extent.start),
         head_distance: extent.start.wrapping_sub(address),
         wanted: None,

@@ -160,10 +160,11 @@ impl Resident {
         }
         if self.machine.flushed {
             self.machine.flushed = false;
-            self.decoded.forget();
-            self.modules.look(self.cpu.cr3, &mut self.engine, &mut self.machine);
-            let sites = self.engine.entries().count();
-            self.machine.account.in_modules = sites - self.machine.account.rewritten as usize;
+            if self.modules.look(self.cpu.cr3, &mut self.engine, self.machine.tables.memory) {
+                self.decoded.forget();
+                self.machine.account.in_modules = self.engine.in_modules();
+                self.machine.account.of_modules = *self.modules.tally();
+            }
         }
         let stack = (!context.is_user()).then_some(context.rsp);
         let exit = if stack.is_none() { self.enter_user(context) } else { self.enter_kernel(context) };
@@ -233,10 +234,11 @@ impl Resident {
         if !context.is_user() && self.change_stacks(context, at) {
             return;
         }
-        let site = [at, at.wrapping_sub(self.head_distance)].into_iter().find_map(|address| {
-            let (_, entry) = self.engine.site_at(address)?;
-            let traps = entry.form() == Form::Trap || self.stacks.is_left_behind(address);
-            (traps && !context.is_user()).then_some(*entry)
+        let places = if context.is_user() { &[][..] } else { &[at, at.wrapping_sub(self.head_distance)] };
+        let site = places.iter().find_map(|address| {
+            let (_, entry) = self.engine.site_at(*address)?;
+            let traps = entry.form() == Form::Trap || self.stacks.is_left_behind(*address);
+            traps.then_some(*entry)
         });
         match site {
             Some(entry) => {

@@ -23,6 +23,7 @@ use super::encoding::Shape;
 use super::entry::{Entry, Key, Kind, Seen};
 use super::fuse::{NOPS, fuse};
 use super::moves::{Fields, Place, Shift};
+use super::order::Order;
 use super::stub::{self, BRANCH, Hooks, INT3, STUB_SIZE};
 use super::summary::Summary;
 use super::templates::{self, Interrupted};
@@ -50,6 +51,8 @@ pub struct Memory<'a> {
     pub counters_address: u64,
     /// Room for all counters at one moment.
     pub snapshot: &'a mut [u64],
+    /// Room for the numbers of the sites of modules.
+    pub order: &'a mut [u32],
 }
 
 /// The rewriter.
@@ -62,6 +65,7 @@ pub struct Engine<'a> {
     memory: Memory<'a>,
     /// Entries of the kernel, ordered by address; those of modules follow.
     kernel: usize,
+    modules: Order<'a>,
     /// No entry before this one is free.
     free_from: usize,
     on: bool,
@@ -100,12 +104,14 @@ impl<'a> Engine<'a> {
     /// An engine that has no sites yet, for a guest that has its privileges: one of [`Mode::ALL`].
     #[must_use]
     pub fn new(mode: Mode, hooks: Hooks, memory: Memory<'a>) -> Self {
-        let Memory { entries, stubs, counters, snapshot, .. } = memory;
-        let all = [entries.len(), stubs.len(), counters.len(), snapshot.len()].into_iter().min().unwrap_or(0);
+        let Memory { entries, stubs, counters, snapshot, order, .. } = memory;
+        let lengths = [entries.len(), stubs.len(), counters.len(), snapshot.len(), order.len()];
+        let all = lengths.into_iter().min().unwrap_or(0);
         let (entries, stubs) = (&mut entries[..all], &mut stubs[..all]);
         let (counters, snapshot) = (&counters[..all], &mut snapshot[..all]);
-        let memory = Memory { entries, stubs, counters, snapshot, ..memory };
-        Self { mode, hooks, machine: Virtual::default(), memory, kernel: 0, free_from: 0, on: true }
+        let modules = Order::new(&mut order[..all]);
+        let memory = Memory { entries, stubs, counters, snapshot, order: &mut [], ..memory };
+        Self { mode, hooks, machine: Virtual::default(), memory, kernel: 0, modules, free_from: 0, on: true }
     }
 
     /// An engine that has no sites yet, for a guest whose kernel runs without privileges, on this virtual processor.
@@ -214,29 +220,36 @@ impl<'a> Engine<'a> {
         if site.flags.contains(Flags::REPLACEMENT) {
             return Ok(Err(Left::Applied));
         }
+        // Whatever text of a module it is in, it is there until it is forgotten.
+        let site = AllegedSite { flags: site.flags.difference(Flags::INIT), ..*site };
+        let range = site.address..site.address.wrapping_add(site.slot.into());
+        if self.modules.overlaps(&range, self.memory.entries) {
+            return Err(Reason::Overlap);
+        }
         let slot = text.slot(site.address, site.slot.into()).ok_or(Reason::OutOfText)?;
-        let key = Key::from_site(site);
-        let taken = self.take(site, key, Some(0), slot).map_err(Reason::Contradiction)?;
-        if let (Ok((index, _)), true) = (taken, self.on)
-            && let Some(entry) = self.entry(index)
-        {
+        let key = Key::from_site(&site);
+        let taken = self.take(&site, key, Some(0), slot).map_err(Reason::Contradiction)?;
+        let (index, _) = match taken {
+            Ok(taken) => taken,
+            Err(left) => return Ok(Err(left)),
+        };
+        self.modules.insert(index, site.address, self.memory.entries);
+        if let (Some(entry), true) = (self.entry(index), self.on) {
             self.exchange(entry, entry.address, text);
         }
-        Ok(taken.map(|_| ()))
+        Ok(Ok(()))
     }
 
-    /// Forgets the sites in a range that is no longer text. Returns how many.
-    pub fn forget(&mut self, range: &Range<u64>) -> usize {
-        let mut forgotten = 0;
-        for index in self.kernel..self.memory.entries.len() {
-            let entry = &mut self.memory.entries[index];
-            if entry.is_some_and(|entry| range.contains(&entry.address)) {
-                *entry = None;
-                self.free_from = self.free_from.min(index);
-                forgotten += 1;
-            }
-        }
-        forgotten
+    /// Forgets the sites of modules in a range that is no longer text, unless they are to be kept.
+    pub fn forget(&mut self, range: &Range<u64>, keep: impl Fn(&Entry) -> bool) {
+        let free_from = &mut self.free_from;
+        self.modules.remove(range, self.memory.entries, keep, |number| *free_from = number.min(*free_from));
+    }
+
+    /// How many sites of modules are taken.
+    #[must_use]
+    pub fn in_modules(&self) -> usize {
+        self.modules.count()
     }
 
     /// Restores every slot that lasts, but for the sites that are to be kept. In virtual mode nothing is changed: without its
@@ -293,12 +306,10 @@ impl<'a> Engine<'a> {
     /// The site that starts at an address, and its number.
     #[must_use]
     pub fn site_at(&self, address: u64) -> Option<(usize, &Entry)> {
-        let (kernel, modules) = self.memory.entries.split_at_checked(self.kernel)?;
-        let here = |entry: &Option<Entry>| entry.is_some_and(|entry| entry.address == address);
+        let kernel = self.memory.entries.get(..self.kernel)?;
         let index = kernel.partition_point(|entry| entry.is_some_and(|entry| entry.address < address));
-        let index =
-            if kernel.get(index).is_some_and(here) { index } else { self.kernel + modules.iter().position(here)? };
-        Some((index, self.entry(index)?))
+        let own = kernel.get(index).and_then(Option::as_ref).filter(|entry| entry.address == address);
+        own.map(|entry| (index, entry)).or_else(|| self.modules.find(address, self.memory.entries))
     }
 
     /// The site whose stub an address is in, such as the return address of a hook.
@@ -544,16 +555,15 @@ impl<'a> Engine<'a> {
 
     /// The site that has an address strictly inside one of its lasting slots, and that slot's address.
     fn around(&self, address: u64) -> Option<(usize, &Entry, u64)> {
-        let (kernel, modules) = self.memory.entries.split_at_checked(self.kernel)?;
+        let kernel = self.memory.entries.get(..self.kernel)?;
         let behind = kernel.partition_point(|entry| entry.is_some_and(|entry| entry.address < address));
         let own = behind.checked_sub(1).and_then(|index| Some((index, kernel.get(index)?.as_ref()?)));
+        let own = own.into_iter().chain(self.modules.last_before(address, self.memory.entries));
         let others = || {
             let copies = kernel.iter().enumerate().filter_map(|(index, entry)| Some((index, entry.as_ref()?)));
-            let modules = modules.iter().enumerate();
-            let modules = modules.filter_map(|(index, entry)| Some((self.kernel + index, entry.as_ref()?)));
-            copies.filter(|(_, entry)| entry.copy != 0).chain(modules)
+            copies.filter(|(_, entry)| entry.copy != 0)
         };
-        own.into_iter().chain(others()).find_map(|(index, entry)| {
+        own.chain(others()).find_map(|(index, entry)| {
             let inside = |place: &u64| *place < address && address - place < u64::from(entry.slot());
             entry.lasting().find(inside).map(|place| (index, entry, place))
         })

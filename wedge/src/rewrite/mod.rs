@@ -21,6 +21,7 @@ mod engine;
 mod entry;
 mod fuse;
 mod moves;
+mod order;
 mod stub;
 mod summary;
 mod templates;

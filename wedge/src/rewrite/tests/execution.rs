@@ -109,6 +109,7 @@ fn run(mode: Mode, planned: &Planned, setup: &[u8], teardown: &[u8], flags: u64)
         counters,
         counters_address: arena.address() + DATA_AT as u64,
         snapshot: &mut [0; 1],
+        order: &mut [0; 1],
     };
     let hooks = Hooks { port: hook, flush: hook, descriptor: hook, fault: hook, ret: hook };
     let mut engine = Engine::new(mode, hooks, memory);

@@ -281,6 +281,7 @@ fn memory(sites: usize) -> Memory<'static> {
         counters: Box::leak((0..sites).map(|_| AtomicU64::new(0)).collect()),
         counters_address: COUNTERS,
         snapshot: Box::leak(std::vec![0; sites].into()),
+        order: Box::leak(std::vec![0; sites].into()),
     }
 }
 

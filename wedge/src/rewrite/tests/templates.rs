@@ -121,6 +121,7 @@ fn run(case: &Case) -> Seen {
         counters: &[const { AtomicU64::new(0) }; 2],
         counters_address: arena.address(),
         snapshot: &mut [0; 2],
+        order: &mut [0; 2],
     };
     let mut engine = Engine::deprivileged(machine, memory);
     let mut piece = Piece { bytes: text, address: arena.address() };
