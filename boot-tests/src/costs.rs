@@ -108,7 +108,7 @@ impl System {
 }
 
 /// The rows: what the guest calls them, what they are called in the table.
-pub const OPERATIONS: [(&str, &str); 10] = [
+pub const OPERATIONS: [(&str, &str); 11] = [
     ("boot", "boot to shell"),
     ("null-syscall", "null system call"),
     ("fork-exit", "fork, exit, wait"),
@@ -119,6 +119,7 @@ pub const OPERATIONS: [(&str, &str); 10] = [
     ("map-touch-unmap", "map, touch, unmap (page)"),
     ("page-fault", "page fault"),
     ("signal", "signal delivery"),
+    ("tsc-switch", "forbid or allow RDTSC"),
 ];
 
 /// Executed instructions.

@@ -8,6 +8,7 @@
  */
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -198,6 +199,13 @@ static void kill_self(void)
 	kill(getpid(), SIGUSR1);
 }
 
+/* Two changes of CR4 that concern no translation. */
+static void forbid_and_allow_ticks(void)
+{
+	CHECK(prctl(PR_SET_TSC, PR_TSC_SIGSEGV) == 0);
+	CHECK(prctl(PR_SET_TSC, PR_TSC_ENABLE) == 0);
+}
+
 /* Both ends of a stretch of work, by the counter and by the plugin. */
 static void agree(void)
 {
@@ -231,5 +239,6 @@ int main(int count, char **arguments)
 	report("page-fault", cost_of(touch, ROUNDS));
 	CHECK(signal(SIGUSR1, take_signal) != SIG_ERR);
 	report("signal", cost_of(kill_self, ROUNDS));
+	report("tsc-switch", cost_of(forbid_and_allow_ticks, ROUNDS) / 2);
 	return 0;
 }

@@ -33,7 +33,7 @@ pub(super) struct Registers {
 
 impl Registers {
     /// The register with this number in an instruction's encoding (SDM Vol. 2A, table 2-4). RSP is not among them.
-    pub(super) fn by_number(&self, number: u8) -> u64 {
+    fn by_number(&self, number: u8) -> u64 {
         match number & 15 {
             0 => self.rax,
             1 => self.rcx,
@@ -67,6 +67,14 @@ pub(super) struct Call {
     pub(super) return_address: u64,
     /// What the site's code has on its stack, if the site is an IRET.
     pub(super) frame: Frame,
+}
+
+impl Call {
+    /// A register at the site, by its number.
+    pub(super) fn register(&self, number: u8) -> u64 {
+        const RSP: u8 = 4;
+        if number & 15 == RSP { (&raw const self.frame).addr() as u64 } else { self.registers.by_number(number) }
+    }
 }
 
 /// The hooks in the order of their entries.

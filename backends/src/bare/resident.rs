@@ -12,9 +12,9 @@ use annotate::record::AllegedSite;
 use wedge::image::GuestFacts;
 use wedge::modules::{ModuleMemory, Modules, PAGE_LENGTH, Region, Rewriter};
 use wedge::port::{Command, Commands, Line, More, Port};
-use wedge::rewrite::{Engine, Entry, GuestText, Hook, Left, Mode, Outcome, Presented, Summary};
+use wedge::rewrite::{Engine, Entry, Flush, GuestText, Hook, Left, Mode, Outcome, Presented, Summary};
 use wedge::sites::Reason;
-use x86_64::registers::control::Cr3;
+use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 
 use super::exceptions::{Frame, interpose_all};
 use super::hooks::{self, Call};
@@ -135,10 +135,29 @@ impl Resident {
         }
     }
 
-    /// Whether a flush is of one page, and that is none of a module's.
+    /// Whether a flush concerns nothing that is mapped where modules are. That of one process identifier cannot: modules are in
+    /// all address spaces. A program can have its kernel flush its own pages, or change CR4.TSD, as often as it likes.
     fn flushes_elsewhere(&self, call: &Call) -> bool {
-        let base = self.engine.at_stub(call.return_address).and_then(Entry::base_of_invlpg);
-        base.is_some_and(|base| !self.text.modules.contains(&call.registers.by_number(base)))
+        const SINGLE_ADDRESS: u64 = 0;
+        const SINGLE_CONTEXT: u64 = 1;
+        let is_elsewhere = |address: u64| !self.text.modules.contains(&address);
+        match self.engine.at_stub(call.return_address).and_then(Entry::flush) {
+            None => false,
+            Some(Flush::Page { base }) => is_elsewhere(call.register(base)),
+            Some(Flush::Control { value }) => {
+                let changed = call.register(value) ^ Cr4::read_raw();
+                changed & (Cr4Flags::PAGE_GLOBAL | Cr4Flags::PCID).bits() == 0
+            }
+            Some(Flush::Contexts { kind, base, displacement }) => match call.register(kind) {
+                SINGLE_ADDRESS => {
+                    let descriptor = call.register(base).wrapping_add_signed(displacement.into());
+                    let place = usize::try_from(descriptor).map(core::ptr::with_exposed_provenance::<[u64; 2]>);
+                    // SAFETY: the instruction, which comes next, reads the same 16 bytes.
+                    place.is_ok_and(|place| is_elsewhere(unsafe { place.read_unaligned() }[1]))
+                }
+                kind => kind == SINGLE_CONTEXT,
+            },
+        }
     }
 
     fn interpose(&self) {

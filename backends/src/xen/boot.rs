@@ -445,6 +445,7 @@ fn take_over(
         account,
         modules: modules.clone(),
         flushed: false,
+        real_cr4: x86_64::registers::control::Cr4::read_raw(),
     };
     let mut cpu = VirtualCpu::new(Limits::of(&mut machine));
     cpu.cr3 = FIRST_TABLES;

@@ -45,6 +45,8 @@ pub(super) struct Machine {
     pub(super) modules: Range<u64>,
     /// Something that may concern modules has been flushed since the last look at them.
     pub(super) flushed: bool,
+    /// CR4 as Xen has it for the domain: to read it is a trap, too.
+    pub(super) real_cr4: u64,
 }
 
 /// The paging mode of a CPU.
@@ -201,16 +203,21 @@ impl Host for Machine {
         CpuidResult { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
     }
 
-    fn control_changed(&mut self, cpu: &VirtualCpu, register: ControlRegister, _: u64) {
+    fn control_changed(&mut self, cpu: &VirtualCpu, register: ControlRegister, old: u64) {
         let mode = paging_mode(cpu);
         self.shadow.set_mode(mode, &mut self.tables);
         if register == ControlRegister::Cr4 {
             let own = Cr4Flags::FSGSBASE | Cr4Flags::OSXSAVE | Cr4Flags::TIMESTAMP_DISABLE;
-            let wanted = Cr4Flags::from_bits_truncate(cpu.cr4).intersection(own);
-            // SAFETY: Xen emulates both; the bits concern user mode's instructions, and the wedge uses none of them but
-            // behind a check of CR4.
-            unsafe { Cr4::write(Cr4::read().difference(own).union(wanted)) };
-            self.flushed = true;
+            let changed = Cr4Flags::from_bits_truncate(old ^ cpu.cr4);
+            if changed.intersects(own) {
+                let wanted = Cr4Flags::from_bits_truncate(cpu.cr4).intersection(own);
+                self.real_cr4 = self.real_cr4 & !own.bits() | wanted.bits();
+                // SAFETY: Xen emulates it; the bits concern user mode's instructions, and the wedge uses none of them but
+                // behind a check of CR4.
+                unsafe { Cr4::write_raw(self.real_cr4) };
+            }
+            // What makes translations void that are in all address spaces (SDM Vol. 3A, 4.10.4.1).
+            self.flushed |= changed.intersects(Cr4Flags::PAGE_GLOBAL | Cr4Flags::PCID);
         }
     }
 

@@ -61,6 +61,56 @@ impl Deref for Original {
     }
 }
 
+/// What an instruction flushes, by the registers that say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// The page around an address.
+    Page {
+        /// The register with the address.
+        base: u8,
+    },
+    /// What a change of CR4 makes void.
+    Control {
+        /// The register with the new value.
+        value: u8,
+    },
+    /// What the operands of INVPCID say.
+    Contexts {
+        /// The register with the kind.
+        kind: u8,
+        /// The register by which the descriptor is found.
+        base: u8,
+        /// How far from there.
+        displacement: i32,
+    },
+}
+
+impl Flush {
+    /// `0f 01 /7` with an address in a register.
+    fn page(modrm: u8, extension: u8) -> Option<Self> {
+        let plain = modrm >> 6 == 0 && !matches!(modrm & 7, 4 | 5);
+        plain.then_some(Self::Page { base: modrm & 7 | extension })
+    }
+
+    /// The operands of `66 0f 38 82 /r`, with a descriptor at a distance from one register, which may be RSP.
+    fn contexts(rex: u8, operands: &[u8]) -> Option<Self> {
+        const NO_INDEX: u8 = 0x20;
+        let (modrm, behind) = operands.split_first()?;
+        let (base, behind) = match (modrm & 7, behind) {
+            (4, [sib, behind @ ..]) if sib & 0xf8 == NO_INDEX && rex & 2 == 0 => (sib & 7, behind),
+            (4, _) => return None,
+            (base, behind) => (base, behind),
+        };
+        let displacement = match (modrm >> 6, behind) {
+            (0, _) if base != 5 => 0,
+            (1, [byte, ..]) => i32::from(byte.cast_signed()),
+            (2, [d0, d1, d2, d3, ..]) => i32::from_le_bytes([*d0, *d1, *d2, *d3]),
+            _ => return None,
+        };
+        Some(Self::Contexts { kind: modrm >> 3 & 7 | (rex & 4) << 1, base: base | (rex & 1) << 3, displacement })
+    }
+}
+
 /// What matters of a record here but its place: its bytes, without the live registers, and with one bit for all live flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key(u64);
@@ -129,17 +179,29 @@ impl Entry {
         self.kind.form
     }
 
-    /// The number of the register that an INVLPG takes its address from, if it is such a one: `0f 01 /7` without
-    /// displacement (SDM Vol. 2A, INVLPG and table 2-2), with REX.B or without.
+    /// What the site flushes from the TLB, if that is known: SDM Vol. 2A, INVLPG and INVPCID, Vol. 2B, MOV to control registers,
+    /// and table 2-2. Operands are in one of the forms that compilers write, with REX.B or without.
+    #[must_use]
+    pub fn flush(&self) -> Option<Flush> {
+        match (self.class(), self.kind.original.array()) {
+            (Class::Invlpg, [0x0f, 0x01, modrm, ..]) => Flush::page(modrm, 0),
+            (Class::Invlpg, [0x41, 0x0f, 0x01, modrm, ..]) => Flush::page(modrm, 8),
+            (Class::MovToCr, [0x0f, 0x22, modrm @ 0xe0..=0xe7, ..]) => Some(Flush::Control { value: modrm & 7 }),
+            (Class::MovToCr, [0x41, 0x0f, 0x22, modrm @ 0xe0..=0xe7, ..]) => {
+                Some(Flush::Control { value: modrm & 7 | 8 })
+            }
+            (Class::Invpcid, [0x66, 0x0f, 0x38, 0x82, operands @ ..]) => Flush::contexts(0, &operands),
+            (Class::Invpcid, [0x66, rex @ 0x40..=0x4f, 0x0f, 0x38, 0x82, operands @ ..]) => {
+                Flush::contexts(rex, &operands)
+            }
+            _ => None,
+        }
+    }
+
+    /// The number of the register that an INVLPG takes its address from, if it is such a one.
     #[must_use]
     pub fn base_of_invlpg(&self) -> Option<u8> {
-        let (modrm, extension) = match self.kind.original.array() {
-            [0x0f, 0x01, modrm, ..] => (modrm, 0),
-            [0x41, 0x0f, 0x01, modrm, ..] => (modrm, 8),
-            _ => return None,
-        };
-        let plain = self.class() == Class::Invlpg && modrm >> 6 == 0 && !matches!(modrm & 7, 4 | 5);
-        plain.then_some(modrm & 7 | extension)
+        if let Some(Flush::Page { base }) = self.flush() { Some(base) } else { None }
     }
 
     /// The hook in its stub.

@@ -29,7 +29,7 @@ mod way;
 
 pub use deprivileged::Virtual;
 pub use engine::{Engine, Memory, Outcome, Presented};
-pub use entry::{Entry, Original};
+pub use entry::{Entry, Flush, Original};
 pub use stub::{Hooks, STUB_SIZE};
 pub use summary::Summary;
 pub use templates::{Interrupted, Word};

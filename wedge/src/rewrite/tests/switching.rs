@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::taking::planned;
 use super::*;
+use crate::sites::Reason;
 
 /// What Linux does with a replacement (`apply_alternatives`): copies it, and adjusts a lone call.
 fn apply_alternative(kernel: &mut Kernel, number: usize, copy: u64) {
@@ -237,4 +238,36 @@ fn a_module_that_comes_while_switched_off_is_rewritten_at_the_next_switch() {
     assert_eq!(piece.bytes[0], 0xe9);
     let replacement = Planned { flags: Flags::REPLACEMENT, ..cli };
     assert_eq!(engine.add(&replacement.at(TEXT), &mut piece), Ok(Err(Left::Applied)));
+}
+
+proptest! {
+    /// What is taken is what a plain list of slots says, whichever numbers the sites get.
+    #[test]
+    fn sites_of_modules_are_found_and_do_not_overlap(
+        steps in prop::collection::vec((any::<bool>(), 0..120_u64, 0..40_u64), 1..120),
+    ) {
+        let cli = Planned::new(&[0xfa], Flags::empty(), LiveFlags::all());
+        let slot = u64::from(cli.at(TEXT).slot);
+        let mut engine = engine(Mode::Native, 64);
+        let mut slots: Vec<u64> = Vec::new();
+        for (add, at, length) in steps {
+            let (at, mut text) = (TEXT + at, cli.padded());
+            if add {
+                let free = slots.iter().all(|other| other.abs_diff(at) >= slot);
+                let taken = engine.add(&cli.at(at), &mut Piece { bytes: &mut text, address: at });
+                prop_assert_eq!(taken, if free { Ok(Ok(())) } else { Err(Reason::Overlap) });
+                slots.extend(free.then_some(at));
+            } else {
+                engine.forget(&(at..at + length), |entry| entry.address().is_multiple_of(7));
+                slots.retain(|site| site.is_multiple_of(7) || site + slot <= at || *site >= at + length);
+            }
+            prop_assert_eq!(engine.in_modules(), slots.len());
+            for address in TEXT..TEXT + 130 {
+                let found = engine.site_at(address).map(|(number, entry)| (number, entry.address()));
+                let known = engine.entries().find(|(_, entry)| entry.address() == address);
+                prop_assert_eq!(found, known.map(|(number, entry)| (number, entry.address())));
+                prop_assert_eq!(found.is_some(), slots.contains(&address));
+            }
+        }
+    }
 }

@@ -240,3 +240,29 @@ fn modes_and_reasons_have_names() {
         assert!(!left.reason().is_empty());
     }
 }
+
+#[test]
+fn what_a_site_flushes_is_read_from_its_operands() {
+    let contexts = |kind, base, displacement| Some(Flush::Contexts { kind, base, displacement });
+    let cases: [(&[u8], Option<Flush>); 14] = [
+        (&[0x0f, 0x01, 0x3f], Some(Flush::Page { base: 7 })), // invlpg (%rdi)
+        (&[0x41, 0x0f, 0x01, 0x38], Some(Flush::Page { base: 8 })), // invlpg (%r8)
+        (&[0x0f, 0x01, 0x7f, 0x08], None),                    // invlpg 8(%rdi)
+        (&[0x0f, 0x01, 0x3c, 0x24], None),                    // invlpg (%rsp)
+        (&[0x0f, 0x22, 0xe0], Some(Flush::Control { value: 0 })), // mov %rax, %cr4
+        (&[0x41, 0x0f, 0x22, 0xe1], Some(Flush::Control { value: 9 })), // mov %r9, %cr4
+        (&[0x0f, 0x22, 0xd8], None),                          // mov %rax, %cr3
+        (&[0x66, 0x0f, 0x38, 0x82, 0x04, 0x24], contexts(0, 4, 0)), // invpcid (%rsp), %rax
+        (&[0x66, 0x0f, 0x38, 0x82, 0x5d, 0xf0], contexts(3, 5, -16)), // invpcid -16(%rbp), %rbx
+        (&[0x66, 0x45, 0x0f, 0x38, 0x82, 0x4c, 0x24, 0x08], contexts(9, 12, 8)), // invpcid 8(%r12), %r9
+        (&[0x66, 0x0f, 0x38, 0x82, 0x87, 0, 1, 0, 0], contexts(0, 7, 256)), // invpcid 256(%rdi), %rax
+        (&[0x66, 0x0f, 0x38, 0x82, 0x04, 0x0c], None),        // invpcid (%rsp,%rcx), %rax
+        (&[0x66, 0x0f, 0x38, 0x82, 0x05, 0, 1, 0, 0], None),  // invpcid 256(%rip), %rax
+        (&[0xfa], None),
+    ];
+    let planned: Vec<_> =
+        cases.iter().map(|(bytes, _)| Planned::new(bytes, Flags::empty(), LiveFlags::all())).collect();
+    let kernel = Kernel::new(Mode::Native, &planned);
+    let found: Vec<_> = kernel.engine.entries().map(|(_, entry)| entry.flush()).collect();
+    assert_eq!(found, cases.map(|(_, flush)| flush));
+}
