@@ -15,6 +15,10 @@ pub(super) struct Sum<'a> {
 impl<'a> Sum<'a> {
     /// Reads a whole text; `None` if it is not a sum.
     pub(super) fn read(text: &'a [u8]) -> Option<Self> {
+        // Most are a number.
+        if !text.is_empty() && text.iter().all(u8::is_ascii_digit) {
+            return number(text).map(Self::of);
+        }
         let mut reader = Reader { text, at: 0, depth: 0 };
         let mut sum = reader.sum()?;
         reader.blanks();
@@ -116,21 +120,29 @@ impl<'a> Reader<'a> {
     fn product(&mut self) -> Option<Sum<'a>> {
         let mut left = self.prefixed()?;
         loop {
-            left = if self.operator(b"<<") {
-                let (number, by) = (left.constant()?, self.prefixed()?.constant()?);
-                Sum::of(u32::try_from(by).ok().and_then(|by| number.checked_shl(by)).unwrap_or(0))
-            } else if self.operator(b">>") {
-                let (number, by) = (left.constant()?, self.prefixed()?.constant()?);
-                let number = u32::try_from(by).ok().and_then(|by| number.cast_unsigned().checked_shr(by));
-                Sum::of(number.unwrap_or(0).cast_signed())
-            } else if self.operator(b"*") {
-                Sum::of(left.constant()?.wrapping_mul(self.prefixed()?.constant()?))
-            } else if self.operator(b"/") {
-                Sum::of(left.constant()?.checked_div(self.prefixed()?.constant()?)?)
-            } else if self.operator(b"%") {
-                Sum::of(left.constant()?.checked_rem(self.prefixed()?.constant()?)?)
-            } else {
-                return Some(left);
+            left = match self.peek() {
+                Some(b'<') if self.operator(b"<<") => {
+                    let (number, by) = (left.constant()?, self.prefixed()?.constant()?);
+                    Sum::of(u32::try_from(by).ok().and_then(|by| number.checked_shl(by)).unwrap_or(0))
+                }
+                Some(b'>') if self.operator(b">>") => {
+                    let (number, by) = (left.constant()?, self.prefixed()?.constant()?);
+                    let number = u32::try_from(by).ok().and_then(|by| number.cast_unsigned().checked_shr(by));
+                    Sum::of(number.unwrap_or(0).cast_signed())
+                }
+                Some(b'*') => {
+                    self.at += 1;
+                    Sum::of(left.constant()?.wrapping_mul(self.prefixed()?.constant()?))
+                }
+                Some(b'/') => {
+                    self.at += 1;
+                    Sum::of(left.constant()?.checked_div(self.prefixed()?.constant()?)?)
+                }
+                Some(b'%') => {
+                    self.at += 1;
+                    Sum::of(left.constant()?.checked_rem(self.prefixed()?.constant()?)?)
+                }
+                _ => return Some(left),
             };
         }
     }
@@ -198,17 +210,13 @@ impl<'a> Reader<'a> {
 
 /// An integer (manual, 3.6.2.1 "Integers").
 fn number(text: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(text).ok()?.to_ascii_lowercase();
-    let parse = |digits: &str, radix| u64::from_str_radix(digits, radix).ok().map(u64::cast_signed);
-    if let Some(hexadecimal) = text.strip_prefix("0x") {
-        parse(hexadecimal, 16)
-    } else if let Some(binary) = text.strip_prefix("0b") {
-        parse(binary, 2)
-    } else if text.len() > 1 && text.starts_with('0') {
-        parse(&text, 8)
-    } else {
-        parse(&text, 10)
-    }
+    let (digits, radix) = match text {
+        [b'0', b'x' | b'X', digits @ ..] => (digits, 16),
+        [b'0', b'b' | b'B', digits @ ..] => (digits, 2),
+        [b'0', _, ..] => (text, 8),
+        _ => (text, 10),
+    };
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, radix).ok().map(u64::cast_signed)
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@
 //! Compilers write no such tables, and what they put behind a branch has a label that they name. In their output only inline
 //! assembly is looked at.
 
-use std::collections::HashMap;
 use std::mem;
 use std::ops::Range;
+
+use rustc_hash::FxHashMap;
 
 use super::distance::Reach;
 
@@ -76,8 +77,8 @@ pub(super) struct Flow {
     /// The ways that sections and bodies have interrupted.
     interrupted: Vec<Way>,
     /// The ways of other sections, by their numbers.
-    left: HashMap<usize, Way>,
-    macros: HashMap<Vec<u8>, Outline>,
+    left: FxHashMap<usize, Way>,
+    macros: FxHashMap<Vec<u8>, Outline>,
     /// The bodies that the text is in: of macros, by name, and of loops; and where each starts.
     bodies: Vec<(Option<Vec<u8>>, usize)>,
     reach: Reach,

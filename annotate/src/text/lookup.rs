@@ -32,19 +32,35 @@ const PREFIXES: &[&str] = &[
     "rex.wx", "rex.wb", "rex.wrx", "rex.wrb", "rex.wxb", "rex.wrxb", "rex.rx", "rex.rb", "rex.xb", "rex.rxb",
 ];
 
-static MNEMONICS: LazyLock<FxHashMap<Vec<u8>, Mnemonic>> = LazyLock::new(|| {
-    let mut mnemonics = FxHashMap::default();
+/// Every mnemonic that matters.
+#[derive(Default)]
+struct Mnemonics {
+    by_spelling: FxHashMap<Vec<u8>, Mnemonic>,
+    /// By the first letter, the second ones: few other instructions start like one of these.
+    starts: [u32; 32],
+}
+
+static MNEMONICS: LazyLock<Mnemonics> = LazyLock::new(|| {
+    let mut mnemonics = Mnemonics::default();
     for prefix in PREFIXES {
-        mnemonics.insert(prefix.as_bytes().to_vec(), Mnemonic::Prefix);
+        mnemonics.by_spelling.insert(prefix.as_bytes().to_vec(), Mnemonic::Prefix);
     }
     for (spelling, candidate) in spellings() {
-        match mnemonics.entry(spelling).or_insert_with(|| Mnemonic::Candidate(Vec::new())) {
+        match mnemonics.by_spelling.entry(spelling).or_insert_with(|| Mnemonic::Candidate(Vec::new())) {
             Mnemonic::Candidate(candidates) => candidates.push(candidate),
             Mnemonic::Prefix => {}
         }
     }
+    for spelling in mnemonics.by_spelling.keys() {
+        mnemonics.starts[letter(spelling[0])] |= 1 << letter(spelling[1]);
+    }
     mnemonics
 });
+
+/// The number of a letter, in either case.
+fn letter(byte: u8) -> usize {
+    usize::from(byte & 0x1f)
+}
 
 /// Every spelling of every sensitive instruction.
 pub(super) fn spellings() -> impl Iterator<Item = (Vec<u8>, Candidate)> {
@@ -61,17 +77,23 @@ pub(super) fn spellings() -> impl Iterator<Item = (Vec<u8>, Candidate)> {
     })
 }
 
-/// What the mnemonic may be; GAS reads mnemonics without regard to case.
+/// What the mnemonic before a suffix that a macro parameter supplies may be; GAS reads mnemonics without regard to case.
 pub(super) fn lookup(word: &[u8]) -> Option<&'static Mnemonic> {
     const LONGEST: usize = 12;
+    let &[first, second, ..] = word else { return None };
+    if MNEMONICS.starts[letter(first)] & 1 << letter(second) == 0 {
+        return None;
+    }
+    let word = suffixless(word);
     if word.len() > LONGEST {
         return None;
     }
     let mut lower = [0; LONGEST];
     let lower = &mut lower[..word.len()];
-    lower.copy_from_slice(word);
-    lower.make_ascii_lowercase();
-    MNEMONICS.get(&*lower)
+    for (lower, byte) in lower.iter_mut().zip(word) {
+        *lower = byte.to_ascii_lowercase();
+    }
+    MNEMONICS.by_spelling.get(&*lower)
 }
 
 /// The row of a statement that is sensitive, and a lower bound for its length.
@@ -82,7 +104,7 @@ pub(super) fn sensitive(source: &[u8], syntax: Syntax, statement: &Statement) ->
     loop {
         let word = &source[head.clone()];
         let is_pseudo = word.first() == Some(&b'{');
-        let mnemonic = if is_pseudo { Some(&Mnemonic::Prefix) } else { lookup(suffixless(word)) };
+        let mnemonic = if is_pseudo { Some(&Mnemonic::Prefix) } else { lookup(word) };
         match mnemonic? {
             Mnemonic::Candidate(candidates) => {
                 let operands = source[head.end..statement.end].trim_ascii();
@@ -90,9 +112,9 @@ pub(super) fn sensitive(source: &[u8], syntax: Syntax, statement: &Statement) ->
                 if operands.starts_with(b"=") {
                     return None;
                 }
-                let fits = |when| syntax.fits(when, word, operands);
+                let read = syntax.read(operands);
                 let candidate = candidates.iter().find(|candidate| {
-                    fits(candidate.row.when)
+                    read.fit(candidate.row.when, word)
                         && (word.len() == suffixless(word).len() || candidate.row.when != When::Always)
                 })?;
                 return Some((candidate.row, candidate.length + prefixes + syntax.least_extra_length(operands)));
@@ -111,10 +133,7 @@ pub(super) fn sensitive(source: &[u8], syntax: Syntax, statement: &Statement) ->
 
 /// The mnemonic before a suffix that a macro parameter supplies (`mov\size`).
 fn suffixless(word: &[u8]) -> &[u8] {
-    match memchr::memchr(b'\\', word) {
-        Some(at) => &word[..at],
-        None => word,
-    }
+    word.split(|&byte| byte == b'\\').next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -133,7 +152,7 @@ mod tests {
 
     #[test]
     fn ordinary_instructions_are_not_candidates() {
-        for word in ["inc", "movs", "movsbl", "outer", "cmp", "ret", "popcnt", "pushfs", ""] {
+        for word in ["inc", "\\op", "m", "m\\op", "movs", "movsbl", "outer", "cmp", "ret", "popcnt", "pushfs", ""] {
             assert!(lookup(word.as_bytes()).is_none(), "{word}");
         }
     }

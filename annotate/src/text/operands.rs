@@ -23,6 +23,14 @@ pub(super) struct Syntax {
     pub(super) bare_registers: bool,
 }
 
+/// The operands of an instruction, and the files of the privileged registers among them.
+pub(super) struct Operands<'a> {
+    syntax: Syntax,
+    text: &'a [u8],
+    source: Option<RegisterFile>,
+    destination: Option<RegisterFile>,
+}
+
 /// A general-purpose register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct GeneralRegister {
@@ -33,71 +41,54 @@ pub(super) struct GeneralRegister {
 }
 
 impl Syntax {
-    /// The register's name, lower case, if the operand is nothing but a register.
-    fn register_name<'b>(self, operand: &[u8], buffer: &'b mut [u8; 8]) -> Option<&'b str> {
+    /// The register's name, if the operand is nothing but a register.
+    fn register_name(self, operand: &[u8]) -> Option<&[u8]> {
         let operand = operand.trim_ascii();
-        let name = match operand.strip_prefix(b"%") {
-            Some(name) => name.trim_ascii_start(),
-            None if self.bare_registers => operand,
-            None => return None,
-        };
-        if name.is_empty() || name.len() > buffer.len() || !name.iter().all(u8::is_ascii_alphanumeric) {
-            return None;
+        match operand {
+            [b'%', name @ ..] => Some(name.trim_ascii_start()),
+            _ => self.bare_registers.then_some(operand),
         }
-        let buffer = &mut buffer[..name.len()];
-        buffer.copy_from_slice(name);
-        buffer.make_ascii_lowercase();
-        std::str::from_utf8(buffer).ok()
     }
 
     /// The privileged register file that the operand is a register of.
     pub(super) fn register_file(self, operand: &[u8]) -> Option<RegisterFile> {
-        let mut buffer = [0; 8];
-        let name = self.register_name(operand, &mut buffer)?;
-        if matches!(name, "es" | "cs" | "ss" | "ds" | "fs" | "gs") {
-            return Some(RegisterFile::SegmentRegisters);
-        }
-        let numbered = |prefix, numbers: &[u8]| {
-            let number = name.strip_prefix(prefix).and_then(|number: &str| number.parse::<u8>().ok());
-            number.is_some_and(|number| numbers.contains(&number))
-        };
-        if numbered("cr", &CONTROL_REGISTERS) {
-            Some(RegisterFile::ControlRegisters)
-        } else if numbered("dr", &DEBUG_REGISTERS) || numbered("db", &DEBUG_REGISTERS) {
-            Some(RegisterFile::DebugRegisters)
-        } else {
-            None
+        let (kind, number) = self.register_name(operand)?.split_at_checked(2)?;
+        let has_number = |numbers: &[u8]| matches!(number, [digit] if numbers.contains(&digit.wrapping_sub(b'0')));
+        match [kind[0].to_ascii_lowercase(), kind[1].to_ascii_lowercase()] {
+            [b'e' | b'c' | b's' | b'd' | b'f' | b'g', b's'] if number.is_empty() => {
+                Some(RegisterFile::SegmentRegisters)
+            }
+            [b'c', b'r'] if has_number(&CONTROL_REGISTERS) => Some(RegisterFile::ControlRegisters),
+            [b'd', b'r' | b'b'] if has_number(&DEBUG_REGISTERS) => Some(RegisterFile::DebugRegisters),
+            _ => None,
         }
     }
 
     /// The general-purpose register that the operand is.
     pub(super) fn general_register(self, operand: &[u8]) -> Option<GeneralRegister> {
+        let name = self.register_name(operand).filter(|name| name.iter().all(u8::is_ascii_alphanumeric))?;
         let mut buffer = [0; 8];
-        general_register(self.register_name(operand, &mut buffer)?)
+        let lower = buffer.get_mut(..name.len())?;
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        general_register(std::str::from_utf8(lower).ok()?)
     }
 
-    /// Whether the operands are those that make the instruction sensitive.
-    pub(super) fn fits(self, when: When, mnemonic: &[u8], operands: &[u8]) -> bool {
-        match when {
-            When::Always => true,
-            When::Vector => {
-                let vector = operands.strip_prefix(b"$").unwrap_or(operands);
-                Sum::read(vector).and_then(|vector| vector.constant()).is_some_and(|vector| vector != BREAKPOINT)
-            }
-            When::Source(file) => {
-                let source = if self.intel { split(operands).last() } else { split(operands).next() };
-                source.and_then(|operand| self.register_file(operand)) == Some(file)
-            }
-            When::Destination(file) => {
-                let destination = if self.intel { split(operands).next() } else { split(operands).last() };
-                // A move to CS is undefined (SDM Vol. 2B, MOV).
-                let is_code_segment = |operand| self.register_name(operand, &mut [0; 8]) == Some("cs");
-                destination
-                    .is_some_and(|operand| self.register_file(operand) == Some(file) && !is_code_segment(operand))
-            }
-            When::Far => {
-                mnemonic.first().is_some_and(|l| l.eq_ignore_ascii_case(&b'l')) || (self.intel && is_far(operands))
-            }
+    /// The operands of an instruction, read for what can make it sensitive.
+    pub(super) fn read(self, text: &[u8]) -> Operands<'_> {
+        // No register holds a comma: if the first or last operand is one, nothing else stands before or behind a comma.
+        let is_comma = |byte: &u8| *byte == b',';
+        let first = text.split(is_comma).next().unwrap_or_default();
+        let last = text.rsplit(is_comma).next().unwrap_or_default();
+        let (source, destination) = if self.intel { (last, first) } else { (first, last) };
+        // A move to CS is undefined (SDM Vol. 2B, MOV).
+        let is_code_segment =
+            |operand| self.register_name(operand).is_some_and(|name| name.eq_ignore_ascii_case(b"cs"));
+        Operands {
+            syntax: self,
+            text,
+            source: self.register_file(source),
+            destination: self.register_file(destination).filter(|_| !is_code_segment(destination)),
         }
     }
 
@@ -108,6 +99,25 @@ impl Syntax {
         let memory =
             if self.intel || self.bare_registers { 0 } else { split(operands).map(memory_length).max().unwrap_or(0) };
         u8::from(extended) + memory
+    }
+}
+
+impl Operands<'_> {
+    /// Whether the operands are those that make the instruction sensitive.
+    pub(super) fn fit(&self, when: When, mnemonic: &[u8]) -> bool {
+        match when {
+            When::Always => true,
+            When::Vector => {
+                let vector = self.text.strip_prefix(b"$").unwrap_or(self.text);
+                Sum::read(vector).and_then(|vector| vector.constant()).is_some_and(|vector| vector != BREAKPOINT)
+            }
+            When::Source(file) => self.source == Some(file),
+            When::Destination(file) => self.destination == Some(file),
+            When::Far => {
+                mnemonic.first().is_some_and(|l| l.eq_ignore_ascii_case(&b'l'))
+                    || (self.syntax.intel && is_far(self.text))
+            }
+        }
     }
 }
 
@@ -239,6 +249,7 @@ mod tests {
         ] {
             assert_eq!(general_register(name), Some(GeneralRegister { number, bits }), "{name}");
         }
+        assert_eq!(INTEL.general_register(b"r+9"), None);
         for name in ["rip", "r16", "cr0", "xmm0", "e", "r", "st"] {
             assert_eq!(general_register(name), None, "{name}");
         }
