@@ -15,7 +15,7 @@ use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, OpKind};
 use super::emit::Piece;
 use super::expression::Sum;
 use super::operands::split;
-use super::scan::{Item, Scanner, Statement};
+use super::scan::{Item, Scanner, Statement, lowercase};
 use super::stage::Stage;
 use crate::instructions::{Class, Part, SEQUENCES, row_of};
 
@@ -87,32 +87,22 @@ enum Put {
 
 impl Put {
     /// GAS manual, 7 "Assembler Directives"; 9.16.3 for `.value`.
-    fn of(head: &[u8]) -> Option<Self> {
-        const PUTS: [(&[u8], Put); 16] = [
-            (b".byte", Put::Number(1)),
-            (b".word", Put::Number(2)),
-            (b".value", Put::Number(2)),
-            (b".short", Put::Number(2)),
-            (b".hword", Put::Number(2)),
-            (b".2byte", Put::Number(2)),
-            (b".long", Put::Number(4)),
-            (b".int", Put::Number(4)),
-            (b".4byte", Put::Number(4)),
-            (b".quad", Put::Number(8)),
-            (b".8byte", Put::Number(8)),
-            (b".ascii", Put::Text(b"")),
-            (b".asciz", Put::Text(b"\0")),
-            (b".string", Put::Text(b"\0")),
-            (b".string8", Put::Text(b"\0")),
-            (b".dc.b", Put::Number(1)),
-        ];
-        PUTS.iter().find(|(name, _)| head.eq_ignore_ascii_case(name)).map(|(_, put)| *put)
+    fn of(directive: &[u8]) -> Option<Self> {
+        Some(match directive {
+            b".byte" | b".dc.b" => Self::Number(1),
+            b".word" | b".value" | b".short" | b".hword" | b".2byte" => Self::Number(2),
+            b".long" | b".int" | b".4byte" => Self::Number(4),
+            b".quad" | b".8byte" => Self::Number(8),
+            b".ascii" => Self::Text(b""),
+            b".asciz" | b".string" | b".string8" => Self::Text(b"\0"),
+            _ => return None,
+        })
     }
 }
 
-/// Whether a directive may be part of a run.
-pub(super) fn puts_bytes(head: &[u8]) -> bool {
-    Put::of(head).is_some()
+/// Whether the directive of this name, in lower case, may be part of a run.
+pub(super) fn puts_bytes(directive: &[u8]) -> bool {
+    Put::of(directive).is_some()
 }
 
 impl Run {
@@ -123,7 +113,8 @@ impl Run {
         let mut ahead = scanner.clone();
         loop {
             let direct = ahead.clone().next();
-            let Some(next) = stage.next_code(&mut ahead).filter(|next| puts_bytes(next.head(stage.source))) else {
+            let Some(next) = stage.next_code(&mut ahead).filter(|next| puts_bytes(&lowercase(next.head(stage.source))))
+            else {
                 break;
             };
             run.has_gaps |= direct != Some(Item::Statement(next.clone()));
@@ -138,7 +129,7 @@ impl Run {
         if self.is_data {
             return;
         }
-        let put = Put::of(directive.head(source));
+        let put = Put::of(&lowercase(directive.head(source)));
         for operand in split(directive.operands(source)) {
             let operand = operand.trim_ascii();
             let bytes = match put {

@@ -13,11 +13,13 @@
 //! puts data has one byte at least, so that N of them are enough. A macro call may put anything; where one lies on the way,
 //! or the number is not known, no site of the text is padded.
 
-use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::expression::Sum;
 use super::gaps::is_silent;
+use super::inline::Inline;
 use super::macros::Macros;
 use super::operands::{Syntax, split};
 use super::references::{is_branch, symbol};
@@ -55,10 +57,14 @@ pub(super) struct Reach {
 
 /// The places with a number in the operands of a statement; `whole` if each operand is an expression (data, a definition), and
 /// not an instruction's.
-pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whole: bool) -> Vec<Counted> {
-    let operands = definition(source, statement).map_or_else(|| statement.operands(source), |(_, value)| value);
-    let is_text = [&b".ascii"[..], b".asciz", b".string"].iter().any(|name| statement.head(source).starts_with(name));
-    if is_text || memchr::memchr2(b'+', b'-', operands).is_none() {
+pub(super) fn counted(
+    source: &[u8],
+    syntax: Syntax,
+    statement: &Statement,
+    operands: &[u8],
+    whole: bool,
+) -> Vec<Counted> {
+    if !has_sum(operands) || is_text(statement.head(source)) {
         return Vec::new();
     }
     let mut found = Vec::new();
@@ -100,7 +106,7 @@ pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whol
             }
             // The address of a place and a number, less that of another place; but a field of a branch is counted from its end.
             Some(Sum { added, subtracted, number }) if added.len() == 1 && subtracted.len() == 1 => {
-                let is_distance = number == 0 && is_data(statement.head(source)) && is_local(subtracted[0]);
+                let is_distance = number == 0 && is_data(&lowercase(statement.head(source))) && is_local(subtracted[0]);
                 if !is_distance && !is_from_end(source, statement, number) {
                     let less = Some(range(subtracted[0]));
                     found.push(Counted { less, ..place(added[0], Some(number)) });
@@ -113,6 +119,22 @@ pub(super) fn counted(source: &[u8], syntax: Syntax, statement: &Statement, whol
         }
     }
     found
+}
+
+/// Whether there is a `+` or `-` that is more than the sign of a number.
+fn has_sum(operands: &[u8]) -> bool {
+    let is_sign = |at: usize| {
+        let digits = operands[at + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        digits > 0
+            && matches!(operands.get(at + 1 + digits), None | Some(b',' | b'('))
+            && matches!(operands[..at].trim_ascii_end().last(), None | Some(b',' | b'$'))
+    };
+    operands.iter().enumerate().any(|(at, byte)| matches!(byte, b'+' | b'-') && !is_sign(at))
+}
+
+/// Whether the directive puts characters.
+fn is_text(head: &[u8]) -> bool {
+    [&b".ascii"[..], b".asciz", b".string"].iter().any(|name| head.starts_with(name))
 }
 
 /// Whether an expression is the distance of two local labels, and nothing more.
@@ -174,7 +196,7 @@ struct Place {
 /// Where the labels of a text are, and what on the way from one place to another may be code or data.
 #[derive(Default)]
 struct Positions<'a> {
-    labels: HashMap<&'a [u8], Vec<Place>>,
+    labels: FxHashMap<&'a [u8], Vec<Place>>,
     /// Starts of what has one byte at least.
     solid: Vec<usize>,
     /// Starts of what may have any number of bytes.
@@ -182,25 +204,24 @@ struct Positions<'a> {
     /// Bodies of macros and loops, the outermost.
     bodies: Vec<Range<usize>>,
     /// Names that are defined by another one.
-    aliases: HashMap<&'a [u8], &'a [u8]>,
+    aliases: FxHashMap<&'a [u8], &'a [u8]>,
 }
 
 /// What the counted places of a text reach.
 ///
-/// `labels` are those in code; most counted places are not there, and then there is nothing more to find out, unless labels
-/// have other names, too.
-pub(super) fn reach(source: &[u8], counted: &[Counted], labels: &[Range<usize>], has_aliases: bool) -> Reach {
+/// `labels` are those in code, and `aliases` what else may be the name of one; most counted places are not there, and then
+/// there is nothing more to find out.
+pub(super) fn reach<'a>(
+    source: &'a [u8],
+    counted: &[Counted],
+    labels: &[Range<usize>],
+    aliases: &FxHashSet<&'a [u8]>,
+) -> Reach {
     let mut reach = Reach::default();
-    let labels: HashSet<&[u8]> =
-        if counted.is_empty() { HashSet::new() } else { labels.iter().map(|label| &source[label.clone()]).collect() };
-    let may_be_code = |one: &Counted| match &one.name {
-        None => true,
-        Some(name) => {
-            let name = &source[name.clone()];
-            labels.contains(name) || name.first().is_some_and(u8::is_ascii_digit) || has_aliases
-        }
-    };
-    if !counted.iter().any(may_be_code) {
+    let places = counted.iter().map(|one| one.name.as_ref().map_or(&b"."[..], |name| &source[name.clone()]));
+    let names: FxHashSet<&[u8]> = places.collect();
+    let may_be_code = |name: &&[u8]| matches!(name[..], [b'.'] | [b'0'..=b'9', ..]) || aliases.contains(name);
+    if !names.iter().any(may_be_code) && !labels.iter().any(|label| names.contains(&source[label.clone()])) {
         return reach;
     }
     let positions = Positions::of(source);
@@ -235,8 +256,10 @@ impl<'a> Positions<'a> {
         let mut positions = Self::default();
         let mut sections = Sections::default();
         let mut macros = Macros::new(source);
+        let inline = Inline::of(source);
         let mut body = None;
-        for item in Scanner::new(source, 0..source.len()) {
+        let mut scanner = Scanner::new(source, 0..source.len());
+        while let Some(item) = scanner.next() {
             let executable = sections.current().executable;
             match item {
                 Item::Label(name) => {
@@ -247,6 +270,9 @@ impl<'a> Positions<'a> {
                     let head = statement.head(source);
                     let directive = lowercase(head);
                     if sections.follow(&directive, statement.operands(source)) {
+                        if sections.current().debug {
+                            scanner = scanner.behind(inline.end_of_debug(statement.end));
+                        }
                         continue;
                     }
                     if macros.follow(&directive, &statement).is_some() {
@@ -275,7 +301,7 @@ impl<'a> Positions<'a> {
         if is_silent(source, statement) {
         } else if macros.is_call(head) || macros.is_defined_anywhere(head) {
             self.calls.push(statement.start);
-        } else if head.first() != Some(&b'.') || is_data(head) {
+        } else if head.first() != Some(&b'.') || is_data(&lowercase(head)) {
             self.solid.push(statement.start);
         }
     }
@@ -359,8 +385,8 @@ pub(super) fn definition<'a>(source: &'a [u8], statement: &Statement) -> Option<
         let value = value.strip_prefix(b"=").unwrap_or(value);
         return Some((head, value.trim_ascii()));
     }
-    if head.first() != Some(&b'.')
-        || ![&b".set"[..], b".equ", b".equiv", b".eqv"].iter().any(|name| head.eq_ignore_ascii_case(name))
+    if !matches!(head, [b'.', b's' | b'S' | b'e' | b'E', ..])
+        || !matches!(&*lowercase(head), b".set" | b".equ" | b".equiv" | b".eqv")
     {
         return None;
     }
@@ -368,14 +394,15 @@ pub(super) fn definition<'a>(source: &'a [u8], statement: &Statement) -> Option<
     Some((operands[..comma].trim_ascii(), operands[comma + 1..].trim_ascii()))
 }
 
-/// Whether a directive puts data, of which each operand has one byte at least.
-pub(super) fn is_data(head: &[u8]) -> bool {
-    const DATA: [&str; 22] = [
-        ".byte", ".2byte", ".4byte", ".8byte", ".word", ".short", ".value", ".hword", ".long", ".int", ".quad",
-        ".octa", ".ascii", ".asciz", ".string", ".float", ".double", ".single", ".uleb128", ".sleb128", ".dc",
-        ".tfloat",
-    ];
-    DATA.iter().any(|name| head.eq_ignore_ascii_case(name.as_bytes()))
+/// Whether the directive of this name, in lower case, puts data, of which each operand has one byte at least.
+#[rustfmt::skip]
+pub(super) fn is_data(directive: &[u8]) -> bool {
+    matches!(
+        directive,
+        b".byte" | b".2byte" | b".4byte" | b".8byte" | b".word" | b".short" | b".value" | b".hword" | b".long" | b".int"
+            | b".quad" | b".octa" | b".ascii" | b".asciz" | b".string" | b".float" | b".double" | b".single" | b".uleb128"
+            | b".sleb128" | b".dc" | b".tfloat"
+    )
 }
 
 #[cfg(test)]
@@ -388,17 +415,31 @@ mod tests {
             Item::Statement(statement) => Some(statement),
             Item::Label(_) => None,
         });
+        let mut aliases = FxHashSet::default();
         let all: Vec<Counted> = statements
             .flat_map(|statement| {
                 let head = statement.head(source);
-                let whole = is_data(head) || definition(source, &statement).is_some() || head == b"m";
-                counted(source, Syntax::default(), &statement, whole)
+                let definition = definition(source, &statement);
+                aliases.extend(definition.map(|(name, _)| name));
+                let operands = definition.map_or_else(|| statement.operands(source), |(_, value)| value);
+                let whole = is_data(head) || definition.is_some() || head == b"m";
+                counted(source, Syntax::default(), &statement, operands, whole)
             })
             .collect();
         let labels: Vec<_> = Scanner::new(source, 0..source.len())
             .filter_map(|item| if let Item::Label(name) = item { Some(name) } else { None })
             .collect();
-        reach(source, &all, &labels, text.contains('='))
+        reach(source, &all, &labels, &aliases)
+    }
+
+    #[test]
+    fn signs_of_numbers_make_no_sum() {
+        for text in ["-8(%rbp), %rax", "$-1, %eax", "$ -1", "-1,-2", "$+4096", "%rax, %rbx", "1, -2(%rsp)"] {
+            assert!(!has_sum(text.as_bytes()), "{text}");
+        }
+        for text in [".+4", "a -4", "-4+a", "-a", "-4*a", "-4\\x", "4-a(%rip)", "*-8(%rax)", "-"] {
+            assert!(has_sum(text.as_bytes()), "{text}");
+        }
     }
 
     #[test]

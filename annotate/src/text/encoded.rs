@@ -90,8 +90,7 @@ impl<'a> Stage<'a> {
 
     /// Whether a run is data, although it could be code: nothing but its address leads to it.
     pub(super) fn is_table(&self, behind: &Scanner<'a>) -> bool {
-        let is_object = |label: &Range<usize>| self.references.is_object(&self.source[label.clone()]);
-        if self.object.as_ref().is_some_and(is_object) {
+        if self.object.as_ref().is_some_and(|label| self.references.is_object(label)) {
             return true;
         }
         let before = if self.is_unlabelled() { self.previous_head() } else { b"" };
@@ -106,8 +105,8 @@ impl<'a> Stage<'a> {
             self.flow.has_code() && !self.flow.is_behind_transfer() && !before.eq_ignore_ascii_case(b"ud2");
         // An alternative is named by its address only, and the one before it may branch.
         let is_replacement = self.sections.current().flags.contains(Flags::REPLACEMENT) && !self.is_unlabelled();
-        let is_named = self.is_unlabelled() && self.references.names(self.sections.name().as_bytes());
-        let is_first = !self.flow.has_code() && !is_named && self.is_unlabelled();
+        let is_first =
+            !self.flow.has_code() && self.is_unlabelled() && !self.references.names(self.sections.name().as_bytes());
         if is_reached || is_replacement || is_first || self.in_argument {
             return false;
         }

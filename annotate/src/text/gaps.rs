@@ -13,25 +13,26 @@ use super::stage::Stage;
 
 /// Whether the statement puts nothing into a section and does not say where it stands.
 pub(super) fn is_silent(source: &[u8], statement: &Statement) -> bool {
-    let head = statement.head(source);
-    if head.first() == Some(&b'.') {
-        match head {
-            b".loc" | b".file" | b".ident" | b".type" | b".size" | b".globl" | b".global" | b".weak" | b".local"
-            | b".hidden" | b".internal" | b".protected" | b".symver" | b".weakref" | b".addrsig" | b".addrsig_sym"
-            | b".line" | b".ln" | b".loc_mark_labels" | b".stabd" | b".stabn" | b".stabs" => return true,
-            b".long" | b".quad" | b".byte" | b".section" | b".text" | b".string" => return false,
-            _ if head.starts_with(b".cfi_") => return true,
-            _ => {}
-        }
-        let is_number = |text: &[u8], expected| Sum::read(text).and_then(|sum| sum.constant()) == Some(expected);
-        let operands = statement.operands(source);
-        let nothing = [(&b".skip"[..], 0), (b".space", 0), (b".zero", 0), (b".balign", 1), (b".p2align", 0)];
-        if nothing.iter().any(|&(name, none)| head.eq_ignore_ascii_case(name) && is_number(operands, none)) {
-            return true;
-        }
-    }
     // A name that is given a number, but not one that is given the current place.
-    definition(source, statement).is_some_and(|(_, value)| Sum::read(value).is_some_and(|sum| sum.constant().is_some()))
+    let is_number = |(_, value)| Sum::read(value).is_some_and(|sum| sum.constant().is_some());
+    puts_nothing(&lowercase(statement.head(source)), statement.operands(source))
+        || definition(source, statement).is_some_and(is_number)
+}
+
+/// Whether the directive of this name, in lower case, puts nothing into a section.
+pub(super) fn puts_nothing(directive: &[u8], operands: &[u8]) -> bool {
+    let nothing = match directive {
+        b".loc" | b".file" | b".ident" | b".type" | b".size" | b".globl" | b".global" | b".weak" | b".local"
+        | b".hidden" | b".internal" | b".protected" | b".symver" | b".weakref" | b".addrsig" | b".addrsig_sym"
+        | b".line" | b".ln" | b".loc_mark_labels" | b".stabd" | b".stabn" | b".stabs" => return true,
+        b".skip" | b".space" | b".zero" | b".p2align" => 0,
+        b".balign" => 1,
+        _ => return directive.starts_with(b".cfi_"),
+    };
+    match operands.split(|&byte| byte == b',').next().unwrap_or_default() {
+        [digit @ b'0'..=b'9'] => i64::from(digit - b'0') == nothing,
+        number => Sum::read(number).and_then(|sum| sum.constant()) == Some(nothing),
+    }
 }
 
 impl<'a> Stage<'a> {
@@ -49,7 +50,7 @@ impl<'a> Stage<'a> {
                 Item::Statement(statement) if is_silent(self.source, &statement) => {}
                 Item::Statement(statement) => {
                     let name = lowercase(statement.head(self.source));
-                    if !name.starts_with('.')
+                    if name.first() != Some(&b'.')
                         || !self.repeats_mode(&name, &statement) && !self.excursion(&statement, scanner)?
                     {
                         return Some(statement);

@@ -8,14 +8,16 @@
 //! label whose branch stands a few lines away, and are answered there.
 
 use std::cell::OnceCell;
-use std::collections::HashSet;
 use std::ops::Range;
 
+use rustc_hash::FxHashSet;
+
+use super::inline::Inline;
 use super::scan::{Item, Scanner, Statement, is_word, lowercase};
 use super::sections::Sections;
 
-/// How far around a label its branch is looked for before the whole text is read.
-const NEARBY: usize = 4096;
+/// How far around a label its branch is looked for, and then its type, before the whole text is read.
+const NEARBY: [usize; 2] = [512, 4096];
 /// Where names start in more ways, every label counts as named.
 const MOST_STARTS: usize = 64;
 
@@ -29,13 +31,13 @@ pub(super) struct References<'a> {
 
 #[derive(Default)]
 struct Names<'a> {
-    whole: HashSet<&'a [u8]>,
+    whole: FxHashSet<&'a [u8]>,
     /// What stands before a macro parameter within a name: `.Ltable_\number` names all that starts so.
-    starts: HashSet<&'a [u8]>,
+    starts: FxHashSet<&'a [u8]>,
     /// Those that a branch names, or that are typed as functions.
-    branches: HashSet<&'a [u8]>,
+    branches: FxHashSet<&'a [u8]>,
     /// Those that are typed as objects.
-    objects: HashSet<&'a [u8]>,
+    objects: FxHashSet<&'a [u8]>,
 }
 
 impl<'a> References<'a> {
@@ -54,7 +56,7 @@ impl<'a> References<'a> {
         if !is_number && !name.starts_with(b".L") || name.contains(&b'\\') {
             return true;
         }
-        self.names_nearby(label) || self.names(name)
+        NEARBY.iter().any(|&distance| self.names_within(distance, label)) || self.names(name)
     }
 
     /// Whether anything names this symbol, and be it to make it global.
@@ -79,22 +81,40 @@ impl<'a> References<'a> {
         if is_number { [b"b", b"f"].iter().any(|way| has(&[name, *way].concat())) } else { has(name) }
     }
 
-    /// Whether this symbol is said to be an object (GAS manual, 7.109 "`.type`").
-    pub(super) fn is_object(&self, name: &[u8]) -> bool {
-        self.all_names().objects.contains(name)
+    /// Whether the symbol that is defined there is said to be an object (GAS manual, 7.109 "`.type`").
+    pub(super) fn is_object(&self, label: &Range<usize>) -> bool {
+        let name = &self.source[label.clone()];
+        let nearby = self.within(NEARBY[1], label);
+        let mut kinds = memchr::memmem::find_iter(nearby, b".type").filter_map(|at| {
+            let mut words = words(&nearby[at..]).skip(1);
+            words.next().filter(|word| *word == name).and_then(|_| words.next())
+        });
+        let kind = if self.is_compiled { kinds.next() } else { None };
+        kind.map_or_else(|| self.all_names().objects.contains(name), is_object)
     }
 
-    /// Whether an instruction near a label names it.
-    fn names_nearby(&self, label: &Range<usize>) -> bool {
-        let name = &self.source[label.clone()];
-        let nearby = label.start.saturating_sub(NEARBY)..self.source.len().min(label.end + NEARBY);
-        let text = &self.source[nearby];
-        memchr::memmem::find_iter(text, name).any(|at| {
-            let is_start = at == 0 || !is_word(text[at - 1]);
-            let is_end = text.get(at + name.len()).is_some_and(|&byte| !is_word(byte) && byte != b':');
+    fn within(&self, distance: usize, label: &Range<usize>) -> &'a [u8] {
+        &self.source[label.start.saturating_sub(distance)..self.source.len().min(label.end + distance)]
+    }
+
+    /// Whether an instruction near a label names it, or, if it is a number, data. (Debug information does not name numbers.)
+    fn names_within(&self, distance: usize, label: &Range<usize>) -> bool {
+        let (name, text) = (&self.source[label.clone()], self.within(distance, label));
+        let is_number = name.iter().all(u8::is_ascii_digit);
+        let ends = |rest: &[u8]| match rest {
+            [b'b' | b'f', rest @ ..] if is_number => rest.first().is_some_and(|&byte| !is_word(byte)),
+            _ => !is_number && rest.first().is_some_and(|&byte| !is_word(byte) && byte != b':'),
+        };
+        let is_in_statement = |at: usize| {
             let line = memchr::memrchr(b'\n', &text[..at]).map_or(&text[..at], |line| &text[line + 1..at]);
             let line = line.trim_ascii_start();
-            is_start && is_end && line.first().is_some_and(u8::is_ascii_alphabetic) && !line.contains(&b'#')
+            let is_instruction = line.first().is_some_and(u8::is_ascii_alphabetic);
+            let is_data = || is_number && memchr::memmem::find(line, b".long ").is_some();
+            (is_instruction || is_data()) && !line.contains(&b'#')
+        };
+        memchr::memmem::find_iter(text, name).any(|at| {
+            let is_start = at == 0 || !is_word(text[at - 1]);
+            is_start && ends(&text[at + name.len()..]) && is_in_statement(at)
         })
     }
 }
@@ -103,15 +123,23 @@ impl<'a> Names<'a> {
     fn of(source: &'a [u8], is_compiled: bool) -> Self {
         let mut names = Self::default();
         let mut sections = Sections::default();
-        for item in Scanner::new(source, 0..source.len()) {
+        let inline = Inline::of(source);
+        let mut scanner = Scanner::new(source, 0..source.len());
+        while let Some(item) = scanner.next() {
             let Item::Statement(statement) = item else { continue };
             let head = statement.head(source);
             if head.first() == Some(&b'.') {
                 let directive = lowercase(head);
-                if directive == ".type" {
+                if *directive == *b".type" {
                     names.describe(statement.operands(source));
                 }
-                if sections.follow(&directive, statement.operands(source)) || is_description(&directive) {
+                if sections.follow(&directive, statement.operands(source)) {
+                    if sections.current().debug {
+                        scanner = scanner.behind(inline.end_of_debug(statement.end));
+                    }
+                    continue;
+                }
+                if is_description(&directive) {
                     continue;
                 }
             }
@@ -130,16 +158,17 @@ impl<'a> Names<'a> {
     fn describe(&mut self, operands: &'a [u8]) {
         let mut words = words(operands);
         let (Some(name), Some(kind)) = (words.next(), words.next()) else { return };
-        match kind.strip_prefix(b"@").unwrap_or(kind) {
-            b"object" | b"STT_OBJECT" => drop(self.objects.insert(name)),
-            b"function" | b"STT_FUNC" => drop(self.branches.insert(name)),
+        match kind {
+            kind if is_object(kind) => drop(self.objects.insert(name)),
+            b"@function" | b"function" | b"STT_FUNC" => drop(self.branches.insert(name)),
             _ => {}
         }
     }
 
     /// Takes the names from the operands of a statement.
     fn read(&mut self, operands: &'a [u8], is_compiled: bool) {
-        let is_local = |word: &&[u8]| matches!(word[0], b'.' | b'0'..=b'9' | b'$' | b'\\');
+        let is_number = |word: &[u8]| word.iter().all(u8::is_ascii_digit);
+        let is_local = |word: &&[u8]| matches!(word[0], b'.' | b'0'..=b'9' | b'$' | b'\\') && !is_number(&word[1..]);
         for word in words(operands).filter(|word| !is_compiled || is_local(word)) {
             match memchr::memchr(b'\\', word) {
                 Some(0) => {}
@@ -150,15 +179,22 @@ impl<'a> Names<'a> {
     }
 }
 
+/// Whether a type is that of an object.
+fn is_object(kind: &[u8]) -> bool {
+    matches!(kind, b"@object" | b"object" | b"STT_OBJECT")
+}
+
 /// Directives that say something of a symbol, or compute with it how much room there is, but make nobody reach it.
-fn is_description(directive: &str) -> bool {
-    const ROOM: [&str; 10] =
-        [".skip", ".space", ".zero", ".fill", ".org", ".balign", ".p2align", ".align", ".rept", ".elseif"];
-    matches!(directive, ".type" | ".size" | ".loc" | ".file")
-        || matches!(directive, ".ascii" | ".asciz" | ".string" | ".string8")
-        || directive.starts_with(".cfi_")
-        || directive.starts_with(".if")
-        || ROOM.contains(&directive)
+fn is_description(directive: &[u8]) -> bool {
+    matches!(directive, b".type" | b".size" | b".loc" | b".file")
+        || matches!(directive, b".ascii" | b".asciz" | b".string" | b".string8")
+        || matches!(
+            directive,
+            b".skip" | b".space" | b".zero" | b".fill" | b".org" | b".balign" | b".p2align" | b".align"
+        )
+        || matches!(directive, b".rept" | b".elseif")
+        || directive.starts_with(b".cfi_")
+        || directive.starts_with(b".if")
 }
 
 /// The words of a text.
@@ -195,8 +231,27 @@ mod tests {
     }
 
     #[test]
+    fn symbols_that_are_said_to_be_objects() {
+        let far = "\tnop\n".repeat(NEARBY[1]);
+        for (text, is_object) in [
+            ("\t.type\ta, @object\na:\n", true),
+            ("\t.type\ta, @function\na:\n", false),
+            ("\t.type\tab, @object\n\t.type\ta, @function\na:\n", false),
+            ("a:\n\tnop\n\t.type a,@object\n", true),
+            ("a:\n\tnop\n", false),
+        ] {
+            for text in [text.to_owned(), text.replace("a:\n", &format!("{far}a:\n{far}"))] {
+                let label = text.find("a:").map_or(0..0, |at| at..at + 1);
+                for is_compiled in [false, true] {
+                    assert_eq!(References::of(text.as_bytes(), is_compiled).is_object(&label), is_object, "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn labels_that_nothing_names() {
-        let far = "\tnop\n".repeat(NEARBY);
+        let far = "\tnop\n".repeat(NEARBY[1]);
         for (text, expected) in [
             (".L1:\n\tnop\n", vec![".L1"]),
             (".L1:\n\tjmp .L1\n", vec![]),
@@ -211,6 +266,7 @@ mod tests {
             (".L1:\n\t.size f, .L1-f\n\t.loc 1 2 3 view .L1\n", vec![".L1"]),
             (".Lx_1:\n.Ly_1:\n\t.irp n, 1\n\tjmp .Lx_\\n\n\t.endr\n", vec![".Ly_1"]),
             (".L\\@:\n", vec![]),
+            ("1:\n2:\n\tnop\n\t.section x\n3:\t.long 1b - .\n", vec!["2", "3"]),
             (".L1:\n\t.string \"...\\n\"\n\t.asciz \".\\t\"\n", vec![".L1"]),
         ] {
             assert_eq!(unnamed(text), expected, "{text}");

@@ -28,6 +28,8 @@ pub(super) struct Statement {
     pub(super) head_end: usize,
     /// End of the code, before blanks and comments.
     pub(super) end: usize,
+    /// Whether an operand may be a sum: there is a sign, or a string, which may hold one.
+    pub(super) may_add: bool,
 }
 
 impl Statement {
@@ -47,16 +49,15 @@ impl Statement {
 /// Iterates over the items of a part of the source.
 #[derive(Clone)]
 pub(super) struct Scanner<'a> {
+    /// Up to the end of the part.
     source: &'a [u8],
     position: usize,
-    end: usize,
 }
 
-/// Byte classes; a plain operand byte is [`PLAIN`].
+/// Byte classes of operands.
 const PLAIN: u8 = 0;
 const BLANK: u8 = 1;
-const TERMINATOR: u8 = 2;
-const SPECIAL: u8 = 3;
+const SPECIAL: u8 = 2;
 
 const KIND: [u8; 256] = {
     let mut kind = [PLAIN; 256];
@@ -65,10 +66,7 @@ const KIND: [u8; 256] = {
         kind[*blank as usize] = BLANK;
         blanks = rest;
     }
-    kind[b'\n' as usize] = TERMINATOR;
-    kind[b';' as usize] = TERMINATOR;
-    kind[0] = TERMINATOR;
-    let mut specials = b"\"'#/".as_slice();
+    let mut specials = b"\n;\0\"'#/+-".as_slice();
     while let [special, rest @ ..] = specials {
         kind[*special as usize] = SPECIAL;
         specials = rest;
@@ -90,11 +88,16 @@ const WORD: [bool; 256] = {
 };
 
 /// The name of a directive, in lower case.
-pub(super) fn lowercase(head: &[u8]) -> Cow<'_, str> {
-    match std::str::from_utf8(head) {
-        Ok(name) if !head.iter().any(u8::is_ascii_uppercase) => Cow::Borrowed(name),
-        _ => Cow::Owned(String::from_utf8_lossy(head).to_ascii_lowercase()),
-    }
+pub(super) fn lowercase(head: &[u8]) -> Cow<'_, [u8]> {
+    if head.iter().any(u8::is_ascii_uppercase) { Cow::Owned(head.to_ascii_lowercase()) } else { Cow::Borrowed(head) }
+}
+
+fn is_plain(byte: u8) -> bool {
+    KIND[usize::from(byte)] == PLAIN
+}
+
+fn is_blank(byte: u8) -> bool {
+    KIND[usize::from(byte)] == BLANK
 }
 
 /// Whether the byte can stand in a word.
@@ -104,7 +107,7 @@ pub(super) fn is_word(byte: u8) -> bool {
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(source: &'a [u8], range: Range<usize>) -> Self {
-        Self { source, position: range.start, end: range.end }
+        Self { source: &source[..range.end], position: range.start }
     }
 
     /// A scanner of the same text that goes on behind `position`, the end of an item.
@@ -113,41 +116,43 @@ impl<'a> Scanner<'a> {
     }
 
     fn byte(&self, at: usize) -> Option<u8> {
-        if at < self.end { Some(self.source[at]) } else { None }
+        self.source.get(at).copied()
     }
 
-    /// Skips what separates statements: blanks, newlines, `;` and comments.
-    fn skip_separators(&mut self) {
-        while let Some(byte) = self.byte(self.position) {
-            match byte {
-                b' ' | b'\t' | b'\r' | 0x0b | 0x0c | b'\n' | b';' | 0 => self.position += 1,
-                b'/' if self.byte(self.position + 1) == Some(b'*') => self.position = self.block_comment(self.position),
-                b'#' | b'/' => self.position = self.line_end(self.position),
+    /// The offset behind what separates statements: blanks, newlines, `;` and comments.
+    fn separators(&self, mut at: usize) -> usize {
+        while let Some(byte) = self.byte(at) {
+            at = match byte {
+                _ if is_blank(byte) => at + 1,
+                b'\n' | b';' | 0 => at + 1,
+                b'/' if self.byte(at + 1) == Some(b'*') => self.block_comment(at),
+                b'#' | b'/' => self.line_end(at),
                 _ => break,
             }
         }
+        at
     }
 
     fn line_end(&self, from: usize) -> usize {
-        memchr::memchr(b'\n', &self.source[from..self.end]).map_or(self.end, |length| from + length)
+        memchr::memchr(b'\n', &self.source[from..]).map_or(self.source.len(), |length| from + length)
     }
 
     /// The offset after the `*/` of the comment that starts at `from`.
     fn block_comment(&self, from: usize) -> usize {
-        memchr::memmem::find(&self.source[from + 2..self.end], b"*/").map_or(self.end, |length| from + 2 + length + 2)
+        memchr::memmem::find(&self.source[from + 2..], b"*/").map_or(self.source.len(), |length| from + 2 + length + 2)
     }
 
     /// The offset after the string that starts at `from`.
     fn string(&self, from: usize) -> usize {
         let mut at = from + 1;
-        while let Some(length) = memchr::memchr2(b'"', b'\\', &self.source[at.min(self.end)..self.end]) {
+        while let Some(length) = memchr::memchr2(b'"', b'\\', &self.source[at.min(self.source.len())..]) {
             at += length + 1;
             if self.source[at - 1] == b'"' {
                 return at;
             }
             at += 1;
         }
-        self.end
+        self.source.len()
     }
 
     /// The offset after the character constant that starts at `from`: `'x`, `'x'`, `'\n'`. A quote before a newline is
@@ -159,11 +164,13 @@ impl<'a> Scanner<'a> {
             Some(b'\\') => at += 2,
             Some(_) => at += 1,
         }
-        if self.byte(at) == Some(b'\'') { at + 1 } else { at.min(self.end) }
+        if self.byte(at) == Some(b'\'') { at + 1 } else { at.min(self.source.len()) }
     }
 
-    fn blanks(&self, mut at: usize) -> usize {
-        while self.byte(at).is_some_and(|byte| KIND[usize::from(byte)] == BLANK) {
+    /// The offset of the first byte from `from` on that is of another kind.
+    fn past(&self, from: usize, is_kind: impl Fn(u8) -> bool) -> usize {
+        let mut at = from;
+        while at < self.source.len() && is_kind(self.source[at]) {
             at += 1;
         }
         at
@@ -175,57 +182,52 @@ impl<'a> Scanner<'a> {
         match self.byte(from) {
             Some(b'"') => return self.string(from),
             Some(b'{') => {
-                let close = memchr::memchr2(b'}', b'\n', &self.source[from..self.end]);
-                return close
-                    .map_or(self.end, |length| from + length + usize::from(self.source[from + length] == b'}'));
+                let close = memchr::memchr2(b'}', b'\n', &self.source[from..]);
+                return close.map_or(self.source.len(), |length| {
+                    from + length + usize::from(self.source[from + length] == b'}')
+                });
             }
             _ => {}
         }
         let mut at = from;
-        while let Some(byte) = self.byte(at) {
-            if WORD[usize::from(byte)] {
-                at += 1;
-            } else if byte == b'(' && at > from && self.source[at - 1] == b'\\' && self.byte(at + 1) == Some(b')') {
-                at += 2;
-            } else {
-                break;
+        loop {
+            at = self.past(at, is_word);
+            if at == from || self.source[at - 1] != b'\\' || !self.source[at..].starts_with(b"()") {
+                return at;
             }
+            at += 2;
         }
-        at
     }
 
-    /// The end of the code of the statement whose operands start at `from`, and where the scan goes on.
-    fn statement_end(&self, from: usize, head_end: usize) -> (usize, usize) {
-        let source = &self.source[..self.end];
+    /// Reads the operands from `from` on, and sets the end of the statement's code; returns where the scan goes on.
+    fn operands(&self, from: usize, statement: &mut Statement) -> usize {
         let mut at = from;
-        let mut code_end = head_end;
-        while let Some(&byte) = source.get(at) {
-            match KIND[usize::from(byte)] {
-                PLAIN => {
+        while let Some(byte) = self.byte(at) {
+            at = match byte {
+                _ if is_plain(byte) => self.past(at, is_plain),
+                _ if is_blank(byte) => {
                     at += 1;
-                    code_end = at;
+                    continue;
                 }
-                BLANK => at += 1,
-                TERMINATOR => return (code_end, at),
-                _ => match byte {
-                    b'"' => {
-                        at = self.string(at);
-                        code_end = at;
-                    }
-                    b'\'' => {
-                        at = self.character(at);
-                        code_end = at;
-                    }
-                    b'#' => return (code_end, self.line_end(at)),
-                    b'/' if source.get(at + 1) == Some(&b'*') => at = self.block_comment(at),
-                    _ => {
-                        at += 1;
-                        code_end = at;
-                    }
-                },
-            }
+                b'\n' | b';' | 0 => return at,
+                b'#' => return self.line_end(at),
+                b'/' if self.byte(at + 1) == Some(b'*') => {
+                    at = self.block_comment(at);
+                    continue;
+                }
+                b'"' => {
+                    statement.may_add = true;
+                    self.string(at)
+                }
+                b'\'' => self.character(at),
+                _ => {
+                    statement.may_add |= byte != b'/';
+                    at + 1
+                }
+            };
+            statement.end = at;
         }
-        (code_end, self.end)
+        self.source.len()
     }
 }
 
@@ -233,21 +235,21 @@ impl Iterator for Scanner<'_> {
     type Item = Item;
 
     fn next(&mut self) -> Option<Item> {
-        self.skip_separators();
-        let start = self.position;
-        if start >= self.end {
+        let start = self.separators(self.position);
+        self.position = start;
+        if start >= self.source.len() {
             return None;
         }
         let head_end = self.word(start);
-        let after = self.blanks(head_end);
+        let after = self.past(head_end, is_blank);
         if self.byte(after) == Some(b':') && head_end > start {
             self.position = after + 1;
             let quotes = usize::from(self.source[start] == b'"' && head_end > start + 1);
             return Some(Item::Label(start + quotes..head_end - quotes));
         }
-        let (end, next) = self.statement_end(after, head_end);
+        let mut statement = Statement { start, head_end, end: head_end, may_add: false };
         // A byte that starts no word is a statement of its own, which only the assembler can judge.
-        self.position = next.max(start + 1);
-        Some(Item::Statement(Statement { start, head_end, end: end.max(head_end) }))
+        self.position = self.operands(after, &mut statement).max(start + 1);
+        Some(Item::Statement(statement))
     }
 }

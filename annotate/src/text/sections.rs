@@ -3,8 +3,12 @@
 //! GAS manual, 7.97 "`.section name`", 7.88 "`.pushsection`", 7.84 "`.popsection`", 7.86 "`.previous`". A section keeps
 //! the flags of its first mention; without flags, the name decides (bfd, `elf.c`, `special_sections_*`).
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::rc::Rc;
 
+use rustc_hash::FxHashMap;
+
+use super::scan::lowercase;
 use crate::record::Flags;
 
 /// What matters of a section.
@@ -43,25 +47,27 @@ pub(super) struct Sections {
     current: Section,
     previous: Section,
     stack: Vec<(Section, Section)>,
-    executable: HashMap<String, bool>,
-    numbers: HashMap<(String, String), usize>,
+    known: Rc<RefCell<Known>>,
+}
+
+/// What names mean, to all that follow the same text.
+#[derive(Default)]
+struct Known {
+    executable: FxHashMap<String, bool>,
+    numbers: FxHashMap<(String, String), usize>,
     /// By number.
     names: Vec<String>,
+    /// By the arguments of directives, but for those whose meaning depends on the current section.
+    sections: FxHashMap<Vec<u8>, Section>,
 }
 
 impl Default for Sections {
     fn default() -> Self {
-        let mut sections = Self {
-            current: Section::TEXT,
-            previous: Section::TEXT,
-            stack: Vec::new(),
-            executable: HashMap::new(),
-            numbers: HashMap::new(),
-            names: Vec::new(),
-        };
-        let numbers = [".text", ".data"].map(|name| sections.number(name, b""));
+        let mut known = Known::default();
+        let numbers = [".text", ".data"].map(|name| known.number(name, b""));
         debug_assert_eq!(numbers, [Section::TEXT.number, Section::DATA.number]);
-        sections
+        let known = Rc::new(RefCell::new(known));
+        Self { current: Section::TEXT, previous: Section::TEXT, stack: Vec::new(), known }
     }
 }
 
@@ -83,8 +89,8 @@ impl Sections {
     }
 
     /// The name of the current section.
-    pub(super) fn name(&self) -> &str {
-        &self.names[self.current.number]
+    pub(super) fn name(&self) -> String {
+        self.known.borrow().names[self.current.number].clone()
     }
 
     /// Puts the text into another section, as if by a directive; returns the one it was in.
@@ -94,53 +100,72 @@ impl Sections {
 
     /// Whether the directive of this name changes the section.
     pub(super) fn is_change(directive: &[u8]) -> bool {
-        const CHANGES: [&[u8]; 9] = [
-            b".text",
-            b".data",
-            b".bss",
-            b".struct",
-            b".section",
-            b".pushsection",
-            b".popsection",
-            b".subsection",
-            b".previous",
-        ];
-        CHANGES.iter().any(|change| directive.eq_ignore_ascii_case(change))
+        matches!(
+            &*lowercase(directive),
+            b".text"
+                | b".data"
+                | b".bss"
+                | b".struct"
+                | b".section"
+                | b".pushsection"
+                | b".popsection"
+                | b".subsection"
+                | b".previous"
+        )
     }
 
     /// Follows a directive; `false` if it is not one that changes the section.
-    pub(super) fn follow(&mut self, directive: &str, arguments: &[u8]) -> bool {
+    pub(super) fn follow(&mut self, directive: &[u8], arguments: &[u8]) -> bool {
         match directive {
-            ".text" => {
-                let number = self.number(".text", arguments);
+            b".text" => {
+                let number = self.known.borrow_mut().number(".text", arguments);
                 self.enter(Section { number, ..Section::TEXT });
             }
-            ".data" | ".bss" | ".struct" | ".offset" => self.enter(Section::DATA),
-            ".section" => {
+            b".data" | b".bss" | b".struct" | b".offset" => self.enter(Section::DATA),
+            b".section" => {
                 let section = self.named(arguments);
                 self.enter(section);
             }
-            ".pushsection" => {
+            b".pushsection" => {
                 self.stack.push((self.current, self.previous));
                 let section = self.named(arguments);
                 self.enter(section);
             }
-            ".popsection" => {
+            b".popsection" => {
                 if let Some((current, previous)) = self.stack.pop() {
                     (self.current, self.previous) = (current, previous);
                 }
             }
-            ".subsection" => {
-                let name = self.names[self.current.number].clone();
-                let number = self.number(&name, arguments);
+            b".subsection" => {
+                let name = self.name();
+                let number = self.known.borrow_mut().number(&name, arguments);
                 self.enter(Section { number, ..self.current });
             }
-            ".previous" => std::mem::swap(&mut self.current, &mut self.previous),
+            b".previous" => std::mem::swap(&mut self.current, &mut self.previous),
             _ => return false,
         }
         true
     }
 
+    fn enter(&mut self, section: Section) {
+        self.previous = std::mem::replace(&mut self.current, section);
+    }
+
+    /// The section that the arguments of a directive name.
+    fn named(&self, arguments: &[u8]) -> Section {
+        let mut known = self.known.borrow_mut();
+        if let Some(section) = known.sections.get(arguments) {
+            return *section;
+        }
+        let section = known.section(&String::from_utf8_lossy(arguments), self.current.grouped);
+        if !arguments.contains(&b'?') {
+            known.sections.insert(arguments.to_vec(), section);
+        }
+        section
+    }
+}
+
+impl Known {
     /// The number of a section's part: its name, with that of its group, and its subsection.
     fn number(&mut self, name: &str, subsection: &[u8]) -> usize {
         let subsection = String::from_utf8_lossy(subsection.trim_ascii()).into_owned();
@@ -153,22 +178,16 @@ impl Sections {
         number
     }
 
-    fn enter(&mut self, section: Section) {
-        self.previous = std::mem::replace(&mut self.current, section);
-    }
-
-    /// The section that `NAME[, SUBSECTION][, "FLAGS"...]` names.
-    fn named(&mut self, arguments: &[u8]) -> Section {
-        let arguments = String::from_utf8_lossy(arguments);
+    /// The section that `NAME[, SUBSECTION][, "FLAGS"...]` names, where the current one is in a group or not.
+    fn section(&mut self, arguments: &str, in_group: bool) -> Section {
         let mut parts = arguments.split(',').map(str::trim).peekable();
         let name = parts.next().unwrap_or_default().trim_matches('"').to_owned();
         let subsection =
             parts.next_if(|part| part.starts_with(|first: char| first.is_ascii_digit())).unwrap_or_default();
         let flags = parts.find(|part| part.starts_with(['"', '#']));
         // `G` is followed by the group's name, `?` stands for the group of the current section.
-        let grouped = flags.is_some_and(|flags| {
-            flags.starts_with('"') && (flags.contains('G') || flags.contains('?') && self.current.grouped)
-        });
+        let grouped = flags
+            .is_some_and(|flags| flags.starts_with('"') && (flags.contains('G') || flags.contains('?') && in_group));
         let executable = match flags {
             Some(flags) if flags.starts_with('#') => arguments.contains("#execinstr"),
             Some(flags) => flags.contains('x'),
@@ -188,4 +207,31 @@ fn executable_by_name(name: &str) -> bool {
         || name.starts_with(".gnu.linkonce.t")
         || name == ".init"
         || name == ".fini"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_arguments_name_the_same_section() {
+        let mut sections = Sections::default();
+        let mut number = |directive: &str, arguments: &str| {
+            assert!(sections.follow(directive.as_bytes(), arguments.as_bytes()), "{directive}");
+            let Section { number, executable, grouped, .. } = sections.current();
+            (number, executable, grouped)
+        };
+        let text = number(".section", ".text");
+        let named = number(".section", "a,\"ax\"");
+        assert_eq!(number(".text", ""), text);
+        assert_eq!(number(".section", "a"), named);
+        assert_eq!(number(".section", "a, \"ax\" "), named);
+        let (part, executable, _) = number(".subsection", "1");
+        assert!(part != named.0 && executable);
+        assert_eq!(number(".section", "a,1"), (part, true, false));
+        // What `?` stands for depends on the current section.
+        assert!(!number(".section", "b,\"a?\"").2);
+        assert!(number(".section", "c,\"axG\",@progbits,g,comdat").2);
+        assert!(number(".section", "b,\"a?\"").2);
+    }
 }

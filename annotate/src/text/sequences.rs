@@ -6,7 +6,7 @@
 //! pad.
 
 use super::bytes::{Run, puts_bytes};
-use super::scan::{Scanner, Statement};
+use super::scan::{Scanner, Statement, lowercase};
 use super::stage::{Candidate, Stage};
 use crate::instructions::{Class, Part, SEQUENCES, Sequence};
 
@@ -53,7 +53,7 @@ impl<'a> Stage<'a> {
         match part {
             Part::PopRegister => self.register_form(&next, b"pop").map(|length| (next.end, length)),
             Part::PushRegister => self.register_form(&next, b"push").map(|length| (next.end, length)),
-            Part::Class(class) if puts_bytes(next.head(self.source)) => {
+            Part::Class(class) if puts_bytes(&lowercase(next.head(self.source))) => {
                 let run = Run::read(self, &next, &mut ahead.clone());
                 let first =
                     run.decode()?.sensitive.into_iter().find(|encoded| encoded.is_first() && encoded.class == class)?;
@@ -81,7 +81,7 @@ impl<'a> Stage<'a> {
             return self.in_argument || scanner.next().is_some();
         };
         let head = next.head(self.source);
-        if puts_bytes(head) {
+        if puts_bytes(&lowercase(head)) {
             let decoded = Run::read(self, &next, &mut scanner).decode().unwrap_or_default();
             let first = decoded.sensitive.first().filter(|site| site.is_first());
             return first.is_some_and(|site| waits(&Part::Class(site.class)));

@@ -1,7 +1,8 @@
 //! The walk over the text that finds its sites.
 
-use std::collections::HashSet;
 use std::ops::Range;
+
+use rustc_hash::FxHashSet;
 
 use super::Options;
 use super::bytes::puts_bytes;
@@ -9,7 +10,7 @@ use super::distance::{Counted, counted, definition, is_data, reach};
 use super::emit::{Carrier, Insertion, Kind, LABELS};
 use super::expression::Sum;
 use super::flow::{Flow, is_filler, is_transfer, may_precede_transfer};
-use super::gaps::is_silent;
+use super::gaps::{is_silent, puts_nothing};
 use super::inline::Inline;
 use super::lookup::{Mnemonic, lookup, sensitive};
 use super::macros::Macros;
@@ -47,10 +48,10 @@ pub(super) struct Stage<'a> {
     labels_collide: bool,
     decides_by_distance: bool,
     pub(super) has_sites_in_bodies: bool,
-    /// Names are defined by others.
-    has_aliases: bool,
+    /// Names that are defined by others.
+    aliases: FxHashSet<&'a [u8]>,
     /// Names that stand for plain numbers.
-    constants: HashSet<&'a [u8]>,
+    constants: FxHashSet<&'a [u8]>,
     function_flags: Flags,
     /// The labels directly before the statement.
     pub(super) labels: Vec<Range<usize>>,
@@ -110,8 +111,8 @@ impl<'a> Stage<'a> {
             labels_collide: false,
             decides_by_distance: false,
             has_sites_in_bodies: false,
-            has_aliases: false,
-            constants: HashSet::new(),
+            aliases: FxHashSet::default(),
+            constants: FxHashSet::default(),
             function_flags: Flags::empty(),
             labels: Vec::new(),
             previous: None,
@@ -127,10 +128,10 @@ impl<'a> Stage<'a> {
         if self.labels_collide {
             self.insertions.clear();
         }
-        let mut is_doubtful = self.decides_by_distance || self.has_aliases || !self.inline.has_marks();
+        let mut is_doubtful = self.decides_by_distance || !self.aliases.is_empty() || !self.inline.has_marks();
         if !self.insertions.is_empty() {
             let by_number = self.flow.finish(self.source.len());
-            let by_count = reach(self.source, &self.counted, &self.code_labels, self.has_aliases);
+            let by_count = reach(self.source, &self.counted, &self.code_labels, &self.aliases);
             let everything = by_number.everything || by_count.everything;
             let parts = merged([by_number.parts, by_count.parts].concat());
             is_doubtful |= everything || !parts.is_empty() || self.has_sites_in_bodies;
@@ -153,20 +154,18 @@ impl<'a> Stage<'a> {
                     self.instruction(&statement, &mut scanner);
                     self.labels.clear();
                 }
-                Item::Statement(statement) if is_silent(self.source, &statement) => {
-                    if let Some((name, value)) = definition(self.source, &statement) {
-                        self.define(name, value);
-                    }
-                }
                 Item::Statement(statement) => {
-                    let head = statement.head(self.source);
-                    if head.first() != Some(&b'.') {
-                        // A name that is given the place of something.
-                        self.previous = None;
-                        self.count(&statement, false);
-                    } else if head.eq_ignore_ascii_case(b".end") {
+                    let name = lowercase(statement.head(self.source));
+                    if puts_nothing(&name, statement.operands(self.source)) {
+                        continue;
+                    }
+                    if let Some((name, value)) = definition(self.source, &statement) {
+                        if self.define(name, value, &statement) {
+                            continue;
+                        }
+                    } else if *name == *b".end" {
                         return;
-                    } else if self.directive(&statement, &mut scanner) {
+                    } else if self.directive(&name, &statement, &mut scanner) {
                         continue;
                     }
                     self.labels.clear();
@@ -202,28 +201,29 @@ impl<'a> Stage<'a> {
     }
 
     /// Follows a directive; `true` if it changes nothing here.
-    fn directive(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) -> bool {
-        let head = statement.head(self.source);
-        let name = lowercase(head);
-        if self.repeats_mode(&name, statement) {
+    fn directive(&mut self, name: &[u8], statement: &Statement, scanner: &mut Scanner<'a>) -> bool {
+        if self.repeats_mode(name, statement) {
             return true;
         }
-        if let Some(is_same) = self.section(&name, statement) {
+        if let Some(is_same) = self.section(name, statement) {
+            if self.sections.current().debug {
+                *scanner = scanner.behind(self.inline.end_of_debug(statement.end));
+            }
             return is_same;
         }
         self.previous = None;
-        if puts_bytes(head) && self.bytes(statement, scanner) {
+        if puts_bytes(name) && self.bytes(statement, scanner) {
             return false;
         }
-        if self.macro_directive(&name, statement) {
+        if self.macro_directive(name, statement) {
             return false;
         }
         let operands = statement.operands(self.source);
-        match &*name {
-            ".code64" => self.long_mode = true,
-            ".code32" | ".code16" | ".code16gcc" => self.long_mode = false,
-            ".intel_syntax" | ".att_syntax" => {
-                let intel = name == ".intel_syntax";
+        match name {
+            b".code64" => self.long_mode = true,
+            b".code32" | b".code16" | b".code16gcc" => self.long_mode = false,
+            b".intel_syntax" | b".att_syntax" => {
+                let intel = name == b".intel_syntax";
                 let bare_registers = match operands {
                     b"noprefix" => true,
                     b"prefix" => false,
@@ -231,32 +231,30 @@ impl<'a> Stage<'a> {
                 };
                 self.syntax = Syntax { intel, bare_registers };
             }
-            ".endif" => {
+            b".endif" => {
                 self.conditionals = self.conditionals.saturating_sub(1);
                 self.flow.condition();
             }
-            _ if name.starts_with(".else") => {
+            _ if name.starts_with(b".else") => {
                 self.flow.condition();
                 self.decides_by_distance |= self.is_about_places(operands);
             }
-            _ if name.starts_with(".if") => {
+            _ if name.starts_with(b".if") => {
                 self.conditionals += 1;
                 self.flow.condition();
-                self.decides_by_distance |= is_numeric_condition(&name) && self.is_about_places(operands);
+                self.decides_by_distance |= is_numeric_condition(name) && self.is_about_places(operands);
             }
-            _ if is_data(head) || name == ".reloc" || definition(self.source, statement).is_some() => {
-                self.count(statement, false);
-            }
+            _ if is_data(name) || name == b".reloc" => self.count(statement, operands, false),
             _ => {}
         }
         false
     }
 
     /// Whether a directive says that the text is written as it is anyway.
-    pub(super) fn repeats_mode(&self, name: &str, statement: &Statement) -> bool {
+    pub(super) fn repeats_mode(&self, name: &[u8], statement: &Statement) -> bool {
         match name {
-            ".code64" => self.long_mode,
-            ".att_syntax" => self.syntax == Syntax::default() && statement.operands(self.source) != b"noprefix",
+            b".code64" => self.long_mode,
+            b".att_syntax" => self.syntax == Syntax::default() && statement.operands(self.source) != b"noprefix",
             _ => false,
         }
     }
@@ -274,48 +272,50 @@ impl<'a> Stage<'a> {
         self.macros.expansions(expression).is_none_or(|texts| texts.iter().any(|text| is_place(text)))
     }
 
-    /// Keeps in mind which names are plain numbers.
-    fn define(&mut self, name: &'a [u8], value: &'a [u8]) {
-        let names = |sum: Sum<'a>| [sum.added, sum.subtracted].concat();
-        let is_constant =
-            Sum::read(value).map(names).is_some_and(|names| names.iter().all(|name| self.constants.contains(name)));
-        if is_constant {
+    /// Follows a definition; `true` if it is one of a number, which changes nothing here.
+    fn define(&mut self, name: &'a [u8], value: &'a [u8], statement: &Statement) -> bool {
+        let sum = Sum::read(value);
+        let mut names = sum.iter().flat_map(|sum| sum.added.iter().chain(&sum.subtracted));
+        if sum.is_some() && names.all(|name| self.constants.contains(name)) {
             self.constants.insert(name);
         } else {
             self.constants.remove(name);
-            self.has_aliases = true;
+            self.aliases.insert(name);
         }
+        let is_number = sum.is_some_and(|sum| sum.constant().is_some());
+        if !is_number {
+            self.previous = None;
+            self.count(statement, value, false);
+        }
+        is_number
     }
 
     /// Notes the places that a statement reaches by a number: an instruction by one in an operand; data, a definition and a
     /// macro call in each expression.
-    fn count(&mut self, statement: &Statement, is_instruction: bool) {
-        if !is_instruction && let Some((name, value)) = definition(self.source, statement) {
-            self.define(name, value);
-        }
-        if !self.sections.current().debug {
-            self.counted.extend(counted(self.source, self.syntax, statement, !is_instruction));
+    fn count(&mut self, statement: &Statement, operands: &[u8], is_instruction: bool) {
+        if statement.may_add && !self.sections.current().debug {
+            self.counted.extend(counted(self.source, self.syntax, statement, operands, !is_instruction));
         }
     }
 
     /// Follows a directive that changes the section; tells whether it comes back to where nothing has happened since.
-    fn section(&mut self, name: &str, statement: &Statement) -> Option<bool> {
+    fn section(&mut self, name: &[u8], statement: &Statement) -> Option<bool> {
         let before = self.sections.current();
         if !self.sections.follow(name, statement.operands(self.source)) {
             return None;
         }
         let now = self.sections.current();
-        if before.number == now.number && !matches!(name, ".pushsection" | ".popsection") {
+        if before.number == now.number && !matches!(name, b".pushsection" | b".popsection") {
             return Some(true);
         }
         self.before = None;
         match name {
-            ".pushsection" => {
+            b".pushsection" => {
                 // A site that spans the excursion must not span another one.
                 self.interrupted.push(self.previous.take().filter(|_| !now.executable));
                 self.flow.interrupt(statement.start);
             }
-            ".popsection" => {
+            b".popsection" => {
                 self.previous = self.interrupted.pop().flatten();
                 self.flow.resume(statement.start);
                 return Some(self.previous.is_some());
@@ -336,7 +336,7 @@ impl<'a> Stage<'a> {
 
     /// Follows a directive of macros. The section that a macro will be expanded in is not known where it is defined: its body
     /// counts as executable, and what it does to the section ends with it.
-    fn macro_directive(&mut self, name: &str, statement: &Statement) -> bool {
+    fn macro_directive(&mut self, name: &[u8], statement: &Statement) -> bool {
         let (was_in_macro, was_deep) = (self.macros.in_macro(), self.macros.depth());
         let Some(defined) = self.macros.follow(name, statement) else { return false };
         let defining = self.macros.defining().map(<[u8]>::to_vec);
@@ -354,9 +354,9 @@ impl<'a> Stage<'a> {
         } else if self.macros.depth() < was_deep {
             self.flow.end_body(defined, statement.end);
         }
-        self.decides_by_distance |= name == ".rept" && self.is_about_places(statement.operands(self.source));
-        if matches!(name, ".irp" | ".macro") {
-            self.count(statement, false);
+        self.decides_by_distance |= name == b".rept" && self.is_about_places(statement.operands(self.source));
+        if matches!(name, b".irp" | b".macro") {
+            self.count(statement, statement.operands(self.source), false);
         }
         true
     }
@@ -376,12 +376,12 @@ impl<'a> Stage<'a> {
         let previous = self.previous.replace(statement.clone());
         let head = statement.head(self.source);
         let is_call = self.macros.is_call(head);
-        self.count(statement, !is_call);
+        self.count(statement, statement.operands(self.source), !is_call);
         if !self.sections.current().executable {
             return;
         }
         if is_call {
-            if self.flow.puts_bytes(&head.to_ascii_lowercase()) && self.is_table(scanner) {
+            if self.flow.puts_bytes(&lowercase(head)) && self.is_table(scanner) {
                 self.flow.reach_everything();
             }
             self.follow_call(statement);
@@ -420,7 +420,7 @@ impl<'a> Stage<'a> {
             let operands = statement.operands(self.source);
             head = operands.split(u8::is_ascii_whitespace).next().unwrap_or_default();
         }
-        if !is_filler(head) || !self.flow.is_unreached() {
+        if !self.flow.is_unreached() || !is_filler(head) {
             self.flow.instruction(is_transfer(head), self.inline.part(statement.start));
         }
     }
@@ -429,7 +429,7 @@ impl<'a> Stage<'a> {
         self.object = None;
         self.before = Some(statement.clone());
         if !self.in_argument {
-            let name = statement.head(self.source).to_ascii_lowercase();
+            let name = lowercase(statement.head(self.source));
             self.flow.call(&name, self.inline.part(statement.start), statement.start);
         }
     }
@@ -558,8 +558,8 @@ fn merged(mut parts: Vec<Range<usize>>) -> Vec<Range<usize>> {
 }
 
 /// Whether the condition is a number, and not about names or texts (GAS manual, 7.47 "`.if`").
-fn is_numeric_condition(directive: &str) -> bool {
-    matches!(directive, ".if" | ".ifeq" | ".ifne" | ".ifge" | ".ifgt" | ".ifle" | ".iflt")
+fn is_numeric_condition(directive: &[u8]) -> bool {
+    matches!(directive, b".if" | b".ifeq" | b".ifne" | b".ifge" | b".ifgt" | b".ifle" | b".iflt")
 }
 
 /// Whether an expression names the label, a numeric one by `Nb`.

@@ -17,12 +17,13 @@ mod arguments;
 mod table;
 
 use std::cell::OnceCell;
-use std::collections::HashSet;
 use std::ops::Range;
+
+use rustc_hash::FxHashSet;
 
 use self::arguments::{offset_in, parse_definition, references};
 use self::table::Table;
-use super::scan::Statement;
+use super::scan::{Statement, lowercase};
 
 /// A body that the text is in.
 struct Frame {
@@ -35,7 +36,7 @@ struct Frame {
 /// The macros defined so far, and the definitions that the text is in.
 pub(super) struct Macros<'a> {
     source: &'a [u8],
-    defined: HashSet<Vec<u8>>,
+    defined: FxHashSet<Vec<u8>>,
     frames: Vec<Frame>,
     /// Those of the frames that are bodies of a `.macro`.
     definitions: usize,
@@ -47,7 +48,7 @@ impl<'a> Macros<'a> {
     pub(super) fn new(source: &'a [u8]) -> Self {
         Self {
             source,
-            defined: HashSet::new(),
+            defined: FxHashSet::default(),
             frames: Vec::new(),
             definitions: 0,
             alternate: false,
@@ -101,16 +102,16 @@ impl<'a> Macros<'a> {
 
     /// Follows a directive; `None` if it is not one of macros. At the end of a definition, the name that is defined.
     #[expect(clippy::option_option, reason = "a directive of macros, and what it defines")]
-    pub(super) fn follow(&mut self, directive: &str, statement: &Statement) -> Option<Option<Vec<u8>>> {
+    pub(super) fn follow(&mut self, directive: &[u8], statement: &Statement) -> Option<Option<Vec<u8>>> {
         let operands = statement.operands(self.source);
         match directive {
-            ".macro" => {
+            b".macro" => {
                 let (name, _) = parse_definition(operands);
                 self.frames.push(Frame { opened: statement.start, defines: Some(name) });
                 self.definitions += 1;
             }
-            ".irp" | ".irpc" | ".rept" => self.frames.push(Frame { opened: statement.start, defines: None }),
-            ".endm" | ".endmacro" | ".endr" => {
+            b".irp" | b".irpc" | b".rept" => self.frames.push(Frame { opened: statement.start, defines: None }),
+            b".endm" | b".endmacro" | b".endr" => {
                 let name = self.frames.pop().and_then(|frame| frame.defines);
                 if let Some(name) = &name {
                     self.definitions -= 1;
@@ -118,9 +119,9 @@ impl<'a> Macros<'a> {
                 }
                 return Some(name);
             }
-            ".purgem" => drop(self.defined.remove(operands.to_ascii_lowercase().as_slice())),
-            ".altmacro" => self.alternate = true,
-            ".noaltmacro" => self.alternate = false,
+            b".purgem" => drop(self.defined.remove(operands.to_ascii_lowercase().as_slice())),
+            b".altmacro" => self.alternate = true,
+            b".noaltmacro" => self.alternate = false,
             _ => return None,
         }
         Some(None)
@@ -134,18 +135,18 @@ impl<'a> Macros<'a> {
     /// Whether the assembler will take the statement of this name for a macro call. In a body, which is expanded later, that
     /// is so for every macro of the text.
     pub(super) fn is_call(&self, name: &[u8]) -> bool {
-        if !self.may_be_called() {
-            return false;
-        }
-        let name = name.to_ascii_lowercase();
-        self.defined.contains(&name)
-            || self.in_body() && self.table().is_macro(&name)
-            || self.table().is_named_by_parameters(&name)
+        self.may_be_called() && self.is_callable(&lowercase(name))
+    }
+
+    fn is_callable(&self, name: &[u8]) -> bool {
+        self.defined.contains(name)
+            || self.in_body() && self.table().is_macro(name)
+            || self.table().is_named_by_parameters(name)
     }
 
     /// Whether a macro of the text has this name, wherever it is defined.
     pub(super) fn is_defined_anywhere(&self, name: &[u8]) -> bool {
-        self.may_be_called() && self.table().is_macro(&name.to_ascii_lowercase())
+        self.may_be_called() && self.table().is_macro(&lowercase(name))
     }
 
     /// Whether a parameter of a body around it may change the text.
@@ -161,7 +162,7 @@ impl<'a> Macros<'a> {
         if !self.may_be_called() || memchr::memchr(b'"', text).is_none() {
             return Vec::new();
         }
-        let code = self.table().code_arguments(&name.to_ascii_lowercase(), text, self.scope());
+        let code = self.table().code_arguments(&lowercase(name), text, self.scope());
         let start = |part: &[u8]| arguments.start + offset_in(text, part);
         code.into_iter().map(|code| start(code)..start(code) + code.len()).collect()
     }

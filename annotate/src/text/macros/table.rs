@@ -4,12 +4,13 @@
 //! of it is bounded, so that no text makes it slow: where a bound is reached, a parameter may be anything.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::super::lookup::sensitive;
 use super::super::operands::Syntax;
-use super::super::scan::{Item, Scanner, Statement};
+use super::super::scan::{Item, Scanner, Statement, lowercase};
 use super::arguments::{Parameter, bind, offset_in, parse_definition, quoted, references, split, substitute, unquote};
 
 /// More combinations than this count as "anything".
@@ -69,14 +70,14 @@ enum Kind<'a> {
 /// The macros of a text.
 #[derive(Default)]
 pub(super) struct Table<'a> {
-    macros: HashMap<Vec<u8>, Macro<'a>>,
+    macros: FxHashMap<Vec<u8>, Macro<'a>>,
     scopes: Vec<Scope<'a>>,
     /// Scopes by the offset of the statement that opens them.
-    opened: HashMap<usize, usize>,
-    values: RefCell<HashMap<(Vec<u8>, usize), Values>>,
-    code: RefCell<HashMap<(Vec<u8>, usize), bool>>,
+    opened: FxHashMap<usize, usize>,
+    values: RefCell<FxHashMap<(Vec<u8>, usize), Values>>,
+    code: RefCell<FxHashMap<(Vec<u8>, usize), bool>>,
     work: Cell<usize>,
-    named_by_parameters: HashSet<Vec<u8>>,
+    named_by_parameters: FxHashSet<Vec<u8>>,
 }
 
 impl<'a> Table<'a> {
@@ -86,7 +87,7 @@ impl<'a> Table<'a> {
             table: Self::default(),
             current: None,
             alternate: false,
-            visible: HashMap::new(),
+            visible: FxHashMap::default(),
             shown: Vec::new(),
         };
         reader.names();
@@ -115,8 +116,8 @@ impl<'a> Table<'a> {
         self.named_by_parameters.contains(name)
     }
 
-    fn names_by_parameters(&self) -> HashSet<Vec<u8>> {
-        let mut names = HashSet::new();
+    fn names_by_parameters(&self) -> FxHashSet<Vec<u8>> {
+        let mut names = FxHashSet::default();
         for scope in &self.scopes {
             if let Kind::Macro(name) = &scope.kind
                 && name.contains(&b'\\')
@@ -252,7 +253,7 @@ impl<'a> Table<'a> {
             return None;
         }
         let is_code = self.is_code(name, parameter);
-        let mut values: HashSet<Vec<u8>> = HashSet::new();
+        let mut values: FxHashSet<Vec<u8>> = FxHashSet::default();
         values.extend(parameters[parameter].default.map(|default| unquote(default, alternate)));
         for call in calls {
             self.work.set(self.work.get() + 1);
@@ -336,7 +337,7 @@ struct Reader<'a> {
     current: Option<usize>,
     alternate: bool,
     /// For each parameter, the macros that have it and that the text is in, the innermost last.
-    visible: HashMap<&'a [u8], Vec<(Vec<u8>, usize)>>,
+    visible: FxHashMap<&'a [u8], Vec<(Vec<u8>, usize)>>,
     /// The parameters of each body that the text is in.
     shown: Vec<Vec<&'a [u8]>>,
 }
@@ -354,9 +355,9 @@ impl<'a> Reader<'a> {
     }
 
     fn statement(&mut self, statement: &Statement) {
-        let head = statement.head(self.source).to_ascii_lowercase();
+        let head = &*lowercase(statement.head(self.source));
         let operands = statement.operands(self.source);
-        match head.as_slice() {
+        match head {
             b".macro" => self.define(statement, operands),
             b".irp" | b".irpc" => {
                 let mut arguments = split(operands);
@@ -370,9 +371,9 @@ impl<'a> Reader<'a> {
             b".altmacro" => self.alternate = true,
             b".noaltmacro" => self.alternate = false,
             _ => {
-                let call = self.table.macros.get_mut(&head).map(|called| {
+                let call = self.table.macros.get_mut(head).map(|called| {
                     called.calls.push(Call { arguments: operands, scope: self.current });
-                    (head.as_slice(), operands)
+                    (head, operands)
                 });
                 self.note_uses(&self.source[statement.range()], call);
             }
