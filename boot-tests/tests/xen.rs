@@ -85,6 +85,15 @@ fn min_boots_to_a_shell() -> Result<()> {
     boot(Host::Xen, &kernel, &guest, "min", "shell", "").map(drop)
 }
 
+/// The tables that map it do not fit into the wedge's window.
+#[test]
+fn a_domain_may_have_6_gb() -> Result<()> {
+    let kernel = Variant::MIN.build()?;
+    let initramfs = Guest::script("memory", Vec::new()).initramfs()?;
+    let machine = Machine { memory: 6144, cpu: CPU, ..Host::Xen.machine(&kernel, initramfs.path())? };
+    machine.boot("xen-6-gb", &Expectations::read("memory")?).map(drop)
+}
+
 #[test]
 fn net_boots_to_a_shell() -> Result<()> {
     let kernel = Variant::NET.build()?;

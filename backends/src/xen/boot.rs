@@ -28,7 +28,7 @@ use super::entry::{self, CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET,
 use super::hypercall::{self, Refused};
 use super::interface::{KERNEL_CS, KERNEL_SS, MACHINE_TO_PHYSICAL, StartInfo, TrapInfo};
 use super::machine::{Machine, paging_mode};
-use super::memory::{LIMIT, LINEAR, Memory, MemoryError, Usable, pointer};
+use super::memory::{FEWEST_TABLES, LIMIT, LINEAR, Memory, MemoryError, Usable, pointer};
 use super::modules::LiveModules;
 use super::narrow_stack::Springboard;
 use super::segments::Segments;
@@ -79,7 +79,6 @@ pub(super) enum Failure<'a> {
     Load(LoadError),
     Loaded(OutOfMemory),
     Sites(Refusal),
-    Tables { tables: u64 },
     Shadow(OutOfTables),
 }
 
@@ -106,9 +105,6 @@ impl fmt::Display for Failure<'_> {
             Self::Load(error) => error.fmt(f),
             Self::Loaded(error) => error.fmt(f),
             Self::Sites(refusal) => write!(f, "the table of sites is refused: {refusal}"),
-            Self::Tables { tables } => {
-                write!(f, "the domain leaves {tables} pages for page tables, fewer than {FEWEST_TABLES}")
-            }
             Self::Shadow(OutOfTables) => write!(f, "not even the first page tables find room"),
         }
     }
@@ -315,9 +311,6 @@ struct ShadowPlace {
     tables: u64,
 }
 
-/// With fewer tables a kernel may not come far.
-const FEWEST_TABLES: u64 = 256;
-
 /// Bytes beside each page table.
 const BESIDE: u64 = (size_of::<Notes>() + size_of::<TableInfo>() + size_of::<u32>()) as u64;
 
@@ -341,11 +334,8 @@ fn lay_out(
     };
     let pool = memory.pool();
     // The last page of the pool is none of them. One page in 64 for page tables is more than a real kernel has.
-    let spare = (pool.end - pool.start).saturating_sub(1);
+    let spare = pool.end - pool.start - 1;
     let tables = spare.min((memory.pages() / 64).max(FEWEST_TABLES));
-    if tables < FEWEST_TABLES {
-        return Err(Failure::Tables { tables });
-    }
     let tables = most.map_or(tables, |most| tables.min(most.into()));
     let length = (tables * BESIDE).next_multiple_of(PAGE);
     let address = place(&map, length, PAGE, "the shadow of the page tables")?;

@@ -9,7 +9,10 @@
 //! are read-only there, as everywhere.
 //!
 //! Of the domain's own numbering (pseudo-physical frames), which runs through without gaps, the wedge keeps what Xen mapped
-//! at its window: the image, and behind it, up to where the kernel would lie on bare hardware, the pool of page tables.
+//! at its window: the image, and behind it, up to where the kernel would lie on bare hardware, the pool of page tables for the
+//! guest. The tables of the mapping of all memory do not come from there, for they grow with the memory: 8 bytes for each page.
+//! They lie in one piece wherever there is room. Xen has not mapped that at the start, so each is written where the first
+//! pages of the pool are mapped later, in turn, and is nowhere writable when Xen takes it for a page table.
 
 use core::ops::Range;
 
@@ -61,9 +64,10 @@ pub(super) enum Piece {
 pub(super) enum MemoryError {
     TooManyRuns,
     TooHigh { address: u64 },
-    NoTables,
     TooLittle { pages: u64 },
     Map(TooManyRegions),
+    NoRoom { tables: u64 },
+    SmallPool { pages: u64 },
     Xen { what: &'static str, refused: Refused },
 }
 
@@ -71,10 +75,20 @@ impl core::fmt::Display for MemoryError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::TooManyRuns => write!(f, "the domain's memory lies in more than {RUNS} pieces"),
-            Self::TooHigh { address } => {
-                write!(f, "memory at {address:#x}, behind the last address served, {LIMIT:#x}")
+            Self::TooHigh { address } => write!(
+                f,
+                "the domain has memory at {address:#x}, behind the last address served, {LIMIT:#x}: give it less, by dom0_mem= \
+                 or memory="
+            ),
+            Self::NoRoom { tables } => {
+                write!(
+                    f,
+                    "no room for {tables} page tables in one piece: give the domain more memory, by dom0_mem= or memory="
+                )
             }
-            Self::NoTables => write!(f, "the domain has more memory than the wedge's window has page tables for"),
+            Self::SmallPool { pages } => {
+                write!(f, "the image leaves {pages} pages of its window for page tables, fewer than {FEWEST_TABLES}")
+            }
             Self::TooLittle { pages } => write!(f, "{pages} pages of memory are not even enough for the wedge"),
             Self::Map(error) => error.fmt(f),
             Self::Xen { what, refused } => write!(f, "Xen refuses {what}, error {}", refused.0),
@@ -95,13 +109,24 @@ pub(super) struct Memory {
     window: [u64; WINDOW_FRAMES],
     /// Pseudo-physical frames of the pool.
     pool: Range<u64>,
-    /// Of these, how many the linear mapping has taken.
-    linear_tables: u64,
+    /// Machine addresses of the linear mapping's tables.
+    linear_tables: Range<u64>,
     /// Pseudo-physical frames of the tables that Xen booted the domain with.
     boot_tables: Range<u64>,
     pieces: [Piece; PIECES],
     /// The guest's.
     map: MemoryMap,
+}
+
+/// With fewer tables a kernel may not come far.
+pub(super) const FEWEST_TABLES: u64 = 256;
+
+/// The places in the window where the linear mapping's tables are written, one for each level: the first pages of the pool.
+#[derive(Clone, Copy, Debug)]
+enum Desk {
+    Pointers,
+    Directory,
+    Table,
 }
 
 const WINDOW_FRAMES: usize = (WINDOW_LENGTH / PAGE) as usize;
@@ -119,7 +144,7 @@ fn physical(machine: u64) -> u64 {
 }
 
 /// Machine frames by pseudo-physical frame, where they follow each other.
-fn pieces(list: &[u64], frames: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+fn pieces(list: &[u64], frames: Range<u64>) -> impl Iterator<Item = Range<u64>> + Clone {
     let mut rest = list.get(frames.start as usize..frames.end as usize).unwrap_or_default();
     core::iter::from_fn(move || {
         let first = *rest.first()?;
@@ -139,7 +164,7 @@ impl Memory {
             frames: &[],
             window: [0; WINDOW_FRAMES],
             pool: 0..0,
-            linear_tables: 0,
+            linear_tables: 0..0,
             boot_tables: 0..0,
             pieces: [Piece::Foreign; PIECES],
             map: MemoryMap::EMPTY,
@@ -159,9 +184,14 @@ impl Memory {
         }
         self.window.copy_from_slice(&self.frames[..WINDOW_FRAMES]);
         self.pool = own_end.div_ceil(PAGE)..WINDOW_LENGTH / PAGE;
+        let pages = self.pool.end.saturating_sub(self.pool.start);
+        if pages <= FEWEST_TABLES {
+            return Err(MemoryError::SmallPool { pages });
+        }
         let tables = (start.pt_base - WINDOW) / PAGE;
         self.boot_tables = tables..tables + start.nr_pt_frames;
         self.find_runs()?;
+        self.linear_tables = self.place_linear_tables(start)?;
         self.clear_pool();
         let pointers = self.map_linear()?;
         let root = self.frames[tables as usize] << 12;
@@ -214,46 +244,85 @@ impl Memory {
         }
     }
 
+    /// Finds room for the tables of the linear mapping, away from all that Xen has loaded.
+    fn place_linear_tables(&self, start: &StartInfo) -> Result<Range<u64>, MemoryError> {
+        let tables = 1 + self.touched(18) + self.touched(9);
+        let mut map = MemoryMap::default();
+        self.add_runs(&mut map)?;
+        let module = start.mod_start..start.mod_start + start.mod_len.div_ceil(PAGE);
+        let busy = self.machine_ranges(0..self.boot_end()).chain(self.machine_ranges(module));
+        let address = map.place(busy, tables * PAGE, PAGE, LIMIT).ok_or(MemoryError::NoRoom { tables })?;
+        Ok(address..address + tables * PAGE)
+    }
+
+    /// How many aligned groups of 2^`shift` machine frames have one of the domain's among them.
+    fn touched(&self, shift: u32) -> u64 {
+        let groups = self.runs[..self.count].iter().map(|run| (run.start >> shift, (run.end - 1) >> shift));
+        let new = |last: &mut Option<u64>, (first, end): (u64, u64)| {
+            let known = u64::from(*last == Some(first));
+            *last = Some(end);
+            Some(end + 1 - first - known)
+        };
+        groups.scan(None, new).sum()
+    }
+
     /// Writes the tables of the linear mapping, then protects the pool. Returns the machine address of the mapping's
     /// page-directory-pointer table.
-    fn map_linear(&mut self) -> Result<u64, MemoryError> {
-        let (root, mut directory, mut table) = (self.take_table()?, (u64::MAX, 0), (u64::MAX, 0));
+    fn map_linear(&self) -> Result<u64, MemoryError> {
+        let mut tables = self.linear_tables.clone().step_by(PAGE as usize);
+        let no_room = MemoryError::NoRoom { tables: tables.clone().count() as u64 };
+        let mut open = |desk: Desk| {
+            let table = tables.next().ok_or(no_room)?;
+            self.open(desk, table)?;
+            Ok(table)
+        };
+        let root = open(Desk::Pointers)?;
+        let (mut directory, mut table) = (u64::MAX, u64::MAX);
         for number in 0..self.count {
             for machine in self.runs[number].clone() {
+                if directory != machine >> 18 {
+                    directory = machine >> 18;
+                    let value = open(Desk::Directory)? | entry::TABLE;
+                    self.write(Desk::Pointers, directory, value);
+                }
+                if table != machine >> 9 {
+                    table = machine >> 9;
+                    let value = open(Desk::Table)? | entry::TABLE;
+                    self.write(Desk::Directory, table, value);
+                }
                 let physical = physical(machine);
-                if directory.0 != machine >> 18 {
-                    directory = (machine >> 18, self.take_table()?);
-                    self.link(root, machine >> 18 & 511, directory.1);
-                }
-                if table.0 != machine >> 9 {
-                    table = (machine >> 9, self.take_table()?);
-                    self.link(directory.1, machine >> 9 & 511, table.1);
-                }
-                let read_only = self.pool.contains(&physical) || self.boot_tables.contains(&physical);
-                let rights = if read_only { 0 } else { entry::WRITABLE };
+                let is_table = self.pool.contains(&physical)
+                    || self.boot_tables.contains(&physical)
+                    || self.linear_tables.contains(&(machine * PAGE));
+                let rights = if is_table { 0 } else { entry::WRITABLE };
                 let value = (machine * PAGE) | entry::PRESENT | entry::ACCESSED_AND_DIRTY | rights;
-                Self::write(table.1, machine & 511, value);
+                self.write(Desk::Table, machine, value);
             }
         }
         self.make_pool_read_only()?;
-        Ok(self.machine_address(root))
+        Ok(root)
     }
 
-    /// The next table of the pool, a pseudo-physical frame.
-    fn take_table(&mut self) -> Result<u64, MemoryError> {
-        let frame = self.pool.start + self.linear_tables;
-        self.linear_tables += 1;
-        if self.pool.contains(&frame) { Ok(frame) } else { Err(MemoryError::NoTables) }
+    /// Address in the window where a table is written.
+    fn desk(&self, desk: Desk) -> u64 {
+        WINDOW + (self.pool.start + desk as u64) * PAGE
     }
 
-    fn link(&self, table: u64, index: u64, to: u64) {
-        Self::write(table, index, self.machine_address(to) | entry::TABLE);
+    /// Puts a page on a desk, and clears it.
+    fn open(&self, desk: Desk, machine: u64) -> Result<(), MemoryError> {
+        let value = machine | entry::PRESENT | entry::WRITABLE | entry::ACCESSED_AND_DIRTY;
+        // SAFETY: nobody uses what Xen has mapped there, nor the page.
+        let mapped = unsafe { hypercall::update_va_mapping(self.desk(desk), value) };
+        mapped.map_err(|refused| MemoryError::Xen { what: "to map a page for a page table", refused })?;
+        // SAFETY: mapped just now.
+        unsafe { pointer::<[u64; 512]>(self.desk(desk)).write_bytes(0, 1) };
+        Ok(())
     }
 
-    /// Writes an entry of a table that is none yet.
-    fn write(table: u64, index: u64, value: u64) {
-        // SAFETY: a page of the pool, which is still writable, and no table to Xen yet.
-        unsafe { pointer::<u64>(WINDOW + table * PAGE + 8 * index).write(value) };
+    /// Writes the entry for a number, of which the low bits count, of the table on a desk.
+    fn write(&self, desk: Desk, number: u64, value: u64) {
+        // SAFETY: a page that is mapped for this, and no table to Xen yet.
+        unsafe { pointer::<u64>(self.desk(desk) + 8 * (number & 511)).write(value) };
     }
 
     fn make_pool_read_only(&self) -> Result<(), MemoryError> {
@@ -321,26 +390,33 @@ impl Memory {
         self.boot_tables.end + 1
     }
 
-    /// The pool, without what the linear mapping has taken: pseudo-physical frames.
+    /// The pool: pseudo-physical frames.
     pub(super) fn pool(&self) -> Range<u64> {
-        self.pool.start + self.linear_tables..self.pool.end
+        self.pool.clone()
     }
 
     /// The machine ranges of some pseudo-physical frames, in the order of those.
-    pub(super) fn machine_ranges(&self, frames: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    pub(super) fn machine_ranges(&self, frames: Range<u64>) -> impl Iterator<Item = Range<u64>> + Clone {
         pieces(self.frames, frames).map(|piece| piece.start * PAGE..piece.end * PAGE)
     }
 
-    /// The guest's memory map: all but the pages in `own`, pseudo-physical frames.
+    /// Adds the domain's memory to a map.
+    fn add_runs(&self, map: &mut MemoryMap) -> Result<(), MemoryError> {
+        let regions = self.runs[..self.count].iter();
+        regions
+            .map(|run| Region { start: run.start * PAGE, end: run.end * PAGE, kind: Kind::Usable })
+            .try_for_each(|region| map.add(region))
+            .map_err(MemoryError::Map)
+    }
+
+    /// The guest's memory map: all but the linear mapping's tables and the pages in `own`, pseudo-physical frames.
     pub(super) fn make_map(&mut self, own: &[Range<u64>]) -> Result<MemoryMap, MemoryError> {
         let mut map = MemoryMap::default();
         // Linux wants a place below 1 MB for the code that starts other processors, and leaves the rest alone.
         let low = Region { start: PAGE, end: 0x9f000, kind: Kind::Usable };
         map.add(low).map_err(MemoryError::Map)?;
-        for run in &self.runs[..self.count] {
-            let region = Region { start: run.start * PAGE, end: run.end * PAGE, kind: Kind::Usable };
-            map.add(region).map_err(MemoryError::Map)?;
-        }
+        self.add_runs(&mut map)?;
+        map.reserve(&self.linear_tables).map_err(MemoryError::Map)?;
         for frames in own {
             for range in self.machine_ranges(frames.clone()) {
                 map.reserve(&range).map_err(MemoryError::Map)?;
