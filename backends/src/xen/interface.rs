@@ -115,6 +115,7 @@ pub(super) struct MmuExtended {
 
 /// Commands of `mmuext_op`.
 pub(super) mod mmuext {
+    pub(crate) const PIN_L3_TABLE: u32 = 2;
     pub(crate) const PIN_L4_TABLE: u32 = 3;
     pub(crate) const UNPIN_TABLE: u32 = 4;
     pub(crate) const NEW_BASEPTR: u32 = 5;
@@ -122,6 +123,7 @@ pub(super) mod mmuext {
     pub(crate) const INVLPG_LOCAL: u32 = 7;
     pub(crate) const SET_LDT: u32 = 13;
     pub(crate) const NEW_USER_BASEPTR: u32 = 15;
+    pub(crate) const CLEAR_PAGE: u32 = 16;
 }
 
 /// Domain numbers with a meaning of their own (`xen.h`).

@@ -28,7 +28,7 @@ use wedge::shadow::{Host as _, Level, Table};
 
 use super::entry::cause;
 use super::hypercall;
-use super::interface::{KERNEL_CS, KERNEL_SS};
+use super::interface::{KERNEL_CS, KERNEL_SS, mmuext};
 use super::memory::LINEAR;
 use super::segments::Segments;
 use super::tables::Tables;
@@ -57,8 +57,11 @@ static SPRINGBOARD: Cell = Cell(UnsafeCell::new(Page {
 /// Where the springboard is, and what maps it for user mode.
 #[derive(Debug)]
 pub(super) struct Springboard {
-    /// Tables of levels 3, 2 and 1, linked to nothing while it is not in use.
+    /// Tables of levels 3, 2 and 1, in no root while it is not in use. The first is pinned: Xen looks at all entries of tables
+    /// that come into use, and goes on doing so with each return otherwise.
     tables: [Table; 3],
+    /// Where they lead from.
+    path: Option<u64>,
     /// Where user mode has it, while it is in use.
     address: Option<u64>,
 }
@@ -67,7 +70,9 @@ impl Springboard {
     /// One that is not in use; `None` if there are no page tables left.
     pub(super) fn new(tables: &mut Tables) -> Option<Self> {
         let mut table = |level| tables.allocate(level, 0);
-        Some(Self { tables: [table(Level::L3)?, table(Level::L2)?, table(Level::L1)?], address: None })
+        let chain = [table(Level::L3)?, table(Level::L2)?, table(Level::L1)?];
+        tables.pin(chain[0], mmuext::PIN_L3_TABLE);
+        Some(Self { tables: chain, path: None, address: None })
     }
 
     fn frame() -> &'static mut Frame {
@@ -104,8 +109,12 @@ impl Resident {
         *Springboard::frame() = Frame { rip, cs, rflags, rsp, ss };
         let address = Springboard::address_for(rsp);
         let page = self.machine.tables.memory.machine_of(SPRINGBOARD.0.get().addr() as u64);
-        self.machine.tables.set_users_page(self.machine.springboard.tables, address, Some(page));
-        self.machine.springboard.address = Some(address);
+        let Springboard { tables, path, .. } = self.machine.springboard;
+        if path != Some(address) {
+            self.machine.tables.lead(tables, path, address, page);
+        }
+        self.machine.tables.set_users_pointers(tables[0], address, true);
+        self.machine.springboard = Springboard { tables, path: Some(address), address: Some(address) };
         (context.rip, context.rsp) = Springboard::start(address);
         // Neither TF, nor NT, with which there is no IRETQ.
         (context.cs, context.rflags, context.ss) = (KERNEL_CS, rflags & INTERRUPT_FLAG | flags::FIXED, KERNEL_SS);
@@ -114,7 +123,7 @@ impl Resident {
     /// A context that comes in: the springboard is no longer in use, and one that was still on it has left it.
     pub(super) fn leave_springboard(&mut self, context: &mut Context) {
         let Some(address) = self.machine.springboard.address.take() else { return };
-        self.machine.tables.set_users_page(self.machine.springboard.tables, address, None);
+        self.machine.tables.set_users_pointers(self.machine.springboard.tables[0], address, false);
         hypercall::flush_page(address);
         if !context.is_user() || (context.rip, context.rsp) != Springboard::start(address) {
             return;

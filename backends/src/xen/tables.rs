@@ -222,21 +222,32 @@ impl Tables {
         table | entry::TABLE & !entry::WRITABLE | rights | execute
     }
 
-    /// Maps a page for user mode, to be read and executed, where its root has nothing: by three tables, of levels 3 to 1, that
-    /// are in use for nothing else. Without a page, undoes that; the real TLB is the caller's.
-    pub(super) fn set_users_page(&mut self, tables: [Table; 3], address: u64, page: Option<u64>) {
+    /// Has three tables, of levels 3 to 1, that are in use for nothing else lead from an address to a page, to be read and
+    /// executed; and no longer from the address that they led from before. What leads there is linked first, so that a table
+    /// always has a link and Xen need not look at all of it again.
+    pub(super) fn lead(&mut self, tables: [Table; 3], from: Option<u64>, to: u64, page: u64) {
         let [pointers, directory, table] = tables.map(|table| self.machine(table));
-        let leaf = page.unwrap_or(0) | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
-        let path = [
-            (self.user_root, 39, pointers | entry::TABLE),
-            (pointers, 30, directory | entry::TABLE),
-            (directory, 21, table | entry::TABLE),
-            (table, 12, leaf),
-        ];
+        let leaf = page | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
+        let path = [(pointers, 30, directory | entry::TABLE), (directory, 21, table | entry::TABLE), (table, 12, leaf)];
         for (table, shift, value) in path {
-            let value = if page.is_some() { value } else { 0 };
-            self.queue(MmuUpdate { address: table + 8 * (address >> shift & 511), value });
+            let place = |address: u64| table + 8 * (address >> shift & 511);
+            match from.map(place) {
+                Some(old) if old == place(to) => {}
+                old => {
+                    self.queue(MmuUpdate { address: place(to), value });
+                    if let Some(address) = old {
+                        self.queue(MmuUpdate { address, value: 0 });
+                    }
+                }
+            }
         }
+        self.carry_out();
+    }
+
+    /// Gives user mode's root a table of level 3, where it has nothing, or takes it away; the real TLB is the caller's.
+    pub(super) fn set_users_pointers(&mut self, table: Table, address: u64, present: bool) {
+        let value = if present { self.machine(table) | entry::TABLE } else { 0 };
+        self.queue(MmuUpdate { address: self.user_root + 8 * (address >> 39 & 511), value });
         self.carry_out();
     }
 
@@ -253,19 +264,18 @@ impl Tables {
         }
     }
 
-    /// Has Xen take a page for a root, whether it is in force or not; or no longer.
-    fn pin(&self, table: Table, command: u32) {
+    /// Has Xen take a page for a table, whether it is in force or not; or no longer.
+    pub(super) fn pin(&self, table: Table, command: u32) {
         let operation = MmuExtended { command, argument: self.machine(table) / PAGE, argument2: 0 };
         // SAFETY: what it holds is in order, and it is not in force.
         if let Err(refused) = unsafe { hypercall::mmuext(&[operation]) } {
-            say!("Xen refuses to pin or unpin a root, error {}", refused.0);
+            say!("Xen refuses to pin or unpin a table, error {}", refused.0);
         }
     }
 
     /// Empties a table that was in use. It has no type now, so its page may be written: by Xen.
     fn clear(&mut self, table: Table) {
-        const CLEAR_PAGE: u32 = 16;
-        let operation = MmuExtended { command: CLEAR_PAGE, argument: self.machine(table) / PAGE, argument2: 0 };
+        let operation = MmuExtended { command: mmuext::CLEAR_PAGE, argument: self.machine(table) / PAGE, argument2: 0 };
         // SAFETY: nobody else uses the page.
         if let Err(refused) = unsafe { hypercall::mmuext(&[operation]) } {
             say!("Xen refuses to clear a page table, error {}", refused.0);
