@@ -159,6 +159,7 @@ mod tests {
             "segments",
             "sensitive",
             "syscall-mix",
+            "thread-areas",
             "timers",
             "xstate",
         ];

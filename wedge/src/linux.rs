@@ -15,6 +15,10 @@ pub const USER_CS: u64 = 0x33;
 /// See [`USER_CS`].
 pub const USER_DS: u64 = 0x2b;
 
+/// The entries of its GDT that belong to the thread that runs: stores without a word, at each switch (6.1,
+/// `arch/x86/include/asm/desc.h`, `native_load_tls`; `segment.h`, `GDT_ENTRY_TLS_MIN`).
+pub const TLS_ENTRIES: Range<usize> = 12..15;
+
 /// The SWAPGS behind which Linux puts RSP on a stack that cannot be written and has never been touched (6.1,
 /// `native_irq_return_ldt`, to hide the upper half of RSP from 16-bit user mode): a page fault there could be pushed nowhere.
 ///

@@ -19,7 +19,10 @@ use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
+use wedge::linux::TLS_ENTRIES;
+
 use super::interface::SharedInfo;
+use super::segments::{SEEN, TLS};
 
 /// Why the wedge was entered, beside the vectors of exceptions.
 pub(super) mod cause {
@@ -287,7 +290,7 @@ xen_to_user:
     .endr
     leaq 16(%rsp), %rsp
 xen_hypervisor_iret:                    // rip, cs, rflags, rsp, ss; to the kernel if CS has RPL 0
-    pushq $0
+    pushq $0                            // flags
     pushq %rcx
     pushq %r11
     pushq %rax
@@ -363,6 +366,28 @@ xen_interrupt:
 xen_emulate_without_stack:
     WITHOUT_STACK {SITE_WITHOUT_STACK}
 
+    // The hypercall IRET, from the kernel to user mode, unless the guest has changed what user mode may load: then the frame is
+    // on the stack again, with all registers.
+    .macro RETURN_UNLESS_DESCRIPTORS_CHANGED
+    pushq $0                            // flags
+    pushq %rcx
+    pushq %r11
+    pushq %rax
+    movq {tls}(%rip), %rcx
+    .irp offset, 0, 8, 16
+    movq \offset(%rcx), %rax
+    cmpq {seen}+8*{FIRST_TLS}+\offset(%rip), %rax
+    jne 3f
+    .endr
+    movl $23, %eax                      // __HYPERVISOR_iret
+    syscall
+    ud2
+3:  popq %rax
+    popq %r11
+    popq %rcx
+    leaq 8(%rsp), %rsp
+    .endm
+
     .globl xen_iret                     // the frame is on the guest's stack
 xen_iret:
     movb $1, {page}+1(%rip)
@@ -380,7 +405,7 @@ xen_iret:
     jz 1f
     cmpb $0, {gs_swapped}(%rip)
     je 1f
-    jmp xen_hypervisor_iret
+    RETURN_UNLESS_DESCRIPTORS_CHANGED
 1:  WITHOUT_STACK {IRET}
 
     .globl xen_sysret
@@ -402,7 +427,7 @@ xen_sysret:
     jnz 2f
     testb $2, 17(%rsp)
     jz 2f
-    jmp xen_hypervisor_iret
+    RETURN_UNLESS_DESCRIPTORS_CHANGED
 2:  movq {saved_rsp}(%rip), %rsp
 1:  WITHOUT_STACK {SYSRET}
 
@@ -432,8 +457,11 @@ xen_stack_end:
     syscall_target = sym SYSCALL_TARGET,
     saved_rsp = sym SAVED_RSP,
     work = sym WORK,
+    tls = sym TLS,
+    seen = sym SEEN,
     sysret_selectors = sym SYSRET_SELECTORS,
     page = sym SHARED_PAGE,
+    FIRST_TLS = const TLS_ENTRIES.start,
     EVENT = const cause::EVENT,
     SITE = const cause::SITE,
     SITE_WITHOUT_STACK = const cause::SITE_WITHOUT_STACK,

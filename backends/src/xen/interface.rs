@@ -124,6 +124,7 @@ pub(super) mod mmuext {
     pub(crate) const SET_LDT: u32 = 13;
     pub(crate) const NEW_USER_BASEPTR: u32 = 15;
     pub(crate) const CLEAR_PAGE: u32 = 16;
+    pub(crate) const COPY_PAGE: u32 = 17;
 }
 
 /// Domain numbers with a meaning of their own (`xen.h`).

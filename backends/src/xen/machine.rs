@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering;
 use wedge::cpu::{
     Context, ControlRegister, CpuidResult, DescriptorTable, Exception, Host, Segment, Size, VirtualCpu, control,
 };
+use wedge::linux::TLS_ENTRIES;
 use wedge::platform::Platform;
 use wedge::port::{PORT, Port as WedgePort};
 use wedge::shadow::{Access, Mode, Outcome, Shadow};
@@ -17,6 +18,7 @@ use super::account::{Account, Answers};
 use super::board::Board;
 use super::entry::GS_SWAPPED;
 use super::hypercall::{self, Reason, SegmentBase, shutdown};
+use super::ldt::PAGE_ENTRIES;
 use super::memory::pointer;
 use super::narrow_stack::Springboard;
 use super::segments::Segments;
@@ -98,7 +100,10 @@ impl Machine {
 
     /// Where the wedge finds a user program's page, for an access with the program's rights.
     fn user_place(&mut self, address: u64, write: bool) -> Result<u64, Exception> {
-        let access = Access { write, user: true, fetch: false };
+        self.place(address, Access { write, user: true, fetch: false })
+    }
+
+    fn place(&mut self, address: u64, access: Access) -> Result<u64, Exception> {
         let found = self.shadow.translate(address, access, &mut self.tables);
         let found = found.map_err(|error| Exception::page_fault(error, address))?;
         self.tables.memory.place(found).ok_or(Exception::page_fault(0, address))
@@ -157,23 +162,84 @@ impl Machine {
         Some(words.map(u64::from_le_bytes))
     }
 
-    /// Copies a descriptor table.
-    pub(super) fn copy_descriptors(&mut self, cpu: &VirtualCpu, local: bool) {
-        let Self { segments, shadow, tables, .. } = self;
-        let access = Access { write: false, user: false, fetch: false };
-        let mut known = None;
-        let read = |address: u64| {
-            let page = address & !(PAGE - 1);
-            // A table has up to 512 entries in a page, which is translated once.
-            let place = match known {
-                Some((of, place)) if of == page => place,
-                _ => tables.memory.place(shadow.translate(page, access, tables).ok()?)?,
-            };
-            known = Some((page, place));
-            // SAFETY: the guest's memory, of which any value may come.
-            Some(unsafe { pointer::<u64>(place + address % PAGE).read_unaligned() })
+    /// Where the wedge sees what the processor itself reads at an address: with the kernel's rights (SDM Vol. 3A, 4.6.1).
+    fn system_place(&mut self, address: u64) -> Result<u64, Exception> {
+        self.place(address, Access { write: false, user: false, fetch: false })
+    }
+
+    /// Before user mode runs: what it may load is what the guest has in its tables now.
+    pub(super) fn update_descriptors(&mut self, cpu: &VirtualCpu, context: &Context) {
+        self.update_gdt(cpu);
+        for selector in [context.cs, context.ss] {
+            // Xen's IRETQ loads these two, and could hand on no page fault.
+            if selector & 4 != 0 {
+                let _ = self.show_local(usize::from(selector as u16 >> 3));
+            }
+        }
+    }
+
+    fn update_gdt(&mut self, cpu: &VirtualCpu) {
+        let base = cpu.gdt.base;
+        let count = ((usize::from(cpu.gdt.limit) + 1) / 8).min(PAGE_ENTRIES);
+        if self.segments.place(base).is_none()
+            && is_in_page(base, 8 * count.max(TLS_ENTRIES.end))
+            && let Ok(place) = self.system_place(base & !(PAGE - 1))
+        {
+            self.segments.found(base, place);
+        }
+        if let Some(place) = self.segments.place(base) {
+            return self.segments.look(place, count);
+        }
+        for index in 0..count {
+            let descriptor = self.word(base.wrapping_add(8 * index as u64)).unwrap_or(0);
+            self.segments.prepare(8 * index as u16, descriptor);
+        }
+        self.segments.forget_behind(count);
+    }
+
+    /// Maps the page of the real local table that an entry is in. Says whether it was missing.
+    ///
+    /// # Errors
+    ///
+    /// The page fault at the guest's entry.
+    pub(super) fn show_local(&mut self, index: usize) -> Result<bool, Exception> {
+        if !self.segments.ldt.lacks(index) {
+            return Ok(false);
+        }
+        let base = self.segments.ldt.base();
+        let page = index / PAGE_ENTRIES;
+        let of = self.system_place(base.wrapping_add(8 * index as u64))? & !(PAGE - 1);
+        let image = self.segments.ldt.image_for(of);
+        let mut rest = self.segments.ldt.source_of(image, page);
+        let mut is_new = false;
+        for (address, length) in Self::parts(base.wrapping_add(page as u64 * PAGE), rest.len()) {
+            let (part, behind) = rest.split_at_mut(length);
+            is_new |= self.renew(part, address);
+            rest = behind;
+        }
+        self.segments.ldt.show(page, image, of, is_new);
+        Ok(true)
+    }
+
+    /// Copies a part of a page of the guest's, unless that is what is there. Where there is no memory, there are zeros.
+    fn renew(&mut self, bytes: &mut [u8], address: u64) -> bool {
+        static NOTHING: [u8; PAGE as usize] = [0; _];
+        let guests = match self.system_place(address) {
+            // SAFETY: the guest's memory, of which any value may come; the guest does not run.
+            Ok(place) => unsafe { core::slice::from_raw_parts(pointer(place), bytes.len()) },
+            Err(_) => &NOTHING[..bytes.len()],
         };
-        if local { segments.copy_ldt(cpu, read) } else { segments.copy_gdt(cpu, read) }
+        let is_new = *bytes != *guests;
+        if is_new {
+            bytes.copy_from_slice(guests);
+        }
+        is_new
+    }
+
+    /// The guest has loaded a local table, or none.
+    fn replace_ldt(&mut self, cpu: &VirtualCpu) {
+        let bytes = if cpu.ldt.selector.is_null() { 0 } else { cpu.ldt.limit as usize + 1 };
+        self.segments.ldt.replace(cpu.ldt.base, bytes / 8);
     }
 }
 
@@ -204,6 +270,7 @@ impl Host for Machine {
     }
 
     fn control_changed(&mut self, cpu: &VirtualCpu, register: ControlRegister, old: u64) {
+        self.segments.forget_place();
         let mode = paging_mode(cpu);
         self.shadow.set_mode(mode, &mut self.tables);
         if register == ControlRegister::Cr4 {
@@ -227,10 +294,12 @@ impl Host for Machine {
 
     fn flush_page(&mut self, address: u64) {
         self.flushed |= self.modules.contains(&address);
+        self.segments.forget_place_in(address);
         self.shadow.flush_page(address, &mut self.tables);
     }
 
     fn flush_pcid_page(&mut self, pcid: u16, address: u64) {
+        self.segments.forget_place_in(address);
         self.shadow.flush_pcid_page(pcid, address, &mut self.tables);
     }
 
@@ -240,6 +309,7 @@ impl Host for Machine {
 
     fn flush_all(&mut self, include_global: bool) {
         self.flushed |= include_global;
+        self.segments.forget_place();
         self.shadow.flush_all(include_global, &mut self.tables);
     }
 
@@ -248,6 +318,10 @@ impl Host for Machine {
         // What only the kernel may load is not in the real tables: its real register is null.
         let selector = if level_3 { selector } else { 0 };
         if let (true, Some(descriptor)) = (level_3, descriptor) {
+            if selector & 4 != 0 {
+                // It has just been read: it is mapped.
+                let _ = self.show_local(usize::from(selector >> 3));
+            }
             self.segments.prepare(selector, descriptor);
         }
         if segment == Segment::Gs && GS_SWAPPED.load(Ordering::Relaxed) != 0 {
@@ -319,8 +393,8 @@ impl Host for Machine {
 
     fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable) {
         match what {
-            DescriptorTable::Gdt => self.copy_descriptors(cpu, false),
-            DescriptorTable::Ldt => self.copy_descriptors(cpu, true),
+            DescriptorTable::Gdt => self.segments.forget_place(),
+            DescriptorTable::Ldt => self.replace_ldt(cpu),
             DescriptorTable::Idt | DescriptorTable::Tr => {}
         }
     }

@@ -16,6 +16,7 @@ mod entry;
 mod failsafe;
 mod hypercall;
 mod interface;
+mod ldt;
 mod machine;
 mod memory;
 mod modules;

@@ -81,8 +81,8 @@ impl Springboard {
     }
 
     /// Whether a stack segment has 16 bits. If its selector leads nowhere, the return fails in Xen as it should.
-    fn is_for(stack: u64) -> bool {
-        let descriptor = Descriptor(Segments::descriptor(stack as u16));
+    fn is_for(stack: u64, segments: &Segments) -> bool {
+        let descriptor = Descriptor(segments.descriptor(stack as u16));
         descriptor.is_present() && !descriptor.is_big()
     }
 
@@ -102,7 +102,7 @@ impl Springboard {
 impl Resident {
     /// A context that is about to go on in user mode goes by the springboard, if its stack has 16 bits.
     pub(super) fn use_springboard(&mut self, context: &mut Context) {
-        if !Springboard::is_for(context.ss) {
+        if !Springboard::is_for(context.ss, &self.machine.segments) {
             return;
         }
         let Context { rip, cs, rflags, rsp, ss, .. } = *context;

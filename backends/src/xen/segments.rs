@@ -5,143 +5,165 @@
 //! numbers, so that selectors are the guest's own too. What only the guest's kernel may load is never there; the kernel itself
 //! runs on Xen's segments.
 //!
-//! The copy is brought up to date when the guest loads a table or a segment register, and when user mode fails to load one.
+//! A store into a table is seen by nobody. What counts is what a load finds, so the copy is brought up to date before there can
+//! be one: for each load of the kernel's, which is a site, the entry that it names; and the global table whenever the kernel
+//! returns to user mode, which loads what it likes, when it likes. The guest's table is compared with what it was the last time.
+//! A return that does not come by Rust (`entry.rs`) compares only the entries that Linux writes when it changes processes
+//! ([`TLS_ENTRIES`]). The others it writes while it starts; a return by Rust, as from each interrupt, compares them, too.
+//!
+//! The local table, which may be large, is in [`ldt`](super::ldt).
 
-use wedge::cpu::VirtualCpu;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, Ordering};
 
+use wedge::linux::TLS_ENTRIES;
+
+use super::entry::WORK;
 use super::hypercall::{self, Refused};
-use super::interface::{MmuExtended, mmuext};
-use super::memory::{Memory, entry};
+use super::ldt::{Ldt, PAGE_ENTRIES};
+use super::memory::{Memory, entry, pointer};
 use crate::freestanding::{PAGE, WINDOW, say};
 
-/// Entries of a page.
-const PAGE_ENTRIES: usize = 512;
-/// Pages of a local descriptor table, at most.
-const LDT_PAGES: usize = 16;
-
-/// The tables' pages.
+/// The global table, a page.
 #[repr(C, align(4096))]
-struct Pages(core::cell::UnsafeCell<[[u64; PAGE_ENTRIES]; 1 + LDT_PAGES]>);
+struct Gdt(UnsafeCell<[u64; PAGE_ENTRIES]>);
 
 // SAFETY: read only, and written by Xen.
-unsafe impl Sync for Pages {}
+unsafe impl Sync for Gdt {}
 
-static PAGES: Pages = Pages(core::cell::UnsafeCell::new([[0; PAGE_ENTRIES]; 1 + LDT_PAGES]));
+static GDT: Gdt = Gdt(UnsafeCell::new([0; PAGE_ENTRIES]));
+
+/// What the guest had in its global table when it was last looked at.
+pub(super) static SEEN: [AtomicU64; PAGE_ENTRIES] = [const { AtomicU64::new(0) }; PAGE_ENTRIES];
+/// Where the wedge sees the guest's [`TLS_ENTRIES`]. While that is not known, there is [`WORK`] before user mode.
+pub(super) static TLS: AtomicU64 = AtomicU64::new(0);
 
 /// The real tables.
 #[derive(Debug)]
 pub(super) struct Segments {
-    /// Machine address of the first page of each.
-    memory: &'static Memory,
-    /// Entries of the local table that may differ from zero.
-    ldt_entries: usize,
-}
-
-fn page_address(page: usize) -> u64 {
-    PAGES.0.get().addr() as u64 + page as u64 * PAGE
+    /// Machine address of the global one.
+    gdt: u64,
+    /// Entries of the guest's global table that were looked at.
+    entries: usize,
+    /// Where the guest's global table is: its page, and where the wedge sees it.
+    place: Option<(u64, u64)>,
+    pub(super) ldt: Ldt,
 }
 
 impl Segments {
     /// Makes the tables' pages read-only, and loads the global one, which is empty.
     pub(super) fn new(memory: &'static Memory) -> Result<Self, Refused> {
-        for page in 0..=LDT_PAGES {
-            let value = memory.machine_of(page_address(page)) | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
-            // SAFETY: the wedge only reads the page from here on.
-            unsafe { hypercall::update_va_mapping(page_address(page), value)? };
-            Memory::protect_in_linear_mapping(memory.machine_of(page_address(page)))?;
-        }
-        debug_assert!(page_address(0) >= WINDOW);
-        let frame = memory.machine_of(page_address(0)) / PAGE;
+        let address = GDT.0.get().addr() as u64;
+        debug_assert!(address >= WINDOW);
+        let gdt = memory.machine_of(address);
+        // SAFETY: the wedge only reads the page from here on.
+        unsafe { hypercall::update_va_mapping(address, gdt | entry::PRESENT | entry::ACCESSED_AND_DIRTY)? };
+        Memory::protect_in_linear_mapping(gdt)?;
         // SAFETY: the page holds zeros, and is mapped read-only.
-        unsafe { hypercall::set_gdt(&[frame], PAGE_ENTRIES as u64)? };
-        Ok(Self { memory, ldt_entries: 0 })
+        unsafe { hypercall::set_gdt(&[gdt / PAGE], PAGE_ENTRIES as u64)? };
+        WORK.store(1, Ordering::Relaxed);
+        Ok(Self { gdt, entries: 0, place: None, ldt: Ldt::new(memory)? })
     }
 
     /// The descriptor that the processor finds for a selector; 0 for one of Xen's own.
-    pub(super) fn descriptor(selector: u16) -> u64 {
+    pub(super) fn descriptor(&self, selector: u16) -> u64 {
         let index = usize::from(selector >> 3);
         match selector >> 2 & 1 {
-            0 if index < PAGE_ENTRIES => Self::real(0, index),
+            0 if index < PAGE_ENTRIES => Self::real(index),
             0 => 0,
-            _ => Self::real(1 + index / PAGE_ENTRIES, index % PAGE_ENTRIES),
+            _ => self.ldt.descriptor(index),
         }
     }
 
-    fn real(page: usize, index: usize) -> u64 {
-        // SAFETY: within the pages.
-        unsafe { (*PAGES.0.get())[page][index] }
+    fn real(index: usize) -> u64 {
+        // SAFETY: within the page.
+        unsafe { (&raw const (*GDT.0.get())[index]).read_volatile() }
     }
 
-    /// Brings an entry up to date.
-    fn update(&self, page: usize, index: usize, guests: u64) {
-        let wanted = if is_users(guests) { guests } else { 0 };
-        // Xen sets the accessed bit where it likes (bit 40: SDM Vol. 3A, 3.4.5.1).
-        if (Self::real(page, index) ^ wanted) & !(1 << 40) == 0 {
-            return;
-        }
-        let address = self.memory.machine_of(page_address(page)) + 8 * index as u64;
-        if let Err(Refused(error)) = hypercall::update_descriptor(address, wanted) {
-            say!("Xen refuses the descriptor {guests:#x}, error {error}: it cannot be loaded");
-            let _ = hypercall::update_descriptor(address, 0);
-        }
-    }
-
-    /// A descriptor that is about to be loaded.
-    pub(super) fn prepare(&self, selector: u16, descriptor: u64) {
+    /// A descriptor that is about to be loaded. A local one's page is mapped.
+    pub(super) fn prepare(&mut self, selector: u16, descriptor: u64) {
         let index = usize::from(selector >> 3);
-        let local = selector >> 2 & 1 == 1;
-        if local {
-            self.update(1 + index / PAGE_ENTRIES, index % PAGE_ENTRIES, descriptor);
+        if selector >> 2 & 1 == 1 {
+            self.ldt.update(index, descriptor);
         } else if index < PAGE_ENTRIES {
-            self.update(0, index, descriptor);
+            self.see(index, descriptor);
+            self.entries = self.entries.max(index + 1);
         }
     }
 
-    /// Copies the global table. `read` reads the guest's memory.
-    pub(super) fn copy_gdt(&self, cpu: &VirtualCpu, mut read: impl FnMut(u64) -> Option<u64>) {
-        let count = (usize::from(cpu.gdt.limit) + 1) / 8;
-        for index in 0..PAGE_ENTRIES {
-            // Behind what Linux uses there is nothing, and nothing to be compared.
-            let guests = if index < count { read(cpu.gdt.base + 8 * index as u64).unwrap_or(0) } else { 0 };
-            self.update(0, index, guests);
-            if index >= count.max(32) {
-                break;
+    /// Brings an entry of the global table up to date with the guest's.
+    fn see(&self, index: usize, guests: u64) {
+        SEEN[index].store(guests, Ordering::Relaxed);
+        update(Self::real(index), self.gdt + 8 * index as u64, visible(guests));
+    }
+
+    /// The guest's global table may be elsewhere from here on.
+    pub(super) fn forget_place(&mut self) {
+        self.place = None;
+        WORK.store(1, Ordering::Relaxed);
+    }
+
+    /// The guest's global table may be elsewhere, if an address is in its page.
+    pub(super) fn forget_place_in(&mut self, address: u64) {
+        if self.place.is_some_and(|(page, _)| page == address & !(PAGE - 1)) {
+            self.forget_place();
+        }
+    }
+
+    /// Where the wedge sees the guest's global table at an address, if that is known.
+    pub(super) fn place(&self, base: u64) -> Option<u64> {
+        self.place.map(|(_, place)| place + base % PAGE)
+    }
+
+    /// The guest's global table is at an address, in a page that the wedge sees at `place`.
+    pub(super) fn found(&mut self, base: u64, place: u64) {
+        self.place = Some((base & !(PAGE - 1), place));
+        TLS.store(place + base % PAGE + 8 * TLS_ENTRIES.start as u64, Ordering::Relaxed);
+    }
+
+    /// Looks at the guest's global table, of so many entries, at a place.
+    pub(super) fn look(&mut self, place: u64, count: usize) {
+        // SAFETY: the guest's memory, of which any value may come.
+        let guests = |index: usize| unsafe { pointer::<u64>(place + 8 * index as u64).read_unaligned() };
+        let difference = |index: usize| guests(index) ^ SEEN[index].load(Ordering::Relaxed);
+        if (0..count).fold(0, |all, index| all | difference(index)) != 0 {
+            for index in (0..count).filter(|index| difference(*index) != 0) {
+                self.see(index, guests(index));
             }
         }
+        self.forget_behind(count);
     }
 
-    /// Copies the local table, and loads it.
-    pub(super) fn copy_ldt(&mut self, cpu: &VirtualCpu, mut read: impl FnMut(u64) -> Option<u64>) {
-        let present = cpu.ldt.selector.0 & !3 != 0;
-        let bytes = if present { cpu.ldt.limit as usize + 1 } else { 0 };
-        let count = (bytes / 8).min(LDT_PAGES * PAGE_ENTRIES);
-        if count == 0 && self.ldt_entries == 0 {
-            return;
+    /// The guest's global table has no more than so many entries.
+    pub(super) fn forget_behind(&mut self, count: usize) {
+        for index in count..self.entries {
+            self.see(index, 0);
         }
-        Self::load_ldt(0);
-        for index in 0..count.max(self.ldt_entries) {
-            let guests = if index < count { read(cpu.ldt.base + 8 * index as u64).unwrap_or(0) } else { 0 };
-            self.update(1 + index / PAGE_ENTRIES, index % PAGE_ENTRIES, guests);
-        }
-        self.ldt_entries = count;
-        Self::load_ldt(count);
-    }
-
-    fn load_ldt(entries: usize) {
-        let argument = if entries == 0 { 0 } else { page_address(1) };
-        let operation = MmuExtended { command: mmuext::SET_LDT, argument, argument2: entries as u64 };
-        // SAFETY: the wedge uses no segment of it.
-        if let Err(Refused(error)) = unsafe { hypercall::mmuext(&[operation]) } {
-            say!("Xen refuses a local descriptor table of {entries} entries, error {error}");
-        }
+        self.entries = count;
     }
 }
 
-/// Whether a descriptor is user mode's: of privilege level 3, and not a system descriptor (SDM Vol. 3A, 3.4.5). One that is
-/// not present cannot be loaded, but LAR and LSL see it.
-fn is_users(descriptor: u64) -> bool {
+/// What user mode may see of a descriptor: all, if it is its own, of privilege level 3, and not a system descriptor (SDM Vol.
+/// 3A, 3.4.5). One that is not present cannot be loaded, but LAR and LSL see it.
+pub(super) const fn visible(descriptor: u64) -> u64 {
     const LEVEL_3: u64 = 3 << 45;
     const CODE_OR_DATA: u64 = 1 << 44;
     let all = LEVEL_3 | CODE_OR_DATA;
-    descriptor & all == all
+    if descriptor & all == all { descriptor } else { 0 }
+}
+
+/// Without the accessed bit, which the processor sets where it likes (SDM Vol. 3A, 3.4.5.1).
+pub(super) const fn without_accessed(descriptor: u64) -> u64 {
+    descriptor & !(1 << 40)
+}
+
+/// Brings a descriptor at a machine address up to date.
+pub(super) fn update(real: u64, machine: u64, wanted: u64) {
+    if without_accessed(real ^ wanted) == 0 {
+        return;
+    }
+    if let Err(Refused(error)) = hypercall::update_descriptor(machine, wanted) {
+        say!("Xen refuses the descriptor {wanted:#x}, error {error}: it cannot be loaded");
+        let _ = hypercall::update_descriptor(machine, 0);
+    }
 }

@@ -22,6 +22,7 @@ use super::entry::{
 use super::failsafe;
 use super::hypercall::{Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
+use super::ldt::Ldt;
 use super::machine::Machine;
 use super::modules::LiveModules;
 use super::stacks::Stacks;
@@ -174,10 +175,11 @@ impl Resident {
 
     fn enter_user(&mut self, context: &mut Context) -> u64 {
         self.has_run_user = true;
+        WORK.store(0, Ordering::Relaxed);
         if let Some(address) = self.wanted.take() {
-            WORK.store(0, Ordering::Relaxed);
             self.machine.shadow.prefill(address, &mut self.machine.tables);
         }
+        self.machine.update_descriptors(&self.cpu, context);
         self.use_springboard(context);
         exit::USER
     }
@@ -210,6 +212,11 @@ impl Resident {
     fn page_fault(&mut self, context: &mut Context) {
         let address = SHARED_PAGE.info().vcpu[0].cr2.load(Ordering::Relaxed);
         let error = context.error;
+        if let Some(index) = Ldt::entry_at(address)
+            && self.local_entry_missed(context, index)
+        {
+            return;
+        }
         let access = Access { write: error & 2 != 0, user: context.is_user(), fetch: error & 16 != 0 };
         match self.machine.shadow.fault(address, access, &mut self.machine.tables) {
             Outcome::Filled | Outcome::Spurious => {}
@@ -225,6 +232,19 @@ impl Resident {
                 super::die(context, format_args!("at an address without memory, {address:#x}"));
             }
             Outcome::OutOfTables => super::die(context, "without a page table left"),
+        }
+    }
+
+    /// A page fault at an entry of the real local table: somebody has loaded its selector, or a program has only accessed
+    /// that address, where to it there is nothing. Then the next fault says so, for the entry is not missing any more.
+    fn local_entry_missed(&mut self, context: &mut Context, index: usize) -> bool {
+        match self.machine.show_local(index) {
+            Ok(missed) => missed,
+            Err(exception) => {
+                self.present(context);
+                self.deliver(context, Event::Exception(exception));
+                true
+            }
         }
     }
 
