@@ -20,11 +20,12 @@ pub fn build(names: &[&str], directory: &Path) -> Result<Vec<PathBuf>> {
     names.iter().map(|name| build_one(name, directory)).collect()
 }
 
-/// Without a red zone, for some of the programs push in inline assembly.
+/// Without a red zone, for some of the programs push in inline assembly. Names that end in `-32` are those of 32-bit programs.
 fn build_one(name: &str, directory: &Path) -> Result<PathBuf> {
     let program = directory.join(name);
     let mut gcc = Command::new("gcc");
     gcc.args([
+        if name.ends_with("-32") { "-m32" } else { "-m64" },
         "-O2",
         "-Wall",
         "-Wextra",
@@ -156,6 +157,7 @@ mod tests {
             "mixed",
             "msr",
             "narrow-stack",
+            "programs-32",
             "segments",
             "sensitive",
             "syscall-mix",

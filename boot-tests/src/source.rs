@@ -66,22 +66,27 @@ fn unpack(tree: &Path) -> Result<()> {
     fs::rename(temporary.path().join(NAME), tree).with_context(|| format!("renaming to {}", tree.display()))
 }
 
-/// Builds one of the tree's user-space tests of the x86 entry code (tools/testing/selftests/x86) as a static program.
+/// Builds one of the tree's user-space tests of the x86 entry code (tools/testing/selftests/x86) as a static program, under
+/// its name there: that of a 32-bit program ends with `_32`.
 ///
 /// # Errors
 ///
 /// When it does not compile.
 pub fn selftest(tree: &Path, name: &str, directory: &Path) -> Result<PathBuf> {
-    let source = tree.join("tools/testing/selftests/x86");
+    let tests = tree.join("tools/testing/selftests/x86");
     let program = directory.join(name);
+    let (source, bits) = name.strip_suffix("_32").map_or((name, "-m64"), |source| (source, "-m32"));
     let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-w", "-static", "-no-pie", "-pthread", "-o"]).arg(&program).arg(source.join(format!("{name}.c")));
+    gcc.args([bits, "-O2", "-w", "-static", "-no-pie", "-pthread", "-DCAN_BUILD_32", "-DCAN_BUILD_64", "-o"]);
+    gcc.arg(&program).arg(tests.join(format!("{source}.c")));
     match name {
-        "sysret_ss_attrs" => _ = gcc.arg(source.join("thunks.S")),
+        "sysret_ss_attrs" => _ = gcc.arg(tests.join("thunks.S")),
+        "ptrace_syscall_32" => _ = gcc.arg(tests.join("raw_syscall_helper_32.S")),
+        "test_syscall_vdso_32" => _ = gcc.arg(tests.join("thunks_32.S")),
         // It wants the registers as the kernel leaves them, not as the C library does.
-        "check_initial_reg_state" => _ = gcc.arg("-Wl,-ereal_start"),
+        "check_initial_reg_state" | "check_initial_reg_state_32" => _ = gcc.arg("-Wl,-ereal_start"),
         _ => {}
     }
-    command::output(&mut gcc)?;
+    command::output(gcc.arg("-lm"))?;
     Ok(program)
 }

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering;
 use annotate::instructions::Class;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 use wedge::cpu::segment::{Descriptor, Selector};
-use wedge::cpu::{Context, Event, Exception, Flow, Host as _, VirtualCpu, decode, deliver, emulate};
+use wedge::cpu::{Context, Event, Exception, Flow, Host as _, VirtualCpu, decode, deliver, emulate, flags};
 use wedge::linux;
 use wedge::rewrite::{Engine, Entry, Form};
 use wedge::shadow::{Access, Outcome};
@@ -20,7 +20,7 @@ use super::entry::{
     CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, SYSRET_SELECTORS, WORK, cause, exit, xen_syscall_slow,
 };
 use super::failsafe;
-use super::hypercall::{Reason, shutdown};
+use super::hypercall::{self, Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
 use super::ldt::Ldt;
 use super::machine::Machine;
@@ -35,6 +35,7 @@ const ALIGNMENT_CHECK: u64 = 1 << 18;
 
 /// Vectors of exceptions.
 mod vector {
+    pub(super) const DEBUG: u64 = 1;
     pub(super) const BREAKPOINT: u64 = 3;
     pub(super) const INVALID_OPCODE: u64 = 6;
     pub(super) const PROTECTION: u64 = 13;
@@ -119,6 +120,9 @@ pub(super) extern "C" fn enter(context: &mut Context) -> u64 {
 impl Resident {
     fn enter(&mut self, context: &mut Context) -> u64 {
         take(context);
+        if Self::is_step_in_window(context) {
+            return self.step_on(context);
+        }
         self.leave_springboard(context);
         match context.vector {
             cause::EVENT => {
@@ -189,6 +193,27 @@ impl Resident {
         // A program's AC is left set by an exception, and means nothing in ring 0; in ring 3 the kernel's own accesses would be
         // held against it (SDM Vol. 3A, 2.3).
         context.rflags &= !ALIGNMENT_CHECK;
+        context.cs = KERNEL_CS;
+        context.ss = KERNEL_SS;
+        exit::KERNEL
+    }
+
+    /// Whether a single step has ended in the wedge: within a site, which to the guest is one instruction. SYSENTER leaves TF
+    /// set, so that any program can have the kernel's entry stepped through.
+    fn is_step_in_window(context: &Context) -> bool {
+        /// DR6.BS (SDM Vol. 3B, 17.2.3).
+        const SINGLE_STEP: u64 = 1 << 14;
+        context.vector == vector::DEBUG
+            && !context.is_user()
+            && context.rip.wrapping_sub(WINDOW) < WINDOW_LENGTH
+            && hypercall::get_debug_register(6) & SINGLE_STEP != 0
+    }
+
+    /// Goes on in the window: to the end of a stub. What a stub calls does not step, nor does the guest behind that call.
+    fn step_on(&self, context: &mut Context) -> u64 {
+        if self.engine.at_stub(context.rip).is_none() {
+            context.rflags &= !flags::TRAP;
+        }
         context.cs = KERNEL_CS;
         context.ss = KERNEL_SS;
         exit::KERNEL
@@ -334,8 +359,11 @@ impl Resident {
 
     /// Whether the guest may allow user mode what the processor has refused.
     fn may_be_allowed(&mut self, context: &Context, instruction: &Instruction) -> bool {
-        concerns_tables_or_ports(instruction)
-            && (self.is_64_bit_code(context) || is_same_in_compatibility_mode(instruction))
+        // Xen uses SYSENTER on processors of some vendors only; on the others it is #GP, unless the processor has none.
+        let enters = instruction.mnemonic() == Mnemonic::Sysenter && context.vector == vector::PROTECTION;
+        enters
+            || concerns_tables_or_ports(instruction)
+                && (self.is_64_bit_code(context) || is_same_in_compatibility_mode(instruction))
     }
 
     fn is_64_bit_code(&mut self, context: &Context) -> bool {
