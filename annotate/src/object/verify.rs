@@ -14,7 +14,7 @@
 
 use std::collections::HashSet;
 
-use iced_x86::{Code, Instruction, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Register};
 
 use super::elf::{Elf, Error, Place, Section};
 use super::linux::Linux;
@@ -227,6 +227,23 @@ impl<'data> Verifier<'_, 'data> {
             && (kind == Kind::Word || self.is_code(from))
             && self.is_code(to)
             && !self.passes_prefixes(to)
+            && !(kind == Kind::Word && self.is_field(to))
+    }
+
+    /// Whether a place is where the immediate or displacement of an instruction starts, which a kernel may patch: a word of
+    /// data names it then (Linux since 6.11, `arch/x86/include/asm/runtime-const.h`).
+    fn is_field(&self, place: Place) -> bool {
+        let Some(start) = self.instructions.start_before(place) else { return false };
+        let bytes = &self.elf.sections()[place.section].bytes;
+        let Some(bytes) = usize::try_from(start).ok().and_then(|start| bytes.get(start..)) else { return false };
+        let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        let fields = decoder.get_constant_offsets(&instruction);
+        let starts = [
+            (fields.has_immediate(), fields.immediate_offset()),
+            (fields.has_displacement(), fields.displacement_offset()),
+        ];
+        starts.iter().any(|&(exists, offset)| exists && start + offset as u64 == place.offset)
     }
 
     /// Whether a place is in code for certain. In a section whose functions have sizes, nobody knows what is beside them.

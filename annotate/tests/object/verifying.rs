@@ -184,6 +184,23 @@ fn nothing_may_refer_to_a_place_within_a_slot() {
 }
 
 #[test]
+fn a_word_may_name_the_field_of_an_instruction() {
+    let names = |word: &str| {
+        problems(&assemble(&functions(&format!(
+            "mov $0x123456789abcdef, %rcx\n1: shrl $12, %edx\n2: mov %eax, 0x1000(%rbx)\n3: .pushsection t, \"a\"
+            .long {word} - .\n.popsection"
+        ))))
+    };
+    // As the kernel patches an address, a shift and an offset.
+    for field in ["1b - 8", "2b - 1", "3b - 4"] {
+        assert_eq!(names(field), [""; 0], "{field}");
+    }
+    for inside in ["1b - 9", "1b - 7", "1b - 1", "2b - 2", "3b - 5", "3b - 3"] {
+        assert_eq!(names(inside).len(), 1, "{inside}");
+    }
+}
+
+#[test]
 fn what_compilers_compute_with_is_no_reference() {
     // Biased by a register, or by what a table starts at.
     let text = format!(
