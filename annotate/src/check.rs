@@ -6,7 +6,7 @@
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 
-use crate::instructions::{Class, row_of, sequence};
+use crate::instructions::{Class, decode_next, row_of, sequence};
 use crate::record::{AllegedSite, Flags};
 
 /// A site whose record agrees with the bytes at it.
@@ -74,18 +74,18 @@ pub fn check(alleged: AllegedSite, text: &[u8]) -> Result<CheckedSite, Contradic
     let slot = text.get(..usize::from(alleged.slot)).ok_or(Contradiction::OutOfText)?;
     let bitness = if alleged.flags.contains(Flags::CODE32) { 32 } else { 64 };
     let mut decoder = Decoder::with_ip(bitness, slot, alleged.address, DecoderOptions::NONE);
-    let instruction = decode(&mut decoder)?;
-    check_class(alleged.class, &instruction, &mut decoder)?;
+    let instruction = decode(&mut decoder, slot)?;
+    check_class(alleged.class, &instruction, &mut decoder, slot)?;
     if decoder.position() != usize::from(alleged.length) {
         let length = position(&decoder);
         // Against load value injection GAS puts one behind each load. No replacement could keep it.
-        let is_barrier = decode(&mut decoder).is_ok_and(|next| next.mnemonic() == Mnemonic::Lfence);
+        let is_barrier = decode(&mut decoder, slot).is_ok_and(|next| next.mnemonic() == Mnemonic::Lfence);
         let reaches_behind = is_barrier && decoder.position() == usize::from(alleged.length);
         return Err(if reaches_behind { Contradiction::Barrier } else { Contradiction::Length(length) });
     }
     while decoder.can_decode() {
         let start = position(&decoder);
-        if decode(&mut decoder)?.mnemonic() != Mnemonic::Nop {
+        if decode(&mut decoder, slot)?.mnemonic() != Mnemonic::Nop {
             return Err(Contradiction::NotPadding(start));
         }
     }
@@ -93,7 +93,12 @@ pub fn check(alleged: AllegedSite, text: &[u8]) -> Result<CheckedSite, Contradic
 }
 
 /// Decodes the rest of the sequence, if the class is one.
-fn check_class(alleged: Class, first: &Instruction, decoder: &mut Decoder<'_>) -> Result<(), Contradiction> {
+fn check_class(
+    alleged: Class,
+    first: &Instruction,
+    decoder: &mut Decoder<'_>,
+    slot: &[u8],
+) -> Result<(), Contradiction> {
     let found = row_of(first).map(|row| row.class);
     let Some(sequence) = sequence(alleged) else {
         return if found == Some(alleged) { Ok(()) } else { Err(Contradiction::Class(found)) };
@@ -101,7 +106,7 @@ fn check_class(alleged: Class, first: &Instruction, decoder: &mut Decoder<'_>) -
     if !sequence.first.matches(first) {
         return Err(Contradiction::Class(found));
     }
-    let second = decode(decoder)?;
+    let second = decode(decoder, slot)?;
     if sequence.second.matches(&second) {
         Ok(())
     } else {
@@ -109,9 +114,9 @@ fn check_class(alleged: Class, first: &Instruction, decoder: &mut Decoder<'_>) -
     }
 }
 
-fn decode(decoder: &mut Decoder<'_>) -> Result<Instruction, Contradiction> {
+fn decode(decoder: &mut Decoder<'_>, slot: &[u8]) -> Result<Instruction, Contradiction> {
     let start = position(decoder);
-    let instruction = decoder.decode();
+    let instruction = decode_next(decoder, slot);
     if instruction.is_invalid() { Err(Contradiction::Undecodable(start)) } else { Ok(instruction) }
 }
 

@@ -11,7 +11,7 @@
 //! What is *not* here, and why: `lds`, `les`, `into`, `bound`, `arpl` and `push %cs` do not exist in 64-bit mode; `ud2`,
 //! `pause`, `lfence`, `rdrand`, `xsave` and `fxsave` mean the same at every privilege level.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Decoder, Instruction, Mnemonic, OpKind, Register};
 
 /// What an instruction's operands must be to make it sensitive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct Row {
 }
 
 /// Two instructions that share one slot, because a pad between them would change what they mean (the interrupt shadow of
-/// `sti`, SDM Vol. 2B, STI), or because together they have a far shorter replacement than apart.
+/// `sti`, SDM Vol. 2B, STI; a prefix for a hypervisor), or because together they have a far shorter replacement than apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence {
     /// The class that its sites are counted under.
@@ -95,6 +95,37 @@ pub enum Part {
     PushRegister,
     /// `pop` to a general-purpose register.
     PopRegister,
+    /// One of the [`EMULATION_PREFIXES`].
+    EmulationPrefix,
+    /// Any instruction.
+    Any,
+}
+
+/// What asks a hypervisor to emulate the instruction behind it, although the processor might execute that: UD2, at which
+/// the hypervisor gets control, and letters that it knows (Xen, `xen/include/public/arch-x86/xen.h`, `XEN_EMULATE_PREFIX`;
+/// KVM, `arch/x86/include/asm/emulate_prefix.h` of Linux, `__KVM_EMULATE_PREFIX`). The processor itself never gets to the
+/// letters, which decode to something else.
+pub const EMULATION_PREFIXES: [[u8; 5]; 2] = [*b"\x0f\x0bxen", *b"\x0f\x0bkvm"];
+
+/// Whether bytes start with one of the [`EMULATION_PREFIXES`].
+#[must_use]
+pub fn starts_with_emulation_prefix(bytes: &[u8]) -> bool {
+    EMULATION_PREFIXES.iter().any(|prefix| bytes.starts_with(prefix))
+}
+
+/// Decodes the next instruction of `bytes`, those that the decoder was made for. One of the [`EMULATION_PREFIXES`] is one
+/// UD2, of all its bytes.
+pub fn decode_next(decoder: &mut Decoder<'_>, bytes: &[u8]) -> Instruction {
+    let (start, address) = (decoder.position(), decoder.ip());
+    let mut instruction = decoder.decode();
+    if instruction.code() == Code::Ud2 && bytes.get(start..).is_some_and(starts_with_emulation_prefix) {
+        let length = EMULATION_PREFIXES[0].len();
+        let _is_within = decoder.set_position(start + length);
+        decoder.set_ip(address.wrapping_add(length as u64));
+        instruction.set_len(length);
+        instruction.set_ip(address);
+    }
+    instruction
 }
 
 macro_rules! sensitive {
@@ -323,6 +354,7 @@ sensitive! {
         PushPopf = 201 "push;popf": Part::PushRegister, Part::Class(Class::Popf), in 5, "the flags image from a register";
         StiHlt = 202 "sti;hlt": Part::Class(Class::Sti), Part::Class(Class::Hlt), in 5, "HLT in the interrupt shadow of STI";
         StiMwait = 203 "sti;mwait": Part::Class(Class::Sti), Part::Class(Class::Mwait), in 5, "MWAIT in the interrupt shadow of STI";
+        ForcedEmulation = 204 "forced-emulation": Part::EmulationPrefix, Part::Any, in 5, "what a hypervisor is to emulate";
     }
 }
 
@@ -374,6 +406,10 @@ impl Part {
             Self::Class(class) => row_of(instruction).is_some_and(|row| row.class == class),
             Self::PushRegister => instruction.mnemonic() == Mnemonic::Push && instruction.op0_register().is_gpr(),
             Self::PopRegister => instruction.mnemonic() == Mnemonic::Pop && instruction.op0_register().is_gpr(),
+            Self::EmulationPrefix => {
+                instruction.code() == Code::Ud2 && instruction.len() == EMULATION_PREFIXES[0].len()
+            }
+            Self::Any => !instruction.is_invalid(),
         }
     }
 }

@@ -17,7 +17,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use super::elf::{Elf, Place};
 use super::records::Record;
-use crate::instructions::{Row, row_of};
+use crate::instructions::{Row, decode_next, row_of};
 use crate::record::Flags;
 
 /// A function, or a run of assembler code with a name and a size.
@@ -183,11 +183,10 @@ pub fn sweep(bytes: &[u8], address: u64, landmarks: &[Landmark], mut visit: impl
 /// Decodes the instructions that start in `range`.
 fn sweep_range(bytes: &[u8], range: Range<usize>, address: u64, bitness: u32, visit: &mut impl FnMut(&Instruction)) {
     let mut decoder = Decoder::with_ip(bitness, bytes, address, DecoderOptions::NONE);
-    let mut instruction = Instruction::default();
     let mut position = range.start;
     while position < range.end && decoder.set_position(position).is_ok() {
         decoder.set_ip(address.wrapping_add(position as u64));
-        decoder.decode_out(&mut instruction);
+        let instruction = decode_next(&mut decoder, bytes);
         if instruction.is_invalid() {
             // No instruction starts here: try the next byte, as a disassembler does.
             position += 1;

@@ -24,7 +24,7 @@ use super::references::{Instructions, Kind, Marks, Reference, References};
 use super::report::{Location, Miss, Problem, Report, Site, Within};
 use super::text::{Data, Function, Functions, Rows, landmarks, sweep};
 use crate::check::check;
-use crate::instructions::Class;
+use crate::instructions::{Class, Part};
 use crate::record::Flags;
 
 /// Why an instruction without a record is no miss.
@@ -176,12 +176,19 @@ impl<'data> Verifier<'_, 'data> {
         let landmarks = self.data.landmarks(index, landmarks);
         let relocations = if self.elf.relocatable() { self.elf.relocations(index) } else { Vec::new() };
         let mut marks = Marks::of(section.bytes.len());
+        let mut prefix_end = None;
         sweep(section.bytes, section.address, &landmarks, |instruction| {
             let place = Place { section: index, offset: instruction.ip().wrapping_sub(section.address) };
             let is_data = self.data.contains(place);
+            let is_forced = prefix_end == Some(place.offset);
+            prefix_end = Part::EmulationPrefix.matches(instruction).then(|| place.offset + instruction.len() as u64);
+            let is_recorded = |record: Record| {
+                record.instruction_end() > place.offset
+                    && (!is_forced || record.alleged.class == Class::ForcedEmulation)
+            };
             if let Some(row) = rows.of(instruction)
                 && row.by_default
-                && self.record_at(place).is_none_or(|record| record.instruction_end() <= place.offset)
+                && !self.record_at(place).is_some_and(is_recorded)
             {
                 self.miss(place, row.class, section, instruction);
             }

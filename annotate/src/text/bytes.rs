@@ -17,7 +17,8 @@ use super::expression::Sum;
 use super::operands::split;
 use super::scan::{Item, Scanner, Statement, lowercase};
 use super::stage::Stage;
-use crate::instructions::{Class, Part, SEQUENCES, row_of};
+use crate::instructions::{Class, EMULATION_PREFIXES, Part, SEQUENCES, decode_next, row_of};
+use crate::record::MINIMUM_SLOT;
 
 /// Bytes. What is longer is data, or a program of its own.
 const LONGEST_RUN: usize = 128;
@@ -172,14 +173,19 @@ impl Run {
         let (mut is_transfer, mut distances) = (false, Vec::new());
         while decoder.can_decode() {
             let start = decoder.position();
-            let instruction = decoder.decode();
+            let mut instruction = decode_next(&mut decoder, &self.bytes);
+            let is_forced = Part::EmulationPrefix.matches(&instruction);
+            let opcode = if is_forced { decoder.position() } else { start };
+            if is_forced {
+                instruction = decoder.decode();
+            }
             let offsets = decoder.get_constant_offsets(&instruction);
             let fields = [
                 (offsets.displacement_offset(), offsets.displacement_size()),
                 (offsets.immediate_offset(), offsets.immediate_size()),
             ];
             let is_field = |computed: &Range<usize>| {
-                fields.iter().any(|&(at, size)| start + at <= computed.start && computed.end <= start + at + size)
+                fields.iter().any(|&(at, size)| opcode + at <= computed.start && computed.end <= opcode + at + size)
             };
             let mut computed =
                 self.computed.iter().filter(|computed| computed.start < decoder.position() && start < computed.end);
@@ -201,8 +207,11 @@ impl Run {
                 instruction.flow_control(),
                 FlowControl::Return | FlowControl::UnconditionalBranch | FlowControl::IndirectBranch
             );
-            if let Some(row) = row_of(&instruction) {
-                let bytes = start..decoder.position();
+            let bytes = start..decoder.position();
+            if is_forced {
+                let (class, slot) = (Class::ForcedEmulation, MINIMUM_SLOT);
+                found.push(Encoded { class, slot, bytes, range: None });
+            } else if let Some(row) = row_of(&instruction) {
                 match found.last_mut().and_then(|last| Some((sequence(last, row.class, start)?, last))) {
                     Some(((class, slot), last)) => (last.class, last.slot, last.bytes.end) = (class, slot, bytes.end),
                     None => found.push(Encoded { class: row.class, slot: row.slot, bytes, range: None }),
@@ -251,6 +260,12 @@ impl Run {
         }
         pieces.push(Piece::Bytes(self.bytes[at..].to_vec()));
         pieces
+    }
+
+    /// Whether the run, behind `start`, is one of the [`EMULATION_PREFIXES`] and nothing else.
+    pub(super) fn is_emulation_prefix(&self, start: &[u8]) -> bool {
+        let is_rest = |prefix: &[u8; 5]| prefix.strip_prefix(start) == Some(self.bytes.as_slice());
+        !self.is_data && !self.is_computed() && EMULATION_PREFIXES.iter().any(is_rest)
     }
 
     /// Whether the run is nothing but prefixes for the instruction behind it.

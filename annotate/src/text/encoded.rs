@@ -24,6 +24,13 @@ impl<'a> Stage<'a> {
         let mut behind = scanner.clone();
         let run = Run::read(self, statement, &mut behind);
         self.no_sites_until = run.end();
+        if run.is_emulation_prefix(b"") {
+            let is_site = self.forced(statement.start, &mut behind);
+            if is_site {
+                *scanner = behind;
+            }
+            return is_site;
+        }
         if run.is_prefix() {
             let is_site = self.prefixed(statement.start, &mut behind);
             if is_site {

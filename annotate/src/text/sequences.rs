@@ -4,11 +4,15 @@
 //! the next instruction, so that no interrupt comes between it and `hlt`, which would sleep through it. Where such a pair
 //! cannot have one slot, because something leads to the second half or the first does not know its second, the first gets no
 //! pad.
+//!
+//! And what a hypervisor is to emulate is one with the prefix that says so: UD2 and letters, which are no instructions.
 
 use super::bytes::{Run, puts_bytes};
+use super::lookup::{Mnemonic, lookup};
 use super::scan::{Scanner, Statement, lowercase};
-use super::stage::{Candidate, Stage};
+use super::stage::{Candidate, Stage, is_instruction};
 use crate::instructions::{Class, Part, SEQUENCES, Sequence};
+use crate::record::MINIMUM_SLOT;
 
 impl<'a> Stage<'a> {
     /// Joins `popf` with a `push` before it.
@@ -53,6 +57,8 @@ impl<'a> Stage<'a> {
         match part {
             Part::PopRegister => self.register_form(&next, b"pop").map(|length| (next.end, length)),
             Part::PushRegister => self.register_form(&next, b"push").map(|length| (next.end, length)),
+            // What `forced` finds.
+            Part::EmulationPrefix | Part::Any => None,
             Part::Class(class) if puts_bytes(&lowercase(next.head(self.source))) => {
                 let run = Run::read(self, &next, &mut ahead.clone());
                 let first =
@@ -66,6 +72,41 @@ impl<'a> Stage<'a> {
                 (row.class == class).then_some((next.end, length))
             }
         }
+    }
+
+    /// An instruction that a hypervisor is to emulate, behind the prefix that says so and starts at `start`.
+    pub(super) fn forced(&mut self, start: usize, scanner: &mut Scanner<'a>) -> bool {
+        let mut ahead = scanner.clone();
+        let Some(next) = self.next_code(&mut ahead).filter(|next| is_instruction(self.source, next)) else {
+            return false;
+        };
+        let head = next.head(self.source);
+        if self.macros.is_call(head) || matches!(lookup(head), Some(Mnemonic::Prefix)) {
+            return false;
+        }
+        *scanner = ahead;
+        // It is longer than a slot has to be, and gets no pad.
+        let (range, slot) = (start..next.end, MINIMUM_SLOT);
+        self.site(&Candidate { class: Class::ForcedEmulation, range, least_length: slot, slot }, scanner);
+        true
+    }
+
+    /// Whether the statement is UD2, and with the letters behind it a prefix of what a hypervisor is to emulate.
+    pub(super) fn is_forced(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) -> bool {
+        /// SDM Vol. 2B, UD.
+        const UD2: &[u8] = &[0x0f, 0x0b];
+        if !self.long_mode || !statement.head(self.source).eq_ignore_ascii_case(b"ud2") {
+            return false;
+        }
+        let mut ahead = scanner.clone();
+        let Some(next) = self.next_code(&mut ahead).filter(|next| puts_bytes(next.head(self.source))) else {
+            return false;
+        };
+        if !Run::read(self, &next, &mut ahead).is_emulation_prefix(UD2) || !self.forced(statement.start, &mut ahead) {
+            return false;
+        }
+        *scanner = ahead;
+        true
     }
 
     /// Whether the interrupt shadow of a `sti` that is a site of its own may have to reach what stands behind it: an

@@ -388,6 +388,9 @@ impl<'a> Stage<'a> {
             return self.macro_call(statement);
         }
         self.follow(statement);
+        if self.is_forced(statement, scanner) {
+            return;
+        }
         let mentions_parameter = self.macros.mentions_parameter(&self.source[statement.range()]);
         let is_decided = !mentions_parameter || !self.macros.is_alternate() || !self.macros.mentions_parameter(head);
         if is_decided && let Some((row, length)) = self.sensitive(statement) {
@@ -542,7 +545,7 @@ impl<'a> Stage<'a> {
 }
 
 /// Whether the statement is an instruction or a macro call, and neither a directive nor an assignment.
-fn is_instruction(source: &[u8], statement: &Statement) -> bool {
+pub(super) fn is_instruction(source: &[u8], statement: &Statement) -> bool {
     source[statement.start] != b'.' && statement.operands(source).first() != Some(&b'=')
 }
 

@@ -127,8 +127,10 @@ pub(super) fn way(
     if flags.contains(Flags::COPIED) {
         Err(Left::Copied)
     } else if let Some(left) = unpadded {
-        // The text may count its way into the middle of a sequence. Without a stack nothing may fault.
-        let whole = shape.second == 0 && stack && !flags.contains(Flags::REPLACEMENT);
+        // The text may count its way into the middle of a sequence, unless letters are there. Without a stack nothing may
+        // fault.
+        let single = shape.second == 0 || site.class == Class::ForcedEmulation;
+        let whole = single && stack && !flags.contains(Flags::REPLACEMENT);
         if whole { taken(Form::Trap, template) } else { Err(left) }
     } else if flags.contains(Flags::HEAD) {
         taken(Form::Trap, template)

@@ -131,6 +131,8 @@ pub enum Left {
     AddressSpace,
     /// A hypervisor may replace it in place.
     Hypercall,
+    /// A hypervisor is to find it in place. On a processor it is #UD.
+    ForcedEmulation,
     /// The stub, or what it refers to, is more than 2 GB away.
     OutOfReach,
     /// The slot is longer than any instruction.
@@ -141,7 +143,7 @@ pub enum Left {
 
 impl Left {
     /// All reasons.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Code32,
         Self::SwitchedOff,
         Self::Counted,
@@ -153,6 +155,7 @@ impl Left {
         Self::NoPlaceToCount,
         Self::AddressSpace,
         Self::Hypercall,
+        Self::ForcedEmulation,
         Self::OutOfReach,
         Self::TooLong,
         Self::NoStub,
@@ -173,6 +176,7 @@ impl Left {
             Self::NoPlaceToCount => "no flags and no stack to count with",
             Self::AddressSpace => "changes the address space at its physical address",
             Self::Hypercall => "a hypercall, which the host may patch",
+            Self::ForcedEmulation => "for a hypervisor to emulate",
             Self::OutOfReach => "out of a stub's reach",
             Self::TooLong => "a slot longer than an instruction",
             Self::NoStub => "no stub left",
@@ -219,6 +223,9 @@ pub(super) struct Way {
 
 /// How a padded site is taken where the guest has its privileges; `whole` if it is all of a replacement.
 pub(super) fn way(site: &AllegedSite, shape: Shape, whole: bool, mode: Mode) -> Result<Way, Left> {
+    if site.class == Class::ForcedEmulation {
+        return Err(Left::ForcedEmulation);
+    }
     let stack = !site.flags.intersects(Flags::NO_STACK.union(Flags::HEAD));
     let hook = if stack { hook(site, shape, mode) } else { None };
     let flags_free = flags_free(site);

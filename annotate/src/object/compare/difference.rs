@@ -2,6 +2,7 @@
 
 use iced_x86::{Decoder, DecoderOptions, Formatter as _, GasFormatter};
 
+use crate::instructions::decode_next;
 use crate::object::elf::{Elf, Error, Target};
 
 /// One of the two objects.
@@ -92,7 +93,7 @@ impl Spot {
         if rest.is_empty() {
             text.push_str("end of section");
         } else {
-            let instruction = Decoder::with_ip(bitness, rest, offset, DecoderOptions::NONE).decode();
+            let instruction = decode_next(&mut Decoder::with_ip(bitness, rest, offset, DecoderOptions::NONE), rest);
             GasFormatter::new().format(&instruction, &mut text);
         }
         Self { offset, text }

@@ -13,6 +13,7 @@ use super::filler::{Run, filler_between};
 use super::map::OffsetMap;
 use super::prefixes::without_idle;
 use super::{Immediates, Reference, disagreement};
+use crate::instructions::decode_next;
 use crate::object::elf::{Elf, Place, Relocation, Target};
 use crate::object::records::Record;
 use crate::object::text::{Function, Landmark, landmarks};
@@ -148,7 +149,7 @@ impl<'elf, 'data> Side<'elf, 'data> {
 
     fn decode(&self, bitness: u32) -> Decoded<'data> {
         let mut decoder = Decoder::with_ip(bitness, self.rest(), self.position as u64, DecoderOptions::NONE);
-        let instruction = decoder.decode();
+        let instruction = decode_next(&mut decoder, self.rest());
         let length = if instruction.is_invalid() { 1 } else { instruction.len() };
         let offsets = decoder.get_constant_offsets(&instruction);
         let bytes = &self.rest()[..length.min(self.rest().len())];

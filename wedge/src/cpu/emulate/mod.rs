@@ -129,6 +129,9 @@ impl<H: Host> Machine<'_, H> {
             M::Rdpid => Ok(self.read_processor()),
             M::Rdpmc => Err(Exception::PROTECTION),
 
+            // At a site it stands before letters and what a hypervisor is to emulate; and the guest sees none.
+            M::Ud2 => Err(Exception::INVALID_OPCODE),
+
             M::Hlt => self.halt(),
             M::Invlpg => self.invalidate_page(),
             M::Invpcid => self.invalidate_pcid(),

@@ -25,7 +25,7 @@ fn fate(class: Class) -> Fate {
     match class {
         Class::Cli | Class::Swapgs | Class::MovFromCr | Class::Sysret => Short,
         Class::Sti | Class::Pushf | Class::PushfPop | Class::Popf | Class::PushPopf | Class::Iret => Long,
-        Class::Hlt | Class::StiHlt | Class::StiMwait
+        Class::Hlt | Class::StiHlt | Class::StiMwait | Class::ForcedEmulation
         | Class::MovToCr | Class::MovFromDr | Class::MovToDr | Class::Clts | Class::Smsw | Class::Lmsw | Class::Xsetbv
         | Class::MovToSeg | Class::PopSeg | Class::Lss | Class::Lfs | Class::Lgs
         | Class::Sgdt | Class::Sidt | Class::Sldt | Class::Str | Class::Lgdt | Class::Lidt | Class::Lldt | Class::Ltr
@@ -84,7 +84,11 @@ const OTHERS: &[&[u8]] = &[
     &[0x0f, 0x01, 0xd4],
     &[0x0f, 0x01, 0xc2],
     &[0x0f, 0x01, 0xd8],
+    XEN_CPUID,
 ];
+
+/// `ud2; .ascii "xen"; cpuid`
+const XEN_CPUID: &[u8] = &[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2];
 
 fn form(planned: &Planned) -> Result<Form, Left> {
     let kernel = Kernel::new(Mode::Virtual, slice::from_ref(planned));
@@ -135,6 +139,18 @@ fn a_single_instruction_without_a_pad_becomes_a_breakpoint() {
             assert!(form(&plan(flags | Flags::COPIED)).is_err(), "{bytes:02x?}");
         }
     }
+}
+
+#[test]
+fn what_a_hypervisor_is_to_emulate_stays_but_in_virtual_mode() {
+    for mode in Mode::ALL {
+        let kernel = Kernel::new(mode, &[Planned::new(XEN_CPUID, Flags::empty(), LiveFlags::all())]);
+        let left: Vec<_> = kernel.summary.left().collect();
+        assert_eq!((kernel.text, &left[..]), (kernel.original, &[(Left::ForcedEmulation, 1)][..]), "{mode}");
+    }
+    // Without a branch to the letters, there is nothing to count.
+    let counted = Planned::new(XEN_CPUID, Flags::COUNTED, LiveFlags::all());
+    assert_eq!(form(&counted), Ok(Form::Trap));
 }
 
 #[test]

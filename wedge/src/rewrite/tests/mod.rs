@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::vec::Vec;
 
-use annotate::instructions::{Class, row_of, sequence};
+use annotate::instructions::{Class, decode_next, row_of, sequence};
 use annotate::record::{AllegedSite, Flags, LiveFlags, LiveRegisters, Liveness, RECORD_SIZE, RawRecord};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
@@ -198,7 +198,9 @@ fn class_of(bytes: &[u8]) -> Class {
 }
 
 pub(super) fn decode(bytes: &[u8], address: u64) -> Vec<Instruction> {
-    let instructions: Vec<_> = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).into_iter().collect();
+    let mut decoder = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE);
+    let next = || decoder.can_decode().then(|| decode_next(&mut decoder, bytes));
+    let instructions: Vec<_> = iter::from_fn(next).collect();
     assert!(!instructions.iter().any(Instruction::is_invalid), "{bytes:02x?}");
     instructions
 }
