@@ -23,7 +23,7 @@ impl CheckedSite {
         &self.alleged
     }
 
-    /// The sensitive instruction at the site; of a sequence, the first one.
+    /// The sensitive instruction at the site; of a sequence, the first one; of data, none.
     #[must_use]
     pub fn instruction(&self) -> &Instruction {
         &self.instruction
@@ -72,6 +72,10 @@ impl core::error::Error for Contradiction {}
 /// The first contradiction between the record and the bytes.
 pub fn check(alleged: AllegedSite, text: &[u8]) -> Result<CheckedSite, Contradiction> {
     let slot = text.get(..usize::from(alleged.slot)).ok_or(Contradiction::OutOfText)?;
+    // Data agrees with anything, and nobody writes to it.
+    if alleged.flags.contains(Flags::DATA) {
+        return Ok(CheckedSite { alleged, instruction: Instruction::default() });
+    }
     let bitness = if alleged.flags.contains(Flags::CODE32) { 32 } else { 64 };
     let mut decoder = Decoder::with_ip(bitness, slot, alleged.address, DecoderOptions::NONE);
     let instruction = decode(&mut decoder, slot)?;

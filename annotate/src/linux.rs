@@ -1,5 +1,5 @@
 //! What a Linux kernel calls its sections, and the code that it copies: by the names of Linux 6.1 (`arch/x86` unless said
-//! otherwise).
+//! otherwise), which 6.12 has as well.
 //!
 //! Nothing breaks where a guest has other names. What the text stage cannot tell of a site, for it sees one file at a time
 //! and macro bodies without knowing where they will be expanded, the object side completes; and the wedge takes an
@@ -15,6 +15,11 @@ pub(crate) const EXCEPTION_TABLE_FIELDS: usize = 3;
 
 /// Alternative instructions (`kernel/vmlinux.lds.S`), copied over their originals at boot and at `insmod`.
 pub(crate) const REPLACEMENTS: &str = ".altinstr_replacement";
+
+/// What the unwinder is told of a place (`include/linux/objtool.h`), and how the names of the macros start that tell it
+/// (`include/asm/unwind_hints.h`).
+pub(crate) const UNWIND_HINTS: &str = ".discard.unwind_hints";
+pub(crate) const UNWIND_HINT_MACRO: &str = "UNWIND_HINT";
 
 /// Freed when the kernel is up, or thrown away with `rmmod` (`include/linux/init.h`).
 const INIT: [&str; 2] = [".init.text", ".exit.text"];

@@ -68,17 +68,28 @@ bitflags! {
         const COUNTED = 1 << 10;
         /// Not padded: its interrupt shadow has to reach the next instruction (SDM Vol. 2B, STI).
         const SHADOW = 1 << 11;
+        /// Not padded: what tells the unwinder of a change of context has to stand directly behind it.
+        const HINTED = 1 << 12;
+        /// Not padded: no instruction at all, but data in text that would pass for one.
+        const DATA = 1 << 13;
     }
 }
 
 impl Flags {
     /// The flags that say why a site was listed but not padded.
-    pub const UNPADDED: Self = Self::CODE32.union(Self::SWITCHED_OFF).union(Self::COUNTED).union(Self::SHADOW);
+    pub const UNPADDED: Self = Self::CODE32
+        .union(Self::SWITCHED_OFF)
+        .union(Self::COUNTED)
+        .union(Self::SHADOW)
+        .union(Self::HINTED)
+        .union(Self::DATA);
 
     /// The stated reason for an unpadded site, in words; `None` for a padded one.
     #[must_use]
     pub fn unpadded_reason(self) -> Option<&'static str> {
-        if self.contains(Self::CODE32) {
+        if self.contains(Self::DATA) {
+            Some("data in text")
+        } else if self.contains(Self::CODE32) {
             Some("16- or 32-bit code")
         } else if self.contains(Self::SWITCHED_OFF) {
             Some("class switched off")
@@ -86,6 +97,8 @@ impl Flags {
             Some("within a distance that the text counts in bytes")
         } else if self.contains(Self::SHADOW) {
             Some("its interrupt shadow has to reach the next instruction")
+        } else if self.contains(Self::HINTED) {
+            Some("a hint for the unwinder has to stand directly behind it")
         } else {
             None
         }

@@ -56,6 +56,8 @@ fn describe(site: text::Site) -> String {
         (Flags::SWITCHED_OFF, "switched-off"),
         (Flags::COUNTED, "counted"),
         (Flags::SHADOW, "shadow"),
+        (Flags::HINTED, "hinted"),
+        (Flags::DATA, "data"),
     ];
     let flags = names.iter().filter(|(flag, _)| site.flags.contains(*flag)).map(|(_, name)| *name);
     let class = site.class.map_or("dispatched", annotate::instructions::Class::name);
@@ -153,6 +155,23 @@ fn a_class_switched_off_is_recorded_but_not_padded() {
     let annotated = text::annotate(source, &options);
     let sites: Vec<String> = annotated.sites().map(describe).collect();
     assert_eq!(sites, ["sti switched-off", "sti switched-off", "hlt", "cli"]);
+}
+
+#[test]
+fn a_hint_for_the_unwinder_stays_behind_a_change_of_context() {
+    let hinted = Options { objtool_hints: true, ..Options::default() };
+    for (text, options, expected) in [
+        ("syscall\n\tUNWIND_HINT_RESTORE\n\tpop %rcx\n", &hinted, "syscall hinted"),
+        ("syscall\n\t.Lhere:\n\t.pushsection .discard.unwind_hints\n", &hinted, "syscall hinted"),
+        ("lretq\n\tUNWIND_HINT type=3\n", &hinted, "lret hinted"),
+        ("syscall\n\tpop %rcx\n\tUNWIND_HINT_RESTORE\n", &hinted, "syscall"),
+        ("syscall\n\t.pushsection .discard.places\n", &hinted, "syscall"),
+        ("cli\n\tUNWIND_HINT_RESTORE\n", &hinted, "cli"),
+        ("syscall\n\tUNWIND_HINT_RESTORE\n", &Options::default(), "syscall"),
+    ] {
+        let sites: Vec<String> = text::annotate(text.as_bytes(), options).sites().map(describe).collect();
+        assert_eq!(sites, [expected], "{text}");
+    }
 }
 
 #[test]

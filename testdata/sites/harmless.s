@@ -28,10 +28,9 @@ out == 6
 	jmp	after
 	.byte	0xfa
 table:	.byte	0x0f, 0x01, 0xca, 0x0f, 0x31
-	.long	0xca010f
+	.long	0x90ca010f
 more:	.byte	0xfa
-	.ascii	"no"
-	.string	"a \" cli # \\"
+	.ascii	"PQ"
 	nop
 plain:	.byte	0x8c, 0xd8
 	.byte	0x8c, 0xd8
@@ -47,8 +46,9 @@ typed:	.byte	0xfa
 1:	call	2f
 	.byte	0xfa
 2:	call	after
-	.ascii	"no"
+	.ascii	"yes"
 	jmp	2b
+	.string	"a \" cli # \\"
 	.section .text.table, "ax"
 	.byte	0x8c, 0xd8
 	.text

@@ -95,17 +95,27 @@ impl Data {
             .filter(|(start, _)| elf.sections().get(start.section).is_some_and(|section| section.executable))
             .map(|(start, size)| (start, start.offset.saturating_add(size)))
             .collect();
-        objects.sort_unstable();
+        for (start, end) in &mut objects {
+            *end = functions.next(*start).map_or(*end, |function| function.offset.min(*end));
+        }
+        let mut data = Self::default();
+        data.add(objects);
+        data
+    }
+
+    /// Adds what is data by other evidence.
+    pub fn add(&mut self, ranges: impl IntoIterator<Item = (Place, u64)>) {
+        self.ranges.extend(ranges);
+        self.ranges.sort_unstable();
         let mut ranges: Vec<(Place, u64)> = Vec::new();
-        for (start, end) in objects {
-            let end = functions.next(start).map_or(end, |function| end.min(function.offset));
+        for (start, end) in std::mem::take(&mut self.ranges) {
             match ranges.last_mut().filter(|(before, last)| before.section == start.section && start.offset <= *last) {
                 Some((_, last)) => *last = end.max(*last),
                 None if start.offset < end => ranges.push((start, end)),
                 None => {}
             }
         }
-        Self { ranges }
+        self.ranges = ranges;
     }
 
     /// Whether a place is in data.

@@ -59,6 +59,9 @@ pub fn verify<'data>(elf: &Elf<'data>) -> Result<Report<'data>, Error> {
         verifier.bad(&record);
     }
     verifier.records(&records);
+    let is_data = |record: &&Record| record.alleged.flags.contains(Flags::DATA);
+    let recorded = verifier.valid.iter().filter(is_data).map(|record| (record.place, record.slot_end()));
+    verifier.data.add(recorded);
     if !elf.relocatable() {
         liveness::complete(elf, &verifier.linux, &mut verifier.report.sites);
     }

@@ -42,6 +42,8 @@ pub(super) struct Run {
     is_data: bool,
     /// Something that puts nothing stands between its directives.
     has_gaps: bool,
+    /// It has numbers.
+    has_numbers: bool,
     /// Where the last directive ends.
     end: usize,
 }
@@ -141,6 +143,7 @@ impl Run {
                 Some(Put::Text(end)) => characters(operand).map(|text| [text.as_slice(), end].concat()),
                 None => None,
             };
+            self.has_numbers |= !operand.starts_with(b"'") && !matches!(put, Some(Put::Text(_)));
             match bytes {
                 Some(bytes) if !self.is_data && self.bytes.len() + bytes.len() <= LONGEST_RUN => {
                     self.bytes.extend(bytes);
@@ -222,6 +225,26 @@ impl Run {
             encoded.range = self.directives_of(&encoded.bytes);
         }
         Some(Decoded { sensitive: found, is_transfer, distances })
+    }
+
+    /// Whether it was written as characters.
+    pub(super) fn is_text(&self) -> bool {
+        !self.has_numbers
+    }
+
+    /// The class of the first sensitive instruction that a disassembler finds in it, whether it is code or not.
+    pub(super) fn looks_like(&self) -> Option<Class> {
+        let bytes = if self.is_data { &[][..] } else { &self.bytes };
+        let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+        let mut start = 0;
+        while decoder.set_position(start).is_ok() && decoder.can_decode() {
+            let instruction = decode_next(&mut decoder, bytes);
+            if let Some(row) = row_of(&instruction) {
+                return Some(row.class);
+            }
+            start += if instruction.is_invalid() { 1 } else { instruction.len() };
+        }
+        None
     }
 
     /// Whether what stands between its directives would be lost if it were spelled again.

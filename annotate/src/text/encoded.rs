@@ -38,6 +38,11 @@ impl<'a> Stage<'a> {
             }
             return is_site;
         }
+        if self.data(&run, &behind) {
+            self.flow.data();
+            *scanner = behind;
+            return true;
+        }
         let Some(Decoded { sensitive: mut sites, is_transfer, distances }) = run.decode() else {
             self.flow.data();
             return false;
@@ -59,6 +64,20 @@ impl<'a> Stage<'a> {
         } else {
             self.spelled(&run, &sites, scanner);
         }
+        true
+    }
+
+    /// Records that a run is data, if a disassembler would find something sensitive in it. What could be code may be an
+    /// entry that is reached by its number, unless it is written as characters.
+    fn data(&mut self, run: &Run, behind: &Scanner<'a>) -> bool {
+        let Some(class) = run.looks_like() else { return false };
+        let is_behind_trap = self.is_unlabelled() && is_trap(self.previous_head());
+        if !(run.is_text() || run.decode().is_none()) || !is_behind_trap && !self.is_table(behind) {
+            return false;
+        }
+        let (Some(range), Some(flags)) = (run.range(), self.flags(class)) else { return false };
+        self.object = None;
+        self.insert(range, Kind::Site(class), 0, Liveness::UNKNOWN, flags | Flags::DATA);
         true
     }
 
@@ -127,4 +146,9 @@ impl<'a> Stage<'a> {
     fn previous_head(&self) -> &'a [u8] {
         self.before.as_ref().map_or(&[][..], |previous| previous.head(self.source))
     }
+}
+
+/// Whether whoever gets control at the instruction of this name decides where it goes on.
+fn is_trap(head: &[u8]) -> bool {
+    [&b"ud2"[..], b"int3", b"int1", b"icebp"].iter().any(|trap| head.eq_ignore_ascii_case(trap))
 }

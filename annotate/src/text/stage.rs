@@ -478,6 +478,7 @@ impl<'a> Stage<'a> {
         if self.casts_shadow(found.class, scanner) {
             flags |= Flags::SHADOW;
         }
+        flags.set(Flags::HINTED, self.is_hinted(found.class, scanner));
         let (mut liveness, mut slot) = (Liveness::UNKNOWN, MINIMUM_SLOT);
         if !flags.contains(Flags::REPLACEMENT) && !self.in_argument {
             slot = found.slot;
@@ -500,6 +501,28 @@ impl<'a> Stage<'a> {
         let carrier = Carrier { grouped, by_macro: self.macros.hides_labels() || grouped && self.in_argument };
         let Range { start, end } = range;
         self.insertions.push(Insertion { start, end, kind, pad, liveness, flags, carrier });
+    }
+
+    /// Whether a change of context is followed by a hint for the unwinder. objtool does without it only where nothing is
+    /// executed behind the instruction, which a pad would be (`validate_branch` in `tools/objtool/check.c`, and
+    /// `arch/x86/decode.c` for what it takes for such a change).
+    fn is_hinted(&self, class: Class, scanner: &Scanner<'a>) -> bool {
+        let is_switch =
+            matches!(class, Class::Syscall | Class::Sysret | Class::Sysenter | Class::Sysexit | Class::Lret);
+        if !is_switch || !self.options.objtool_hints {
+            return false;
+        }
+        let mut statements = scanner.clone().filter_map(|item| match item {
+            Item::Statement(statement) => Some(statement),
+            Item::Label(_) => None,
+        });
+        let next = statements.find(|statement| !is_silent(self.source, statement));
+        next.is_some_and(|next| {
+            let names = |text: &[u8], name: &str| text.starts_with(name.as_bytes());
+            let is_hint = names(next.operands(self.source), linux::UNWIND_HINTS);
+            names(next.head(self.source), linux::UNWIND_HINT_MACRO)
+                || next.head(self.source) == b".pushsection" && is_hint
+        })
     }
 
     /// Whether a label of the site is named in the exception table within the next statements.

@@ -276,6 +276,45 @@ fn data_in_text_is_no_code() {
 }
 
 #[test]
+fn data_that_a_record_names_is_no_code() {
+    // The text ends in the middle of an instruction, which would hide the next one.
+    let text = format!("ud2; {}", site(".ascii \"no, 1\"", Class::Outs, 5, Flags::DATA));
+    verified(&annotated(&format!("{text} {}", padded("cli", Class::Cli))), |report| {
+        assert!(report.holds(), "{report:?}");
+        assert_eq!(report.reasons()["data in text"], 1);
+        assert_eq!(report.executable_bytes, 2 + 5, "{report:?}");
+    });
+    verified(&annotated(&format!("{text} cli")), |report| {
+        assert_eq!(report.misses.iter().map(|miss| miss.class).collect::<Vec<_>>(), [Class::Cli]);
+    });
+    let beyond = format!("28110: ud2\n{}", record("28110b", "3", "3", Class::Outs as u8, Flags::DATA.bits()));
+    assert!(problem(&beyond).ends_with("the slot reaches beyond its text"), "{}", problem(&beyond));
+}
+
+#[test]
+fn letters_for_a_hypervisor_are_no_code() {
+    for (letters, forced) in [("xen", "cpuid"), ("kvm", "cpuid"), ("kvm", "cli")] {
+        let class = Class::from_name(forced).unwrap();
+        let text = format!("ud2; .ascii \"{letters}\"; {forced}");
+        // OUTS is a letter, and IMUL takes the next instruction for an operand.
+        let found = misses(&assemble(&text));
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+        assert!(found[0].starts_with(&format!(".text+0x5: {forced} ")), "{text}: {found:?}");
+        let site = padded(&text, Class::ForcedEmulation);
+        verified(&annotated(&format!("nop; {site} {}", padded("cli", Class::Cli))), |report| {
+            assert!(report.holds(), "{report:?}");
+            assert_eq!(report.classes()[&Class::ForcedEmulation].sites, 1);
+        });
+        // The instruction alone is no site, whoever says so.
+        let alone = format!("ud2; .ascii \"{letters}\"; {}", padded(forced, class));
+        assert_eq!(misses(&annotated(&alone)).len(), 1, "{alone}");
+    }
+    assert_eq!(misses(&assemble("ud2; .ascii \"xen\"; nop")), [""; 0]);
+    assert_eq!(misses(&assemble("ud2; .ascii \"Xen\"")).len(), 1);
+    assert!(problem(&padded("ud2; cpuid", Class::ForcedEmulation)).contains("forced-emulation: "));
+}
+
+#[test]
 fn code_with_the_name_of_data_is_code() {
     let named = ".type t,@object\n.type f,@function\nt: f: cli; ret\n.size t,.-t\n.size f,.-f";
     assert_eq!(misses(&assemble(named)).len(), 1);

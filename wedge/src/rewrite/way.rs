@@ -117,6 +117,10 @@ pub enum Left {
     Counted,
     /// Its record says that it was not padded: nothing may stand between it and the next instruction.
     Shadow,
+    /// Its record says that it was not padded: the next instruction has to be the one behind it.
+    Hinted,
+    /// Its record says that it is none, but data.
+    Data,
     /// The kernel copies the text, and the branch in the copy would miss.
     Copied,
     /// Part of a longer replacement, of which the kernel relocates nothing, and whose copy nobody looks for.
@@ -143,11 +147,13 @@ pub enum Left {
 
 impl Left {
     /// All reasons.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Code32,
         Self::SwitchedOff,
         Self::Counted,
         Self::Shadow,
+        Self::Hinted,
+        Self::Data,
         Self::Copied,
         Self::LongReplacement,
         Self::ReplacementUsesStack,
@@ -169,6 +175,8 @@ impl Left {
             Self::SwitchedOff => Flags::SWITCHED_OFF.unpadded_reason().unwrap_or_default(),
             Self::Counted => Flags::COUNTED.unpadded_reason().unwrap_or_default(),
             Self::Shadow => Flags::SHADOW.unpadded_reason().unwrap_or_default(),
+            Self::Hinted => Flags::HINTED.unpadded_reason().unwrap_or_default(),
+            Self::Data => Flags::DATA.unpadded_reason().unwrap_or_default(),
             Self::Copied => "in text that the kernel copies",
             Self::LongReplacement => "part of a longer replacement",
             Self::ReplacementUsesStack => "a replacement that no call can stand for",
@@ -185,21 +193,25 @@ impl Left {
 
     /// Whether the reason leaves room for an INT3 in place of the instruction, which is a byte long and moves nothing.
     pub(super) fn fits_trap(self) -> bool {
-        matches!(self, Self::Counted | Self::Shadow)
+        matches!(self, Self::Counted | Self::Shadow | Self::Hinted)
     }
 
     /// The reason why a site was not padded, if it was not.
     pub(super) fn unpadded(flags: Flags) -> Option<Self> {
         if flags.intersection(Flags::UNPADDED).is_empty() {
             None
+        } else if flags.contains(Flags::DATA) {
+            Some(Self::Data)
         } else if flags.contains(Flags::CODE32) {
             Some(Self::Code32)
         } else if flags.contains(Flags::SWITCHED_OFF) {
             Some(Self::SwitchedOff)
         } else if flags.contains(Flags::COUNTED) {
             Some(Self::Counted)
-        } else {
+        } else if flags.contains(Flags::SHADOW) {
             Some(Self::Shadow)
+        } else {
+            Some(Self::Hinted)
         }
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Side<'elf, 'data> {
     pads: Vec<(usize, usize)>,
     /// Room behind originals: start and end, by start.
     room: Vec<(usize, usize)>,
+    /// Data that records say is none of the code: start and end, by start.
+    data: Vec<(usize, usize)>,
     /// Where 32-bit code starts and ends, if there is any.
     landmarks: Vec<Landmark>,
     /// The run that was looked at last: one side may stay where it is while the other passes any number of rooms.
@@ -121,6 +123,8 @@ impl<'elf, 'data> Side<'elf, 'data> {
         let pad = |record: &Record| (offset(record.instruction_end()), offset(record.slot_end()));
         let mut room: Vec<_> = originals.iter().filter_map(|&(place, length)| room(bytes, place, length)).collect();
         room.sort_unstable();
+        let data = records.iter().filter(|record| record.alleged.flags.contains(Flags::DATA));
+        let range = |record: &Record| (offset(record.place.offset), offset(record.slot_end()));
         let has_32_bit_code = records.iter().any(|record| record.alleged.flags.contains(Flags::CODE32));
         Self {
             elf,
@@ -132,6 +136,7 @@ impl<'elf, 'data> Side<'elf, 'data> {
             next_relocation: 0,
             pads: records.iter().map(pad).collect(),
             room,
+            data: data.map(range).collect(),
             landmarks: if has_32_bit_code { landmarks(functions, records) } else { Vec::new() },
             run: None,
         }
@@ -145,6 +150,12 @@ impl<'elf, 'data> Side<'elf, 'data> {
     fn bitness(&self) -> u32 {
         let after = self.landmarks.partition_point(|landmark| landmark.offset <= self.position as u64);
         self.landmarks[..after].last().map_or(64, |landmark| landmark.bitness)
+    }
+
+    /// One byte of data.
+    fn byte(&self) -> Decoded<'data> {
+        let bytes = &self.rest()[..1];
+        Decoded { instruction: Instruction::default(), bytes, meaning: bytes, distance: None, immediate: None }
     }
 
     fn decode(&self, bitness: u32) -> Decoded<'data> {
@@ -254,7 +265,7 @@ struct Walk<'elf, 'data> {
     walked: Walked<'data>,
 }
 
-impl Walk<'_, '_> {
+impl<'data> Walk<'_, 'data> {
     /// Takes one step; `false` at the end.
     fn step(&mut self) -> Result<bool, Difference> {
         if let Some(end) = end_of_range_at(&self.padded.pads, self.padded.position) {
@@ -318,10 +329,12 @@ impl Walk<'_, '_> {
     /// Compares one instruction and steps over it.
     fn instruction(&mut self) -> Result<(), Difference> {
         let bitness = self.padded.bitness();
-        let plain = self.plain.decode(bitness);
+        let is_data = end_of_range_at(&self.padded.data, self.padded.position).is_some();
+        let decode = |side: &Side<'_, 'data>| if is_data { side.byte() } else { side.decode(bitness) };
+        let plain = decode(&self.plain);
         // Equal bytes are the same instruction, elsewhere.
         let is_equal = self.padded.rest().starts_with(plain.bytes);
-        let padded = if is_equal { plain } else { self.padded.decode(bitness) };
+        let padded = if is_equal { plain } else { decode(&self.padded) };
         if !is_equal && plain.is_resized(&padded) {
             self.walked.resized_branches += 1;
         } else if !is_equal && !plain.differs_by_distance(&padded) {
