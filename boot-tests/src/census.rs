@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use object::{Object as _, ObjectSection as _};
+use tempfile::NamedTempFile;
 
 use crate::records::{self, Place, Record};
 use crate::{cache, command};
@@ -44,9 +47,37 @@ pub fn take(path: &Path) -> Result<Census> {
     let data = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let file = object::File::parse(&*data).with_context(|| path.display().to_string())?;
     let records = records::read(&file).with_context(|| path.display().to_string())?;
-    let listing =
-        command::output(Command::new("objdump").args(["--disassemble", "--wide", "--no-show-raw-insn"]).arg(path))?;
+    let listing = disassemble(path)?;
+    let known = with_known_instructions(&data, &file, &listing)?;
+    let listing = known.map_or(Ok(listing), |copy| disassemble(copy.path()))?;
     compare(&Disassembly::parse(&listing, &Patterns::read()?)?, &records)
+}
+
+fn disassemble(path: &Path) -> Result<String> {
+    command::output(Command::new("objdump").args(["--disassemble", "--wide", "--no-show-raw-insn"]).arg(path))
+}
+
+/// `objdump` of binutils 2.40 does not know LKGS, which Linux encodes by hand since 6.12, and is led astray by it. A copy of a
+/// file that has some, with WRGSBASE of the same register in their places: that is as long, and as sensitive.
+fn with_known_instructions(data: &[u8], file: &object::File, listing: &str) -> Result<Option<NamedTempFile>> {
+    let mut copy = data.to_vec();
+    for section in file.sections().filter(|section| section.kind() == object::SectionKind::Text) {
+        let Some((start, size)) = section.file_range() else { continue };
+        let range = usize::try_from(start)?..usize::try_from(start + size)?;
+        for (offset, bytes) in data[range.clone()].windows(4).enumerate() {
+            let &[0xf2, 0x0f, 0x00, modrm @ 0xf0..=0xf7] = bytes else { continue };
+            let address = section.address() + u64::try_from(offset)?;
+            if listing.contains(&format!("{address:x}:\trepnz (bad)")) {
+                copy[range.start + offset..][..4].copy_from_slice(&[0xf3, 0x0f, 0xae, 0xd8 | modrm & 7]);
+            }
+        }
+    }
+    if copy == data {
+        return Ok(None);
+    }
+    let mut copied = NamedTempFile::new()?;
+    copied.write_all(&copy)?;
+    Ok(Some(copied))
 }
 
 fn compare(disassembly: &Disassembly, records: &BTreeMap<Place, Record>) -> Result<Census> {

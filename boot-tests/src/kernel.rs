@@ -14,6 +14,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use tempfile::NamedTempFile;
 
+use crate::source::Release;
 use crate::{cache, command, source};
 
 /// What is configured.
@@ -120,6 +121,8 @@ pub struct Variant {
     pub toolchain: Toolchain,
     /// How it is built.
     pub treatment: Treatment,
+    /// Of which Linux.
+    pub release: Release,
 }
 
 impl Variant {
@@ -137,16 +140,19 @@ impl Variant {
     pub const TINY_CLANG_GAS: Self = Self::new(Config::Tiny, Toolchain::ClangGas, Treatment::Checked);
     /// What an afterburnt `min` on Xen is compared with: the same, para-virtualized by hand.
     pub const XEN_PEER: Self = Self::new(Config::XenPeer, Toolchain::Gcc, Treatment::Plain);
+    /// `min` of Linux 6.12, annotated and compared.
+    pub const MIN_6_12: Self =
+        Self { release: Release::V6_12, ..Self::new(Config::Min, Toolchain::Gcc, Treatment::Checked) };
 
     const fn new(config: Config, toolchain: Toolchain, treatment: Treatment) -> Self {
-        Self { config, toolchain, treatment }
+        Self { config, toolchain, treatment, release: Release::Chosen }
     }
 
     /// The name of its build directory.
     #[must_use]
     pub fn name(self) -> String {
         let plain = if self.treatment == Treatment::Plain { "-plain" } else { "" };
-        format!("{}{}{plain}", self.config.name(), self.toolchain.suffix())
+        format!("{}{}{}{plain}", self.config.name(), self.toolchain.suffix(), self.release.suffix())
     }
 
     /// Builds the kernel, or finds it built.
@@ -157,11 +163,11 @@ impl Variant {
     pub fn build(self) -> Result<Kernel> {
         let name = self.name();
         let _lock = cache::lock(&name)?;
-        let tree = source::tree()?;
+        let tree = self.release.tree()?;
         let kernel = Kernel { directory: cache::subdirectory("builds")?.join(&name) };
         let stamp = self.stamp(&tree)?;
         let built = fs::read_to_string(kernel.stamp_path()).is_ok_and(|built| built == stamp);
-        if built && !source::may_change() {
+        if built && !self.release.may_change() {
             println!("kernel {name}: already built in {}", kernel.directory.display());
             return Ok(kernel);
         }
@@ -194,7 +200,7 @@ impl Variant {
         let kernel = self.build()?;
         let _lock = cache::lock(&self.name())?;
         let time = NamedTempFile::new()?;
-        self.compile(&source::tree()?, &kernel, time.path())?;
+        self.compile(&self.release.tree()?, &kernel, time.path())?;
         cpu_seconds(time.path())
     }
 
@@ -356,7 +362,8 @@ impl Kernel {
     pub fn modules(&self) -> Result<Vec<PathBuf>> {
         let list = self.directory.join("modules.order");
         let text = fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
-        let modules: Vec<_> = text.lines().map(|path| self.directory.join(path)).collect();
+        // They are named by their objects since 6.2.
+        let modules: Vec<_> = text.lines().map(|path| self.directory.join(path).with_extension("ko")).collect();
         ensure!(!modules.is_empty(), "{} is empty", list.display());
         Ok(modules)
     }

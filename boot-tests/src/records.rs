@@ -22,8 +22,14 @@ pub const COPIED: u16 = 1 << 3;
 /// In `.altinstr_replacement`.
 pub const REPLACEMENT: u16 = 1 << 2;
 /// Not padded, with the reason stated.
-pub const UNPADDED: [(u16, &str); 3] =
-    [(1 << 8, "16- or 32-bit code"), (1 << 9, "class switched off"), (1 << 10, "spanned by a dot-relative branch")];
+pub const UNPADDED: [(u16, &str); 6] = [
+    (1 << 8, "16- or 32-bit code"),
+    (1 << 9, "class switched off"),
+    (1 << 10, "within a distance that is counted"),
+    (1 << 11, "casts an interrupt shadow"),
+    (1 << 12, "before a hint for the unwinder"),
+    (1 << 13, "data"),
+];
 
 /// A place in a file: the name of a section, and the address that `objdump` prints there (an offset in an object).
 pub type Place = (String, u64);

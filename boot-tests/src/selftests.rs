@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::{programs, source};
+use crate::programs;
+use crate::source::{self, Release};
 
 /// `TARGETS_C_64BIT_ALL` and `TARGETS_C_32BIT_ALL` of the tests' Makefile.
 pub const NAMES: [&str; 44] = [
@@ -64,7 +65,7 @@ pub const NAMES: [&str; 44] = [
 ///
 /// When there is no Linux tree, or one does not compile.
 pub fn build(directory: &Path) -> Result<Vec<PathBuf>> {
-    let tree = source::tree()?;
+    let tree = Release::Chosen.tree()?;
     let programs: Result<Vec<_>> = NAMES.iter().map(|name| source::selftest(&tree, name, directory)).collect();
     Ok([programs?, programs::build(&["programs-32"], directory)?].concat())
 }

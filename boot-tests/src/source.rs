@@ -1,6 +1,7 @@
-//! The Linux source tree: Debian's `linux-source-6.1`, or the tree named by `AFTERBURNER_LINUX`.
+//! The Linux source trees: Debian's `linux-source-6.1` and `linux-source-6.12`, or the tree named by `AFTERBURNER_LINUX`.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,32 +10,62 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{cache, command};
 
-const NAME: &str = "linux-source-6.1";
-const TARBALL: &str = "/usr/src/linux-source-6.1.tar.xz";
-
-/// The tree to build from. Debian's is unpacked into the cache the first time.
-///
-/// # Errors
-///
-/// When there is no tree, or it cannot be unpacked.
-pub fn tree() -> Result<PathBuf> {
-    if let Some(tree) = env::var_os("AFTERBURNER_LINUX") {
-        let tree = fs::canonicalize(&tree).with_context(|| format!("AFTERBURNER_LINUX={}", tree.display()))?;
-        ensure!(tree.join("scripts/kconfig/merge_config.sh").exists(), "{} is not a Linux tree", tree.display());
-        return Ok(tree);
-    }
-    let tree = cache::directory()?.join(NAME);
-    let _lock = cache::lock(NAME)?;
-    if !tree.exists() {
-        unpack(&tree)?;
-    }
-    Ok(tree)
+/// Which Linux is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// The tree named by `AFTERBURNER_LINUX`, or else Debian's 6.1.
+    Chosen,
+    /// Debian's 6.12, whatever is chosen.
+    V6_12,
 }
 
-/// Whether the tree is the user's, who may change it at any time.
-#[must_use]
-pub fn may_change() -> bool {
-    env::var_os("AFTERBURNER_LINUX").is_some()
+impl Release {
+    /// What the names of its builds end with.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Chosen => "",
+            Self::V6_12 => "-6.12",
+        }
+    }
+
+    /// Whether the tree is the user's, who may change it at any time.
+    #[must_use]
+    pub fn may_change(self) -> bool {
+        self.users_tree().is_some()
+    }
+
+    /// The tree to build from. Debian's is unpacked into the cache the first time.
+    ///
+    /// # Errors
+    ///
+    /// When there is no tree, or it cannot be unpacked.
+    pub fn tree(self) -> Result<PathBuf> {
+        if let Some(tree) = self.users_tree() {
+            let tree = fs::canonicalize(&tree).with_context(|| format!("AFTERBURNER_LINUX={}", tree.display()))?;
+            ensure!(tree.join("scripts/kconfig/merge_config.sh").exists(), "{} is not a Linux tree", tree.display());
+            return Ok(tree);
+        }
+        let package = format!("linux-source-{}", self.of_debian());
+        let tree = cache::directory()?.join(&package);
+        let _lock = cache::lock(&package)?;
+        if !tree.exists() {
+            unpack(&package, &tree)?;
+        }
+        Ok(tree)
+    }
+
+    /// Debian's number for it.
+    fn of_debian(self) -> &'static str {
+        match self {
+            Self::Chosen => "6.1",
+            Self::V6_12 => "6.12",
+        }
+    }
+
+    fn users_tree(self) -> Option<OsString> {
+        if self == Self::Chosen { env::var_os("AFTERBURNER_LINUX") } else { None }
+    }
 }
 
 /// The version that the tree's Makefile states, and the path of the tree.
@@ -55,15 +86,17 @@ pub fn identity(tree: &Path) -> Result<String> {
 }
 
 /// Unpacks beside the final place and renames, so that an interrupted run leaves no half tree behind.
-fn unpack(tree: &Path) -> Result<()> {
+fn unpack(package: &str, tree: &Path) -> Result<()> {
+    let tarball = Path::new("/usr/src").join(format!("{package}.tar.xz"));
     ensure!(
-        Path::new(TARBALL).exists(),
-        "{TARBALL} is missing: install Debian's package {NAME}, or set AFTERBURNER_LINUX to a Linux tree"
+        tarball.exists(),
+        "{} is missing: install Debian's package {package}, or set AFTERBURNER_LINUX to a Linux tree",
+        tarball.display()
     );
-    println!("unpacking {TARBALL} into {}", tree.display());
+    println!("unpacking {} into {}", tarball.display(), tree.display());
     let temporary = tempfile::tempdir_in(cache::directory()?)?;
-    command::output(Command::new("tar").arg("-C").arg(temporary.path()).arg("-xf").arg(TARBALL))?;
-    fs::rename(temporary.path().join(NAME), tree).with_context(|| format!("renaming to {}", tree.display()))
+    command::output(Command::new("tar").arg("-C").arg(temporary.path()).arg("-xf").arg(&tarball))?;
+    fs::rename(temporary.path().join(package), tree).with_context(|| format!("renaming to {}", tree.display()))
 }
 
 /// Builds one of the tree's user-space tests of the x86 entry code (tools/testing/selftests/x86) as a static program, under

@@ -25,6 +25,11 @@ fn min() -> Result<()> {
 }
 
 #[test]
+fn min_of_linux_6_12() -> Result<()> {
+    boots_to_a_shell(Variant::MIN_6_12)
+}
+
+#[test]
 fn tiny_llvm() -> Result<()> {
     boots_to_a_shell(Variant::TINY_LLVM)
 }

@@ -23,6 +23,11 @@ fn min() -> Result<()> {
 }
 
 #[test]
+fn min_of_linux_6_12() -> Result<()> {
+    census_of(Variant::MIN_6_12, 3000)
+}
+
+#[test]
 fn tiny_llvm() -> Result<()> {
     census_of(Variant::TINY_LLVM, 3000)
 }

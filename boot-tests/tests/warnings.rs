@@ -2,12 +2,12 @@
 
 use anyhow::{Result, ensure};
 use boot_tests::kernel::Variant;
-use boot_tests::{source, warnings};
+use boot_tests::warnings;
 
 fn no_new_warning(variant: Variant) -> Result<()> {
     let log = variant.build()?.log()?;
     ensure!(log.contains(" vmlinux"), "the log does not show the link of vmlinux");
-    let unexpected = warnings::unexpected(&log, &source::tree()?, &variant.name())?;
+    let unexpected = warnings::unexpected(&log, &variant.release.tree()?, &variant.name())?;
     println!("{}: {} unexpected warnings", variant.name(), unexpected.len());
     ensure!(unexpected.is_empty(), "{}: {unexpected:#?}", variant.name());
     Ok(())
@@ -36,4 +36,9 @@ fn net() -> Result<()> {
 #[test]
 fn hard() -> Result<()> {
     no_new_warning(Variant::HARD)
+}
+
+#[test]
+fn min_of_linux_6_12() -> Result<()> {
+    no_new_warning(Variant::MIN_6_12)
 }

@@ -91,6 +91,13 @@ fn min_boots_to_a_shell() -> Result<()> {
 }
 
 #[test]
+fn min_of_linux_6_12_boots_to_a_shell() -> Result<()> {
+    let kernel = Variant::MIN_6_12.build()?;
+    let guest = shell(&kernel, &["msr", "cpuid"])?;
+    ONE_MAX.boot(Host::Native, &kernel, &guest, "wedge-min-6.12", "shell").map(drop)
+}
+
+#[test]
 fn net_boots_to_a_shell() -> Result<()> {
     let kernel = Variant::NET.build()?;
     let guest = shell(&kernel, &["msr", "cpuid", "dummy"])?;

@@ -96,6 +96,13 @@ fn a_domain_may_have_6_gb() -> Result<()> {
 }
 
 #[test]
+fn min_of_linux_6_12_boots_to_a_shell() -> Result<()> {
+    let kernel = Variant::MIN_6_12.build()?;
+    let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?);
+    boot(Host::Xen, &kernel, &guest, "min-6.12", "shell", "").map(drop)
+}
+
+#[test]
 fn net_boots_to_a_shell() -> Result<()> {
     let kernel = Variant::NET.build()?;
     let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid", "dummy"])?);

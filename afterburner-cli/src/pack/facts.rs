@@ -1,4 +1,5 @@
-//! What the wedge must know of a kernel and cannot find out at boot, from the kernel's symbols (Linux 6.1, `arch/x86`).
+//! What the wedge must know of a kernel and cannot find out at boot, from the kernel's symbols (Linux 6.1 to 6.12,
+//! `arch/x86`).
 
 use annotate::object::elf::Place;
 use wedge::image::GuestFacts;

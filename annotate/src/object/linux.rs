@@ -1,4 +1,5 @@
-//! The tables of a Linux kernel that point into its text, and the flags that follow from them (Linux 6.1, `arch/x86`).
+//! The tables of a Linux kernel that point into its text, and the flags that follow from them (Linux 6.1 and 6.12,
+//! `arch/x86`; what only one of them has says so).
 //!
 //! What the assembler stage could not know of a site is completed here, from the object. What a record claims is never
 //! taken back but refused, where the object says otherwise. Plain names are in [`crate::linux`].
@@ -24,7 +25,7 @@ const ENTRY_END: &str = "__entry_text_end";
 
 /// Code that runs at its physical address. A linked kernel has it at the start of `.text`, with no symbol at its end.
 const TEXT: &str = ".text";
-const HEAD_FUNCTIONS: [&str; 8] = [
+const HEAD_FUNCTIONS: [&str; 11] = [
     // kernel/head_64.S
     "startup_64",
     "secondary_startup_64",
@@ -33,7 +34,10 @@ const HEAD_FUNCTIONS: [&str; 8] = [
     "sev_verify_cbit",
     // kernel/head64.c
     "__startup_64",
-    "startup_64_setup_env",
+    "startup_64_setup_env", // 6.1
+    "startup_64_setup_gdt_idt", // since 6.8
+    "startup_64_load_idt",
+    "sme_postprocess_startup", // since 6.9
     // platform/pvh/head.S
     "pvh_start_xen",
 ];
