@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -50,9 +50,35 @@ const TRANSFER: usize = 8_000_000;
 
 /// Memory of the guest in MB: gcc takes 100 of them, the rest caches the disk.
 const MEMORY: u32 = 512;
+const MEMORY_OF_A_LARGE_KERNEL: u32 = 1024;
 
 /// A boot takes two minutes where nothing else runs, and is given up after this time.
 const TIMEOUT: Duration = Duration::from_secs(900);
+
+/// How it is booted.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot<'a> {
+    /// On what.
+    pub host: Host,
+    /// Which kernel.
+    pub kernel: &'a Kernel,
+    /// Words for its command line.
+    pub append: &'a str,
+    /// What mounts the disk. Without one, the kernel does.
+    pub initramfs: Option<&'a Path>,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// The name of the expectations.
+    pub expected: &'a str,
+}
+
+impl<'a> Boot<'a> {
+    /// By a kernel that has all it takes, on one CPU.
+    #[must_use]
+    pub fn new(host: Host, kernel: &'a Kernel, append: &'a str) -> Self {
+        Self { host, kernel, append, initramfs: None, cpus: 1, expected: "debian" }
+    }
+}
 
 /// The disk and what its programs must say.
 #[derive(Debug)]
@@ -116,14 +142,16 @@ impl Disk {
     ///
     /// When the machine cannot be started, the time runs out, an expectation is not met, the guest did not receive what
     /// was sent to it, or a verdict is not the build machine's.
-    pub fn boot(&self, host: Host, kernel: &Kernel, append: &str, name: &str) -> Result<Session> {
+    pub fn boot(&self, boot: Boot<'_>, name: &str) -> Result<Session> {
+        let Boot { host, kernel, append, initramfs, cpus, expected } = boot;
         let peer = Peer::listen()?;
-        let initramfs = no_initramfs()?;
-        let machine = host.machine(kernel, initramfs.path())?;
+        let nothing = no_initramfs()?;
+        let machine = host.machine(kernel, initramfs.unwrap_or(nothing.path()))?;
         let append = format!("{} {append} root=/dev/vda rw debian.port={}", machine.append, peer.port);
         let options = machine.options.iter().cloned().chain(self.options()).collect();
-        let machine = Machine { append, options, memory: MEMORY, timeout: TIMEOUT, ..machine };
-        let log = converse(&machine, name, &Expectations::read("debian")?)?;
+        let memory = if initramfs.is_some() { MEMORY_OF_A_LARGE_KERNEL } else { MEMORY };
+        let machine = Machine { append, options, memory, cpus, timeout: TIMEOUT, ..machine };
+        let log = converse(&machine, name, &Expectations::read(expected)?)?;
         let verdicts = programs::verdicts(&log);
         let network = peer.transferred.try_recv().context("the guest did not end its transfer")??;
         ensure!(verdicts.get("network") == Some(&network), "network: {network} here, {:?}", verdicts.get("network"));

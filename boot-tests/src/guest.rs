@@ -10,7 +10,7 @@ use crate::cache;
 use crate::unnamed::Unnamed;
 
 /// Debian's package `busybox-static` puts it there.
-const BUSYBOX: &str = "/bin/busybox";
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
 /// What the guest runs.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +64,8 @@ impl Guest {
     }
 }
 
-fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
+/// The contents of a file.
+pub(crate) fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
     let path = path.as_ref();
     fs::read(path).with_context(|| format!("reading {}", path.display()))
 }

@@ -28,6 +28,8 @@ pub enum Config {
     Net,
     /// `hard`: SMP, KASLR, IBT, ORC, ftrace, kprobes, mitigations, and Linux's self-tests.
     Hard,
+    /// `cloud`: Debian's for virtual machines, as it is. What `build` makes of a whole distribution's kernel.
+    Cloud,
     /// `xen-peer`: `min` with Linux's own para-virtualization for Xen, which is for dom0 with ACPI only.
     XenPeer,
 }
@@ -39,17 +41,19 @@ impl Config {
             Self::Tiny => "tiny",
             Self::Net => "net",
             Self::Hard => "hard",
+            Self::Cloud => "cloud",
             Self::XenPeer => "xen-peer",
         }
     }
 
-    /// The fragments that are applied to `tinyconfig`, in this order.
+    /// The fragments that are applied to `tinyconfig`, in this order; or to the distribution's configuration.
     fn fragments(self) -> &'static [&'static str] {
         match self {
             Self::Min => &["min"],
             Self::Tiny => &["min", "tiny"],
             Self::Net => &["net"],
             Self::Hard => &["min", "hard", "selftests"],
+            Self::Cloud => &[],
             Self::XenPeer => &["min", "xen-peer"],
         }
     }
@@ -144,6 +148,12 @@ impl Variant {
     pub const MIN_6_12: Self =
         Self { release: Release::V6_12, ..Self::new(Config::Min, Toolchain::Gcc, Treatment::Checked) };
 
+    /// Debian's kernel for virtual machines, annotated.
+    #[must_use]
+    pub const fn cloud(release: Release) -> Self {
+        Self { release, ..Self::new(Config::Cloud, Toolchain::Gcc, Treatment::Afterburnt) }
+    }
+
     const fn new(config: Config, toolchain: Toolchain, treatment: Treatment) -> Self {
         Self { config, toolchain, treatment, release: Release::Chosen }
     }
@@ -223,6 +233,10 @@ impl Variant {
     fn configure(self, tree: &Path, kernel: &Kernel) -> Result<()> {
         let log = kernel.directory.join("configure.log");
         let output = &kernel.directory;
+        if self.config == Config::Cloud {
+            fs::write(output.join(".config"), self.release.cloud_configuration()?)?;
+            return command::logged(self.make(tree, output).arg("olddefconfig"), &log);
+        }
         command::logged(self.make(tree, output).arg("tinyconfig"), &log)?;
         command::logged(
             Command::new(tree.join("scripts/kconfig/merge_config.sh"))
@@ -278,6 +292,9 @@ impl Variant {
             let text = fs::read_to_string(&fragment).with_context(|| format!("reading {}", fragment.display()))?;
             writeln!(stamp, "{text}")?;
         }
+        if self.config == Config::Cloud {
+            writeln!(stamp, "{}", self.release.cloud_configuration()?)?;
+        }
         for program in self.toolchain.programs() {
             let version = command::output(Command::new(program).arg("--version"))?;
             writeln!(stamp, "{}", version.lines().next().unwrap_or_default())?;
@@ -330,6 +347,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// A kernel that was built here before.
+    #[must_use]
+    pub fn built_in(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
     /// The top directory of its build.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -376,10 +399,33 @@ impl Kernel {
     pub fn modules_named(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let modules = self.modules()?;
         let find = |name: &&str| {
-            let module = modules.iter().find(|path| path.file_stem() == Some(OsStr::new(name)));
+            // `modprobe` takes the two characters for one.
+            let is_it = |path: &&PathBuf| {
+                path.file_stem().is_some_and(|stem| stem.to_string_lossy().replace('-', "_") == **name)
+            };
+            let module = modules.iter().find(is_it);
             module.cloned().with_context(|| format!("no module {name} in {}", self.directory.display()))
         };
         names.iter().map(find).collect()
+    }
+
+    /// The same with the modules that they depend on, each behind those.
+    ///
+    /// # Errors
+    ///
+    /// When one is missing, or cannot be read.
+    pub fn modules_in_order(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
+        let mut ordered: Vec<PathBuf> = Vec::new();
+        for module in self.modules_named(names)? {
+            let depends = command::output(Command::new("/sbin/modinfo").args(["--field", "depends"]).arg(&module))?;
+            let depends: Vec<_> = depends.trim().split(',').filter(|name| !name.is_empty()).collect();
+            for module in self.modules_in_order(&depends)?.into_iter().chain([module]) {
+                if !ordered.contains(&module) {
+                    ordered.push(module);
+                }
+            }
+        }
+        Ok(ordered)
     }
 
     /// What the build printed.

@@ -12,6 +12,7 @@ pub mod command;
 pub mod costs;
 pub mod debian;
 pub mod debug_information;
+pub mod distribution;
 pub mod domu;
 pub mod expect;
 pub mod guest;

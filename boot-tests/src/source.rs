@@ -63,6 +63,18 @@ impl Release {
         }
     }
 
+    /// Debian's configuration for virtual machines. It names no keys, so that the build makes its own.
+    ///
+    /// # Errors
+    ///
+    /// When the package that has it is not installed.
+    pub fn cloud_configuration(self) -> Result<String> {
+        let package = format!("linux-config-{}", self.of_debian());
+        let path = Path::new("/usr/src").join(&package).join("config.amd64_none_cloud-amd64.xz");
+        ensure!(path.exists(), "{} is missing: install Debian's package {package}", path.display());
+        command::output(Command::new("xz").arg("-dc").arg(&path))
+    }
+
     fn users_tree(self) -> Option<OsString> {
         if self == Self::Chosen { env::var_os("AFTERBURNER_LINUX") } else { None }
     }

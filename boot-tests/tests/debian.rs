@@ -2,7 +2,7 @@
 //! the disk, a transfer over the network, and a login.
 
 use anyhow::{Result, ensure};
-use boot_tests::debian::Disk;
+use boot_tests::debian::{Boot, Disk};
 use boot_tests::host::Host;
 use boot_tests::kernel::Variant;
 
@@ -16,7 +16,7 @@ fn debian_runs_alike_on_every_host() -> Result<()> {
     let kernel = Variant::NET.build()?;
     let disk = Disk::build()?;
     for (host, append, controller) in HOSTS {
-        let session = disk.boot(host, &kernel, append, &format!("debian-{host}"))?;
+        let session = disk.boot(Boot::new(host, &kernel, append), &format!("debian-{host}"))?;
         let interrupts = session.log.lines().find(|line| line.contains("guest: interrupts ")).unwrap_or_default();
         ensure!(interrupts.contains(controller), "{host}: not by {controller}: {interrupts}");
         println!("debian: {} verdicts on {host}", session.verdicts.len());

@@ -2,8 +2,7 @@
 //!
 //! The wedge goes by the architecture, by the records, and by the boot protocol; a kernel that keeps to these needs nothing of
 //! what follows, which holds of Linux 6.1 to 6.12. What is left: selectors that are nowhere recorded, and two places where
-//! Linux does what a kernel
-//! in ring 3 cannot.
+//! Linux does what a kernel in ring 3 cannot.
 
 use core::ops::Range;
 
