@@ -1,7 +1,7 @@
 //! Builds kernels, plain or through `afterburner build`, once for each combination of sources and tools.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -222,7 +222,7 @@ impl Variant {
     pub fn build_modules(self, directory: &Path) -> Result<()> {
         let kernel = self.build()?;
         let _lock = cache::lock(&self.name())?;
-        let make = self.make(&source::tree()?, &kernel.directory);
+        let make = self.make(&self.release.tree()?, &kernel.directory);
         let mut build = Command::new(afterburner()?);
         build.args(["build", "--"]).arg(make.get_program()).args(make.get_args());
         build.arg(assignment("M", directory)).arg("modules");

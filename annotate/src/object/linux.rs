@@ -34,7 +34,7 @@ const HEAD_FUNCTIONS: [&str; 11] = [
     "sev_verify_cbit",
     // kernel/head64.c
     "__startup_64",
-    "startup_64_setup_env", // 6.1
+    "startup_64_setup_env",     // 6.1
     "startup_64_setup_gdt_idt", // since 6.8
     "startup_64_load_idt",
     "sme_postprocess_startup", // since 6.9
