@@ -28,14 +28,13 @@ fn run() -> Result<()> {
         Some("6.12") => Variant::cloud(Release::V6_12),
         _ => bail!("{}: there are 6.1 and 6.12", release.display()),
     };
-    let kernel = match arguments.next() {
-        Some(directory) => Kernel::built_in(PathBuf::from(directory)),
-        None => {
-            let kernel = variant.build()?;
-            let log = kernel.log()?;
-            print!("{}", log.rfind("afterburner: objects:").map_or("", |summary| &log[summary..]));
-            kernel
-        }
+    let kernel = if let Some(directory) = arguments.next() {
+        Kernel::built_in(PathBuf::from(directory))
+    } else {
+        let kernel = variant.build()?;
+        let log = kernel.log()?;
+        print!("{}", log.rfind("afterburner: objects:").map_or("", |summary| &log[summary..]));
+        kernel
     };
     distribution::boot(&kernel, &variant.name())
 }
