@@ -93,7 +93,8 @@ impl Modules<'_> {
         }
     }
 
-    /// Whoever can write to text could as well write its records: these are looked for in what lies in one piece with it.
+    /// Whoever can write to text could as well write its records: if they are not known, they are looked for in what lies in one
+    /// piece with it.
     pub(super) fn search_beside<M: ModuleMemory>(
         &mut self,
         text: &Range<u64>,
@@ -101,7 +102,8 @@ impl Modules<'_> {
         rewriter: &mut impl Rewriter,
         tell: &mut impl FnMut(&Event),
     ) {
-        if tables.page(text.start).is_none_or(|page| !page.writable) {
+        let is_claimed = self.claims[..self.claimed].iter().any(|claim| claim.memory.contains(&text.start));
+        if is_claimed || tables.page(text.start).is_none_or(|page| !page.writable) {
             return;
         }
         let Some(memory) = self.piece(text.start, tables) else { return };

@@ -141,18 +141,19 @@ impl<'a> Modules<'a> {
         }
         self.forget_gone(rewriter);
         self.drop_claims(&mut tables);
-        for number in (0..self.claimed).rev() {
-            self.take(number, &mut tables, rewriter, &mut tell);
-        }
+        let claimed = self.claimed;
         let mut from = self.start;
-        while let Some(pages) = self.next(from, |watch| watch.now.constant & !watch.before.constant) {
-            self.search(&pages, &mut tables, rewriter, &mut tell);
-            from = pages.end;
-        }
-        from = self.start;
         while let Some(text) = self.next(from, |watch| watch.now.executable & !watch.before.executable) {
             self.search_beside(&text, &mut tables, rewriter, &mut tell);
             from = text.end;
+        }
+        for number in (0..claimed).rev() {
+            self.take(number, &mut tables, rewriter, &mut tell);
+        }
+        from = self.start;
+        while let Some(pages) = self.next(from, |watch| watch.now.constant & !watch.before.constant) {
+            self.search(&pages, &mut tables, rewriter, &mut tell);
+            from = pages.end;
         }
         for region in self.regions.iter_mut().filter(|region| region.occupied) {
             region.pieces.iter_mut().for_each(|watch| watch.before = watch.now);

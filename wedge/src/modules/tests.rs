@@ -327,7 +327,7 @@ fn a_wrong_record_costs_one_site() {
 fn what_may_be_written_to_is_no_record_unless_the_text_may_be_too() {
     let (mut memory, mut watched) = start();
     let module = Module::in_one_piece(CORE, INIT);
-    module.allocate(&mut memory, &[(module.text + 0x10, Flags::empty())]);
+    module.allocate(&mut memory, &module.sites());
     memory.set(module.text..module.text + 0x1000, TEXT);
     watched.look(&mut memory);
     assert_eq!(watched.taken(), []);
@@ -336,12 +336,14 @@ fn what_may_be_written_to_is_no_record_unless_the_text_may_be_too() {
 
     // A kernel with `rodata=off`.
     memory.map(module.text, &[0; 4096]);
-    memory.set(module.text..module.text + 0x1000, TEXT | WRITABLE);
-    watched.look(&mut memory);
-    assert_eq!(watched.taken(), [module.text + 0x10]);
+    for text in [module.text, module.init] {
+        memory.set(text..text + 0x1000, TEXT | WRITABLE);
+        watched.look(&mut memory);
+    }
+    assert_eq!(watched.taken(), [module.text + 0x10, module.init + 0x10]);
     assert_eq!(watched.events, []);
 
-    let lonely = INIT..INIT + 0x1000;
+    let lonely = INIT + 0x1_0000..INIT + 0x1_1000;
     memory.map(lonely.start, &[0; 4096]);
     memory.set(lonely.clone(), TEXT | WRITABLE);
     watched.look(&mut memory);
