@@ -22,5 +22,14 @@ say "both gone: $(modules)"
 insmod /modules/ordered_000.ko
 say "with alternatives: $(modules), left:" $(left)
 say "nested: $(cat /sys/module/ordered_000/parameters/nested), ordered: $(cat /sys/module/ordered_000/parameters/ordered)"
+
+# While the sites are switched off modules come and go unseen. Virtual mode cannot be switched off.
+insmod /modules/cpuid.ko
+/programs/wedge-port 0 > /dev/null || true
+rmmod cpuid
+insmod /modules/msr.ko
+/programs/wedge-port 1 > /dev/null || true
+say "switched: $(modules), nested: $(cat /sys/module/ordered_000/parameters/nested)"
+rmmod msr
 rmmod ordered_000
 say "all gone: $(modules), left:" $(left)
