@@ -103,9 +103,14 @@ impl Ldt {
         unsafe { &mut (*SOURCES.0.get())[image] }
     }
 
+    /// Entries of a page of the table.
+    fn entries_of(&self, page: usize) -> usize {
+        (self.entries - page * PAGE_ENTRIES).min(PAGE_ENTRIES)
+    }
+
     /// The bytes of a page of the table, as far as it goes, that an image was made from.
     pub(super) fn source_of(&self, image: usize, page: usize) -> &'static mut [u8] {
-        let entries = (self.entries - page * PAGE_ENTRIES).min(PAGE_ENTRIES);
+        let entries = self.entries_of(page);
         let source = Self::source(image).as_mut_ptr().cast();
         // SAFETY: within the page; any value is a descriptor.
         unsafe { core::slice::from_raw_parts_mut(source, 8 * entries) }
@@ -161,7 +166,7 @@ impl Ldt {
     /// Maps an image at a page of the table. If its source is not what it was, neither is the image.
     pub(super) fn show(&mut self, page: usize, image: usize, of: u64, is_new: bool) {
         if is_new {
-            self.make(image);
+            self.make(image, self.entries_of(page));
         }
         self.time += 1;
         self.images[image] = Image { of, shown: self.time };
@@ -173,25 +178,26 @@ impl Ldt {
         }
     }
 
-    /// Makes an image of its source.
-    fn make(&self, image: usize) {
-        // SAFETY: see `Pages`.
-        let draft = unsafe { &mut (*DRAFT.0.get())[0] };
-        let mut different = 0;
-        for (index, (descriptor, guests)) in draft.iter_mut().zip(Self::source(image)).enumerate() {
-            *descriptor = visible(*guests);
-            different += usize::from(without_accessed(self.read(image, index) ^ *descriptor) != 0);
+    /// Makes an image of its source, of which only so many entries are new.
+    fn make(&self, image: usize, entries: usize) {
+        let source = Self::source(image);
+        let differs =
+            |(index, guests): (usize, &u64)| without_accessed(self.read(image, index) ^ visible(*guests)) != 0;
+        if source[..entries].iter().enumerate().filter(|entry| differs(*entry)).count() > FEW {
+            return self.copy(image);
         }
-        if different > FEW {
-            return self.copy_draft(image);
-        }
-        for (index, descriptor) in draft.iter().enumerate() {
-            update(self.read(image, index), self.machine(image) + 8 * index as u64, *descriptor);
+        for (index, guests) in source[..entries].iter().enumerate() {
+            update(self.read(image, index), self.machine(image) + 8 * index as u64, visible(*guests));
         }
     }
 
     /// Writes an image as a whole. Xen has no use for it now, so that it may be written: by Xen.
-    fn copy_draft(&self, image: usize) {
+    fn copy(&self, image: usize) {
+        // SAFETY: see `Pages`.
+        let draft = unsafe { &mut (*DRAFT.0.get())[0] };
+        for (descriptor, guests) in draft.iter_mut().zip(Self::source(image)) {
+            *descriptor = visible(*guests);
+        }
         let draft = self.memory.machine_of(DRAFT.0.get().addr() as u64);
         let operation =
             MmuExtended { command: mmuext::COPY_PAGE, argument: self.machine(image) / PAGE, argument2: draft / PAGE };

@@ -16,7 +16,7 @@ use x86_64::registers::model_specific::Msr;
 
 use super::account::{Account, Answers};
 use super::board::Board;
-use super::entry::GS_SWAPPED;
+use super::entry::{GS_SWAPPED, cause};
 use super::hypercall::{self, Reason, SegmentBase, shutdown};
 use super::ldt::PAGE_ENTRIES;
 use super::memory::pointer;
@@ -169,7 +169,7 @@ impl Machine {
 
     /// Before user mode runs: what it may load is what the guest has in its tables now.
     pub(super) fn update_descriptors(&mut self, cpu: &VirtualCpu, context: &Context) {
-        self.update_gdt(cpu);
+        self.update_gdt(cpu, context.vector == cause::EVENT);
         for selector in [context.cs, context.ss] {
             // Xen's IRETQ loads these two, and could hand on no page fault.
             if selector & 4 != 0 {
@@ -178,17 +178,17 @@ impl Machine {
         }
     }
 
-    fn update_gdt(&mut self, cpu: &VirtualCpu) {
+    fn update_gdt(&mut self, cpu: &VirtualCpu, all: bool) {
         let base = cpu.gdt.base;
         let count = ((usize::from(cpu.gdt.limit) + 1) / 8).min(PAGE_ENTRIES);
-        if self.segments.place(base).is_none()
-            && is_in_page(base, 8 * count.max(TLS_ENTRIES.end))
+        if let Some(place) = self.segments.place(base) {
+            return self.segments.look(place, count, all);
+        }
+        if is_in_page(base, 8 * count.max(TLS_ENTRIES.end))
             && let Ok(place) = self.system_place(base & !(PAGE - 1))
         {
             self.segments.found(base, place);
-        }
-        if let Some(place) = self.segments.place(base) {
-            return self.segments.look(place, count);
+            return self.segments.look(place + base % PAGE, count, true);
         }
         for index in 0..count {
             let descriptor = self.word(base.wrapping_add(8 * index as u64)).unwrap_or(0);

@@ -8,8 +8,8 @@
 //! A store into a table is seen by nobody. What counts is what a load finds, so the copy is brought up to date before there can
 //! be one: for each load of the kernel's, which is a site, the entry that it names; and the global table whenever the kernel
 //! returns to user mode, which loads what it likes, when it likes. The guest's table is compared with what it was the last time.
-//! A return that does not come by Rust (`entry.rs`) compares only the entries that Linux writes when it changes processes
-//! ([`TLS_ENTRIES`]). The others it writes while it starts; a return by Rust, as from each interrupt, compares them, too.
+//! Most returns compare only the entries that Linux writes when it changes threads ([`TLS_ENTRIES`]), those that do not come by
+//! Rust (`entry.rs`), too. The others Linux writes while it starts; a return from an interrupt compares them all.
 //!
 //! The local table, which may be large, is in [`ldt`](super::ldt).
 
@@ -121,17 +121,21 @@ impl Segments {
         TLS.store(place + base % PAGE + 8 * TLS_ENTRIES.start as u64, Ordering::Relaxed);
     }
 
-    /// Looks at the guest's global table, of so many entries, at a place.
-    pub(super) fn look(&mut self, place: u64, count: usize) {
+    /// Looks at the guest's global table, of so many entries, at a place: at all of it, or at what Linux changes.
+    pub(super) fn look(&mut self, place: u64, count: usize, all: bool) {
         // SAFETY: the guest's memory, of which any value may come.
         let guests = |index: usize| unsafe { pointer::<u64>(place + 8 * index as u64).read_unaligned() };
-        let difference = |index: usize| guests(index) ^ SEEN[index].load(Ordering::Relaxed);
-        if (0..count).fold(0, |all, index| all | difference(index)) != 0 {
-            for index in (0..count).filter(|index| difference(*index) != 0) {
+        let differs = |index: usize| guests(index) != SEEN[index].load(Ordering::Relaxed);
+        if all || count < TLS_ENTRIES.end {
+            for index in (0..count).filter(|index| differs(*index)) {
+                self.see(index, guests(index));
+            }
+            self.forget_behind(count);
+        } else {
+            for index in TLS_ENTRIES.filter(|index| differs(*index)) {
                 self.see(index, guests(index));
             }
         }
-        self.forget_behind(count);
     }
 
     /// The guest's global table has no more than so many entries.

@@ -145,7 +145,8 @@ impl Resident {
 
     /// The kernel is about to leave its stack for one that cannot be written: the address of that is in RAX.
     pub(super) fn reach_unwritable_stack(&mut self, context: &Context) {
-        if self.require(context.registers.rax, false).is_err() {
+        let stack = context.registers.rax;
+        if !self.machine.tables.is_mapped(stack, false) && self.require(stack, false).is_err() {
             super::die(context, "without a page table left for a stack");
         }
     }
