@@ -32,10 +32,10 @@ pub use table::Table;
 
 /// The model without what Xen and QEMU cannot do together (`Machine::on_xen`), and without ERMS: a kernel that has that clears
 /// pages byte by byte, and each of these 4,096 iterations would count as an instruction and hide the others.
-const CPU: &str = "max,-smap,-erms";
+pub(crate) const CPU: &str = "max,-smap,-erms";
 
 /// On every command line.
-const WORDS: &str = "loglevel=5 tsc_early_khz=1000000 random.trust_cpu=on norandmaps nolapic";
+pub(crate) const WORDS: &str = "loglevel=5 tsc_early_khz=1000000 random.trust_cpu=on norandmaps nolapic";
 
 /// On the peer's as well. 128 is the least that there can be, in units of 2 KB.
 const PEER_WORDS: &str = "console=hvc0 acpi=off swiotlb=128";
@@ -194,7 +194,7 @@ fn ticks(log: &str) -> Result<u64> {
 }
 
 /// The lines `cost NAME N`.
-fn operations(log: &str) -> BTreeMap<String, u64> {
+pub(crate) fn operations(log: &str) -> BTreeMap<String, u64> {
     let operation = |line: &str| {
         let (name, cost) = line.split_once("guest: cost ")?.1.split_once(' ')?;
         Some((name.to_owned(), cost.parse().ok()?))

@@ -30,5 +30,6 @@ pub mod soak;
 pub mod source;
 pub mod test_modules;
 pub mod unnamed;
+pub mod unprivileged;
 pub mod warnings;
 pub mod wedge_port;

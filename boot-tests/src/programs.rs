@@ -163,6 +163,7 @@ mod tests {
             "syscall-mix",
             "thread-areas",
             "timers",
+            "unprivileged",
             "xstate",
         ];
         assert_eq!(build(&names, directory.path()).unwrap().len(), names.len());

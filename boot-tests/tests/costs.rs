@@ -3,6 +3,8 @@
 
 use anyhow::Result;
 use boot_tests::costs::{System, Table, measure};
+use boot_tests::host::Host;
+use boot_tests::unprivileged;
 
 #[test]
 fn every_operation_is_within_its_limit() -> Result<()> {
@@ -10,4 +12,11 @@ fn every_operation_is_within_its_limit() -> Result<()> {
     let table = Table::measure(&systems, |system| measure(system, &format!("costs-{}", system.name())))?;
     println!("{}\n{}", table.text()?, table.boots());
     table.check()
+}
+
+#[test]
+fn programs_without_privileges_cannot_have_the_kernel_do_what_is_dear() -> Result<()> {
+    let (plain, xen) = (unprivileged::measure(Host::Plain)?, unprivileged::measure(Host::Xen)?);
+    println!("{}", unprivileged::check(&plain, &xen)?);
+    Ok(())
 }

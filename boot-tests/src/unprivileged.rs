@@ -1,0 +1,133 @@
+//! What a program without any privilege can have the kernel do on Xen costs no more than some times what it costs without.
+//!
+//! What it costs is what it takes from all others. So it is not enough that the common operations are cheap
+//! ([`costs`](crate::costs)): these are the ones by which a program reaches what the wedge has to copy, to compare, or to look
+//! through, made as large as the kernel allows. They are measured by the guest itself
+//! (`testdata/programs/unprivileged.c`), in instructions, on a kernel with local descriptor tables and 32-bit programs.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::costs::{self, operations};
+use crate::expect::Expectations;
+use crate::guest::Guest;
+use crate::host::Host;
+use crate::icount;
+use crate::kernel::Variant;
+use crate::programs;
+use crate::qemu::Machine;
+
+/// How many times as much an operation may cost.
+const TIMES: u64 = 5;
+
+/// What one change of the machine may cost on top of that, in instructions: a hypercall, with the way into the wedge and back.
+const HYPERCALL: u64 = 2000;
+
+/// Words for the kernel: its tests of events take half of its boot, and QEMU 7.2 heeds the prefix that Linux puts in place of
+/// LOCK on one processor.
+const WORDS: &str = "trace_event=initcall noreplace-smp";
+
+/// An operation that the guest measures.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation {
+    /// Its name there.
+    pub name: &'static str,
+    /// How many hypercalls it may take on top of what it costs anyway.
+    pub hypercalls: u64,
+}
+
+/// All of them. A selector of a local table that is loaded takes a fault, a page that is mapped and later not mapped again;
+/// a change of local tables takes one more, and in a round of yields there are two. A full page is compared before it is mapped,
+/// for as much as another.
+pub const OPERATIONS: [Operation; 18] = [
+    operation("null-syscall", 0),
+    operation("fork-exit", 0),
+    operation("yield", 0),
+    operation("set-thread-area", 1),
+    operation("yield-thread-areas", 4),
+    operation("set-base", 1),
+    operation("map-unmap-sparse", 0),
+    operation("protect-sparse", 0),
+    operation("narrow-stack-signal", 6),
+    operation("ldt-1-write", 1),
+    operation("ldt-1-write-load", 3),
+    operation("ldt-1-yield", 2),
+    operation("ldt-1-yield-load", 8),
+    operation("ldt-1024-write", 1),
+    operation("ldt-1024-yield", 2),
+    operation("ldt-1024-yield-load", 10),
+    operation("ldt-8192-write", 1),
+    operation("ldt-8192-write-load", 3),
+];
+
+const fn operation(name: &'static str, hypercalls: u64) -> Operation {
+    Operation { name, hypercalls }
+}
+
+impl Operation {
+    /// What it may cost, if it costs so much without Xen.
+    #[must_use]
+    pub const fn limit(self, plain: u64) -> u64 {
+        TIMES * plain + self.hypercalls * HYPERCALL
+    }
+}
+
+/// What the guest measures on a host, by name.
+///
+/// # Errors
+///
+/// When something cannot be built, or the boot fails.
+pub fn measure(host: Host) -> Result<BTreeMap<String, u64>> {
+    let kernel = Variant::HARD.build()?;
+    let (guest, _programs) = programs::guest_with(Guest::script("unprivileged", Vec::new()), &["unprivileged"])?;
+    let initramfs = guest.initramfs()?;
+    let machine = host.machine(&kernel, initramfs.path())?;
+    let append = format!("{} {} {WORDS}", machine.append, costs::WORDS);
+    let machine = icount::deterministic(&Machine { append, cpu: costs::CPU, ..machine });
+    let log = machine.boot(&format!("unprivileged-{host}"), &Expectations::read("unprivileged")?)?;
+    Ok(operations(&log))
+}
+
+/// Holds what the operations cost on Xen against what they cost without, and returns both as a table.
+///
+/// # Errors
+///
+/// When one was not measured, or costs too much.
+pub fn check(plain: &BTreeMap<String, u64>, xen: &BTreeMap<String, u64>) -> Result<String> {
+    let of =
+        |costs: &BTreeMap<String, u64>, name| costs.get(name).copied().with_context(|| format!("no cost of {name}"));
+    let mut lines = String::new();
+    let mut dear = Vec::new();
+    for operation in OPERATIONS {
+        let name = operation.name;
+        let (plain, xen) = (of(plain, name)?, of(xen, name)?);
+        let limit = operation.limit(plain);
+        let line = format!("{name:20} plain {plain:8} xen {xen:8} limit {limit:8}");
+        if xen > limit {
+            dear.push(line.clone());
+        }
+        lines += &line;
+        lines.push('\n');
+    }
+    ensure!(dear.is_empty(), "too dear on Xen:\n{}\nof\n{lines}", dear.join("\n"));
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_costs_too_much_is_named() {
+        let plain: BTreeMap<_, _> = OPERATIONS.iter().map(|operation| (operation.name.to_owned(), 100)).collect();
+        let limits = |operation: &Operation| (operation.name.to_owned(), operation.limit(100));
+        let mut xen: BTreeMap<_, _> = OPERATIONS.iter().map(limits).collect();
+        assert!(check(&plain, &xen).is_ok());
+        *xen.get_mut("yield").unwrap() += 1;
+        let message = check(&plain, &xen).unwrap_err().to_string();
+        assert!(message.starts_with("too dear on Xen:\nyield "), "{message}");
+        xen.remove("yield");
+        assert!(check(&plain, &xen).is_err());
+    }
+}
