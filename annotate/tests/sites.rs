@@ -163,7 +163,8 @@ fn a_hint_for_the_unwinder_stays_behind_a_change_of_context() {
     for (text, options, expected) in [
         ("syscall\n\tUNWIND_HINT_RESTORE\n\tpop %rcx\n", &hinted, "syscall hinted"),
         ("syscall\n\t.Lhere:\n\t.pushsection .discard.unwind_hints\n", &hinted, "syscall hinted"),
-        ("lretq\n\tUNWIND_HINT type=3\n", &hinted, "lret hinted"),
+        ("sysenter\n\tUNWIND_HINT type=3\n", &hinted, "sysenter hinted"),
+        ("lretq\nout:\tUNWIND_HINT type=3\n\tjmp out\n", &hinted, "lret"),
         ("syscall\n\tpop %rcx\n\tUNWIND_HINT_RESTORE\n", &hinted, "syscall"),
         ("syscall\n\t.pushsection .discard.places\n", &hinted, "syscall"),
         ("cli\n\tUNWIND_HINT_RESTORE\n", &hinted, "cli"),

@@ -10,8 +10,9 @@
 //!   object with the plain one.
 //!
 //! What bytes lie between a place and its number is known to the assembler only. Every instruction and every directive that
-//! puts data has one byte at least, so that N of them are enough. A macro call may put anything; where one lies on the way,
-//! or the number is not known, no site of the text is padded.
+//! puts data has one byte at least, so that N of them are enough. A MOV of a number that takes 8 bytes has ten, which matters
+//! because a kernel names that number by its distance from the end (Linux, `runtime-const.h`). A macro call may put anything;
+//! where one lies on the way, or the number is not known, no site of the text is padded.
 
 use std::ops::Range;
 
@@ -197,7 +198,7 @@ struct Place {
 #[derive(Default)]
 struct Positions<'a> {
     labels: FxHashMap<&'a [u8], Vec<Place>>,
-    /// Starts of what has one byte at least.
+    /// Starts of what has one byte at least, each so often as it surely has bytes.
     solid: Vec<usize>,
     /// Starts of what may have any number of bytes.
     calls: Vec<usize>,
@@ -302,7 +303,8 @@ impl<'a> Positions<'a> {
         } else if macros.is_call(head) || macros.is_defined_anywhere(head) {
             self.calls.push(statement.start);
         } else if head.first() != Some(&b'.') || is_data(&lowercase(head)) {
-            self.solid.push(statement.start);
+            let bytes = if moves_long_number(head, statement.operands(source)) { 10 } else { 1 };
+            self.solid.extend([statement.start; 10].iter().take(bytes));
         }
     }
 
@@ -375,6 +377,15 @@ impl<'a> Positions<'a> {
         let around = self.bodies[near(at)..].iter().take(1);
         self.calls.get(call).is_some_and(|&start| start < part.end) || touched.chain(around).any(crosses)
     }
+}
+
+/// Whether an instruction is a MOV of a number that only a field of 8 bytes holds: REX.W, an opcode, and the field (SDM Vol. 2B,
+/// MOV).
+fn moves_long_number(head: &[u8], operands: &[u8]) -> bool {
+    let is_move = [&b"mov"[..], b"movq", b"movabs", b"movabsq"].iter().any(|name| head.eq_ignore_ascii_case(name));
+    let source = || operands.strip_prefix(b"$").and_then(|rest| rest.split(|byte| *byte == b',').next());
+    let number = || Sum::read(source()?)?.constant();
+    is_move && number().is_some_and(|number| i32::try_from(number).is_err() && u32::try_from(number).is_err())
 }
 
 /// The name and value of a definition: `name = value`, `.set name, value` and the like.
@@ -458,6 +469,10 @@ mod tests {
             ("movb $1, %gs:b+1\nb: nop\nnop\n", "b: nop\n"),
             (".data\n.long b+1-.\n.text\nb: nop\nnop\n", "b: nop\n"),
             (".macro m to\njmp \\to\n.endm\nm \"b+1\"\nb: nop\nnop\n", "b: nop\n"),
+            (
+                ".macro m\nnop\nmov $0x123456789abcdef, %rax\n1: .pushsection t\n.long 1b - 8 - .\n.popsection\n.endm\nm\n",
+                "mov $0x123456789abcdef, %rax\n",
+            ),
         ] {
             let part = reached(text).parts.pop().unwrap_or_default();
             assert_eq!(text[part.start..part.end.min(text.len())].trim_end(), expected.trim_end(), "{text}");

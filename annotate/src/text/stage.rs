@@ -503,13 +503,10 @@ impl<'a> Stage<'a> {
         self.insertions.push(Insertion { start, end, kind, pad, liveness, flags, carrier });
     }
 
-    /// Whether a change of context is followed by a hint for the unwinder. objtool does without it only where nothing is
-    /// executed behind the instruction, which a pad would be (`validate_branch` in `tools/objtool/check.c`, and
-    /// `arch/x86/decode.c` for what it takes for such a change).
+    /// Whether a change of context that comes back is followed by a hint for the unwinder, as objtool wants it in functions
+    /// (`validate_branch` in `tools/objtool/check.c`).
     fn is_hinted(&self, class: Class, scanner: &Scanner<'a>) -> bool {
-        let is_switch =
-            matches!(class, Class::Syscall | Class::Sysret | Class::Sysenter | Class::Sysexit | Class::Lret);
-        if !is_switch || !self.options.objtool_hints {
+        if !matches!(class, Class::Syscall | Class::Sysenter) || !self.options.objtool_hints {
             return false;
         }
         let mut statements = scanner.clone().filter_map(|item| match item {
