@@ -244,13 +244,18 @@ impl Memory {
         }
     }
 
-    /// Finds room for the tables of the linear mapping, away from all that Xen has loaded.
+    /// Finds room for the tables of the linear mapping, away from all that Xen has loaded or mapped: behind its last page at least
+    /// 512 KB, up to a multiple of 4 MB (`xen.h`, "Start-of-day memory layout"). A page that is mapped there can be written, and
+    /// so be no page table.
     fn place_linear_tables(&self, start: &StartInfo) -> Result<Range<u64>, MemoryError> {
+        const LEAST: u64 = (512 << 10) / PAGE;
+        const STEP: u64 = (4 << 20) / PAGE;
+        let mapped = (self.boot_end() + LEAST).next_multiple_of(STEP).min(self.frames.len() as u64);
         let tables = 1 + self.touched(18) + self.touched(9);
         let mut map = MemoryMap::default();
         self.add_runs(&mut map)?;
         let module = start.mod_start..start.mod_start + start.mod_len.div_ceil(PAGE);
-        let busy = self.machine_ranges(0..self.boot_end()).chain(self.machine_ranges(module));
+        let busy = self.machine_ranges(0..mapped).chain(self.machine_ranges(module));
         let address = map.place(busy, tables * PAGE, PAGE, LIMIT).ok_or(MemoryError::NoRoom { tables })?;
         Ok(address..address + tables * PAGE)
     }
