@@ -137,10 +137,13 @@ pub(super) fn way(
     } else if !flags.contains(Flags::REPLACEMENT) {
         let fits = template.single().is_some_and(|(length, _)| length <= site.slot);
         taken(if fits { Form::Inline } else { Form::Jump }, template)
-    } else if !(whole && site.slot == MINIMUM_SLOT && shape.second == 0) {
+    } else if !(whole && site.slot == MINIMUM_SLOT) {
         Err(Left::LongReplacement)
-    } else if shape.stack || !stack {
+    } else if !stack {
         Err(Left::ReplacementUsesStack)
+    } else if shape.stack || shape.second != 0 {
+        // Who emulates has taken the return address from the stack.
+        taken(Form::Call, Template::Emulate)
     } else {
         taken(Form::Call, template.called())
     }

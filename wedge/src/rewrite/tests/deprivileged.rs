@@ -204,7 +204,7 @@ fn slots_hold_what_stands_for_their_instructions() {
 }
 
 #[test]
-fn a_replacement_is_called_if_it_needs_no_stack() {
+fn a_replacement_is_called_if_there_is_a_stack() {
     let all = LiveFlags::all();
     for (bytes, flags, expected) in [
         (&[0xfa][..], Flags::empty(), Ok(&[0xc6, 0x05][..])),
@@ -212,9 +212,12 @@ fn a_replacement_is_called_if_it_needs_no_stack() {
         (&[0x0f, 0x20, 0xd8], Flags::empty(), Ok(&[0x48, 0x8b, 0x05])),
         (&[0xfb], Flags::empty(), Ok(&[0xe8])),
         (&[0x0f, 0x30], Flags::empty(), Ok(&[0xe8])),
-        (&[0x9c], Flags::empty(), Err(Left::ReplacementUsesStack)),
+        (&[0x9c], Flags::empty(), Ok(&[0xe8])),
+        (&[0x9c, 0x58], Flags::empty(), Ok(&[0xe8])),
+        (&[0x57, 0x9d], Flags::empty(), Ok(&[0xe8])),
+        (&[0xfb, 0xf4], Flags::empty(), Ok(&[0xe8])),
         (&[0x0f, 0x30], Flags::NO_STACK, Err(Left::ReplacementUsesStack)),
-        (&[0xfb, 0xf4], Flags::empty(), Err(Left::LongReplacement)),
+        (&[0x9c, 0x58], Flags::NO_STACK, Err(Left::ReplacementUsesStack)),
     ] {
         let planned = Planned { slot: 5, ..Planned::new(bytes, flags | Flags::REPLACEMENT, all) };
         let kernel = Kernel::with_copies(Mode::Virtual, &[planned], 0, |_| Some(0));
