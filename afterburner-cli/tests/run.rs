@@ -11,7 +11,7 @@ use std::{fs, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::{AFTERBURNER, Lab, Result};
-use wedge::image::{CHECKED_FROM, Header, Span, checksum};
+use wedge::image::{CHECKED_FROM, GuestFacts, Header, MAGIC, Span, checksum};
 
 const COMMAND_LINE: &str = "root=/dev/ram0 quiet";
 
@@ -34,6 +34,15 @@ fn elf(segments: &[(u32, &[u8])]) -> Vec<u8> {
     file
 }
 
+/// What any kernel may be like.
+const FACTS: GuestFacts = GuestFacts {
+    window_entry: 509 * 8,
+    user_window_entry: 0,
+    modules_start: 0xffff_ffff_a000_0000,
+    modules_end: 0xffff_ffff_ff00_0000,
+    stack_switch: 0,
+};
+
 /// An image: a wedge of four bytes, and a payload with a kernel of one segment, an initramfs, and a command line.
 fn image(notes: &[u8]) -> Vec<u8> {
     let kernel = kernel();
@@ -45,7 +54,7 @@ fn image(notes: &[u8]) -> Vec<u8> {
         span
     });
     let header =
-        Header { kernel, initramfs, command_line, length: offset, magic: wedge::image::MAGIC, ..Header::default() };
+        Header { kernel, initramfs, command_line, length: offset, magic: MAGIC, guest: FACTS, ..Header::default() };
     let bytes = |header: &Header| [&header.to_bytes()[..], parts.concat().as_slice()].concat();
     let checksum = checksum(&bytes(&header)[CHECKED_FROM..]);
     let payload = bytes(&Header { checksum, ..header });
@@ -170,8 +179,8 @@ fn what_cannot_run_is_refused() {
     *damaged.last_mut().expect("a byte") ^= 1;
     lab.write("damaged-for-xen", damaged);
     let mut of_tomorrow = image(XEN_ENTRY);
-    let version = of_tomorrow.windows(4).position(|bytes| bytes == b"0001").expect("a version");
-    of_tomorrow[version + 3] += 1;
+    let magic = of_tomorrow.windows(MAGIC.len()).position(|bytes| bytes == MAGIC).expect("a version");
+    of_tomorrow[magic + MAGIC.len() - 1] += 1;
     lab.write("of-tomorrow", of_tomorrow);
     for (arguments, message) in [
         (&["image", "--host", "xen"] as &[&str], "image has no Xen PV entry"),
