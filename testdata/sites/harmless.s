@@ -46,6 +46,11 @@ typed:	.byte	0xfa
 1:	call	2f
 	.byte	0xfa
 2:	call	after
+	.pushsection .debug_macro, "", @progbits
+	.byte	11
+	.popsection
+	.byte	0xfa
+	call	after
 	.ascii	"yes"
 	jmp	2b
 	.string	"a \" cli # \\"

@@ -193,7 +193,7 @@ pub(super) mod tests {
     #[test]
     fn anything_else_is_named() {
         for (file, what) in [
-            (elf_file(2, X86_64, &[(PT_LOAD.0, b"Afterburner 0002")]), "an image of another version of Afterburner: "),
+            (elf_file(2, X86_64, &[(PT_LOAD.0, b"Afterburner 9999")]), "an image of another version of Afterburner: "),
             (elf_file(1, X86_64, &[]), "an object or a module, and not a kernel"),
             (elf_file(4, X86_64, &[]), "a core dump, and not a kernel"),
             (elf_file(2, X86_64, &[]), "an ELF file without segments, and not a kernel"),

@@ -142,9 +142,11 @@ impl<'a> Stage<'a> {
         self.is_unlabelled() || !goes_on && !self.labels.iter().any(names)
     }
 
-    /// The name of the instruction before the statement.
+    /// The name of the instruction before the statement, whatever other sections stand in between.
     fn previous_head(&self) -> &'a [u8] {
-        self.before.as_ref().map_or(&[][..], |previous| previous.head(self.source))
+        let here = self.sections.current().number;
+        let before = self.before.as_ref().filter(|(section, _)| *section == here);
+        before.map_or(&[][..], |(_, previous)| previous.head(self.source))
     }
 }
 

@@ -57,8 +57,8 @@ pub(super) struct Stage<'a> {
     pub(super) labels: Vec<Range<usize>>,
     /// The instruction directly before the statement, if it is not part of a site.
     previous: Option<Statement>,
-    /// The last instruction or macro call.
-    pub(super) before: Option<Statement>,
+    /// The last instruction or macro call, and the number of the section that it is in.
+    pub(super) before: Option<(usize, Statement)>,
     /// The last label that is no number, if there was no code behind it.
     pub(super) object: Option<Range<usize>>,
     /// Up to here, bytes are known to be no sites.
@@ -308,7 +308,6 @@ impl<'a> Stage<'a> {
         if before.number == now.number && !matches!(name, b".pushsection" | b".popsection") {
             return Some(true);
         }
-        self.before = None;
         match name {
             b".pushsection" => {
                 // A site that spans the excursion must not span another one.
@@ -414,7 +413,7 @@ impl<'a> Stage<'a> {
     /// Follows the way that control takes.
     fn follow(&mut self, statement: &Statement) {
         self.object = None;
-        self.before = Some(statement.clone());
+        self.before = Some((self.sections.current().number, statement.clone()));
         if self.in_argument {
             return;
         }
@@ -430,7 +429,7 @@ impl<'a> Stage<'a> {
 
     fn follow_call(&mut self, statement: &Statement) {
         self.object = None;
-        self.before = Some(statement.clone());
+        self.before = Some((self.sections.current().number, statement.clone()));
         if !self.in_argument {
             let name = lowercase(statement.head(self.source));
             self.flow.call(&name, self.inline.part(statement.start), statement.start);
