@@ -18,7 +18,7 @@ use wedge::loader::{Guest, LoadError, Plan};
 use wedge::memory::{MemoryMap, OutOfMemory, PhysicalMemory as _};
 use wedge::platform::{Pci, Platform};
 use wedge::port::Port;
-use wedge::rewrite::{Engine, Mode, Virtual};
+use wedge::rewrite::{Engine, Lost, Mode, Virtual};
 use wedge::shadow::{Memory as ShadowMemory, Mode as PagingMode, Notes, OutOfTables, Shadow, TableInfo};
 use wedge::sites::Refusal;
 
@@ -79,6 +79,7 @@ pub(super) enum Failure<'a> {
     Load(LoadError),
     Loaded(OutOfMemory),
     Sites(Refusal),
+    Lost(Lost),
     Shadow(OutOfTables),
 }
 
@@ -105,6 +106,13 @@ impl fmt::Display for Failure<'_> {
             Self::Load(error) => error.fmt(f),
             Self::Loaded(error) => error.fmt(f),
             Self::Sites(refusal) => write!(f, "the table of sites is refused: {refusal}"),
+            Self::Lost(Lost { count, address, class, reason }) => {
+                write!(
+                    f,
+                    "{count} sites cannot be taken and would do something else without privileges; the first is "
+                )?;
+                write!(f, "{class} at {address:#x} ({reason}): this kernel cannot run on Xen")
+            }
             Self::Shadow(OutOfTables) => write!(f, "not even the first page tables find room"),
         }
     }
@@ -414,6 +422,9 @@ fn take_over(
     let mut engine = Engine::deprivileged(sites_see(), unsafe { arena.memory() });
     let text = wedge::rewrite::Piece { bytes: image, address };
     let summary = rewrite_sites(&mut engine, contents, moved, text).map_err(Failure::Sites)?;
+    if let Some(lost) = summary.lost() {
+        return Err(Failure::Lost(lost));
+    }
     let image = usable.bytes(extent.start, extent.end - extent.start).map_err(Failure::Loaded)?;
     let switch = find_stack_switch(contents.guest.stack_switch.wrapping_add(moved), image, address);
     let stacks = Stacks::new(&engine, trap_stack_change(&engine, image, address), switch);

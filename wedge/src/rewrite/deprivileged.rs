@@ -210,6 +210,29 @@ fn reads_cs_or_ss(original: Bytes) -> bool {
     }
 }
 
+/// Whether a site that was left for a reason does something else in ring 3 than in ring 0, and nobody learns of it: it does
+/// not fault (SDM Vol. 2B, POPF, PUSHF, SGDT ...), or the host takes it for none of its business, as Xen does CLI and STI.
+/// Copies are left because the kernel has few of them, which save the flags and restore them.
+pub(super) fn is_lost(class: Class, left: Left) -> bool {
+    let is_silent = matches!(
+        class,
+        Class::Cli
+            | Class::Sti
+            | Class::StiHlt
+            | Class::StiMwait
+            | Class::Pushf
+            | Class::PushfPop
+            | Class::Popf
+            | Class::PushPopf
+            | Class::Sgdt
+            | Class::Sidt
+            | Class::Sldt
+            | Class::Str
+            | Class::Smsw
+    );
+    is_silent && !matches!(left, Left::Code32 | Left::Copied | Left::Data)
+}
+
 /// Whether instructions of this class stay as they are.
 #[rustfmt::skip]
 fn stays(class: Class) -> bool {

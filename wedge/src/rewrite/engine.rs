@@ -18,7 +18,7 @@ use annotate::record::{AllegedSite, Flags, RECORD_SIZE, RawRecord};
 
 use super::GuestText;
 use super::bytes::Bytes;
-use super::deprivileged::{self, Virtual};
+use super::deprivileged::{self, Virtual, is_lost};
 use super::encoding::Shape;
 use super::entry::{Entry, Key, Kind, Seen};
 use super::fuse::{NOPS, fuse};
@@ -191,6 +191,10 @@ impl<'a> Engine<'a> {
             };
             if let Err(left) = kept {
                 summary.leave(left);
+                let site = RawRecord::from_bytes(record).allegation(address);
+                if let Some(site) = site.ok().filter(|site| self.mode == Mode::Virtual && is_lost(site.class, left)) {
+                    summary.lose(address, site.class, left);
+                }
             }
         }
         Ok(summary)

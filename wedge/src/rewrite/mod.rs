@@ -31,7 +31,7 @@ pub use deprivileged::Virtual;
 pub use engine::{Engine, Memory, Outcome, Presented};
 pub use entry::{Entry, Flush, Original};
 pub use stub::{Hooks, STUB_SIZE};
-pub use summary::Summary;
+pub use summary::{Lost, Summary};
 pub use templates::{Interrupted, Word};
 pub use way::{Form, Hook, Left, Mode};
 

@@ -4,6 +4,19 @@ use annotate::instructions::Class;
 
 use super::way::{Form, Left};
 
+/// Sites that were left, and do something else without privileges than with them, and nobody learns of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// How many.
+    pub count: u32,
+    /// Address of the first.
+    pub address: u64,
+    /// Its class.
+    pub class: Class,
+    /// Why it was left.
+    pub reason: Left,
+}
+
 /// How many sites were rewritten, per class, and how many were left, per reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
@@ -11,11 +24,12 @@ pub struct Summary {
     left: [u32; Left::ALL.len()],
     forms: [u32; Form::ALL.len()],
     hooked: u32,
+    lost: Option<Lost>,
 }
 
 impl Summary {
     pub(super) const EMPTY: Self =
-        Self { classes: [0; 256], left: [0; Left::ALL.len()], forms: [0; Form::ALL.len()], hooked: 0 };
+        Self { classes: [0; 256], left: [0; Left::ALL.len()], forms: [0; Form::ALL.len()], hooked: 0, lost: None };
 
     pub(super) fn rewritten_as(&mut self, class: Class, form: Form, hooked: bool) {
         self.classes[usize::from(class as u8)] += 1;
@@ -25,6 +39,16 @@ impl Summary {
 
     pub(super) fn leave(&mut self, left: Left) {
         self.left[left as usize] += 1;
+    }
+
+    pub(super) fn lose(&mut self, address: u64, class: Class, reason: Left) {
+        self.lost.get_or_insert(Lost { count: 0, address, class, reason }).count += 1;
+    }
+
+    /// Sites without which the guest cannot run here.
+    #[must_use]
+    pub fn lost(&self) -> Option<Lost> {
+        self.lost
     }
 
     /// Sites in the table.

@@ -240,6 +240,28 @@ fn a_replacement_is_called_if_there_is_a_stack() {
 }
 
 #[test]
+fn sites_that_would_be_lost_without_a_word_are_told_of() {
+    let plan = |bytes: &[u8], flags| Planned::new(bytes, flags, LiveFlags::all());
+    let unpadded = |bytes: &[u8], flags| Planned { slot: u8::try_from(bytes.len()).unwrap(), ..plan(bytes, flags) };
+    let shadow = Flags::SHADOW | Flags::REPLACEMENT;
+    for (planned, lost) in [
+        // In ring 3 they do not fault, or the host does nothing about it.
+        (unpadded(&[0xfb], shadow), Some((Class::Sti, Left::Shadow))),
+        (unpadded(&[0x9d], Flags::COUNTED | Flags::NO_STACK), Some((Class::Popf, Left::Counted))),
+        (plan(&[0x9c, 0x58], Flags::REPLACEMENT), Some((Class::PushfPop, Left::LongReplacement))),
+        // They fault, and are emulated then; they are few, and harmless; they are taken.
+        (unpadded(&[0x0f, 0x30], shadow), None),
+        (plan(&[0x9c], Flags::COPIED), None),
+        (plan(&[0xfb], Flags::empty()), None),
+    ] {
+        let kernel = Kernel::with_copies(Mode::Virtual, &[planned.clone(), planned], 0, |_| Some(0));
+        let found = kernel.summary.lost();
+        assert_eq!(found.map(|lost| (lost.class, lost.reason)), lost);
+        assert!(found.is_none_or(|found| (found.count, found.address) == (2, kernel.sites[0].address)));
+    }
+}
+
+#[test]
 fn a_site_is_found_by_its_address_and_says_what_it_was() {
     let plan = |bytes: &[u8]| Planned::new(bytes, Flags::HEAD, LiveFlags::all());
     let mut kernel = Kernel::new(Mode::Virtual, &[plan(&[0x0f, 0x30]), plan(&[0xfb, 0xf4]), plan(&[0xfa])]);
