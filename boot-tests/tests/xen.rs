@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use boot_tests::expect::Expectations;
+use boot_tests::expect::{Expectations, NMI_TEST};
 use boot_tests::guest::Guest;
 use boot_tests::host::Host;
 use boot_tests::kernel::{Kernel, Variant};
@@ -21,9 +21,6 @@ const CPU: &str = "max,-smap,-svm,-pku,-mpx";
 /// The event tests of the `hard` kernel take half of its boot. On one processor Linux replaces LOCK by a DS prefix, which QEMU
 /// 7.2 does not ignore in 64-bit mode: while a program has a segment with a base in DS, the kernel would use it.
 const HARD: &str = "trace_event=initcall noreplace-smp";
-
-/// Linux's test of NMIs, in `hard`, sends itself one by the APIC, which is not there. What it prints then no other may.
-const NMI_TEST: [&str; 2] = ["Call Trace", "BUG:"];
 
 /// Verdicts that differ: what they start with on Xen, and why.
 const DIFFERENT: [(&str, &str, &str); 5] = [

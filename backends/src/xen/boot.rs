@@ -468,6 +468,7 @@ fn take_over(
         head_distance: extent.start.wrapping_sub(address),
         wanted: None,
         decoded: Decoded::NONE,
+        steps: false,
         has_run_user: false,
     };
     if privileged {

@@ -17,7 +17,8 @@ use wedge::rewrite::{Engine, Entry, Form};
 use wedge::shadow::{Access, Outcome};
 
 use super::entry::{
-    CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, SYSRET_SELECTORS, WORK, cause, exit, xen_syscall_slow,
+    CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, SYSRET_SELECTORS, WORK, cause, exit, xen_emulate,
+    xen_emulate_without_stack, xen_syscall_slow,
 };
 use super::failsafe;
 use super::hypercall::{self, Reason, shutdown};
@@ -65,6 +66,8 @@ pub(super) struct Resident {
     /// A page that the guest has just been told to map.
     pub(super) wanted: Option<u64>,
     pub(super) decoded: Decoded,
+    /// Whether the guest was stepped when a stub called.
+    pub(super) steps: bool,
     /// Whether user mode was ever entered: until then, the kernel's stack may be anywhere.
     pub(super) has_run_user: bool,
 }
@@ -120,6 +123,9 @@ pub(super) extern "C" fn enter(context: &mut Context) -> u64 {
 impl Resident {
     fn enter(&mut self, context: &mut Context) -> u64 {
         take(context);
+        if core::mem::take(&mut self.steps) {
+            context.rflags |= flags::TRAP;
+        }
         if Self::is_step_in_window(context) {
             return self.step_on(context);
         }
@@ -209,10 +215,13 @@ impl Resident {
             && hypercall::get_debug_register(6) & SINGLE_STEP != 0
     }
 
-    /// Goes on in the window: to the end of a stub. What a stub calls does not step, nor does the guest behind that call.
-    fn step_on(&self, context: &mut Context) -> u64 {
+    /// Goes on in the window: to the end of a stub. What a stub calls does not step; the context that it is called for does.
+    fn step_on(&mut self, context: &mut Context) -> u64 {
         if self.engine.at_stub(context.rip).is_none() {
             context.rflags &= !flags::TRAP;
+            // These lead here, and nowhere else.
+            let leads_here = [xen_emulate, xen_emulate_without_stack].map(|routine| routine as *const () as u64);
+            self.steps = leads_here.contains(&context.rip);
         }
         context.cs = KERNEL_CS;
         context.ss = KERNEL_SS;
