@@ -172,7 +172,7 @@ mod tests {
         let table = Table { columns: vec![(System::Plain, costs(2)), (System::Native, costs(3))] };
         let text = table.text().unwrap();
         assert!(text.starts_with("instructions              plain  native  native/plain\n"), "{text}");
-        assert!(text.ends_with("signal delivery              18      27         1.500\n"), "{text}");
+        assert!(text.contains("signal delivery              18      27         1.500\n"), "{text}");
         let markdown = table.markdown().unwrap();
         let head = "| instructions | plain | native | native/plain |\n|---|---:|---:|---:|\n| boot to shell | 2000 | 3000 | 1.500 |\n";
         assert!(markdown.starts_with(head), "{markdown}");
