@@ -211,7 +211,8 @@ fn reads_cs_or_ss(original: Bytes) -> bool {
 }
 
 /// Whether a site that was left for a reason does something else in ring 3 than in ring 0, and nobody learns of it: it does
-/// not fault (SDM Vol. 2B, POPF, PUSHF, SGDT ...), or the host takes it for none of its business, as Xen does CLI and STI.
+/// not fault (SDM Vol. 2, POPF, SGDT, CPUID, RDGSBASE ...), or the host takes it for something else: Xen ignores STI, and SYSCALL
+/// is a hypercall.
 /// Copies are left because the kernel has few of them, which save the flags and restore them.
 pub(super) fn is_lost(class: Class, left: Left) -> bool {
     let is_silent = matches!(
@@ -229,6 +230,15 @@ pub(super) fn is_lost(class: Class, left: Left) -> bool {
             | Class::Sldt
             | Class::Str
             | Class::Smsw
+            | Class::Lar
+            | Class::Lsl
+            | Class::Verr
+            | Class::Rdgsbase
+            | Class::Wrgsbase
+            | Class::Cpuid
+            | Class::Rdpid
+            | Class::Syscall
+            | Class::Sysenter
     );
     is_silent && !matches!(left, Left::Code32 | Left::Copied | Left::Data)
 }

@@ -249,6 +249,8 @@ fn sites_that_would_be_lost_without_a_word_are_told_of() {
         (unpadded(&[0xfb], shadow), Some((Class::Sti, Left::Shadow))),
         (unpadded(&[0x9d], Flags::COUNTED | Flags::NO_STACK), Some((Class::Popf, Left::Counted))),
         (plan(&[0x9c, 0x58], Flags::REPLACEMENT), Some((Class::PushfPop, Left::LongReplacement))),
+        (unpadded(&[0x0f, 0xa2], shadow), Some((Class::Cpuid, Left::Shadow))),
+        (unpadded(&[0x0f, 0x05], shadow), Some((Class::Syscall, Left::Shadow))),
         // They fault, and are emulated then; they are few, and harmless; they are taken.
         (unpadded(&[0x0f, 0x30], shadow), None),
         (plan(&[0x9c], Flags::COPIED), None),
