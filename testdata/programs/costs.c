@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "ticks.h"
 #include "verdict.h"
 
 /* nopl 0xabe700NN(%rax,%rax), in an encoding of 8 bytes (SDM Vol. 2B, NOP). */
@@ -24,21 +25,6 @@ static const char *self;
 static int there[2], back[2];
 static volatile char *fresh;
 static uint64_t measuring;
-
-static uint64_t ticks(void)
-{
-	uint32_t low, high;
-
-	asm volatile("rdtsc" : "=a"(low), "=d"(high)::"memory");
-	return (uint64_t)high << 32 | low;
-}
-
-static int compare(const void *a, const void *b)
-{
-	uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
-
-	return (left > right) - (left < right);
-}
 
 /* The median of `rounds` rounds, after a few that are not counted. */
 static uint64_t cost_of(void (*operation)(void), int rounds)

@@ -11,24 +11,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "ticks.h"
 #include "verdict.h"
 
 enum { ROUNDS = 20, YIELDS = 100, PAGE = 4096, SPARSE = 32 };
-
-static uint64_t ticks(void)
-{
-	uint32_t low, high;
-
-	asm volatile("rdtsc" : "=a"(low), "=d"(high)::"memory");
-	return (uint64_t)high << 32 | low;
-}
-
-static int compare(const void *a, const void *b)
-{
-	uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
-
-	return (left > right) - (left < right);
-}
 
 static void measure(const char *name, void (*operation)(int round), int rounds)
 {

@@ -212,6 +212,40 @@ pub trait PhysicalMemory {
     fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory>;
 }
 
+/// Bytes that stand for physical memory from an address on.
+#[derive(Clone, Debug)]
+pub struct Buffer<B> {
+    /// The address of the first.
+    pub start: u64,
+    /// All of them.
+    pub bytes: B,
+}
+
+impl<B: AsMut<[u8]>> Buffer<B> {
+    /// Where in the buffer some physical memory is.
+    fn place(&mut self, address: u64, length: u64) -> Result<Range<usize>, OutOfMemory> {
+        let mut place = || {
+            let start = usize::try_from(address.checked_sub(self.start)?).ok()?;
+            let end = start.checked_add(usize::try_from(length).ok()?)?;
+            (end <= self.bytes.as_mut().len()).then_some(start..end)
+        };
+        place().ok_or(OutOfMemory { address, length })
+    }
+}
+
+impl<B: AsMut<[u8]>> PhysicalMemory for Buffer<B> {
+    fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
+        let place = self.place(address, length)?;
+        Ok(&mut self.bytes.as_mut()[place])
+    }
+
+    fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory> {
+        let (from, to) = (self.place(from, length)?, self.place(to, length)?);
+        self.bytes.as_mut().copy_within(from, to.start);
+        Ok(())
+    }
+}
+
 /// A range that is no memory, or none that may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory {

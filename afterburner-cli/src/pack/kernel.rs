@@ -10,7 +10,7 @@ use annotate::object::sources::Sources;
 use annotate::object::{Elf, verify};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use wedge::loader::elf;
-use wedge::memory::{OutOfMemory, PhysicalMemory};
+use wedge::memory::Buffer;
 
 use crate::verify::{complain_of, named, print};
 
@@ -89,7 +89,7 @@ impl<'data> Kernel<'data> {
             "{}: takes {length:#x} bytes of memory; Linux has 1 GB for itself",
             self.path.display()
         );
-        let mut memory = Memory { bytes: vec![0; usize::try_from(length)?], start: extent.start };
+        let mut memory = Buffer { bytes: vec![0; usize::try_from(length)?], start: extent.start };
         self.loaded.load(&mut memory)?;
         Ok((memory.bytes, self.loaded.virtual_extent().start))
     }
@@ -97,33 +97,5 @@ impl<'data> Kernel<'data> {
     /// An error about this kernel.
     pub(super) fn error(&self, what: impl fmt::Display) -> anyhow::Error {
         anyhow!("{}: {what}", self.path.display())
-    }
-}
-
-/// Memory that starts at a physical address.
-struct Memory {
-    bytes: Vec<u8>,
-    start: u64,
-}
-
-impl Memory {
-    fn place(&self, address: u64, length: u64) -> Result<Range<usize>, OutOfMemory> {
-        let start = address.checked_sub(self.start).and_then(|start| usize::try_from(start).ok());
-        let end = start.zip(usize::try_from(length).ok()).and_then(|(start, length)| start.checked_add(length));
-        let range = start.zip(end).map(|(start, end)| start..end);
-        range.filter(|range| range.end <= self.bytes.len()).ok_or(OutOfMemory { address, length })
-    }
-}
-
-impl PhysicalMemory for Memory {
-    fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
-        let place = self.place(address, length)?;
-        Ok(&mut self.bytes[place])
-    }
-
-    fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory> {
-        let (from, to) = (self.place(from, length)?, self.place(to, length)?);
-        self.bytes.copy_within(from, to.start);
-        Ok(())
     }
 }

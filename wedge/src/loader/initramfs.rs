@@ -246,7 +246,7 @@ impl core::error::Error for NoRoom {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loader::synthetic::Memory;
+    use crate::loader::synthetic::poisoned;
     use crate::memory::{Kind, Region};
 
     const KERNEL: Range<u64> = 0x10_0000..0x20_0000;
@@ -335,13 +335,13 @@ mod tests {
         let modules = [module(0x3f_e010, 0), module(0x3f_e020, 4), module(0x3f_e031, 1)];
         let initramfs = try_place(&[1; 5], &modules, &[]).unwrap().unwrap();
         assert_eq!(initramfs.range(), 0x3f_f000..0x3f_f00d);
-        let mut memory = Memory::new(0x3f_e000, 0x1014);
+        let mut memory = poisoned(0x3f_e000, 0x1014);
         memory.bytes[0x20..0x24].fill(2);
         memory.bytes[0x31] = 3;
         initramfs.load(&mut memory).unwrap();
         let expected = [1, 1, 1, 1, 1, 0, 0, 0, 2, 2, 2, 2, 3, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee];
         assert_eq!(memory.bytes[0x1000..], expected);
-        assert!(initramfs.load(&mut Memory::new(initramfs.address, 12)).is_err());
-        assert!(initramfs.load(&mut Memory::new(initramfs.address, 20)).is_err(), "no module there");
+        assert!(initramfs.load(&mut poisoned(initramfs.address, 12)).is_err());
+        assert!(initramfs.load(&mut poisoned(initramfs.address, 20)).is_err(), "no module there");
     }
 }

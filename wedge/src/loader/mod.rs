@@ -213,7 +213,7 @@ mod tests {
 
     use super::*;
     use crate::memory::{Kind, Region};
-    use synthetic::{Memory, PHYSICAL, SIZE, VIRTUAL};
+    use synthetic::{Memory, PHYSICAL, SIZE, VIRTUAL, poisoned};
 
     /// What a guest consists of; a test changes one thing.
     struct Parts {
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_guest_is_loaded_with_all_its_parts() {
-        let mut memory = Memory::new(PHYSICAL, 0x80_0000);
+        let mut memory = poisoned(PHYSICAL, 0x80_0000);
         let (initramfs, params) = Parts::default()
             .plan(|plan| {
                 assert_eq!(plan.offset, Some(3 * 0x20_0000));
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn a_guest_is_loaded_where_it_is_wanted() {
         let place = PHYSICAL + 0x40_0000;
-        let mut memory = Memory::new(PHYSICAL, 0x80_0000);
+        let mut memory = poisoned(PHYSICAL, 0x80_0000);
         let parts = Parts { physical: Some(place), ..Parts::default() };
         let plan = |plan: Plan| {
             assert_eq!((plan.kernel.entry(), plan.kernel.extent()), (place, place..place + SIZE));

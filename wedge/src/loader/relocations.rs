@@ -191,7 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::loader::synthetic::{Memory, PHYSICAL, SIZE, VIRTUAL, relocations, vmlinux};
+    use crate::loader::synthetic::{PHYSICAL, SIZE, VIRTUAL, poisoned, relocations, vmlinux};
 
     const OFFSET: u32 = 0x0200_0000;
 
@@ -204,7 +204,7 @@ mod tests {
     fn applied(table: &[u8], prepare: impl Fn(&mut [u8]), offset: u32) -> [Vec<u8>; 2] {
         let file = vmlinux();
         let kernel = Kernel::parse(&file).unwrap();
-        let mut memory = Memory::new(PHYSICAL, 0x5000);
+        let mut memory = poisoned(PHYSICAL, 0x5000);
         kernel.load(&mut memory).unwrap();
         prepare(&mut memory.bytes);
         let before = memory.bytes.clone();
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn nothing_is_changed_if_the_extent_is_not_memory() {
         let (file, table) = (vmlinux(), relocations([&[], &[], &[VIRTUAL]]));
-        let mut memory = Memory::new(PHYSICAL, 0x47ff);
+        let mut memory = poisoned(PHYSICAL, 0x47ff);
         let error = Relocations::check(&table, &Kernel::parse(&file).unwrap()).unwrap().apply(&mut memory, OFFSET);
         assert_eq!(error, Err(OutOfMemory { address: PHYSICAL, length: SIZE }));
         assert!(memory.bytes.iter().all(|byte| *byte == 0xee));
@@ -286,7 +286,7 @@ mod tests {
         let kernel = Kernel::parse(&file).unwrap().moved(PLACE).unwrap();
         let relocations = Relocations::check(&table, &kernel).unwrap();
         assert_eq!((relocations.choose_offset(503), relocations.choose_offset(504)), (503 * STEP, 0));
-        let mut memory = Memory::new(PLACE, 0x5000);
+        let mut memory = poisoned(PLACE, 0x5000);
         kernel.load(&mut memory).unwrap();
         relocations.apply(&mut memory, OFFSET).unwrap();
         let [_, expected] = applied(&table, |_| (), OFFSET);

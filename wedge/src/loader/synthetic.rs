@@ -2,10 +2,9 @@
 
 extern crate std;
 
-use core::ops::Range;
 use std::vec::Vec;
 
-use crate::memory::{OutOfMemory, PhysicalMemory};
+use crate::memory::Buffer;
 
 /// Where the kernel is linked, and loaded.
 pub(super) const VIRTUAL: u64 = 0xffff_ffff_8100_0000;
@@ -54,37 +53,9 @@ pub(super) fn relocations(lists: [&[u64]; 3]) -> Vec<u8> {
     lists.iter().flat_map(|list| [0_u64].iter().chain(*list).flat_map(word)).collect()
 }
 
+pub(super) type Memory = Buffer<Vec<u8>>;
+
 /// Memory from an address on, filled with 0xee.
-pub(super) struct Memory {
-    pub(super) start: u64,
-    pub(super) bytes: Vec<u8>,
-}
-
-impl Memory {
-    pub(super) fn new(start: u64, length: usize) -> Self {
-        Self { start, bytes: std::vec![0xee; length] }
-    }
-
-    /// Where in `bytes` these are.
-    fn place(&self, address: u64, length: u64) -> Result<Range<usize>, OutOfMemory> {
-        let place = || {
-            let start = usize::try_from(address.checked_sub(self.start)?).ok()?;
-            let end = start.checked_add(usize::try_from(length).ok()?)?;
-            (end <= self.bytes.len()).then_some(start..end)
-        };
-        place().ok_or(OutOfMemory { address, length })
-    }
-}
-
-impl PhysicalMemory for Memory {
-    fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
-        let place = self.place(address, length)?;
-        Ok(&mut self.bytes[place])
-    }
-
-    fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory> {
-        let (from, to) = (self.place(from, length)?, self.place(to, length)?);
-        self.bytes.copy_within(from, to.start);
-        Ok(())
-    }
+pub(super) fn poisoned(start: u64, length: usize) -> Memory {
+    Buffer { start, bytes: std::vec![0xee; length] }
 }

@@ -5,7 +5,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::loader::synthetic::{ENTRY, HEADER, HEADERS, Memory, PHYSICAL, SIZE, VIRTUAL, vmlinux};
+use crate::loader::synthetic::{ENTRY, HEADER, HEADERS, PHYSICAL, SIZE, VIRTUAL, poisoned, vmlinux};
 
 /// Offsets in a program header.
 const OFFSET: usize = 8;
@@ -118,7 +118,7 @@ fn only_what_the_file_holds_of_one_segment_is_held() {
 #[test]
 fn loading_copies_what_the_file_holds_and_zeroes_the_rest() {
     let file = vmlinux();
-    let mut memory = Memory::new(PHYSICAL - 0x10, 0x5000);
+    let mut memory = poisoned(PHYSICAL - 0x10, 0x5000);
     Kernel::parse(&file).unwrap().load(&mut memory).unwrap();
     for (start, end, value) in [
         (0, 0x10, 0xee),
@@ -136,7 +136,7 @@ fn loading_copies_what_the_file_holds_and_zeroes_the_rest() {
 #[test]
 fn nothing_is_written_if_not_all_of_the_extent_is_memory() {
     let file = vmlinux();
-    let mut memory = Memory::new(PHYSICAL, 0x47ff);
+    let mut memory = poisoned(PHYSICAL, 0x47ff);
     let error = Kernel::parse(&file).unwrap().load(&mut memory);
     assert_eq!(error, Err(OutOfMemory { address: PHYSICAL, length: SIZE }));
     assert!(memory.bytes.iter().all(|byte| *byte == 0xee));
@@ -241,7 +241,7 @@ proptest! {
         file.truncate(length);
         if let Ok(kernel) = Kernel::parse(&file) {
             assert_holds(&kernel, &file);
-            let mut memory = Memory::new(PHYSICAL, 0x8000);
+            let mut memory = poisoned(PHYSICAL, 0x8000);
             let _ = kernel.load(&mut memory);
         }
     }
