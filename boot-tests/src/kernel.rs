@@ -310,16 +310,15 @@ impl Variant {
     }
 }
 
-/// The sources that decide what an object of the kernel looks like; the rest of the command may change without a new kernel.
-const SHIM: [&str; 8] = [
-    "annotate/src/instructions.rs",
-    "annotate/src/linux.rs",
-    "annotate/src/record.rs",
-    "annotate/src/text",
+/// The sources that decide what an object of the kernel looks like, and whether it is padded; the rest of the command may
+/// change without a new kernel.
+const SHIM: [&str; 6] = [
+    "annotate/src",
     "afterburner-cli/src/assembly.rs",
     "afterburner-cli/src/clang",
     "afterburner-cli/src/exclusions.rs",
     "afterburner-cli/src/gas",
+    "afterburner-cli/src/includes.rs",
 ];
 
 /// The sum of what GNU time has written to a file.

@@ -4,6 +4,7 @@
 	.byte 0x0f,0x0b,0x78,0x65,0x6e ; cpuid	# site: forced-emulation
 	.byte 0x0f,0x0b,0x6b,0x76,0x6d ; nop	# site: forced-emulation
 	ud2; .ascii "xen"; cpuid		# site: forced-emulation
+	UD2; .ASCII "xen"; cpuid		# site: forced-emulation
 	ud2; .byte 'k', 'v', 'm'; rdpmc		# site: forced-emulation
 	ud2
 	.loc	1 2
