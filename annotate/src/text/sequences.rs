@@ -99,7 +99,8 @@ impl<'a> Stage<'a> {
             return false;
         }
         let mut ahead = scanner.clone();
-        let Some(next) = self.next_code(&mut ahead).filter(|next| puts_bytes(&lowercase(next.head(self.source)))) else {
+        let Some(next) = self.next_code(&mut ahead).filter(|next| puts_bytes(&lowercase(next.head(self.source))))
+        else {
             return false;
         };
         if !Run::read(self, &next, &mut ahead).is_emulation_prefix(UD2) || !self.forced(statement.start, &mut ahead) {
