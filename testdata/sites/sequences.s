@@ -82,6 +82,20 @@
 	halt
 	sti				# site: sti
 3:	nop
+	# behind an alternative comes what stands behind its original
+	.pushsection .altinstr_replacement, "ax"
+4:	sti				# site: sti replacement
+5:
+	.popsection
+	.pushsection .altinstructions, "a"
+	.long	4b - .
+	.byte	5b - 4b
+	.popsection
+	nop
+	.pushsection .altinstr_replacement, "ax"
+	sti				# site: sti replacement shadow
+	.popsection
+	hlt				# site: hlt
 	.cfi_endproc
 	.section .debug_info
 	.quad	.Lview1, .Lview2, .Lview3

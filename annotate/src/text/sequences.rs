@@ -9,10 +9,10 @@
 
 use super::bytes::{Run, puts_bytes};
 use super::lookup::{Mnemonic, lookup};
-use super::scan::{Scanner, Statement, lowercase};
+use super::scan::{Item, Scanner, Statement, lowercase};
 use super::stage::{Candidate, Stage, is_instruction};
 use crate::instructions::{Class, Part, SEQUENCES, Sequence};
-use crate::record::MINIMUM_SLOT;
+use crate::record::{Flags, MINIMUM_SLOT};
 
 impl<'a> Stage<'a> {
     /// Joins `popf` with a `push` before it.
@@ -119,16 +119,34 @@ impl<'a> Stage<'a> {
         }
         let mut scanner = scanner.clone();
         let Some(next) = self.next_statement(&mut scanner, false) else {
-            // More than data in other sections comes next, or nothing, which in an argument is not the end.
-            return self.in_argument || scanner.next().is_some();
+            // More than data in other sections comes next, or nothing, which in an argument is not the end. Behind an alternative
+            // stands what stands behind its original.
+            let is_replacement = !self.in_argument && self.sections.current().flags.contains(Flags::REPLACEMENT);
+            return match is_replacement.then(|| self.next_instruction(&mut scanner)).flatten() {
+                Some(next) => self.may_wait(&next, &mut scanner, waits),
+                None => self.in_argument || scanner.next().is_some(),
+            };
         };
+        self.may_wait(&next, &mut scanner, waits)
+    }
+
+    /// The next instruction or macro call, whatever directives and labels stand before it.
+    fn next_instruction(&self, scanner: &mut Scanner<'a>) -> Option<Statement> {
+        scanner.find_map(|item| match item {
+            Item::Statement(statement) if statement.head(self.source).first() != Some(&b'.') => Some(statement),
+            _ => None,
+        })
+    }
+
+    /// Whether a statement may be an instruction that waits for interrupts.
+    fn may_wait(&self, next: &Statement, scanner: &mut Scanner<'a>, waits: impl Fn(&Part) -> bool) -> bool {
         let head = next.head(self.source);
         if puts_bytes(&lowercase(head)) {
-            let decoded = Run::read(self, &next, &mut scanner).decode().unwrap_or_default();
+            let decoded = Run::read(self, next, scanner).decode().unwrap_or_default();
             let first = decoded.sensitive.first().filter(|site| site.is_first());
             return first.is_some_and(|site| waits(&Part::Class(site.class)));
         }
-        match self.sensitive(&next) {
+        match self.sensitive(next) {
             _ if self.macros.is_call(head) || self.macros.mentions_parameter(head) => true,
             Some((row, _)) => waits(&Part::Class(row.class)),
             None => is_open_ended(head),
