@@ -39,8 +39,8 @@ fn code() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// Nothing is sensitive and unhandled, but far branches through call gates; nothing else is handled, but PUSH and POP of
-    /// a register, half a sequence; and a fault leaves the context as it was, but for strings and the trap of INT1.
+    /// Nothing is sensitive and unhandled, but far branches through call gates; nothing else is handled, but half a
+    /// sequence: PUSH and POP of a register, and UD2; and a fault leaves the context as it was, but for strings and the trap of INT1.
     #[test]
     fn instructions(bytes in code(), user: bool, [rax, rcx, rdx, rdi] in prop::array::uniform4(values())) {
         let mut world = if user { World::user() } else { World::kernel() };
@@ -50,7 +50,7 @@ proptest! {
         let outcome = emulate(&mut world.cpu, &mut world.context, &instruction, &mut world.host);
         let half = matches!(instruction.mnemonic(), Mnemonic::Push | Mnemonic::Pop);
         let register = half && instruction.op0_kind() == OpKind::Register;
-        let sensitive = register || row_of(&instruction).is_some();
+        let sensitive = register || instruction.mnemonic() == Mnemonic::Ud2 || row_of(&instruction).is_some();
         match outcome {
             Ok(Flow::Unhandled) => {
                 let far = instruction.is_jmp_far_indirect() || instruction.is_call_far_indirect();
