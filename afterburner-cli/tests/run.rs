@@ -200,7 +200,7 @@ fn what_cannot_run_is_refused() {
         ),
         (&["xen-image", "--host", "xen", "--append", "afterburn.backend=bare"], "this machine was entered by Xen PV"),
         (&["image", "--append", "afterburn.backend=xen"], "this backend needs a Xen PV entry; this machine was"),
-        (&["image", "--append", "afterburn.backend=l4"], "needs to be started by an L4 microkernel"),
+        (&["image", "--append", "afterburn.backend=l4"], "afterburn.backend=l4: no such backend; there are bare xen"),
         (&["image", "--append", "afterburn.mod=native"], "afterburn.mod: no such option"),
         (&["script"], "script: a script, and not a kernel or an image"),
         (&["nothing"], "nothing: No such file"),

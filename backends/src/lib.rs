@@ -32,13 +32,11 @@ pub enum Backend {
     Bare,
     /// Xen, para-virtual.
     Xen,
-    /// An L4 microkernel.
-    L4,
 }
 
 impl Backend {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Bare, Self::Xen, Self::L4];
+    pub const ALL: [Self; 2] = [Self::Bare, Self::Xen];
 
     /// The name that the command line and the boot log use.
     #[must_use]
@@ -46,7 +44,6 @@ impl Backend {
         match self {
             Self::Bare => "bare",
             Self::Xen => "xen",
-            Self::L4 => "l4",
         }
     }
 }

@@ -123,7 +123,7 @@ mod tests {
         for (command_line, expected) in [
             ("console=ttyS0 quiet", options(None, Mode::Native)),
             ("afterburn.backend=xen console=ttyS0", options(Some(Backend::Xen), Mode::Native)),
-            ("afterburn.mode=profile afterburn.backend=l4", options(Some(Backend::L4), Mode::Profile)),
+            ("afterburn.mode=profile afterburn.backend=bare", options(Some(Backend::Bare), Mode::Profile)),
             ("afterburn.backend=xen afterburn.backend=bare", options(Some(Backend::Bare), Mode::Native)),
             ("afterburn.mode=\"identity\"", options(None, Mode::Identity)),
             ("\"afterburn.mode=identity\"", options(None, Mode::Identity)),
@@ -138,6 +138,7 @@ mod tests {
             ("afterburn.tables=0x100", Err(InvalidOption::Tables("0x100"))),
             ("afterburn.tables=", Err(InvalidOption::NoValue("tables"))),
             ("afterburn.backend=kvm", Err(InvalidOption::Backend("kvm"))),
+            ("afterburn.backend=l4", Err(InvalidOption::Backend("l4"))),
             ("afterburn.backend=Xen", Err(InvalidOption::Backend("Xen"))),
             ("afterburn.backend=kvm afterburn.backend=xen", Err(InvalidOption::Backend("kvm"))),
             ("afterburn.backend=", Err(InvalidOption::NoValue("backend"))),
@@ -154,10 +155,10 @@ mod tests {
     #[test]
     fn a_message_lists_what_exists() {
         for (command_line, message) in [
-            ("afterburn.backend=kvm", "afterburn.backend=kvm: no such backend; there are bare xen l4"),
+            ("afterburn.backend=kvm", "afterburn.backend=kvm: no such backend; there are bare xen"),
             ("afterburn.mode=fast", "afterburn.mode=fast: no such mode; there are native identity profile"),
             ("afterburn.mode=", "afterburn.mode=: a value is missing; there are native identity profile"),
-            ("afterburn.backend", "afterburn.backend=: a value is missing; there are bare xen l4"),
+            ("afterburn.backend", "afterburn.backend=: a value is missing; there are bare xen"),
             (
                 "afterburn.trace=1",
                 "afterburn.trace: no such option; there are afterburn.backend=, afterburn.mode= and afterburn.tables=",

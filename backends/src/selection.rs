@@ -118,7 +118,6 @@ impl fmt::Display for Impossible {
         let needed = match asked {
             Backend::Bare => "a PVH or multiboot entry",
             Backend::Xen => "a Xen PV entry",
-            Backend::L4 => "to be started by an L4 microkernel",
         };
         write!(f, "afterburn.backend={asked}: this backend needs {needed}; this machine was entered by {entered}")?;
         match hypervisor {
@@ -184,11 +183,11 @@ mod tests {
                 "afterburn.backend=bare: this backend needs a PVH or multiboot entry; this machine was entered by Xen PV",
             ),
             (
-                Backend::L4,
+                Backend::Xen,
                 Protocol::Multiboot1.into(),
                 Some(*b"KVMKVMKVM\0\0\0"),
-                "afterburn.backend=l4: this backend needs to be started by an L4 microkernel; this machine was entered by \
-                 multiboot 1, under the hypervisor \"KVMKVMKVM\"",
+                "afterburn.backend=xen: this backend needs a Xen PV entry; this machine was entered by multiboot 1, under \
+                 the hypervisor \"KVMKVMKVM\"",
             ),
         ] {
             let impossible = select(Some(asked), entered, hypervisor).unwrap_err();

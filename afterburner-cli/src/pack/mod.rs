@@ -45,7 +45,7 @@ use crate::verify::read;
 /// is 1. With --iso, what is written is an ISO image in which GRUB boots the image by BIOS or by UEFI; it can be written to a
 /// USB stick as it is.
 ///
-/// Words of the command line that are for the wedge: afterburn.backend=bare, xen or l4; afterburn.mode=native (the default),
+/// Words of the command line that are for the wedge: afterburn.backend=bare or xen; afterburn.mode=native (the default),
 /// identity or profile.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
