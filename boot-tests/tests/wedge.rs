@@ -150,10 +150,7 @@ fn exceptions_at_sites_reach_the_kernels_fix_ups() -> Result<()> {
 fn linux_tests_of_the_entry_code_have_the_same_verdicts() -> Result<()> {
     let kernel = Variant::HARD.build()?;
     let directory = tempfile::tempdir()?;
-    let mut programs: Vec<PathBuf> = selftests::build(directory.path())?;
-    // Some 32-bit ones step through the kernel's entry of SYSENTER. In `identity` and `profile` a step may end in a stub, where
-    // Linux does not know it for one of these (README, "Limits"). On Xen all of them run.
-    programs.retain(|program| !program.to_string_lossy().ends_with("_32"));
+    let programs: Vec<PathBuf> = selftests::build(directory.path())?;
     let guest = Guest { programs, ..Guest::script("x86", Vec::new()) };
     HARD.compare(&Host::ALL, &kernel, &guest, "x86", "x86")
 }

@@ -8,6 +8,10 @@
 //! sensitive instruction can raise lead here first: if the saved RIP lies in the window, it is replaced by the site's. What it
 //! costs other exceptions is a comparison and a jump.
 //!
+//! A debug exception is another matter. SYSENTER leaves TF set, so that any program can have the kernel's entry stepped through
+//! (SDM Vol. 3A, 6.3.1, and Linux's `is_sysenter_singlestep`, which goes by the address). To the guest a site is one instruction:
+//! a step that ends in the window goes on, until one ends outside.
+//!
 //! The guest's own table is edited, not replaced: what kind of gate, which stack and which privilege level stay the
 //! guest's decision. A guest that writes the gate again undoes the edit; it is made again at the next LIDT, LLDT or LTR, and
 //! before any instruction that has an exception-table entry.
@@ -23,6 +27,9 @@ use super::hooks::Registers;
 use super::paging::WriteUnprotected;
 use super::stop;
 use crate::freestanding::{WINDOW, WINDOW_LENGTH, say};
+
+/// Debug exceptions.
+const DEBUG: usize = 1;
 
 /// Exceptions with an error code that a sensitive instruction can raise (SDM Vol. 3A, table 6-1): double fault (IRET on an
 /// unmapped stack), invalid TSS, segment not present, stack fault, general protection, page fault.
@@ -74,6 +81,7 @@ static mut OWN_TABLE: [Gate; 32] = [Gate::NONE; 32];
 unsafe extern "C" {
     /// Addresses of the fatal entries, one per vector.
     static fatal_entries: [u64; 32];
+    fn gate_1();
     fn gate_8();
     fn gate_10();
     fn gate_11();
@@ -135,8 +143,9 @@ pub(super) fn withdraw(vector: usize) {
     unsafe { place.write_volatile(gate) };
 }
 
-/// Interposes the gates of the exceptions that sites can raise.
+/// Interposes the gates of the exceptions that sites can raise, and of steps that end in a stub.
 pub(super) fn interpose_all() {
+    interpose(DEBUG, gate_1 as *const () as u64);
     let handlers = [
         gate_8 as *const () as u64,
         gate_10 as *const () as u64,
@@ -244,6 +253,28 @@ fatal_entries:
     .quad fatal_\vector
     .endr
 
+    // A step (DR6.BS, bit 14) that ends in the window goes on, whether TF is still set or a POPF has just cleared it. The guest
+    // does not get to see the bit. A breakpoint that was met in the same step (DR6.B0 to B3) is the guest's to see. RIP is on
+    // top of the stack.
+    .text
+    .globl gate_1
+gate_1:
+    cmpl $-1, 4(%rsp)
+    jne 1f
+    cmpb $0x7f, 3(%rsp)
+    jne 1f
+    pushq %rax
+    movq %dr6, %rax
+    btrq $14, %rax
+    jnc 2f
+    movq %rax, %dr6
+    testb $0xf, %al
+    jnz 2f
+    popq %rax
+    iretq
+2:  popq %rax
+1:  jmpq *{handlers}+8*{DEBUG}(%rip)
+
     // RIP is at 8(%rsp), behind the error code. The window is all addresses that begin with ffff_ffff_7f.
     .text
     .irp vector, 8,10,11,12,13,14
@@ -275,5 +306,6 @@ present_common:
     fatal = sym fatal,
     present = sym present,
     handlers = sym GUEST_HANDLERS,
+    DEBUG = const DEBUG,
     options(att_syntax)
 );
