@@ -9,12 +9,12 @@
 //! without for symbols and loads them once more.
 //!
 //! Where in the file the headers lie that loaders look for, and why QEMU must not find one of them, is told in
-//! `backends::boot_information::headers`.
+//! `backends::boot::headers`.
 
 use annotate::object::{Elf, elf};
 use annotate::record::IMAGE_SECTION;
 use anyhow::{Context as _, ensure};
-use backends::boot_information::headers::{
+use backends::boot::headers::{
     MULTIBOOT1_OFFSETS, MULTIBOOT2_ALIGNMENT, NOTE_ALIGNMENT, multiboot1_header, multiboot2_header, pvh_note,
     xen_pv_notes,
 };

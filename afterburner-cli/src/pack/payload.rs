@@ -4,12 +4,11 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context as _, ensure};
-use backends::options::Options;
+use backends::boot::options::Options;
 use wedge::image::{CHECKED_FROM, Copied, GuestFacts, Header, MAGIC, Payload, Span, checksum};
 use wedge::loader::command_line::CommandLine;
 use wedge::loader::elf;
-use wedge::rewrite::{Engine, Hooks, Memory, Mode, Piece, STUB_SIZE};
-use wedge::sites::{Refusal, SiteTable};
+use wedge::sites::{Engine, Hooks, Memory, Mode, Piece, Refusal, STUB_SIZE, SiteTable};
 
 use super::facts::facts;
 use super::kernel::Kernel;

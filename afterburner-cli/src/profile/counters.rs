@@ -5,7 +5,7 @@
 
 use annotate::instructions::Class;
 use anyhow::{Context as _, bail, ensure};
-use wedge::port::GREETING;
+use wedge::vm::port::GREETING;
 
 /// One site that was executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

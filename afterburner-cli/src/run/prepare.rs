@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use backends::options::Options;
-use backends::selection::{Entry, Protocol, select};
+use backends::boot::options::Options;
+use backends::boot::selection::{Entry, Protocol, select};
 use wedge::image::Payload;
 use wedge::loader::command_line::CommandLine;
 
@@ -101,7 +101,7 @@ impl Job<'_> {
         let options = Options::parse(line.as_str()).map_err(|error| anyhow::anyhow!("{error}"))?;
         select(options.backend, entry, None).map_err(|error| anyhow::anyhow!("{error}"))?;
         ensure!(
-            host == Host::Bare || options.mode == wedge::rewrite::Mode::Native,
+            host == Host::Bare || options.mode == wedge::sites::Mode::Native,
             "afterburn.mode={}: modes are for bare hardware; on Xen every site is taken over",
             options.mode
         );

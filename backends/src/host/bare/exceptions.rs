@@ -1,0 +1,311 @@
+//! Exceptions: the wedge's own before the guest runs, and the guest's at sites that run in stubs.
+//!
+//! Before the guest has a descriptor table, an exception is the end: it is printed, and the machine stops.
+//!
+//! Afterwards exceptions are the guest's business, with one reservation. A kernel knows its faulting instructions by address:
+//! its exception table, and comparisons such as Linux's with `native_irq_return_iret`, tell a bad MSR or a bad frame of user
+//! mode from a bug. An instruction that runs in a stub faults at another address. So the gates of the exceptions that a
+//! sensitive instruction can raise lead here first: if the saved RIP lies in the window, it is replaced by the site's. What it
+//! costs other exceptions is a comparison and a jump.
+//!
+//! A debug exception is another matter. SYSENTER leaves TF set, so that any program can have the kernel's entry stepped through
+//! (SDM Vol. 3A, 6.3.1, and Linux's `is_sysenter_singlestep`, which goes by the address). To the guest a site is one instruction:
+//! a step that ends in the window goes on, until one ends outside.
+//!
+//! The guest's own table is edited, not replaced: what kind of gate, which stack and which privilege level stay the
+//! guest's decision. A guest that writes the gate again undoes the edit; it is made again at the next LIDT, LLDT or LTR, and
+//! before any instruction that has an exception-table entry.
+
+use core::arch::global_asm;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use x86_64::instructions::tables::sidt;
+
+use super::entry::CODE_SELECTOR;
+use super::hooks::Registers;
+use super::paging::WriteUnprotected;
+use super::stop;
+use crate::runtime::{WINDOW, WINDOW_LENGTH, say};
+
+/// Debug exceptions.
+const DEBUG: usize = 1;
+
+/// Exceptions with an error code that a sensitive instruction can raise (SDM Vol. 3A, table 6-1): double fault (IRET on an
+/// unmapped stack), invalid TSS, segment not present, stack fault, general protection, page fault.
+const INTERPOSED: [usize; 6] = [8, 10, 11, 12, 13, 14];
+
+/// Non-maskable interrupts, taken over while the other processors are to stand still.
+pub(super) const NMI: usize = 2;
+
+/// A gate of the interrupt descriptor table (SDM Vol. 3A, 6.14.1, figure 6-8).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Gate {
+    offset_low: u16,
+    selector: u16,
+    stack: u8,
+    kind: u8,
+    offset_middle: u16,
+    offset_high: u32,
+    reserved: u32,
+}
+
+impl Gate {
+    const PRESENT: u8 = 1 << 7;
+    const INTERRUPT_GATE: u8 = 0xe;
+    const NONE: Self =
+        Self { offset_low: 0, selector: 0, stack: 0, kind: 0, offset_middle: 0, offset_high: 0, reserved: 0 };
+
+    #[expect(clippy::cast_possible_truncation, reason = "the offset is stored in three parts")]
+    fn set_offset(&mut self, offset: u64) {
+        self.offset_low = offset as u16;
+        self.offset_middle = (offset >> 16) as u16;
+        self.offset_high = (offset >> 32) as u32;
+    }
+
+    fn offset(&self) -> u64 {
+        u64::from(self.offset_low) | u64::from(self.offset_middle) << 16 | u64::from(self.offset_high) << 32
+    }
+
+    fn is_present(&self) -> bool {
+        self.kind & Self::PRESENT != 0
+    }
+}
+
+/// Where the guest's own handlers are, by vector. The gates' code jumps through it.
+static GUEST_HANDLERS: [AtomicU64; 32] = [const { AtomicU64::new(0) }; 32];
+
+static mut OWN_TABLE: [Gate; 32] = [Gate::NONE; 32];
+
+unsafe extern "C" {
+    /// Addresses of the fatal entries, one per vector.
+    static fatal_entries: [u64; 32];
+    fn gate_1();
+    fn gate_8();
+    fn gate_10();
+    fn gate_11();
+    fn gate_12();
+    fn gate_13();
+    fn gate_14();
+}
+
+/// The processor's copy of the wedge's own table.
+pub(super) fn set_up() {
+    let table = &raw mut OWN_TABLE;
+    // SAFETY: the guest does not run yet, and the wedge is one thread of execution.
+    let table = unsafe { &mut *table };
+    // SAFETY: defined below, never written.
+    let entries = unsafe { &fatal_entries };
+    for (gate, entry) in table.iter_mut().zip(entries) {
+        *gate = Gate { selector: CODE_SELECTOR, kind: Gate::PRESENT | Gate::INTERRUPT_GATE, ..Gate::NONE };
+        gate.set_offset(*entry);
+    }
+    let pointer = x86_64::structures::DescriptorTablePointer {
+        limit: 32 * 16 - 1,
+        base: x86_64::VirtAddr::from_ptr(&raw const OWN_TABLE),
+    };
+    // SAFETY: the table is complete and stays where it is.
+    unsafe { x86_64::instructions::tables::lidt(&pointer) };
+}
+
+/// A gate of the table in use, if that table is long enough.
+fn gate(vector: usize) -> Option<*mut Gate> {
+    let table = sidt();
+    let offset = vector * size_of::<Gate>();
+    (usize::from(table.limit) >= offset + size_of::<Gate>() - 1)
+        .then(|| table.base.as_mut_ptr::<Gate>().wrapping_add(vector))
+}
+
+/// Points a gate of the guest at `handler`, and remembers the guest's own. A gate that is not present stays as it is.
+pub(super) fn interpose(vector: usize, handler: u64) {
+    let Some(place) = gate(vector) else { return };
+    // SAFETY: the processor itself reads the gate there; interrupts are off, and an NMI does not write gates.
+    let mut gate = unsafe { place.read_volatile() };
+    if !gate.is_present() || gate.offset() == handler {
+        return;
+    }
+    GUEST_HANDLERS[vector].store(gate.offset(), Ordering::Release);
+    gate.set_offset(handler);
+    let _unprotected = WriteUnprotected::new();
+    // SAFETY: as above; the guest has this table write-protected, or is about to.
+    unsafe { place.write_volatile(gate) };
+}
+
+/// Gives a gate back to the guest.
+pub(super) fn withdraw(vector: usize) {
+    let Some(place) = gate(vector) else { return };
+    // SAFETY: as in `interpose`.
+    let mut gate = unsafe { place.read_volatile() };
+    gate.set_offset(GUEST_HANDLERS[vector].load(Ordering::Acquire));
+    let _unprotected = WriteUnprotected::new();
+    // SAFETY: as in `interpose`.
+    unsafe { place.write_volatile(gate) };
+}
+
+/// Interposes the gates of the exceptions that sites can raise, and of steps that end in a stub.
+pub(super) fn interpose_all() {
+    interpose(DEBUG, gate_1 as *const () as u64);
+    let handlers = [
+        gate_8 as *const () as u64,
+        gate_10 as *const () as u64,
+        gate_11 as *const () as u64,
+        gate_12 as *const () as u64,
+        gate_13 as *const () as u64,
+        gate_14 as *const () as u64,
+    ];
+    for (vector, handler) in INTERPOSED.into_iter().zip(handlers) {
+        interpose(vector, handler);
+    }
+}
+
+/// The guest's handler of an exception.
+pub(super) fn guest_handler(vector: usize) -> u64 {
+    GUEST_HANDLERS[vector].load(Ordering::Acquire)
+}
+
+/// What the processor pushes (SDM Vol. 3A, 6.14.2).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Frame {
+    pub(super) rip: u64,
+    pub(super) cs: u64,
+    pub(super) rflags: u64,
+    pub(super) rsp: u64,
+    pub(super) ss: u64,
+}
+
+/// The stack at an interposed exception whose RIP lies in the window.
+#[repr(C)]
+pub(super) struct Interposed {
+    registers: Registers,
+    /// The vector; replaced by the address to go on at.
+    vector: u64,
+    error: u64,
+    frame: Frame,
+}
+
+/// Presents an exception in a stub at its site.
+extern "C" fn present(stack: &mut Interposed) {
+    let vector = usize::try_from(stack.vector & 31).unwrap_or(0);
+    super::resident::present(&mut stack.frame);
+    stack.vector = guest_handler(vector);
+}
+
+/// The stack at an exception before the guest runs.
+#[repr(C)]
+struct Fatal {
+    registers: Registers,
+    vector: u64,
+    error: u64,
+    frame: Frame,
+}
+
+/// The end of a boot by an exception.
+extern "C" fn fatal(stack: &Fatal) -> ! {
+    let cr2 = x86_64::registers::control::Cr2::read_raw();
+    let window: Range<u64> = WINDOW..WINDOW + WINDOW_LENGTH;
+    let whose = if window.contains(&stack.frame.rip) { "the wedge" } else { "the guest's first code" };
+    say!(
+        "exception {} in {whose} at {:#x}, error code {:#x}, CR2 {cr2:#x}, RSP {:#x}",
+        stack.vector,
+        stack.frame.rip,
+        stack.error,
+        stack.frame.rsp,
+    );
+    say!(
+        "RAX {:#x} RBX {:#x} RCX {:#x} RDX {:#x}",
+        stack.registers.rax,
+        stack.registers.rbx,
+        stack.registers.rcx,
+        stack.registers.rdx
+    );
+    stop()
+}
+
+global_asm!(
+    r#"
+    .text
+    // Exceptions with an error code: 8, 10 to 14, 17, 21, 29, 30.
+    .irp vector, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+fatal_\vector:
+    .if !(\vector == 8 || (\vector >= 10 && \vector <= 14) || \vector == 17 || \vector == 21 || \vector == 29 || \vector == 30)
+    pushq $0
+    .endif
+    pushq $\vector
+    jmp fatal_common
+    .endr
+fatal_common:
+    cld
+    .irp register, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
+    pushq %\register
+    .endr
+    movq %rsp, %rdi
+    andq $-16, %rsp
+    call {fatal}
+    ud2
+
+    .section .rodata
+    .balign 8
+    .globl fatal_entries
+fatal_entries:
+    .irp vector, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+    .quad fatal_\vector
+    .endr
+
+    // A step (DR6.BS, bit 14) that ends in the window goes on, whether TF is still set or a POPF has just cleared it. The guest
+    // does not get to see the bit. A breakpoint that was met in the same step (DR6.B0 to B3) is the guest's to see. RIP is on
+    // top of the stack.
+    .text
+    .globl gate_1
+gate_1:
+    cmpl $-1, 4(%rsp)
+    jne 1f
+    cmpb $0x7f, 3(%rsp)
+    jne 1f
+    pushq %rax
+    movq %dr6, %rax
+    btrq $14, %rax
+    jnc 2f
+    movq %rax, %dr6
+    testb $0xf, %al
+    jnz 2f
+    popq %rax
+    iretq
+2:  popq %rax
+1:  jmpq *{handlers}+8*{DEBUG}(%rip)
+
+    // RIP is at 8(%rsp), behind the error code. The window is all addresses that begin with ffff_ffff_7f.
+    .text
+    .irp vector, 8,10,11,12,13,14
+    .globl gate_\vector
+gate_\vector:
+    cmpl $-1, 12(%rsp)
+    jne 1f
+    cmpb $0x7f, 11(%rsp)
+    je 2f
+1:  jmpq *{handlers}+8*\vector(%rip)
+2:  pushq $\vector
+    jmp present_common
+    .endr
+present_common:
+    cld
+    .irp register, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
+    pushq %\register
+    .endr
+    movq %rsp, %rdi
+    movq %rsp, %rbx
+    andq $-16, %rsp
+    call {present}
+    movq %rbx, %rsp
+    .irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
+    popq %\register
+    .endr
+    ret
+    "#,
+    fatal = sym fatal,
+    present = sym present,
+    handlers = sym GUEST_HANDLERS,
+    DEBUG = const DEBUG,
+    options(att_syntax)
+);

@@ -1,0 +1,39 @@
+//! The hosts.
+//!
+//! `bare` lets the guest's kernel have its privileges; `xen` does not. Hosts do not know each other.
+
+#[cfg(target_os = "none")]
+pub mod bare;
+#[cfg(target_os = "none")]
+pub mod xen;
+
+use core::fmt;
+
+/// A host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Bare hardware, or a virtual machine that looks like it.
+    Bare,
+    /// Xen, para-virtual.
+    Xen,
+}
+
+impl Backend {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Bare, Self::Xen];
+
+    /// The name that the command line and the boot log use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Xen => "xen",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

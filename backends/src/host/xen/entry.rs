@@ -1,0 +1,475 @@
+//! The ways into the wedge, and out of it again.
+//!
+//! Xen enters a PV guest with a frame on a stack (`rcx, r11, [error,] rip, cs, rflags, rsp, ss`): on the wedge's if user mode
+//! was interrupted, on the *current* one if the guest's kernel was. The guest's kernel enters by the stubs of its sites. All of
+//! them end in one place: a [`Context`](wedge::cpu::Context) at the top of the wedge's stack, events masked, and a call of
+//! [`enter`](super::traps::enter). The context is copied off the guest's stack because what is delivered to the guest is pushed
+//! just there.
+//!
+//! Three ways out. To the guest's kernel by IRETQ, which in ring 3 needs no hypercall. To user mode by the hypercall of that
+//! name, which also sets the event mask from RFLAGS.IF. And, for SYSCALL from user mode, IRETQ and SYSRET to it when nothing
+//! else is to be done, routines that do not come by Rust at all.
+//!
+//! *The gap.* Between unmasking events and IRETQ an event may come in. Its frame lands on the wedge's stack, below the frame of
+//! the IRETQ. The wedge runs with events masked everywhere else, so an event that interrupts the kernel on the wedge's stack
+//! is known to be in the gap: its own frame is dropped and the other, all of it the guest's, is taken in its place. No event
+//! is lost, none nests.
+
+use core::arch::global_asm;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+
+use wedge::guest::linux::TLS_ENTRIES;
+
+use super::interface::SharedInfo;
+use super::segments::{SEEN, TLS};
+
+/// Why the wedge was entered, beside the vectors of exceptions.
+pub(super) mod cause {
+    /// An event, or one that was pending when a site set IF.
+    pub(crate) const EVENT: u64 = 256;
+    /// A site calls; the return address says which.
+    pub(crate) const SITE: u64 = 257;
+    /// A site that has no stack; its number says which.
+    pub(crate) const SITE_WITHOUT_STACK: u64 = 258;
+    /// An IRETQ that is not plain.
+    pub(crate) const IRET: u64 = 259;
+    /// A SYSRET that is not plain.
+    pub(crate) const SYSRET: u64 = 260;
+    /// SYSCALL from user mode, when the guest's entry code is not known to be mapped.
+    pub(crate) const SYSCALL: u64 = 261;
+    /// SYSCALL from 32-bit user mode.
+    pub(crate) const SYSCALL32: u64 = 262;
+    /// SYSENTER from user mode.
+    pub(crate) const SYSENTER: u64 = 263;
+    /// Xen could not return to user mode.
+    pub(crate) const FAILSAFE: u64 = 264;
+}
+
+/// What [`enter`](super::traps::enter) answers: where to go on.
+pub(super) mod exit {
+    /// In the guest's kernel.
+    pub(crate) const KERNEL: u64 = 0;
+    /// In user mode.
+    pub(crate) const USER: u64 = 1;
+}
+
+/// Vectors with handlers, and whether there is an error code.
+pub(super) const VECTORS: [u8; 20] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19, 21, 128];
+
+unsafe extern "C" {
+    /// The handlers of the [`VECTORS`], in their order.
+    pub(super) static xen_handlers: [u64; VECTORS.len()];
+    pub(super) static xen_stack_end: u8;
+    /// Of [`xen_emulate`] and [`xen_interrupt`], the addresses of the instructions before which an event may come in: one, two
+    /// and three words have been pushed before the second, third and fourth, the first of them RAX.
+    pub(super) static xen_unmasked: [[u64; 5]; 2];
+    pub(super) fn xen_event();
+    pub(super) fn xen_failsafe();
+    pub(super) fn xen_syscall();
+    pub(super) fn xen_syscall_slow();
+    pub(super) fn xen_syscall32();
+    pub(super) fn xen_sysenter();
+    pub(super) fn xen_emulate();
+    pub(super) fn xen_emulate_without_stack();
+    pub(super) fn xen_interrupt();
+    pub(super) fn xen_iret();
+    pub(super) fn xen_sysret();
+    /// Goes on with a context as if it had been returned from `enter`.
+    pub(super) fn xen_resume(context: *mut wedge::cpu::Context, exit: u64) -> !;
+}
+
+/// Where SYSCALL from user mode goes: the guest's entry point, or [`xen_syscall_slow`].
+pub(super) static SYSCALL_TARGET: AtomicU64 = AtomicU64::new(0);
+/// RSP of a site without a stack.
+static SAVED_RSP: AtomicU64 = AtomicU64::new(0);
+/// Number of the site that jumped.
+pub(super) static SITE: AtomicU32 = AtomicU32::new(0);
+/// The virtual control registers, by number, for sites that read one.
+pub(super) static CONTROL: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
+/// Not 0: there is something to do before user mode.
+pub(super) static WORK: AtomicU8 = AtomicU8::new(0);
+/// What SYSRET to 64-bit code loads into CS and SS (SDM Vol. 2B, SYSRET).
+pub(super) static SYSRET_SELECTORS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+/// 0xff: the virtual GS bases are exchanged against the real ones.
+pub(super) static GS_SWAPPED: AtomicU8 = AtomicU8::new(0);
+
+/// A page of the wedge's own, which somebody else writes to.
+#[derive(Debug)]
+#[repr(C, align(4096))]
+pub(super) struct Page(UnsafeCell<[u8; 4096]>);
+
+// SAFETY: only its address is used, and what lies there as atomic integers.
+unsafe impl Sync for Page {}
+
+impl Page {
+    /// A page.
+    pub(super) const fn new() -> Self {
+        Self(UnsafeCell::new([0; 4096]))
+    }
+
+    /// Its address.
+    pub(super) fn address(&self) -> u64 {
+        self.0.get().addr() as u64
+    }
+
+    /// What Xen shares, if its page is mapped there.
+    pub(super) fn info(&self) -> &SharedInfo {
+        // SAFETY: the page is larger than the structure, which consists of atomic integers; any value is valid.
+        unsafe { &*self.0.get().cast() }
+    }
+}
+
+/// The place where Xen's shared page is mapped.
+pub(super) static SHARED_PAGE: Page = Page::new();
+
+global_asm!(
+    r#"
+    .set STACK_SIZE, 262144             // the guest is loaded on it, too
+
+    .section .text.entry.xen, "ax"
+    .globl start_xen
+start_xen:
+    cld
+    leaq xen_stack_end(%rip), %rsp
+    movq %rsi, %rdi                     // start_info
+    xorl %ebp, %ebp
+    call {start}
+    ud2
+
+    // The stack: vector, error code, rip, cs, rflags, rsp, ss; registers are the interrupted ones.
+    .macro SAVE_REST                    // RAX is on the stack
+    .irp register, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
+    pushq %\register
+    .endr
+    .endm
+
+    .irp vector, 0,1,2,3,4,5,6,7,8,10,11,12,13,14,16,17,18,19,21,128
+xen_trap_\vector:
+    popq %rcx
+    popq %r11
+    .if !(\vector == 8 || (\vector >= 10 && \vector <= 14) || \vector == 17 || \vector == 21)
+    pushq $0
+    .endif
+    pushq $\vector
+    jmp xen_common
+    .endr
+
+    .globl xen_event
+xen_event:
+    testb $3, 24(%rsp)                  // cs
+    jnz 1f
+    pushq %rax
+    leaq xen_stack_end-STACK_SIZE(%rip), %rax
+    subq %rsp, %rax
+    cmpq $-STACK_SIZE, %rax
+    popq %rax
+    jbe 1f
+    // In the gap: the frame of the IRETQ that was about to be executed.
+    popq %rcx
+    popq %r11
+    movq 24(%rsp), %rsp
+    movq $0xe030, 8(%rsp)
+    pushq $0
+    pushq ${EVENT}
+    jmp xen_common
+1:  popq %rcx
+    popq %r11
+    pushq $0
+    pushq ${EVENT}
+    jmp xen_common
+
+    .macro SAME_SELECTOR register, offset
+    movl %\register, %ecx
+    cmpw %cx, \offset(%rsp)
+    jne 1f
+    .endm
+
+    // The selectors are those that were to be loaded. If not all are, Xen has put null in place of a stale one when it came
+    // back to this domain, and that was all: the context, whichever, goes on. If they are, an IRETQ was refused.
+    .globl xen_failsafe                 // rcx, r11, ds, es, fs, gs, rip, cs, rflags, rsp, ss
+xen_failsafe:
+    SAME_SELECTOR ds, 16
+    SAME_SELECTOR es, 24
+    SAME_SELECTOR fs, 32
+    SAME_SELECTOR gs, 40
+    popq %rcx
+    popq %r11
+    leaq 32(%rsp), %rsp
+    pushq $0
+    pushq ${FAILSAFE}
+    jmp xen_common
+1:  popq %rcx
+    popq %r11
+    leaq 32(%rsp), %rsp
+    jmp xen_hypervisor_iret
+
+    .globl xen_syscall                  // rcx, r11, rip, cs, rflags, rsp, ss
+xen_syscall:
+    movq 16(%rsp), %rcx
+    movq 32(%rsp), %r11
+    movb $0xff, {gs_swapped}(%rip)
+    pushq $2
+    popfq
+    movq 40(%rsp), %rsp
+    jmpq *{syscall_target}(%rip)
+
+    .globl xen_syscall_slow             // rcx: rip, r11: rflags, rsp: user mode's
+xen_syscall_slow:
+    movq %rsp, {saved_rsp}(%rip)
+    leaq xen_stack_end(%rip), %rsp
+    pushq $0
+    pushq {saved_rsp}(%rip)
+    pushq $2
+    pushq $0xe030
+    pushq $0
+    pushq $0
+    pushq ${SYSCALL}
+    jmp xen_common
+
+    .globl xen_syscall32
+xen_syscall32:
+    popq %rcx
+    popq %r11
+    pushq $0
+    pushq ${SYSCALL32}
+    jmp xen_common
+
+    .globl xen_sysenter
+xen_sysenter:
+    popq %rcx
+    popq %r11
+    pushq $0
+    pushq ${SYSENTER}
+    jmp xen_common
+
+xen_common:
+    pushq %rax
+    leaq xen_stack_end-STACK_SIZE(%rip), %rax
+    subq %rsp, %rax
+    cmpq $-STACK_SIZE, %rax
+    ja 1f                               // on the wedge's stack already
+    movq %rsp, %rax
+    leaq xen_stack_end(%rip), %rsp
+    .irp offset, 56, 48, 40, 32, 24, 16, 8, 0
+    pushq \offset(%rax)
+    .endr
+1:  SAVE_REST
+xen_enter:
+    cld
+    movq %rsp, %rdi
+    movq %rsp, %rbx
+    andq $-16, %rsp
+    call {enter}
+    movq %rbx, %rsp
+    testl %eax, %eax
+    jnz xen_to_user
+
+xen_to_kernel:
+    .irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
+    popq %\register
+    .endr
+    leaq 16(%rsp), %rsp
+    testb $2, 17(%rsp)                  // rflags.IF
+    jz 1f
+    movb $0, {page}+1(%rip)
+    cmpb $0, {page}(%rip)
+    jne 2f
+1:  iretq
+2:  movb $1, {page}+1(%rip)
+    movq $0xe030, 8(%rsp)
+    pushq $0
+    pushq ${EVENT}
+    pushq %rax
+    SAVE_REST
+    jmp xen_enter
+
+xen_to_user:
+    .irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
+    popq %\register
+    .endr
+    leaq 16(%rsp), %rsp
+xen_hypervisor_iret:                    // rip, cs, rflags, rsp, ss; to the kernel if CS has RPL 0
+    pushq $0                            // flags
+    pushq %rcx
+    pushq %r11
+    pushq %rax
+    movl $23, %eax                      // __HYPERVISOR_iret
+    syscall
+    ud2
+
+    .globl xen_resume
+xen_resume:
+    movq %rdi, %rsp
+    testl %esi, %esi
+    jnz xen_to_user
+    jmp xen_to_kernel
+
+    // From a stub, by CALL: all registers as at the site, events not masked if IF was set. Until they are, an event may come
+    // in and the guest may go on elsewhere first: so nothing but the guest's stack is used.
+    .macro FROM_STUB name, cause
+    pushq %rax
+\name\()_rax:
+    pushfq
+\name\()_flags:
+    pushq %rcx
+\name\()_rcx:
+    movzbl {page}+1(%rip), %eax
+\name\()_mask:
+    movb $1, {page}+1(%rip)
+    leaq 32(%rsp), %rcx                 // the guest's RSP, without the return address
+    leaq xen_stack_end(%rip), %rsp
+    pushq $0
+    pushq %rcx
+    shll $9, %eax
+    xorq -24(%rcx), %rax                // RFLAGS with the virtual IF
+    pushq %rax
+    pushq $0xe030
+    pushq -8(%rcx)
+    pushq $0
+    pushq $\cause
+    pushq -16(%rcx)                     // rax
+    pushq %rbx
+    pushq -32(%rcx)                     // rcx
+    .irp register, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
+    pushq %\register
+    .endr
+    jmp xen_enter
+    .endm
+
+    .globl xen_emulate
+xen_emulate:
+    FROM_STUB xen_emulate, {SITE}
+    .globl xen_interrupt
+xen_interrupt:
+    FROM_STUB xen_interrupt, {EVENT}
+
+    // From a stub, by JMP, with IF clear, or about to be replaced: there is no stack.
+    .macro WITHOUT_STACK cause
+    movb $1, {page}+1(%rip)
+    movq %rsp, {saved_rsp}(%rip)
+    leaq xen_stack_end(%rip), %rsp
+    pushq $0
+    pushq {saved_rsp}(%rip)
+    pushfq
+    pushq $0xe030
+    pushq $0
+    pushq $0
+    pushq $\cause
+    pushq %rax
+    SAVE_REST
+    andb $0xfd, 153(%rsp)            // RFLAGS.IF: 15 registers, vector, error, rip, cs
+    jmp xen_enter
+    .endm
+
+    .globl xen_emulate_without_stack
+xen_emulate_without_stack:
+    WITHOUT_STACK {SITE_WITHOUT_STACK}
+
+    // The hypercall IRET, from the kernel to user mode, unless the guest has changed what user mode may load: then the frame is
+    // on the stack again, with all registers.
+    .macro RETURN_UNLESS_DESCRIPTORS_CHANGED
+    pushq $0                            // flags
+    pushq %rcx
+    pushq %r11
+    pushq %rax
+    movq {tls}(%rip), %rcx
+    .irp offset, 0, 8, 16
+    movq \offset(%rcx), %rax
+    cmpq {seen}+8*{FIRST_TLS}+\offset(%rip), %rax
+    jne 3f
+    .endr
+    movl $23, %eax                      // __HYPERVISOR_iret
+    syscall
+    ud2
+3:  popq %rax
+    popq %r11
+    popq %rcx
+    leaq 8(%rsp), %rsp
+    .endm
+
+    .globl xen_iret                     // the frame is on the guest's stack
+xen_iret:
+    movb $1, {page}+1(%rip)
+    cmpb $0, {work}(%rip)
+    jne 1f
+    cmpq $0x33, 8(%rsp)
+    jne 1f
+    cmpq $0x2b, 32(%rsp)
+    jne 1f
+    cmpw $0, 6(%rsp)                    // rip below 1 << 47
+    jne 1f
+    testb $0x80, 5(%rsp)
+    jnz 1f
+    testb $2, 17(%rsp)
+    jz 1f
+    cmpb $0, {gs_swapped}(%rip)
+    je 1f
+    RETURN_UNLESS_DESCRIPTORS_CHANGED
+1:  WITHOUT_STACK {IRET}
+
+    .globl xen_sysret
+xen_sysret:
+    cmpb $0, {work}(%rip)
+    jne 1f
+    cmpb $0, {gs_swapped}(%rip)
+    je 1f
+    movq %rsp, {saved_rsp}(%rip)
+    leaq xen_stack_end(%rip), %rsp
+    pushq {sysret_selectors}+8(%rip)
+    pushq {saved_rsp}(%rip)
+    pushq %r11
+    pushq {sysret_selectors}(%rip)
+    pushq %rcx
+    cmpw $0, 6(%rsp)
+    jne 2f
+    testb $0x80, 5(%rsp)
+    jnz 2f
+    testb $2, 17(%rsp)
+    jz 2f
+    RETURN_UNLESS_DESCRIPTORS_CHANGED
+2:  movq {saved_rsp}(%rip), %rsp
+1:  WITHOUT_STACK {SYSRET}
+
+    .section .rodata
+    .balign 8
+    .globl xen_unmasked
+xen_unmasked:
+    .irp routine, xen_emulate, xen_interrupt
+    .quad \routine, \routine\()_rax, \routine\()_flags, \routine\()_rcx, \routine\()_mask
+    .endr
+    .globl xen_handlers
+xen_handlers:
+    .irp vector, 0,1,2,3,4,5,6,7,8,10,11,12,13,14,16,17,18,19,21,128
+    .quad xen_trap_\vector
+    .endr
+
+    .bss
+    .balign 4096
+    .skip STACK_SIZE
+    .globl xen_stack_end
+xen_stack_end:
+    .text
+    "#,
+    start = sym super::start,
+    enter = sym super::traps::enter,
+    gs_swapped = sym GS_SWAPPED,
+    syscall_target = sym SYSCALL_TARGET,
+    saved_rsp = sym SAVED_RSP,
+    work = sym WORK,
+    tls = sym TLS,
+    seen = sym SEEN,
+    sysret_selectors = sym SYSRET_SELECTORS,
+    page = sym SHARED_PAGE,
+    FIRST_TLS = const TLS_ENTRIES.start,
+    EVENT = const cause::EVENT,
+    SITE = const cause::SITE,
+    SITE_WITHOUT_STACK = const cause::SITE_WITHOUT_STACK,
+    IRET = const cause::IRET,
+    SYSRET = const cause::SYSRET,
+    SYSCALL = const cause::SYSCALL,
+    SYSCALL32 = const cause::SYSCALL32,
+    SYSENTER = const cause::SYSENTER,
+    FAILSAFE = const cause::FAILSAFE,
+    options(att_syntax)
+);

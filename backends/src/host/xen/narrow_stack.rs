@@ -1,0 +1,137 @@
+//! Return to user mode on a stack of 16 bits.
+//!
+//! IRETQ loads as much of RSP as the new stack segment's B flag says, unless it returns to 64-bit code: with B = 0, SP (SDM
+//! Vol. 3A, 3.4.5; APM Vol. 3, IRET). Bits 63:16 stay those of the stack that IRETQ was executed on, and the program sees
+//! them. Linux therefore executes it on a stack whose bits 31:16 are the program's (6.1, `native_irq_return_ldt`). Here that
+//! IRETQ is emulated, and the one that is executed is Xen's, on Xen's stack: the program's ESP would be wrong, and would tell
+//! where Xen keeps its stacks.
+//!
+//! So this step is not left to Xen. From ring 3 to ring 3 IRETQ needs no privilege, and in 64-bit mode it always pops RSP and
+//! SS (SDM Vol. 2A, IRET, `IA-32e-MODE`; Vol. 3A, 6.14.3). Xen enters user mode on a springboard, a page of the wedge's with
+//! an IRETQ and the frame for it and nothing else. User mode's root maps it, read-only, where bits 63:16 of an address are
+//! those that RSP is to have: for Linux's IRETQ, where Linux's own stack would be. There is room for it anywhere: a user root
+//! has nothing in its upper half.
+//!
+//! What interrupts the IRETQ, an event or an exception of its own, is told as if the return had been Xen's: the context is
+//! the one behind it. The next entry takes the page out of the address space again. Entries that do not come by Rust stay in
+//! that address space, so that a program can never find another's frame on the page, but at most the last of its own.
+//!
+//! Xen's own interrupts return by Xen's IRETQ. If one that is not for the guest comes in while a program is on such a stack,
+//! the program's ESP is lost all the same.
+
+use core::cell::UnsafeCell;
+use core::mem::offset_of;
+
+use wedge::cpu::segment::Descriptor;
+use wedge::cpu::{Context, Frame, flags};
+use wedge::shadow::{Host as _, Level, Table};
+
+use super::entry::cause;
+use super::hypercall;
+use super::interface::{KERNEL_CS, KERNEL_SS, mmuext};
+use super::memory::LINEAR;
+use super::segments::Segments;
+use super::tables::Tables;
+use super::traps::{INTERRUPT_FLAG, Resident};
+use crate::runtime::PAGE;
+
+/// What user mode gets to see.
+#[repr(C, align(4096))]
+struct Page {
+    iretq: [u8; 8],
+    frame: Frame,
+    rest: [u8; PAGE as usize - 8 - size_of::<Frame>()],
+}
+
+struct Cell(UnsafeCell<Page>);
+
+// SAFETY: one processor, and only the wedge, in which it is once at a time, uses it as a Rust object.
+unsafe impl Sync for Cell {}
+
+static SPRINGBOARD: Cell = Cell(UnsafeCell::new(Page {
+    iretq: [0x48, 0xcf, 0, 0, 0, 0, 0, 0],
+    frame: Frame { rip: 0, cs: 0, rflags: 0, rsp: 0, ss: 0 },
+    rest: [0; _],
+}));
+
+/// Where the springboard is, and what maps it for user mode.
+#[derive(Debug)]
+pub(super) struct Springboard {
+    /// Tables of levels 3, 2 and 1, in no root while it is not in use. The first is pinned: Xen looks at all entries of tables
+    /// that come into use, and goes on doing so with each return otherwise.
+    tables: [Table; 3],
+    /// Where they lead from.
+    path: Option<u64>,
+    /// Where user mode has it, while it is in use.
+    address: Option<u64>,
+}
+
+impl Springboard {
+    /// One that is not in use; `None` if there are no page tables left.
+    pub(super) fn new(tables: &mut Tables) -> Option<Self> {
+        let mut table = |level| tables.allocate(level, 0);
+        let chain = [table(Level::L3)?, table(Level::L2)?, table(Level::L1)?];
+        tables.pin(chain[0], mmuext::PIN_L3_TABLE);
+        Some(Self { tables: chain, path: None, address: None })
+    }
+
+    fn frame() -> &'static mut Frame {
+        // SAFETY: see `Cell`; the reference is used at once.
+        unsafe { &mut (*SPRINGBOARD.0.get()).frame }
+    }
+
+    /// Whether a stack segment has 16 bits. If its selector leads nowhere, the return fails in Xen as it should.
+    fn is_for(stack: u64, segments: &Segments) -> bool {
+        let descriptor = Descriptor(segments.descriptor(stack as u16));
+        descriptor.is_present() && !descriptor.is_big()
+    }
+
+    /// Where in user mode's upper half bits 31:16 of addresses are those of RSP, and if it can be, all above, too. It cannot
+    /// if RSP was loaded by the program itself: then these are bits that code which uses such a stack does not see.
+    fn address_for(rsp: u64) -> u64 {
+        const ANYWHERE: u64 = 0xffff_ff00_0000_0000;
+        if rsp >= LINEAR { rsp & !0xffff } else { ANYWHERE | rsp & 0xffff_0000 }
+    }
+
+    /// Where the instruction, then where its frame is, of a springboard at an address.
+    fn start(address: u64) -> (u64, u64) {
+        (address + offset_of!(Page, iretq) as u64, address + offset_of!(Page, frame) as u64)
+    }
+}
+
+impl Resident {
+    /// A context that is about to go on in user mode goes by the springboard, if its stack has 16 bits.
+    pub(super) fn use_springboard(&mut self, context: &mut Context) {
+        if !Springboard::is_for(context.ss, &self.machine.segments) {
+            return;
+        }
+        let Context { rip, cs, rflags, rsp, ss, .. } = *context;
+        *Springboard::frame() = Frame { rip, cs, rflags, rsp, ss };
+        let address = Springboard::address_for(rsp);
+        let page = self.machine.tables.memory.machine_of(SPRINGBOARD.0.get().addr() as u64);
+        let Springboard { tables, path, .. } = self.machine.springboard;
+        if path != Some(address) {
+            self.machine.tables.lead(tables, path, address, page);
+        }
+        self.machine.tables.set_users_pointers(tables[0], address, true);
+        self.machine.springboard = Springboard { tables, path: Some(address), address: Some(address) };
+        (context.rip, context.rsp) = Springboard::start(address);
+        // Neither TF, nor NT, with which there is no IRETQ.
+        (context.cs, context.rflags, context.ss) = (KERNEL_CS, rflags & INTERRUPT_FLAG | flags::FIXED, KERNEL_SS);
+    }
+
+    /// A context that comes in: the springboard is no longer in use, and one that was still on it has left it.
+    pub(super) fn leave_springboard(&mut self, context: &mut Context) {
+        let Some(address) = self.machine.springboard.address.take() else { return };
+        self.machine.tables.set_users_pointers(self.machine.springboard.tables[0], address, false);
+        hypercall::flush_page(address);
+        if !context.is_user() || (context.rip, context.rsp) != Springboard::start(address) {
+            return;
+        }
+        let Frame { rip, cs, rflags, rsp, ss } = *Springboard::frame();
+        (context.rip, context.cs, context.rflags, context.rsp, context.ss) = (rip, cs, rflags, rsp, ss);
+        if context.vector < cause::EVENT {
+            context.vector = cause::FAILSAFE;
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The descriptor tables that the processor really uses.
+//!
+//! Xen wants the pages of a descriptor table read-only. The guest writes its tables as it likes. So the wedge has tables of its
+//! own, and copies into them what user mode may see: code and data segments of privilege level 3, at the guest's own
+//! numbers, so that selectors are the guest's own too. What only the guest's kernel may load is never there; the kernel itself
+//! runs on Xen's segments.
+//!
+//! A store into a table is seen by nobody. What counts is what a load finds, so the copy is brought up to date before there can
+//! be one: for each load of the kernel's, which is a site, the entry that it names; and the global table whenever the kernel
+//! returns to user mode, which loads what it likes, when it likes. The guest's table is compared with what it was the last time.
+//! Most returns compare only the entries that Linux writes when it changes threads ([`TLS_ENTRIES`]), those that do not come by
+//! Rust (`entry.rs`), too. The others Linux writes while it starts; a return from an interrupt compares them all.
+//!
+//! The local table, which may be large, is in [`ldt`](super::ldt).
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use wedge::guest::linux::TLS_ENTRIES;
+
+use super::entry::WORK;
+use super::hypercall::{self, Refused};
+use super::ldt::{Ldt, PAGE_ENTRIES};
+use super::memory::{Memory, entry, pointer};
+use crate::runtime::{PAGE, WINDOW, say};
+
+/// The global table, a page.
+#[repr(C, align(4096))]
+struct Gdt(UnsafeCell<[u64; PAGE_ENTRIES]>);
+
+// SAFETY: read only, and written by Xen.
+unsafe impl Sync for Gdt {}
+
+static GDT: Gdt = Gdt(UnsafeCell::new([0; PAGE_ENTRIES]));
+
+/// What the guest had in its global table when it was last looked at.
+pub(super) static SEEN: [AtomicU64; PAGE_ENTRIES] = [const { AtomicU64::new(0) }; PAGE_ENTRIES];
+/// Where the wedge sees the guest's [`TLS_ENTRIES`]. While that is not known, there is [`WORK`] before user mode.
+pub(super) static TLS: AtomicU64 = AtomicU64::new(0);
+
+/// The real tables.
+#[derive(Debug)]
+pub(super) struct Segments {
+    /// Machine address of the global one.
+    gdt: u64,
+    /// Entries of the guest's global table that were looked at.
+    entries: usize,
+    /// Where the guest's global table is: its page, and where the wedge sees it.
+    place: Option<(u64, u64)>,
+    pub(super) ldt: Ldt,
+}
+
+impl Segments {
+    /// Makes the tables' pages read-only, and loads the global one, which is empty.
+    pub(super) fn new(memory: &'static Memory) -> Result<Self, Refused> {
+        let address = GDT.0.get().addr() as u64;
+        debug_assert!(address >= WINDOW);
+        let gdt = memory.machine_of(address);
+        // SAFETY: the wedge only reads the page from here on.
+        unsafe { hypercall::update_va_mapping(address, gdt | entry::PRESENT | entry::ACCESSED_AND_DIRTY)? };
+        Memory::protect_in_linear_mapping(gdt)?;
+        // SAFETY: the page holds zeros, and is mapped read-only.
+        unsafe { hypercall::set_gdt(&[gdt / PAGE], PAGE_ENTRIES as u64)? };
+        WORK.store(1, Ordering::Relaxed);
+        Ok(Self { gdt, entries: 0, place: None, ldt: Ldt::new(memory)? })
+    }
+
+    /// The descriptor that the processor finds for a selector; 0 for one of Xen's own.
+    pub(super) fn descriptor(&self, selector: u16) -> u64 {
+        let index = usize::from(selector >> 3);
+        match selector >> 2 & 1 {
+            0 if index < PAGE_ENTRIES => Self::real(index),
+            0 => 0,
+            _ => self.ldt.descriptor(index),
+        }
+    }
+
+    fn real(index: usize) -> u64 {
+        // SAFETY: within the page.
+        unsafe { (&raw const (*GDT.0.get())[index]).read_volatile() }
+    }
+
+    /// A descriptor that is about to be loaded. A local one's page is mapped.
+    pub(super) fn prepare(&mut self, selector: u16, descriptor: u64) {
+        let index = usize::from(selector >> 3);
+        if selector >> 2 & 1 == 1 {
+            self.ldt.update(index, descriptor);
+        } else if index < PAGE_ENTRIES {
+            self.see(index, descriptor);
+            self.entries = self.entries.max(index + 1);
+        }
+    }
+
+    /// Brings an entry of the global table up to date with the guest's.
+    fn see(&self, index: usize, guests: u64) {
+        SEEN[index].store(guests, Ordering::Relaxed);
+        update(Self::real(index), self.gdt + 8 * index as u64, visible(guests));
+    }
+
+    /// The guest's global table may be elsewhere from here on.
+    pub(super) fn forget_place(&mut self) {
+        self.place = None;
+        WORK.store(1, Ordering::Relaxed);
+    }
+
+    /// The guest's global table may be elsewhere, if an address is in its page.
+    pub(super) fn forget_place_in(&mut self, address: u64) {
+        if self.place.is_some_and(|(page, _)| page == address & !(PAGE - 1)) {
+            self.forget_place();
+        }
+    }
+
+    /// Where the wedge sees the guest's global table at an address, if that is known.
+    pub(super) fn place(&self, base: u64) -> Option<u64> {
+        self.place.map(|(_, place)| place + base % PAGE)
+    }
+
+    /// The guest's global table is at an address, in a page that the wedge sees at `place`.
+    pub(super) fn found(&mut self, base: u64, place: u64) {
+        self.place = Some((base & !(PAGE - 1), place));
+        TLS.store(place + base % PAGE + 8 * TLS_ENTRIES.start as u64, Ordering::Relaxed);
+    }
+
+    /// Looks at the guest's global table, of so many entries, at a place: at all of it, or at what Linux changes.
+    pub(super) fn look(&mut self, place: u64, count: usize, all: bool) {
+        // SAFETY: the guest's memory, of which any value may come.
+        let guests = |index: usize| unsafe { pointer::<u64>(place + 8 * index as u64).read_unaligned() };
+        let differs = |index: usize| guests(index) != SEEN[index].load(Ordering::Relaxed);
+        if all || count < TLS_ENTRIES.end {
+            for index in (0..count).filter(|index| differs(*index)) {
+                self.see(index, guests(index));
+            }
+            self.forget_behind(count);
+        } else {
+            for index in TLS_ENTRIES.filter(|index| differs(*index)) {
+                self.see(index, guests(index));
+            }
+        }
+    }
+
+    /// The guest's global table has no more than so many entries.
+    pub(super) fn forget_behind(&mut self, count: usize) {
+        for index in count..self.entries {
+            self.see(index, 0);
+        }
+        self.entries = count;
+    }
+}
+
+/// What user mode may see of a descriptor: all, if it is its own, of privilege level 3, and not a system descriptor (SDM Vol.
+/// 3A, 3.4.5). One that is not present cannot be loaded, but LAR and LSL see it.
+pub(super) const fn visible(descriptor: u64) -> u64 {
+    const LEVEL_3: u64 = 3 << 45;
+    const CODE_OR_DATA: u64 = 1 << 44;
+    let all = LEVEL_3 | CODE_OR_DATA;
+    if descriptor & all == all { descriptor } else { 0 }
+}
+
+/// Without the accessed bit, which the processor sets where it likes (SDM Vol. 3A, 3.4.5.1).
+pub(super) const fn without_accessed(descriptor: u64) -> u64 {
+    descriptor & !(1 << 40)
+}
+
+/// Brings a descriptor at a machine address up to date.
+pub(super) fn update(real: u64, machine: u64, wanted: u64) {
+    if without_accessed(real ^ wanted) == 0 {
+        return;
+    }
+    if let Err(Refused(error)) = hypercall::update_descriptor(machine, wanted) {
+        say!("Xen refuses the descriptor {wanted:#x}, error {error}: it cannot be loaded");
+        let _ = hypercall::update_descriptor(machine, 0);
+    }
+}

@@ -1,0 +1,247 @@
+//! The stacks that Xen pushes frames on.
+//!
+//! An exception or event that comes in while the guest's kernel runs is pushed on the kernel's own stack, as a processor
+//! does. If the stack is not mapped, Xen has no other to use and ends the domain (`xen/arch/x86/x86_64/entry.S`,
+//! `create_bounce_frame`). A page that the shadow has not filled, or has dropped for want of tables, is fatal there, and
+//! nowhere else: any other costs a fault.
+//!
+//! So whatever RSP can come to is mapped before it does. By whom:
+//!
+//! | RSP comes to | mapped by |
+//! |---|---|
+//! | where it is when the kernel goes on | `reach_stack`, each time |
+//! | a stack that the TSS names, RSP0 or an IST's | the wedge, which writes the frame; and `keep_stacks` what lies below |
+//! | the stack that SYSCALL's entry code loads | `prepare_gap` before the first SYSCALL; then `keep_stacks` |
+//! | the interrupted stack, from that of interrupts | it is the same one |
+//! | the stack of interrupts, that of softirqs | the kernel, which has stored to it what it comes back to |
+//! | the stack of another thread | `change_stacks` |
+//! | a stack that cannot be written (return to 16 bits) | `reach_unwritable_stack` |
+//! | a program's, just before SYSRET | only fetches can fault there: `keep_stacks` maps that code |
+//!
+//! A stack's first touch fills its whole block (`wedge/src/shadow/fill.rs`), so all that is left are tables that were dropped.
+//! After that has happened in the kernel half, `keep_stacks` maps again what is named here, and it has the tables dropped
+//! last. Threads that sleep are too many for that. Linux goes from one to another in one place, which touches nothing of
+//! the new stack beforehand: from the first time on that a table is dropped there is a breakpoint there.
+
+use core::sync::atomic::Ordering;
+
+use annotate::instructions::Class;
+use iced_x86::{Instruction, OpKind, Register};
+use wedge::cpu::{Context, Host as _, decode};
+use wedge::guest::linux::StackSwitch;
+use wedge::shadow::OutOfTables;
+use wedge::sites::Engine;
+
+use super::entry::{SYSCALL_TARGET, xen_syscall_slow};
+use super::memory::pointer;
+use super::traps::Resident;
+use crate::runtime::{PAGE, say};
+
+/// A kernel stack has this many pages at most (Linux, `arch/x86/include/asm/page_64_types.h`, `THREAD_SIZE`).
+const STACK_PAGES: u64 = 4;
+
+/// What Xen pushes at once: a frame, an error code, and RCX and R11 below it (Xen, `create_bounce_frame`), with room to spare.
+const PUSHED: u64 = 128;
+
+/// Where the kernel changes stacks, and what has been done about that.
+#[derive(Debug)]
+pub(super) struct Stacks {
+    /// The site behind which the kernel goes to the unwritable stack in RAX, if there is one.
+    unwritable: Option<u64>,
+    /// The sites of SYSRET: of SYSCALL's entry code, and of that for compatibility mode.
+    returns: [u64; 2],
+    /// Tables of the kernel half that had been dropped when all stacks were mapped last.
+    evictions: u64,
+    /// Where the kernel goes from one thread's stack to another's, if that is known.
+    switch: Option<StackSwitch>,
+    /// Whether threads' stacks can be missing: there is a breakpoint, or it has been said that there can be none.
+    watched: bool,
+    /// The word from which SYSCALL's entry code loads RSP.
+    named_by_entry: Option<u64>,
+    /// The guest's entry point for SYSCALL from compatibility mode, if what it accesses first is known to be mapped.
+    prepared32: Option<u64>,
+}
+
+impl Stacks {
+    /// Of a kernel with these sites, in whose text there is a breakpoint at `unwritable`.
+    pub(super) fn new(engine: &Engine<'_>, unwritable: Option<u64>, switch: Option<StackSwitch>) -> Self {
+        let mut sites = engine.entries().filter(|(_, entry)| entry.class() == Class::Sysret);
+        let returns = [(); 2].map(|()| sites.next().map_or(0, |(_, entry)| entry.address()));
+        Self { unwritable, returns, evictions: 0, switch, watched: false, named_by_entry: None, prepared32: None }
+    }
+
+    /// Whether the kernel is about to leave its stack for an unwritable one, at this site.
+    pub(super) fn is_left_behind(&self, site: u64) -> bool {
+        self.unwritable == Some(site)
+    }
+}
+
+impl Resident {
+    /// Maps the stack that the kernel goes on with, below RSP.
+    pub(super) fn reach_stack(&mut self, rsp: u64) {
+        let top = rsp.wrapping_sub(8);
+        if top >> 63 == 0 && self.has_run_user {
+            return;
+        }
+        self.machine.shadow.hold(top);
+        self.machine.reach_for_writing(top);
+        if top % PAGE < PUSHED {
+            self.machine.reach_for_writing(rsp.wrapping_sub(PUSHED));
+        }
+    }
+
+    /// If tables of the kernel half have been dropped, maps the stacks that the kernel can come to, and looks after the others.
+    /// `current` is the RSP that the kernel goes on with, if it does.
+    pub(super) fn keep_stacks(&mut self, context: &Context, current: Option<u64>) {
+        if self.machine.shadow.statistics().kernel_evictions == self.stacks.evictions {
+            return;
+        }
+        self.stacks.prepared32 = None;
+        SYSCALL_TARGET.store(xen_syscall_slow as *const () as u64, Ordering::Relaxed);
+        self.watch_the_switch();
+        let kept = self.keep_named_stacks().and_then(|()| current.map_or(Ok(()), |rsp| self.keep_stack(rsp)));
+        if kept.is_err() {
+            super::die(context, "without a page table left for a stack");
+        }
+        self.stacks.evictions = self.machine.shadow.statistics().kernel_evictions;
+    }
+
+    /// Those that the TSS (SDM Vol. 3A, 8.7, figure 8-11) and the entry code name, and the code behind which SYSRET is.
+    fn keep_named_stacks(&mut self) -> Result<(), OutOfTables> {
+        const RSP0: u64 = 4;
+        const IST1: u64 = 36;
+        let mut stacks = [0; 9];
+        let tss = self.cpu.tr;
+        if u64::from(tss.limit) >= IST1 + 7 * 8 - 1 {
+            stacks[0] = self.machine.word(tss.base + RSP0).unwrap_or(0);
+            stacks[1..8].copy_from_slice(&self.machine.words::<7>(tss.base + IST1).unwrap_or([0; 7]));
+        }
+        stacks[8] = self.stacks.named_by_entry.and_then(|word| self.machine.word(word)).unwrap_or(0);
+        for stack in stacks {
+            self.keep_stack(stack)?;
+        }
+        for site in self.stacks.returns {
+            // The instructions before it, which load the program's RSP, and the site.
+            self.require(site.wrapping_sub(16), false)?;
+            self.require(site, false)?;
+        }
+        Ok(())
+    }
+
+    /// Maps a stack, from its top down, as far as the guest does.
+    fn keep_stack(&mut self, top: u64) -> Result<(), OutOfTables> {
+        for page in 0..STACK_PAGES {
+            let address = top.wrapping_sub(8).wrapping_sub(page * PAGE);
+            if top >> 63 == 0 || !self.require(address, true)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn require(&mut self, address: u64, write: bool) -> Result<bool, OutOfTables> {
+        self.machine.shadow.require(address, write, &mut self.machine.tables)
+    }
+
+    /// The kernel is about to leave its stack for one that cannot be written: the address of that is in RAX.
+    pub(super) fn reach_unwritable_stack(&mut self, context: &Context) {
+        let stack = context.registers.rax;
+        if !self.machine.tables.is_mapped(stack, false) && self.require(stack, false).is_err() {
+            super::die(context, "without a page table left for a stack");
+        }
+    }
+
+    /// Puts a breakpoint where the kernel goes from one thread's stack to another's.
+    fn watch_the_switch(&mut self) {
+        if core::mem::replace(&mut self.stacks.watched, true) {
+            return;
+        }
+        let physical = |switch: &StackSwitch| switch.load.wrapping_add(self.head_distance);
+        let place = self.stacks.switch.as_ref().map(physical).and_then(|at| self.machine.tables.memory.place(at));
+        let Some(place) = place else {
+            say!("page tables are short, and where this kernel changes stacks is unknown: a thread may end it");
+            return;
+        };
+        // SAFETY: the instruction in the kernel's text, in the guest's memory; the guest does not run.
+        unsafe { pointer::<u8>(place).write(0xcc) };
+    }
+
+    /// A breakpoint at `at`: if the kernel goes to another thread's stack there, maps that, and goes there.
+    pub(super) fn change_stacks(&mut self, context: &mut Context, at: u64) -> bool {
+        let Some(StackSwitch { load, next, displacement }) = self.stacks.switch else { return false };
+        if at != load {
+            return false;
+        }
+        let Some(stack) = self.machine.word(context.registers.rsi.wrapping_add_signed(displacement.into())) else {
+            super::die(context, "at a change of stacks, without the new one");
+        };
+        if self.keep_stack(stack).is_err() {
+            super::die(context, "without a page table left for a stack");
+        }
+        (context.rsp, context.rip) = (stack, next);
+        true
+    }
+
+    /// SYSCALL, for the first time since the guest said where that goes.
+    pub(super) fn syscall(&mut self, context: &mut Context) {
+        self.prepare_gap(context, self.cpu.lstar);
+        SYSCALL_TARGET.store(self.cpu.lstar, Ordering::Relaxed);
+        context.rip = self.cpu.lstar;
+    }
+
+    /// SYSCALL from compatibility mode.
+    pub(super) fn syscall32(&mut self, context: &mut Context) {
+        if self.stacks.prepared32 != Some(self.cpu.cstar) {
+            self.prepare_gap(context, self.cpu.cstar);
+            self.stacks.prepared32 = Some(self.cpu.cstar);
+        }
+        self.transfer(context, |cpu, context| {
+            let next = context.rip;
+            context.rip = next.wrapping_sub(2);
+            wedge::cpu::transfer::syscall(cpu, context, next, false)
+        });
+    }
+
+    /// From the first instruction behind SYSCALL on nothing may fault until a stack is loaded, since what Xen pushed then would
+    /// be pushed on the program's stack; and that one must be there.
+    fn prepare_gap(&mut self, context: &Context, entry: u64) {
+        let prepared = self.follow_gap(entry).and_then(|()| self.keep_named_stacks());
+        if prepared.is_err() {
+            super::die(context, "without a page table left for the entry of system calls");
+        }
+    }
+
+    fn follow_gap(&mut self, entry: u64) -> Result<(), OutOfTables> {
+        let mut address = entry;
+        for _ in 0..16 {
+            self.require(address, false)?;
+            if let Some((_, entry)) = self.engine.site_at(address) {
+                address = entry.end();
+                continue;
+            }
+            let mut bytes = [0; 15];
+            let length = self.fetch(address, &mut bytes, false);
+            let Some(instruction) = decode(&bytes[..length], address) else { return Ok(()) };
+            let operand = self.operand(&instruction);
+            if let Some(operand) = operand {
+                self.require(operand, true)?;
+            }
+            address = instruction.next_ip();
+            if instruction.op0_register() == Register::RSP && operand.is_some() {
+                self.stacks.named_by_entry = operand;
+                self.require(address, false)?;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The address of an operand in memory, if it is constant but for GS.
+    fn operand(&mut self, instruction: &Instruction) -> Option<u64> {
+        let in_memory = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
+        let constant = matches!(instruction.memory_base(), Register::None | Register::RIP);
+        // At SYSCALL the kernel's base is the one that SWAPGS makes active.
+        let base = if instruction.segment_prefix() == Register::GS { self.machine.kernel_gs_base() } else { 0 };
+        (in_memory && constant).then(|| base.wrapping_add(instruction.memory_displacement64()))
+    }
+}

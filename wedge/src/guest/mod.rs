@@ -1,0 +1,3 @@
+//! What the wedge knows of its guest.
+
+pub mod linux;

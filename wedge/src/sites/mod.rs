@@ -1,0 +1,75 @@
+//! The site rewriter: from a checked table of sites to a kernel whose sensitive instructions are taken over, and back.
+//!
+//! The way of a site: its record is held against the bytes in its slot ([`encoding`]); [`way`](mod@way) decides how it can be
+//! taken in the chosen mode; [`fuse`] or [`stub`] say what is written; the [`Engine`] keeps what it needs to undo and redo
+//! that, and to tell where in the guest a stub's instruction belongs.
+//!
+//! There are two kinds of host. Where the guest's kernel has its privileges, its instructions stay, and what may be added is
+//! a counter or a hook: native, identity and profile mode. Where it has none they are replaced: virtual mode, [`deprivileged`]
+//! and [`templates`].
+//!
+//! All of it is arithmetic on bytes. Where the guest's text is, and how it comes to be writable, is behind [`GuestText`]; the
+//! memory for stubs, counters and notes is handed in. So the same code runs in a test on any machine.
+//!
+//! Addresses are virtual ones at run time: what is written is relative to them. At boot nothing runs there yet, and
+//! [`GuestText`] looks an address up in the loaded image.
+
+mod bytes;
+mod deprivileged;
+mod encoding;
+mod engine;
+mod entry;
+mod fuse;
+mod moves;
+mod order;
+mod stub;
+mod summary;
+mod table;
+mod templates;
+mod way;
+
+pub use deprivileged::Virtual;
+pub use engine::{Engine, Memory, Outcome, Presented};
+pub use entry::{Entry, Flush, Original};
+pub use stub::{Hooks, STUB_SIZE};
+pub use summary::{Lost, Summary};
+pub use table::{Reason, Refusal, SiteTable};
+pub use templates::{Interrupted, Word};
+pub use way::{Form, Hook, Left, Mode};
+
+use annotate::check::Contradiction;
+use annotate::record::AllegedSite;
+
+/// Text of the guest that can be written to.
+pub trait GuestText {
+    /// The `length` bytes at an address, `None` if they are no text.
+    fn slot(&mut self, address: u64, length: usize) -> Option<&mut [u8]>;
+}
+
+/// Text that is all in one piece.
+#[derive(Debug)]
+pub struct Piece<'a> {
+    /// Its bytes.
+    pub bytes: &'a mut [u8],
+    /// The address of the first.
+    pub address: u64,
+}
+
+impl GuestText for Piece<'_> {
+    fn slot(&mut self, address: u64, length: usize) -> Option<&mut [u8]> {
+        let offset = usize::try_from(address.wrapping_sub(self.address)).ok()?;
+        self.bytes.get_mut(offset..offset.checked_add(length)?)
+    }
+}
+
+/// Holds an alleged site against the bytes of its slot, as [`annotate::check::check`] does, only faster.
+///
+/// # Errors
+///
+/// The first contradiction between the two.
+pub fn check(site: &AllegedSite, slot: &[u8]) -> Result<(), Contradiction> {
+    encoding::Shape::of(site, slot, bytes::Bytes::read(slot)).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests;

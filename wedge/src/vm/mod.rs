@@ -1,0 +1,4 @@
+//! A guest while it runs, whatever the host.
+
+pub mod modules;
+pub mod port;
