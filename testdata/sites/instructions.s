@@ -34,6 +34,7 @@ instructions:
 	movq	%cr2, %r15		# site: mov-from-cr
 	mov	%cr8, %rdi		# site: mov-from-cr
 	mov	%rdi, %cr3		# site: mov-to-cr
+	mov	%rax, %cr4		# site: mov-to-cr
 	movq	%r8, %cr8		# site: mov-to-cr
 	mov	%db0, %rax		# site: mov-from-dr
 	movq	%dr6, %r11		# site: mov-from-dr

@@ -168,8 +168,8 @@ fn template(site: &AllegedSite, original: Bytes, machine: &Virtual) -> Option<Te
         Class::Sysret if alone(&[0x48, 0x0f, 0x07]) => Template::Sysretq,
         Class::Iret | Class::Sysret => Template::EmulateWithoutStack,
         Class::MovFromCr if readable(&bytes, machine).is_some() => Template::MovFromCr,
-        Class::MovFromSeg if !reads_cs_or_ss(original) => return None,
-        class if stays(class) => return None,
+        Class::MovFromSeg if reads_cs_or_ss(original) => Template::Emulate,
+        class if stays(class).is_some() => return None,
         _ => Template::Emulate,
     };
     Some(wanted)
@@ -243,24 +243,24 @@ pub(super) fn is_lost(class: Class, left: Left) -> bool {
     is_silent && !matches!(left, Left::Code32 | Left::Copied | Left::Data)
 }
 
-/// Whether instructions of this class stay as they are.
+/// Why instructions of this class stay as they are, in a few words; `None` if they do not. MOV from CS and SS does not,
+/// either.
+#[must_use]
 #[rustfmt::skip]
-fn stays(class: Class) -> bool {
-    matches!(class,
-        // They do the same at every privilege level.
+pub fn stays(class: Class) -> Option<&'static str> {
+    Some(match class {
         Class::Rdtsc | Class::Rdpru | Class::Umonitor | Class::Umwait | Class::Tpause | Class::Xgetbv | Class::Rdpkru
-        | Class::Wrpkru
-        // It is executed for the time (Linux 6.1, `rdtsc_ordered`); IA32_TSC_AUX is the host's.
-        | Class::Rdtscp
-        // The registers are the guest's own. The base of GS is not always, nor are the selectors in CS and SS.
-        | Class::Rdfsbase | Class::Wrfsbase | Class::PushSeg
-        // It is executed for its side effect, which is the same, and its result is not looked at (Linux 6.1,
-        // `mds_clear_cpu_buffers`).
-        | Class::Verw
-        // The host delivers the breakpoint, as the processor would.
-        | Class::Int3
-        // CPUID hides the feature: never executed. SMAP,
-        | Class::Clac | Class::Stac
+        | Class::Wrpkru => "the same in every ring",
+        // Linux 6.1, `rdtsc_ordered`. IA32_TSC_AUX is the host's.
+        Class::Rdtscp => "executed for the time",
+        // The base of GS is not always, nor are the selectors in CS and SS.
+        Class::Rdfsbase | Class::Wrfsbase | Class::PushSeg | Class::MovFromSeg => "the registers are the guest's own",
+        // The side effect is the same, and the result is not looked at (Linux 6.1, `mds_clear_cpu_buffers`).
+        Class::Verw => "executed for its side effect",
+        // As the processor would.
+        Class::Int3 => "the host delivers the breakpoint",
+        // The guest never executes these. SMAP,
+        Class::Clac | Class::Stac
         // MONITOR and user interrupts,
         | Class::Monitor | Class::Mwait | Class::Monitorx | Class::Mwaitx | Class::Clui | Class::Stui | Class::Senduipi
         | Class::Uiret
@@ -273,10 +273,11 @@ fn stays(class: Class) -> bool {
         // enclaves, measured launch, memory encryption,
         | Class::Encls | Class::Enclv | Class::Getsec | Class::Seamcall | Class::Seamops | Class::Seamret | Class::Tdcall
         | Class::Psmash | Class::Pvalidate | Class::Rmpadjust | Class::Rmpupdate
-        // virtual machines. A hypercall is not for this host, nor for one below it.
-        | Class::Vmcall | Class::Vmmcall | Class::Vmfunc | Class::Vmx | Class::Svm | Class::Clgi | Class::Stgi
-        | Class::Invlpga
-        // Undefined outside of system management mode, in every ring.
-        | Class::Rsm
-    )
+        // virtual machines.
+        | Class::Vmfunc | Class::Vmx | Class::Svm | Class::Clgi | Class::Stgi | Class::Invlpga => "CPUID hides the feature",
+        // Nor for one below it.
+        Class::Vmcall | Class::Vmmcall => "a hypercall is not for this host",
+        Class::Rsm => "undefined outside of system management mode",
+        _ => return None,
+    })
 }

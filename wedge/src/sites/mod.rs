@@ -28,7 +28,7 @@ mod table;
 mod templates;
 mod way;
 
-pub use deprivileged::Virtual;
+pub use deprivileged::{Virtual, stays};
 pub use engine::{Engine, Memory, Outcome, Presented};
 pub use entry::{Entry, Flush, Original};
 pub use stub::{Hooks, STUB_SIZE};
