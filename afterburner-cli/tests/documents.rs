@@ -13,8 +13,7 @@ use annotate::object::{Elf, Records};
 use annotate::record::{AllegedSite, Flags, Liveness, MINIMUM_SLOT, RawRecord};
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 use support::Lab;
-use wedge::rewrite::{Engine, Form, Hooks, Memory, Mode, Piece, STUB_SIZE, Summary, Virtual, stays};
-use wedge::sites::SiteTable;
+use wedge::sites::{Engine, Form, Hooks, Memory, Mode, Piece, STUB_SIZE, SiteTable, Summary, Virtual, stays};
 
 /// The variable with which [`CLASSES`] is written instead of compared.
 const OVERWRITE: &str = "AFTERBURNER_OVERWRITE";
