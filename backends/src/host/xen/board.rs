@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use wedge::cpu::Size;
 use wedge::platform::{Board as PlatformBoard, Platform};
+use wedge::vm::Board as VmBoard;
 use x86_64::instructions::port::Port;
 
 use super::console;
@@ -119,46 +120,6 @@ impl Board {
             Err(Refused(error)) => say!("Xen refuses interrupt line {line}, error {error}: its devices will be silent"),
         }
     }
-
-    /// Looks at all event channels, and hands the platform what has come.
-    pub(super) fn collect(&mut self, platform: &mut Platform) {
-        let info = SHARED_PAGE.info();
-        let vcpu = &info.vcpu[0];
-        vcpu.pending.store(0, Ordering::SeqCst);
-        if vcpu.pending_selector.swap(0, Ordering::SeqCst) & 1 == 0 {
-            return;
-        }
-        let events = info.pending[0].load(Ordering::SeqCst) & !info.masked[0].load(Ordering::SeqCst);
-        info.pending[0].fetch_and(!events, Ordering::SeqCst);
-        for port in (0..64).filter(|port| events >> port & 1 == 1) {
-            match self.sources[port] {
-                Source::None => {}
-                Source::Timer => {
-                    self.timer = None;
-                    platform.advance(self);
-                }
-                Source::Console => platform.input(self),
-                Source::Line(line) => platform.set_line(line, true),
-            }
-        }
-    }
-
-    /// Waits until there is an event, or the platform's next moment has come.
-    pub(super) fn wait(&mut self, platform: &mut Platform) {
-        let until = platform.deadline().unwrap_or(0);
-        hypercall::poll(&self.ports[..self.port_count], until);
-        self.collect(platform);
-        platform.advance(self);
-    }
-
-    /// Has Xen tell when the platform's next moment has come.
-    pub(super) fn set_timer(&mut self, platform: &Platform) {
-        let deadline = platform.deadline();
-        if deadline != self.timer && deadline.is_some() {
-            hypercall::set_timer(deadline.unwrap_or(0));
-            self.timer = deadline;
-        }
-    }
 }
 
 /// The frequency of the time-stamp counter in kHz: the inverse of Xen's scale from ticks to nanoseconds.
@@ -245,5 +206,45 @@ impl PlatformBoard for Board {
 
     fn reset(&mut self) {
         shutdown(Reason::Reboot)
+    }
+}
+
+impl VmBoard for Board {
+    /// Looks at all event channels.
+    fn collect(&mut self, platform: &mut Platform) {
+        let info = SHARED_PAGE.info();
+        let vcpu = &info.vcpu[0];
+        vcpu.pending.store(0, Ordering::SeqCst);
+        if vcpu.pending_selector.swap(0, Ordering::SeqCst) & 1 == 0 {
+            return;
+        }
+        let events = info.pending[0].load(Ordering::SeqCst) & !info.masked[0].load(Ordering::SeqCst);
+        info.pending[0].fetch_and(!events, Ordering::SeqCst);
+        for port in (0..64).filter(|port| events >> port & 1 == 1) {
+            match self.sources[port] {
+                Source::None => {}
+                Source::Timer => {
+                    self.timer = None;
+                    platform.advance(self);
+                }
+                Source::Console => platform.input(self),
+                Source::Line(line) => platform.set_line(line, true),
+            }
+        }
+    }
+
+    fn wait(&mut self, platform: &mut Platform) {
+        let until = platform.deadline().unwrap_or(0);
+        hypercall::poll(&self.ports[..self.port_count], until);
+        self.collect(platform);
+        platform.advance(self);
+    }
+
+    fn set_timer(&mut self, platform: &Platform) {
+        let deadline = platform.deadline();
+        if deadline != self.timer && deadline.is_some() {
+            hypercall::set_timer(deadline.unwrap_or(0));
+            self.timer = deadline;
+        }
     }
 }

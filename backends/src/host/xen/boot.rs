@@ -20,20 +20,19 @@ use wedge::platform::{Pci, Platform};
 use wedge::shadow::{Memory as ShadowMemory, Mode as PagingMode, Notes, OutOfTables, Shadow, TableInfo};
 use wedge::sites::{Engine, Lost, Mode, Refusal, Virtual};
 use wedge::vm::port::Port;
+use wedge::vm::{Account, Machine, Space, Text, Vcpu, paging_mode};
 
-use super::account::Account;
 use super::board::Board;
 use super::entry::{self, CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, exit, xen_resume};
 use super::hypercall::{self, Refused};
 use super::interface::{KERNEL_CS, KERNEL_SS, MACHINE_TO_PHYSICAL, StartInfo, TrapInfo};
-use super::machine::{Machine, paging_mode};
 use super::memory::{FEWEST_TABLES, LIMIT, LINEAR, Memory, MemoryError, Usable, pointer};
-use super::modules::LiveModules;
 use super::narrow_stack::Springboard;
+use super::processor::Processor;
 use super::segments::Segments;
 use super::stacks::Stacks;
 use super::tables::{Parts, Tables};
-use super::traps::{self, Decoded, Resident};
+use super::traps::{self, Vm, Xen};
 use super::{console, console::use_ring};
 use crate::Backend;
 use crate::boot::options::{InvalidOption, Options};
@@ -264,7 +263,7 @@ fn command_line(contents: &Payload<'_>, start: &StartInfo) -> Result<&'static Co
     let line = start.command_line.split(|byte| *byte == 0).next().unwrap_or_default();
     let line = core::str::from_utf8(line).map_err(|_| Failure::CommandLineText)?;
     let joined = CommandLine::join(contents.command_line, line).map_err(Failure::CommandLine)?;
-    let mut frequency = Text { bytes: [0; 48], length: 0 };
+    let mut frequency = Words { bytes: [0; 48], length: 0 };
     let _ = write!(frequency, "tsc_early_khz={} tsc=reliable", super::board::ticks_per_millisecond());
     let joined = CommandLine::join(frequency.as_str(), joined.as_str()).map_err(Failure::CommandLine)?;
     if words(joined.as_str()).any(|word| word.name == "pti" && word.value == Some("on")) {
@@ -281,18 +280,18 @@ fn command_line(contents: &Payload<'_>, start: &StartInfo) -> Result<&'static Co
 const PIECES: usize = 64;
 
 /// A word for the guest.
-struct Text {
+struct Words {
     bytes: [u8; 48],
     length: usize,
 }
 
-impl Text {
+impl Words {
     fn as_str(&self) -> &str {
         core::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
     }
 }
 
-impl fmt::Write for Text {
+impl fmt::Write for Words {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let place = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
         place.copy_from_slice(text.as_bytes());
@@ -434,47 +433,39 @@ fn take_over(
     let platform = Platform::new(pci);
     let account = Account { moved, sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() };
     let mut machine = Machine {
-        shadow,
-        tables,
+        space: Space { shadow, memory: tables },
         platform,
         board,
-        segments,
-        springboard,
+        processor: Processor::new(segments),
         touched: true,
+        flushed: false,
+        modules: modules.clone(),
         port: Port::new(),
         account,
-        modules: modules.clone(),
-        flushed: false,
-        real_cr4: x86_64::registers::control::Cr4::read_raw(),
     };
     let mut cpu = VirtualCpu::new(Limits::of(&mut machine));
     cpu.cr3 = FIRST_TABLES;
     cpu.gdt = Table { base: FIRST_DESCRIPTORS, limit: 4 * 8 - 1 };
-    machine.shadow.set_mode(paging_mode(&cpu), &mut machine.tables);
+    machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
     let sysret =
         engine.entries().find(|(_, entry)| entry.class() == Class::Sysret && entry.original().starts_with(&[0x48]));
     let sysret = sysret.map_or(usize::MAX, |(number, _)| number);
     // SAFETY: this is the only call.
     let regions = unsafe { crate::runtime::modules::regions() };
-    let mut resident = Resident {
-        sysret,
-        stacks,
-        cpu,
+    let kernel = address..address + (extent.end - extent.start);
+    let head_distance = extent.start.wrapping_sub(address);
+    let window = WINDOW..WINDOW + WINDOW_LENGTH;
+    let mut vm = Vm {
+        vcpu: Vcpu::new(cpu),
         machine,
-        engine,
-        modules: LiveModules::new(modules, regions),
-        kernel: address..address + (extent.end - extent.start),
-        head_distance: extent.start.wrapping_sub(address),
-        wanted: None,
-        decoded: Decoded::NONE,
-        steps: false,
-        has_run_user: false,
+        text: Text::new(engine, kernel, head_distance, window, modules, regions),
+        host: Xen { stacks, springboard, sysret, steps: false },
     };
     if privileged {
-        resident.machine.board.take_lines();
+        vm.machine.board.take_lines();
     }
-    resident.reach_image(extent);
-    traps::stay(resident);
+    vm.reach_image(extent);
+    traps::stay(vm);
     Ok(())
 }
 

@@ -32,7 +32,7 @@ use super::interface::{KERNEL_CS, KERNEL_SS, mmuext};
 use super::memory::LINEAR;
 use super::segments::Segments;
 use super::tables::Tables;
-use super::traps::{INTERRUPT_FLAG, Resident};
+use super::traps::{Vm, Xen};
 use crate::runtime::PAGE;
 
 /// What user mode gets to see.
@@ -99,31 +99,31 @@ impl Springboard {
     }
 }
 
-impl Resident {
+impl Xen {
     /// A context that is about to go on in user mode goes by the springboard, if its stack has 16 bits.
-    pub(super) fn use_springboard(&mut self, context: &mut Context) {
-        if !Springboard::is_for(context.ss, &self.machine.segments) {
+    pub(super) fn use_springboard(vm: &mut Vm, context: &mut Context) {
+        if !Springboard::is_for(context.ss, &vm.machine.processor.segments) {
             return;
         }
         let Context { rip, cs, rflags, rsp, ss, .. } = *context;
         *Springboard::frame() = Frame { rip, cs, rflags, rsp, ss };
         let address = Springboard::address_for(rsp);
-        let page = self.machine.tables.memory.machine_of(SPRINGBOARD.0.get().addr() as u64);
-        let Springboard { tables, path, .. } = self.machine.springboard;
+        let page = vm.machine.space.memory.memory.machine_of(SPRINGBOARD.0.get().addr() as u64);
+        let Springboard { tables, path, .. } = vm.host.springboard;
         if path != Some(address) {
-            self.machine.tables.lead(tables, path, address, page);
+            vm.machine.space.memory.lead(tables, path, address, page);
         }
-        self.machine.tables.set_users_pointers(tables[0], address, true);
-        self.machine.springboard = Springboard { tables, path: Some(address), address: Some(address) };
+        vm.machine.space.memory.set_users_pointers(tables[0], address, true);
+        vm.host.springboard = Springboard { tables, path: Some(address), address: Some(address) };
         (context.rip, context.rsp) = Springboard::start(address);
         // Neither TF, nor NT, with which there is no IRETQ.
-        (context.cs, context.rflags, context.ss) = (KERNEL_CS, rflags & INTERRUPT_FLAG | flags::FIXED, KERNEL_SS);
+        (context.cs, context.rflags, context.ss) = (KERNEL_CS, rflags & flags::INTERRUPT | flags::FIXED, KERNEL_SS);
     }
 
     /// A context that comes in: the springboard is no longer in use, and one that was still on it has left it.
-    pub(super) fn leave_springboard(&mut self, context: &mut Context) {
-        let Some(address) = self.machine.springboard.address.take() else { return };
-        self.machine.tables.set_users_pointers(self.machine.springboard.tables[0], address, false);
+    pub(super) fn leave_springboard(vm: &mut Vm, context: &mut Context) {
+        let Some(address) = vm.host.springboard.address.take() else { return };
+        vm.machine.space.memory.set_users_pointers(vm.host.springboard.tables[0], address, false);
         hypercall::flush_page(address);
         if !context.is_user() || (context.rip, context.rsp) != Springboard::start(address) {
             return;

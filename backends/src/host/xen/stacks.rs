@@ -31,10 +31,11 @@ use wedge::cpu::{Context, Host as _, decode};
 use wedge::guest::linux::StackSwitch;
 use wedge::shadow::OutOfTables;
 use wedge::sites::Engine;
+use wedge::vm::Memory as _;
 
 use super::entry::{SYSCALL_TARGET, xen_syscall_slow};
 use super::memory::pointer;
-use super::traps::Resident;
+use super::traps::{Vm, Xen};
 use crate::runtime::{PAGE, say};
 
 /// A kernel stack has this many pages at most (Linux, `arch/x86/include/asm/page_64_types.h`, `THREAD_SIZE`).
@@ -76,88 +77,89 @@ impl Stacks {
     }
 }
 
-impl Resident {
+impl Xen {
     /// Maps the stack that the kernel goes on with, below RSP.
-    pub(super) fn reach_stack(&mut self, rsp: u64) {
+    pub(super) fn reach_stack(vm: &mut Vm, rsp: u64) {
         let top = rsp.wrapping_sub(8);
-        if top >> 63 == 0 && self.has_run_user {
+        if top >> 63 == 0 && vm.vcpu.has_run_user {
             return;
         }
-        self.machine.shadow.hold(top);
-        self.machine.reach_for_writing(top);
+        vm.machine.space.shadow.hold(top);
+        vm.machine.space.reach_for_writing(top);
         if top % PAGE < PUSHED {
-            self.machine.reach_for_writing(rsp.wrapping_sub(PUSHED));
+            vm.machine.space.reach_for_writing(rsp.wrapping_sub(PUSHED));
         }
     }
 
     /// If tables of the kernel half have been dropped, maps the stacks that the kernel can come to, and looks after the others.
     /// `current` is the RSP that the kernel goes on with, if it does.
-    pub(super) fn keep_stacks(&mut self, context: &Context, current: Option<u64>) {
-        if self.machine.shadow.statistics().kernel_evictions == self.stacks.evictions {
+    pub(super) fn keep_stacks(vm: &mut Vm, context: &Context, current: Option<u64>) {
+        if vm.machine.space.shadow.statistics().kernel_evictions == vm.host.stacks.evictions {
             return;
         }
-        self.stacks.prepared32 = None;
+        vm.host.stacks.prepared32 = None;
         SYSCALL_TARGET.store(xen_syscall_slow as *const () as u64, Ordering::Relaxed);
-        self.watch_the_switch();
-        let kept = self.keep_named_stacks().and_then(|()| current.map_or(Ok(()), |rsp| self.keep_stack(rsp)));
+        Self::watch_the_switch(vm);
+        let kept = Self::keep_named_stacks(vm).and_then(|()| current.map_or(Ok(()), |rsp| Self::keep_stack(vm, rsp)));
         if kept.is_err() {
-            super::die(context, "without a page table left for a stack");
+            Vm::die(context, "without a page table left for a stack");
         }
-        self.stacks.evictions = self.machine.shadow.statistics().kernel_evictions;
+        vm.host.stacks.evictions = vm.machine.space.shadow.statistics().kernel_evictions;
     }
 
     /// Those that the TSS (SDM Vol. 3A, 8.7, figure 8-11) and the entry code name, and the code behind which SYSRET is.
-    fn keep_named_stacks(&mut self) -> Result<(), OutOfTables> {
+    fn keep_named_stacks(vm: &mut Vm) -> Result<(), OutOfTables> {
         const RSP0: u64 = 4;
         const IST1: u64 = 36;
         let mut stacks = [0; 9];
-        let tss = self.cpu.tr;
+        let tss = vm.vcpu.cpu.tr;
         if u64::from(tss.limit) >= IST1 + 7 * 8 - 1 {
-            stacks[0] = self.machine.word(tss.base + RSP0).unwrap_or(0);
-            stacks[1..8].copy_from_slice(&self.machine.words::<7>(tss.base + IST1).unwrap_or([0; 7]));
+            stacks[0] = vm.machine.space.word(tss.base + RSP0).unwrap_or(0);
+            stacks[1..8].copy_from_slice(&vm.machine.space.words::<7>(tss.base + IST1).unwrap_or([0; 7]));
         }
-        stacks[8] = self.stacks.named_by_entry.and_then(|word| self.machine.word(word)).unwrap_or(0);
+        stacks[8] = vm.host.stacks.named_by_entry.and_then(|word| vm.machine.space.word(word)).unwrap_or(0);
         for stack in stacks {
-            self.keep_stack(stack)?;
+            Self::keep_stack(vm, stack)?;
         }
-        for site in self.stacks.returns {
+        for site in vm.host.stacks.returns {
             // The instructions before it, which load the program's RSP, and the site.
-            self.require(site.wrapping_sub(16), false)?;
-            self.require(site, false)?;
+            Self::require(vm, site.wrapping_sub(16), false)?;
+            Self::require(vm, site, false)?;
         }
         Ok(())
     }
 
     /// Maps a stack, from its top down, as far as the guest does.
-    fn keep_stack(&mut self, top: u64) -> Result<(), OutOfTables> {
+    fn keep_stack(vm: &mut Vm, top: u64) -> Result<(), OutOfTables> {
         for page in 0..STACK_PAGES {
             let address = top.wrapping_sub(8).wrapping_sub(page * PAGE);
-            if top >> 63 == 0 || !self.require(address, true)? {
+            if top >> 63 == 0 || !Self::require(vm, address, true)? {
                 break;
             }
         }
         Ok(())
     }
 
-    fn require(&mut self, address: u64, write: bool) -> Result<bool, OutOfTables> {
-        self.machine.shadow.require(address, write, &mut self.machine.tables)
+    fn require(vm: &mut Vm, address: u64, write: bool) -> Result<bool, OutOfTables> {
+        vm.machine.space.shadow.require(address, write, &mut vm.machine.space.memory)
     }
 
     /// The kernel is about to leave its stack for one that cannot be written: the address of that is in RAX.
-    pub(super) fn reach_unwritable_stack(&mut self, context: &Context) {
+    pub(super) fn reach_unwritable_stack(vm: &mut Vm, context: &Context) {
         let stack = context.registers.rax;
-        if !self.machine.tables.is_mapped(stack, false) && self.require(stack, false).is_err() {
-            super::die(context, "without a page table left for a stack");
+        if !vm.machine.space.memory.is_mapped(stack, false) && Self::require(vm, stack, false).is_err() {
+            Vm::die(context, "without a page table left for a stack");
         }
     }
 
     /// Puts a breakpoint where the kernel goes from one thread's stack to another's.
-    fn watch_the_switch(&mut self) {
-        if core::mem::replace(&mut self.stacks.watched, true) {
+    fn watch_the_switch(vm: &mut Vm) {
+        if core::mem::replace(&mut vm.host.stacks.watched, true) {
             return;
         }
-        let physical = |switch: &StackSwitch| switch.load.wrapping_add(self.head_distance);
-        let place = self.stacks.switch.as_ref().map(physical).and_then(|at| self.machine.tables.memory.place(at));
+        let physical = |switch: &StackSwitch| switch.load.wrapping_add(vm.text.head_distance);
+        let place =
+            vm.host.stacks.switch.as_ref().map(physical).and_then(|at| vm.machine.space.memory.memory.place(at));
         let Some(place) = place else {
             say!("page tables are short, and where this kernel changes stacks is unknown: a thread may end it");
             return;
@@ -167,35 +169,35 @@ impl Resident {
     }
 
     /// A breakpoint at `at`: if the kernel goes to another thread's stack there, maps that, and goes there.
-    pub(super) fn change_stacks(&mut self, context: &mut Context, at: u64) -> bool {
-        let Some(StackSwitch { load, next, displacement }) = self.stacks.switch else { return false };
+    pub(super) fn change_stacks(vm: &mut Vm, context: &mut Context, at: u64) -> bool {
+        let Some(StackSwitch { load, next, displacement }) = vm.host.stacks.switch else { return false };
         if at != load {
             return false;
         }
-        let Some(stack) = self.machine.word(context.registers.rsi.wrapping_add_signed(displacement.into())) else {
-            super::die(context, "at a change of stacks, without the new one");
+        let Some(stack) = vm.machine.space.word(context.registers.rsi.wrapping_add_signed(displacement.into())) else {
+            Vm::die(context, "at a change of stacks, without the new one");
         };
-        if self.keep_stack(stack).is_err() {
-            super::die(context, "without a page table left for a stack");
+        if Self::keep_stack(vm, stack).is_err() {
+            Vm::die(context, "without a page table left for a stack");
         }
         (context.rsp, context.rip) = (stack, next);
         true
     }
 
     /// SYSCALL, for the first time since the guest said where that goes.
-    pub(super) fn syscall(&mut self, context: &mut Context) {
-        self.prepare_gap(context, self.cpu.lstar);
-        SYSCALL_TARGET.store(self.cpu.lstar, Ordering::Relaxed);
-        context.rip = self.cpu.lstar;
+    pub(super) fn syscall(vm: &mut Vm, context: &mut Context) {
+        Self::prepare_gap(vm, context, vm.vcpu.cpu.lstar);
+        SYSCALL_TARGET.store(vm.vcpu.cpu.lstar, Ordering::Relaxed);
+        context.rip = vm.vcpu.cpu.lstar;
     }
 
     /// SYSCALL from compatibility mode.
-    pub(super) fn syscall32(&mut self, context: &mut Context) {
-        if self.stacks.prepared32 != Some(self.cpu.cstar) {
-            self.prepare_gap(context, self.cpu.cstar);
-            self.stacks.prepared32 = Some(self.cpu.cstar);
+    pub(super) fn syscall32(vm: &mut Vm, context: &mut Context) {
+        if vm.host.stacks.prepared32 != Some(vm.vcpu.cpu.cstar) {
+            Self::prepare_gap(vm, context, vm.vcpu.cpu.cstar);
+            vm.host.stacks.prepared32 = Some(vm.vcpu.cpu.cstar);
         }
-        self.transfer(context, |cpu, context| {
+        vm.transfer(context, |cpu, context| {
             let next = context.rip;
             context.rip = next.wrapping_sub(2);
             wedge::cpu::transfer::syscall(cpu, context, next, false)
@@ -204,32 +206,32 @@ impl Resident {
 
     /// From the first instruction behind SYSCALL on nothing may fault until a stack is loaded, since what Xen pushed then would
     /// be pushed on the program's stack; and that one must be there.
-    fn prepare_gap(&mut self, context: &Context, entry: u64) {
-        let prepared = self.follow_gap(entry).and_then(|()| self.keep_named_stacks());
+    fn prepare_gap(vm: &mut Vm, context: &Context, entry: u64) {
+        let prepared = Self::follow_gap(vm, entry).and_then(|()| Self::keep_named_stacks(vm));
         if prepared.is_err() {
-            super::die(context, "without a page table left for the entry of system calls");
+            Vm::die(context, "without a page table left for the entry of system calls");
         }
     }
 
-    fn follow_gap(&mut self, entry: u64) -> Result<(), OutOfTables> {
+    fn follow_gap(vm: &mut Vm, entry: u64) -> Result<(), OutOfTables> {
         let mut address = entry;
         for _ in 0..16 {
-            self.require(address, false)?;
-            if let Some((_, entry)) = self.engine.site_at(address) {
+            Self::require(vm, address, false)?;
+            if let Some((_, entry)) = vm.text.engine.site_at(address) {
                 address = entry.end();
                 continue;
             }
             let mut bytes = [0; 15];
-            let length = self.fetch(address, &mut bytes, false);
+            let length = vm.fetch(address, &mut bytes, false);
             let Some(instruction) = decode(&bytes[..length], address) else { return Ok(()) };
-            let operand = self.operand(&instruction);
+            let operand = Self::operand(vm, &instruction);
             if let Some(operand) = operand {
-                self.require(operand, true)?;
+                Self::require(vm, operand, true)?;
             }
             address = instruction.next_ip();
             if instruction.op0_register() == Register::RSP && operand.is_some() {
-                self.stacks.named_by_entry = operand;
-                self.require(address, false)?;
+                vm.host.stacks.named_by_entry = operand;
+                Self::require(vm, address, false)?;
                 return Ok(());
             }
         }
@@ -237,11 +239,11 @@ impl Resident {
     }
 
     /// The address of an operand in memory, if it is constant but for GS.
-    fn operand(&mut self, instruction: &Instruction) -> Option<u64> {
+    fn operand(vm: &mut Vm, instruction: &Instruction) -> Option<u64> {
         let in_memory = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
         let constant = matches!(instruction.memory_base(), Register::None | Register::RIP);
         // At SYSCALL the kernel's base is the one that SWAPGS makes active.
-        let base = if instruction.segment_prefix() == Register::GS { self.machine.kernel_gs_base() } else { 0 };
+        let base = if instruction.segment_prefix() == Register::GS { vm.machine.kernel_gs_base() } else { 0 };
         (in_memory && constant).then(|| base.wrapping_add(instruction.memory_displacement64()))
     }
 }

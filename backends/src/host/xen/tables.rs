@@ -14,10 +14,11 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use wedge::shadow::{Flush, Frame, Host, Leaf, Level, Linear, Link, Table};
+use wedge::vm::{Memory, Reached};
 
 use super::hypercall;
 use super::interface::{DOMID_IO, DOMID_SELF, MmuExtended, MmuUpdate, mmuext};
-use super::memory::{LINEAR, LINEAR_SLOT, LOW, Memory, entry, pointer};
+use super::memory::{LINEAR, LINEAR_SLOT, LOW, Memory as DomainMemory, entry, pointer};
 use crate::runtime::{PAGE, WINDOW, say};
 
 /// Changes that are carried out by one hypercall.
@@ -30,7 +31,7 @@ const WINDOW_POINTER: usize = 509;
 /// The pool, and what is to be written into it.
 #[derive(Debug)]
 pub(super) struct Tables {
-    pub(super) memory: &'static Memory,
+    pub(super) memory: &'static DomainMemory,
     /// Pseudo-physical frame of the first table.
     first: u64,
     count: u32,
@@ -54,7 +55,7 @@ pub(super) struct Tables {
     /// Pages of the kernel half that were found mapped since an entry was last replaced or dropped.
     mapped: Mapped,
     /// Entries that Xen has refused.
-    pub(super) refused: u64,
+    refused: u64,
 }
 
 /// A few pages, by the low bits of their numbers: the descriptor tables, the task-state segment and the stack, which each
@@ -90,7 +91,7 @@ impl Mapped {
 /// The parts that [`Tables`] are made of.
 #[derive(Debug)]
 pub(super) struct Parts {
-    pub(super) memory: &'static Memory,
+    pub(super) memory: &'static DomainMemory,
     pub(super) frames: Range<u64>,
     pub(super) free: &'static mut [u32],
     pub(super) devices: bool,
@@ -130,30 +131,6 @@ impl Tables {
     fn read(table: u64, index: usize) -> u64 {
         // SAFETY: a table in use: of the pool, or of the linear mapping, which all are mapped there to be read.
         unsafe { pointer::<u64>(LINEAR + table + 8 * index as u64).read_volatile() }
-    }
-
-    /// Whether an address of the kernel's is known to be mapped.
-    #[inline]
-    pub(super) fn is_known(&self, address: u64, write: bool) -> bool {
-        self.mapped.has(address, write)
-    }
-
-    /// Whether an address of the kernel's can be read, or written, without a page fault.
-    pub(super) fn is_mapped(&mut self, address: u64, write: bool) -> bool {
-        let mut table = self.kernel_root;
-        let mut writable = true;
-        for level in (1..=4).rev() {
-            let found = Self::read(table, (address >> (3 + 9 * level) & 511) as usize);
-            if found & entry::PRESENT == 0 {
-                return false;
-            }
-            writable &= found & entry::WRITABLE != 0;
-            table = found & entry::ADDRESS;
-        }
-        if address >> 63 != 0 {
-            self.mapped.add(address, writable);
-        }
-        writable || !write
     }
 
     /// Whether the level-1 entry at a machine address is the one that is in force for a virtual address.
@@ -280,6 +257,70 @@ impl Tables {
         if let Err(refused) = unsafe { hypercall::mmuext(&[operation]) } {
             say!("Xen refuses to clear a page table, error {}", refused.0);
         }
+    }
+}
+
+impl Memory for Tables {
+    type Physical = &'static DomainMemory;
+
+    fn physical(&self) -> &'static DomainMemory {
+        self.memory
+    }
+
+    #[inline]
+    fn is_known(&self, address: u64, write: bool) -> bool {
+        self.mapped.has(address, write)
+    }
+
+    fn is_mapped(&mut self, address: u64, write: bool) -> bool {
+        let mut table = self.kernel_root;
+        let mut writable = true;
+        for level in (1..=4).rev() {
+            let found = Self::read(table, (address >> (3 + 9 * level) & 511) as usize);
+            if found & entry::PRESENT == 0 {
+                return false;
+            }
+            writable &= found & entry::WRITABLE != 0;
+            table = found & entry::ADDRESS;
+        }
+        if address >> 63 != 0 {
+            self.mapped.add(address, writable);
+        }
+        writable || !write
+    }
+
+    #[inline]
+    fn load(&self, from: Reached, bytes: &mut [u8]) {
+        // SAFETY: `Reached` says that it is mapped; the guest's memory is no Rust object.
+        unsafe { core::ptr::copy_nonoverlapping(pointer::<u8>(from.address()), bytes.as_mut_ptr(), bytes.len()) };
+    }
+
+    #[inline]
+    fn store(&mut self, to: Reached, bytes: &[u8]) {
+        // SAFETY: as above; to be written, too.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer::<u8>(to.address()), bytes.len()) };
+    }
+
+    fn has_physical(&self, address: u64, _: usize) -> bool {
+        self.memory.place(address).is_some()
+    }
+
+    fn load_physical(&self, address: u64, bytes: &mut [u8]) -> bool {
+        let Some(place) = self.memory.place(address) else { return false };
+        // SAFETY: the guest's memory, within a page; it is no Rust object.
+        unsafe { core::ptr::copy_nonoverlapping(pointer::<u8>(place), bytes.as_mut_ptr(), bytes.len()) };
+        true
+    }
+
+    fn store_physical(&mut self, address: u64, bytes: &[u8]) -> bool {
+        let Some(place) = self.memory.place(address) else { return false };
+        // SAFETY: as above; the linear mapping shows it to be written, for it is no page table of Xen's.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer::<u8>(place), bytes.len()) };
+        true
+    }
+
+    fn refused(&self) -> u64 {
+        self.refused
     }
 }
 

@@ -1,36 +1,37 @@
-//! What the wedge port tells on Xen: the account of the sites, of instructions that nobody annotated, and of the shadow.
+//! What the wedge port tells of a guest without privileges: the account of the sites, of instructions that nobody annotated, and of the shadow.
 
 use core::fmt::{self, Write as _};
 
-use wedge::shadow::Statistics;
-use wedge::sites::Mode;
-use wedge::vm::modules::Tally;
-use wedge::vm::port::{Command, Commands, Line, More};
+use crate::shadow::Statistics;
+use crate::sites::Mode;
 
-use crate::Backend;
+use super::modules::Tally;
+use super::port::{Command, Commands, Line, More};
 
 /// What has been counted.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Account {
+pub struct Account {
     /// By how much the kernel was moved.
-    pub(super) moved: u64,
-    /// Sites of the kernel, and how many of them are rewritten.
-    pub(super) sites: u32,
-    pub(super) rewritten: u32,
+    pub moved: u64,
+    /// Sites of the kernel.
+    pub sites: u32,
+    /// Those of them that are rewritten.
+    pub rewritten: u32,
     /// Sites of modules that are rewritten now.
-    pub(super) in_modules: usize,
+    pub in_modules: usize,
     /// What became of all that there were.
-    pub(super) of_modules: Tally,
+    pub of_modules: Tally,
     /// Instructions of the guest's kernel that nobody annotated and that were emulated.
-    pub(super) unannotated: u64,
+    pub unannotated: u64,
 }
 
 /// The port's answers.
 #[derive(Debug)]
 pub(super) struct Answers<'a> {
+    pub(super) host: &'static str,
     pub(super) account: &'a Account,
     pub(super) shadow: &'a Statistics,
-    /// Page-table entries that Xen has refused.
+    /// Page-table entries that the host has refused.
     pub(super) refused: u64,
 }
 
@@ -38,7 +39,7 @@ impl Answers<'_> {
     fn status(&self, number: usize, line: &mut Line) -> Result<More, fmt::Error> {
         let Self { account, shadow, .. } = self;
         match number {
-            0 => write!(line, "backend {}", Backend::Xen)?,
+            0 => write!(line, "backend {}", self.host)?,
             1 => write!(line, "mode {}", Mode::Virtual)?,
             2 => write!(line, "state on")?,
             3 => write!(line, "offset {:#x}", account.moved)?,

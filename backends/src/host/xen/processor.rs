@@ -1,0 +1,244 @@
+//! The processor's registers, as far as Xen lets a guest have its own.
+
+use core::arch::asm;
+use core::sync::atomic::Ordering;
+
+use wedge::cpu::{Context, ControlRegister, CpuidResult, DescriptorTable, Exception, Segment, VirtualCpu};
+use wedge::guest::linux::TLS_ENTRIES;
+use wedge::vm;
+use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86_64::registers::model_specific::Msr;
+
+use super::entry::{GS_SWAPPED, cause};
+use super::hypercall::{self, SegmentBase};
+use super::ldt::PAGE_ENTRIES;
+use super::memory::pointer;
+use super::segments::Segments;
+use super::tables::Tables;
+use crate::runtime::{PAGE, timestamp};
+
+/// Memory and translations.
+type Space = vm::Space<Tables>;
+
+/// Model-specific registers that Xen reads for its guests (SDM Vol. 4, table 2-2).
+const IA32_FS_BASE: u32 = 0xc000_0100;
+const IA32_GS_BASE: u32 = 0xc000_0101;
+const IA32_KERNEL_GS_BASE: u32 = 0xc000_0102;
+
+/// The registers.
+#[derive(Debug)]
+pub(super) struct Processor {
+    pub(super) segments: Segments,
+    /// CR4 as Xen has it for the domain: to read it is a trap, too.
+    real_cr4: u64,
+}
+
+impl Processor {
+    /// With these descriptor tables.
+    pub(super) fn new(segments: Segments) -> Self {
+        Self { segments, real_cr4: Cr4::read_raw() }
+    }
+
+    /// Before user mode runs: what it may load is what the guest has in its tables now.
+    pub(super) fn update_descriptors(&mut self, cpu: &VirtualCpu, context: &Context, space: &mut Space) {
+        self.update_gdt(cpu, context.vector == cause::EVENT, space);
+        for selector in [context.cs, context.ss] {
+            // Xen's IRETQ loads these two, and could hand on no page fault.
+            if selector & 4 != 0 {
+                let _ = self.show_local(usize::from(selector as u16 >> 3), space);
+            }
+        }
+    }
+
+    fn update_gdt(&mut self, cpu: &VirtualCpu, all: bool, space: &mut Space) {
+        let base = cpu.gdt.base;
+        let count = ((usize::from(cpu.gdt.limit) + 1) / 8).min(PAGE_ENTRIES);
+        if let Some(place) = self.segments.place(base) {
+            return self.segments.look(place, count, all);
+        }
+        if vm::is_in_page(base, 8 * count.max(TLS_ENTRIES.end))
+            && let Ok(place) = system_place(base & !(PAGE - 1), space)
+        {
+            self.segments.found(base, place);
+            return self.segments.look(place + base % PAGE, count, true);
+        }
+        for index in 0..count {
+            let descriptor = space.word(base.wrapping_add(8 * index as u64)).unwrap_or(0);
+            self.segments.prepare(8 * index as u16, descriptor);
+        }
+        self.segments.forget_behind(count);
+    }
+
+    /// Maps the page of the real local table that an entry is in. Says whether it was missing.
+    ///
+    /// # Errors
+    ///
+    /// The page fault at the guest's entry.
+    pub(super) fn show_local(&mut self, index: usize, space: &mut Space) -> Result<bool, Exception> {
+        if !self.segments.ldt.lacks(index) {
+            return Ok(false);
+        }
+        let base = self.segments.ldt.base();
+        let page = index / PAGE_ENTRIES;
+        let of = system_place(base.wrapping_add(8 * index as u64), space)? & !(PAGE - 1);
+        let image = self.segments.ldt.image_for(of);
+        let mut rest = self.segments.ldt.source_of(image, page);
+        let mut is_new = false;
+        for (address, length) in vm::parts(base.wrapping_add(page as u64 * PAGE), rest.len()) {
+            let (part, behind) = rest.split_at_mut(length);
+            is_new |= renew(part, address, space);
+            rest = behind;
+        }
+        self.segments.ldt.show(page, image, of, is_new);
+        Ok(true)
+    }
+
+    /// The guest has loaded a local table, or none.
+    fn replace_ldt(&mut self, cpu: &VirtualCpu) {
+        let bytes = if cpu.ldt.selector.is_null() { 0 } else { cpu.ldt.limit as usize + 1 };
+        self.segments.ldt.replace(cpu.ldt.base, bytes / 8);
+    }
+}
+
+/// Where the wedge sees what the processor itself reads at an address.
+fn system_place(address: u64, space: &mut Space) -> Result<u64, Exception> {
+    let found = space.system_address(address)?;
+    space.memory.memory.place(found).ok_or(Exception::page_fault(0, address))
+}
+
+/// Copies a part of a page of the guest's, unless that is what is there. Where there is no memory, there are zeros.
+fn renew(bytes: &mut [u8], address: u64, space: &mut Space) -> bool {
+    static NOTHING: [u8; PAGE as usize] = [0; _];
+    let guests = match system_place(address, space) {
+        // SAFETY: the guest's memory, of which any value may come; the guest does not run.
+        Ok(place) => unsafe { core::slice::from_raw_parts(pointer(place), bytes.len()) },
+        Err(_) => &NOTHING[..bytes.len()],
+    };
+    let is_new = *bytes != *guests;
+    if is_new {
+        bytes.copy_from_slice(guests);
+    }
+    is_new
+}
+
+/// Whether the real GS bases are exchanged against the virtual ones: of the real ones, the active one is the kernel's.
+fn is_swapped() -> bool {
+    GS_SWAPPED.load(Ordering::Relaxed) != 0
+}
+
+impl vm::Processor<Tables> for Processor {
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> CpuidResult {
+        let result = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+        CpuidResult { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+    }
+
+    fn control_changed(&mut self, cpu: &VirtualCpu, register: ControlRegister, old: u64) {
+        let own = Cr4Flags::FSGSBASE | Cr4Flags::OSXSAVE | Cr4Flags::TIMESTAMP_DISABLE;
+        if register != ControlRegister::Cr4 || !Cr4Flags::from_bits_truncate(old ^ cpu.cr4).intersects(own) {
+            return;
+        }
+        let wanted = Cr4Flags::from_bits_truncate(cpu.cr4).intersection(own);
+        self.real_cr4 = self.real_cr4 & !own.bits() | wanted.bits();
+        // SAFETY: Xen emulates it; the bits concern user mode's instructions, and the wedge uses none of them but behind a
+        // check of CR4.
+        unsafe { Cr4::write_raw(self.real_cr4) };
+    }
+
+    fn flushed(&mut self, page: Option<u64>) {
+        match page {
+            Some(address) => self.segments.forget_place_in(address),
+            None => self.segments.forget_place(),
+        }
+    }
+
+    fn load_segment(&mut self, segment: Segment, selector: u16, descriptor: Option<u64>, space: &mut Space) {
+        let level_3 = descriptor.is_some_and(|descriptor| descriptor >> 45 & 3 == 3);
+        // What only the kernel may load is not in the real tables: its real register is null.
+        let selector = if level_3 { selector } else { 0 };
+        if let (true, Some(descriptor)) = (level_3, descriptor) {
+            if selector & 4 != 0 {
+                // It has just been read: it is mapped.
+                let _ = self.show_local(usize::from(selector >> 3), space);
+            }
+            self.segments.prepare(selector, descriptor);
+        }
+        if segment == Segment::Gs && is_swapped() {
+            let _ = hypercall::set_segment_base(SegmentBase::GsUserSelector, selector.into());
+            return;
+        }
+        // SAFETY: the selector is null, or that of a descriptor that was checked and copied; should Xen have refused it, the
+        // exception is presented to the guest. The wedge uses none of these segments.
+        unsafe {
+            match segment {
+                Segment::Es => asm!("mov es, {:x}", in(reg) selector, options(nostack)),
+                Segment::Ds => asm!("mov ds, {:x}", in(reg) selector, options(nostack)),
+                Segment::Fs => asm!("mov fs, {:x}", in(reg) selector, options(nostack)),
+                Segment::Gs => asm!("mov gs, {:x}", in(reg) selector, options(nostack)),
+            }
+        }
+    }
+
+    fn read_segment(&mut self, segment: Segment) -> u16 {
+        let selector: u16;
+        // SAFETY: no effect.
+        unsafe {
+            match segment {
+                Segment::Es => asm!("mov {:x}, es", out(reg) selector, options(nomem, nostack)),
+                Segment::Ds => asm!("mov {:x}, ds", out(reg) selector, options(nomem, nostack)),
+                Segment::Fs => asm!("mov {:x}, fs", out(reg) selector, options(nomem, nostack)),
+                Segment::Gs => asm!("mov {:x}, gs", out(reg) selector, options(nomem, nostack)),
+            }
+        }
+        selector
+    }
+
+    fn fs_base(&mut self) -> u64 {
+        // SAFETY: Xen answers.
+        unsafe { Msr::new(IA32_FS_BASE).read() }
+    }
+
+    fn set_fs_base(&mut self, base: u64) {
+        let _ = hypercall::set_segment_base(SegmentBase::Fs, base);
+    }
+
+    fn gs_base(&mut self, other: bool) -> u64 {
+        // SAFETY: Xen answers.
+        unsafe { Msr::new(if is_swapped() == other { IA32_GS_BASE } else { IA32_KERNEL_GS_BASE }).read() }
+    }
+
+    fn set_gs_base(&mut self, other: bool, base: u64) {
+        let which = if is_swapped() == other { SegmentBase::GsKernel } else { SegmentBase::GsUser };
+        let _ = hypercall::set_segment_base(which, base);
+    }
+
+    fn swap_gs(&mut self) {
+        GS_SWAPPED.fetch_xor(0xff, Ordering::Relaxed);
+    }
+
+    fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable) {
+        match what {
+            DescriptorTable::Gdt => self.segments.forget_place(),
+            DescriptorTable::Ldt => self.replace_ldt(cpu),
+            DescriptorTable::Idt | DescriptorTable::Tr => {}
+        }
+    }
+
+    fn debug_register(&mut self, number: u8) -> u64 {
+        hypercall::get_debug_register(number)
+    }
+
+    fn set_debug_register(&mut self, number: u8, value: u64) -> bool {
+        hypercall::set_debug_register(number, value).is_ok()
+    }
+
+    fn time_stamp(&mut self) -> u64 {
+        timestamp()
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        // SAFETY: the value is legal; Xen emulates the instruction, and keeps the state of all components.
+        unsafe {
+            asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack));
+        }
+    }
+}

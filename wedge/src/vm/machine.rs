@@ -1,0 +1,211 @@
+//! What the virtual CPU finds behind it.
+//!
+//! Each of its questions has one place where it is answered: memory and translations in the [`Space`], ports in the platform or
+//! at the wedge port, registers by the host's processor. Here they are told apart, and here stands what follows from an answer
+//! for the other parts: a port that was accessed may have left the platform something to do, and a flush may concern
+//! modules.
+
+use core::fmt;
+use core::ops::Range;
+
+use crate::cpu::{
+    Context, ControlRegister, CpuidResult, DescriptorTable, Exception, Host as CpuHost, Segment, Size, VirtualCpu,
+    control, flags,
+};
+use crate::platform::Platform;
+use crate::shadow::Mode;
+
+use super::account::{Account, Answers};
+use super::port::{PORT, Port};
+use super::{Board as _, End, Host, Memory as _, Processor as _, Space};
+
+/// The machine behind the virtual CPU.
+pub struct Machine<H: Host> {
+    /// Memory.
+    pub space: Space<H::Memory>,
+    /// The devices of a PC.
+    pub platform: Platform,
+    /// Clock, interrupt lines, console.
+    pub board: H::Board,
+    /// The processor's registers.
+    pub processor: H::Processor,
+    /// The platform may have something to do: a port was accessed, or an event came in.
+    pub touched: bool,
+    /// Something that may concern modules has been flushed since the last look at them.
+    pub flushed: bool,
+    /// Addresses of modules.
+    pub modules: Range<u64>,
+    /// The wedge port.
+    pub port: Port,
+    /// What it tells.
+    pub account: Account,
+}
+
+impl<H: Host> fmt::Debug for Machine<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("host", &H::NAME).field("account", &self.account).finish_non_exhaustive()
+    }
+}
+
+/// The paging mode of a CPU.
+#[must_use]
+pub fn paging_mode(cpu: &VirtualCpu) -> Mode {
+    Mode {
+        pcid: cpu.cr4 & control::cr4::PCIDE != 0,
+        global: cpu.cr4 & control::cr4::PGE != 0,
+        write_protect: cpu.cr0 & control::cr0::WP != 0,
+        no_execute: cpu.efer & control::efer::NXE != 0,
+        physical_bits: cpu.limits.physical_bits,
+    }
+}
+
+impl<H: Host> Machine<H> {
+    /// The port's answers.
+    fn answers(&mut self) -> (&mut Port, Answers<'_>) {
+        let Self { port, account, space, .. } = self;
+        let Space { shadow, memory } = space;
+        (port, Answers { host: H::NAME, account, shadow: shadow.statistics(), refused: memory.refused() })
+    }
+}
+
+impl<H: Host> CpuHost for Machine<H> {
+    #[expect(clippy::inline_always, reason = "as `Space::read`")]
+    #[inline(always)]
+    fn read(&mut self, address: u64, bytes: &mut [u8], user: bool) -> Result<(), Exception> {
+        self.space.read(address, bytes, user)
+    }
+
+    #[inline]
+    fn write(&mut self, address: u64, bytes: &[u8], user: bool) -> Result<(), Exception> {
+        self.space.write(address, bytes, user)
+    }
+
+    fn raw_cpuid(&mut self, leaf: u32, subleaf: u32) -> CpuidResult {
+        self.processor.cpuid(leaf, subleaf)
+    }
+
+    fn control_changed(&mut self, cpu: &VirtualCpu, register: ControlRegister, old: u64) {
+        /// What makes translations void that are in all address spaces (SDM Vol. 3A, 4.10.4.1).
+        const FLUSH_ALL: u64 = control::cr4::PGE | control::cr4::PCIDE;
+        self.processor.flushed(None);
+        self.space.shadow.set_mode(paging_mode(cpu), &mut self.space.memory);
+        self.processor.control_changed(cpu, register, old);
+        self.flushed |= register == ControlRegister::Cr4 && (old ^ cpu.cr4) & FLUSH_ALL != 0;
+    }
+
+    fn load_root(&mut self, cpu: &VirtualCpu, keep: bool) {
+        self.space.shadow.load_root(cpu.cr3, keep, &mut self.space.memory);
+    }
+
+    fn flush_page(&mut self, address: u64) {
+        self.flushed |= self.modules.contains(&address);
+        self.processor.flushed(Some(address));
+        self.space.shadow.flush_page(address, &mut self.space.memory);
+    }
+
+    fn flush_pcid_page(&mut self, pcid: u16, address: u64) {
+        self.processor.flushed(Some(address));
+        self.space.shadow.flush_pcid_page(pcid, address, &mut self.space.memory);
+    }
+
+    fn flush_pcid(&mut self, pcid: u16) {
+        self.space.shadow.flush_pcid(pcid, &mut self.space.memory);
+    }
+
+    fn flush_all(&mut self, include_global: bool) {
+        self.flushed |= include_global;
+        self.processor.flushed(None);
+        self.space.shadow.flush_all(include_global, &mut self.space.memory);
+    }
+
+    fn load_segment(&mut self, segment: Segment, selector: u16, descriptor: Option<u64>) {
+        self.processor.load_segment(segment, selector, descriptor, &mut self.space);
+    }
+
+    fn read_segment(&mut self, segment: Segment) -> u16 {
+        self.processor.read_segment(segment)
+    }
+
+    fn fs_base(&mut self) -> u64 {
+        self.processor.fs_base()
+    }
+
+    fn set_fs_base(&mut self, base: u64) {
+        self.processor.set_fs_base(base);
+    }
+
+    fn gs_base(&mut self) -> u64 {
+        self.processor.gs_base(false)
+    }
+
+    fn set_gs_base(&mut self, base: u64) {
+        self.processor.set_gs_base(false, base);
+    }
+
+    fn kernel_gs_base(&mut self) -> u64 {
+        self.processor.gs_base(true)
+    }
+
+    fn set_kernel_gs_base(&mut self, base: u64) {
+        self.processor.set_gs_base(true, base);
+    }
+
+    fn swap_gs(&mut self) {
+        self.processor.swap_gs();
+    }
+
+    fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable) {
+        self.processor.tables_changed(cpu, what);
+    }
+
+    fn debug_register(&mut self, number: u8) -> u64 {
+        self.processor.debug_register(number)
+    }
+
+    fn set_debug_register(&mut self, number: u8, value: u64) -> bool {
+        self.processor.set_debug_register(number, value)
+    }
+
+    fn port_in(&mut self, port: u16, size: Size) -> u32 {
+        if (port, size) == (PORT, Size::Byte) {
+            let (port, mut answers) = self.answers();
+            return port.read(&mut answers).into();
+        }
+        self.touched = true;
+        self.platform.read(port, size, &mut self.board)
+    }
+
+    fn port_out(&mut self, port: u16, size: Size, value: u32) {
+        if (port, size) == (PORT, Size::Byte) {
+            let (port, mut answers) = self.answers();
+            return port.write((value & 0xff) as u8, &mut answers);
+        }
+        self.touched = true;
+        self.platform.write(port, size, value, &mut self.board);
+    }
+
+    fn time_stamp(&mut self) -> u64 {
+        self.processor.time_stamp()
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.processor.set_xcr0(value);
+    }
+
+    fn wait_for_interrupt(&mut self, _: &VirtualCpu, context: &Context) {
+        if context.rflags & flags::INTERRUPT == 0 {
+            self.platform.advance(&mut self.board);
+            H::say(format_args!("halted with interrupts off at {:#x}", context.rip));
+            H::stop(End::PowerOff);
+        }
+        self.board.collect(&mut self.platform);
+        self.platform.advance(&mut self.board);
+        self.touched = true;
+        while !self.platform.has_interrupt() {
+            self.board.wait(&mut self.platform);
+        }
+    }
+
+    /// The host's business: its caches are coherent.
+    fn write_back_caches(&mut self) {}
+}

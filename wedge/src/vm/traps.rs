@@ -1,0 +1,210 @@
+//! Exceptions of a guest that runs without its privileges.
+//!
+//! A page fault is the shadow's first. A breakpoint may be a site in code that runs where no branch reaches a stub. #GP and #UD
+//! may be an instruction that the guest's kernel executes and that nobody has annotated, or one that the guest allows its
+//! programs. All else is the guest's own.
+
+use iced_x86::{Instruction, Mnemonic, OpKind};
+
+use crate::cpu::segment::{Descriptor, Selector};
+use crate::cpu::{Context, Event, Exception, Flow, Host as _, decode, emulate};
+use crate::shadow::{Access, Outcome};
+use crate::sites::Form;
+
+use super::{Host, Vm};
+
+/// Vectors of exceptions (SDM Vol. 3A, table 6-1).
+mod vector {
+    pub(super) const BREAKPOINT: u64 = 3;
+    pub(super) const INVALID_OPCODE: u64 = 6;
+    pub(super) const PROTECTION: u64 = 13;
+    pub(super) const PAGE_FAULT: u64 = 14;
+    /// INT 80H, which some hosts hand on as if it were an exception.
+    pub(super) const SYSTEM_CALL: u64 = 128;
+}
+
+/// Exceptions with an error code (SDM Vol. 3A, table 6-1).
+const WITH_ERROR: u64 = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21;
+
+impl<H: Host> Vm<H> {
+    /// An exception, of the guest's or of its hardware.
+    pub fn exception(&mut self, context: &mut Context) {
+        let in_wedge = !context.is_user() && self.text.window.contains(&context.rip);
+        if in_wedge && self.text.engine.at_stub(context.rip).is_none() {
+            Self::die(context, "in the wedge");
+        }
+        match context.vector {
+            vector::PAGE_FAULT => self.page_fault(context),
+            vector::BREAKPOINT => self.breakpoint(context),
+            vector::SYSTEM_CALL => self.software_interrupt(context, 0x80, 2),
+            vector::PROTECTION | vector::INVALID_OPCODE if !in_wedge => self.refused(context),
+            _ => self.deliver_own(context),
+        }
+    }
+
+    fn page_fault(&mut self, context: &mut Context) {
+        let address = H::fault_address();
+        let error = context.error;
+        if H::own_page_fault(self, context, address) {
+            return;
+        }
+        let access = Access { write: error & 2 != 0, user: context.is_user(), fetch: error & 16 != 0 };
+        match self.machine.space.shadow.fault(address, access, &mut self.machine.space.memory) {
+            Outcome::Filled | Outcome::Spurious => {}
+            Outcome::Fault { error } => {
+                self.present(context);
+                if access.user || address >> 63 == 0 {
+                    self.vcpu.wanted = Some(address);
+                    H::note_work(self);
+                }
+                self.deliver(context, Event::Exception(Exception::page_fault(error, address)));
+            }
+            Outcome::Nothing { address } => {
+                Self::die(context, format_args!("at an address without memory, {address:#x}"));
+            }
+            Outcome::OutOfTables => Self::die(context, "without a page table left"),
+        }
+    }
+
+    /// INT3: the host's own, a site in code that runs at its physical address, or the guest's.
+    fn breakpoint(&mut self, context: &mut Context) {
+        let at = context.rip.wrapping_sub(1);
+        if !context.is_user() {
+            if H::own_breakpoint(self, context, at) {
+                return;
+            }
+            let places = [at, at.wrapping_sub(self.text.head_distance)];
+            let mut sites = places.iter().filter_map(|address| self.text.engine.site_at(*address));
+            let site = sites.find_map(|(_, site)| (site.form() == Form::Trap).then_some(*site));
+            if let Some(site) = site {
+                return self.emulate_site(context, &site, at, at + u64::from(site.slot()));
+            }
+        }
+        self.software_interrupt(context, vector::BREAKPOINT as u8, 1);
+    }
+
+    /// INT n that has been executed: if the guest's gate does not allow it, the exception is one of the instruction.
+    fn software_interrupt(&mut self, context: &mut Context, vector: u8, length: u64) {
+        let return_rip = context.rip;
+        context.rip -= length;
+        self.deliver(context, Event::Software { vector, return_rip });
+    }
+
+    /// #GP or #UD: an instruction that ring 3 may not execute, or the guest's own fault.
+    fn refused(&mut self, context: &mut Context) {
+        if context.is_user() && context.vector == vector::PROTECTION && self.interrupt_gate(context) {
+            return;
+        }
+        let mut bytes = [0; 15];
+        let user = context.is_user();
+        let length = self.fetch(context.rip, &mut bytes, user);
+        let Some(instruction) = decode(&bytes[..length], context.rip) else {
+            return self.deliver_own(context);
+        };
+        if user && !self.may_be_allowed(context, &instruction) {
+            return self.deliver_own(context);
+        }
+        match emulate(&mut self.vcpu.cpu, context, &instruction, &mut self.machine) {
+            Ok(Flow::Next) => context.rip = instruction.next_ip(),
+            Ok(Flow::Jumped) => {}
+            Ok(Flow::Unhandled) => return self.deliver_own(context),
+            Err(exception) => return self.deliver(context, Event::Exception(exception)),
+        }
+        if !user {
+            self.count_unannotated(instruction.ip(), &bytes[..instruction.len()]);
+            H::registers_changed(self, true);
+        }
+    }
+
+    fn count_unannotated(&mut self, at: u64, bytes: &[u8]) {
+        /// More are counted, but not printed.
+        const PRINTED: u64 = 16;
+        let count = &mut self.machine.account.unannotated;
+        *count += 1;
+        if *count <= PRINTED {
+            H::say(format_args!("emulated without an annotation: {bytes:02x?} at {at:#x}"));
+        }
+    }
+
+    /// INT n of user mode, which the real table of interrupts turns into #GP: a gate that user mode may use (SDM Vol. 3A,
+    /// 6.12.1.1, 6.13).
+    fn interrupt_gate(&mut self, context: &mut Context) -> bool {
+        const THROUGH_TABLE: u64 = 1 << 1;
+        let Ok(number) = u8::try_from(context.error >> 3) else { return false };
+        if context.error & 7 != THROUGH_TABLE {
+            return false;
+        }
+        let gate = self.machine.space.word(self.vcpu.cpu.idt.base + 16 * u64::from(number));
+        if gate.is_none_or(|gate| gate >> 45 & 3 != 3) {
+            return false;
+        }
+        let return_rip = context.rip + 2;
+        self.deliver(context, Event::Software { vector: number, return_rip });
+        true
+    }
+
+    /// Whether the guest may allow user mode what the processor has refused.
+    fn may_be_allowed(&mut self, context: &Context, instruction: &Instruction) -> bool {
+        // SYSENTER that is not the host's is #GP; on processors that have none in 64-bit mode it is #UD.
+        let enters = instruction.mnemonic() == Mnemonic::Sysenter && context.vector == vector::PROTECTION;
+        enters
+            || concerns_tables_or_ports(instruction)
+                && (self.is_64_bit_code(context) || is_same_in_compatibility_mode(instruction))
+    }
+
+    fn is_64_bit_code(&mut self, context: &Context) -> bool {
+        let code = self.vcpu.cpu.descriptor(Selector::of(context.cs), &mut self.machine);
+        code.is_ok_and(Descriptor::is_long)
+    }
+
+    /// Reads as many bytes of code as there are.
+    pub fn fetch(&mut self, address: u64, bytes: &mut [u8; 15], user: bool) -> usize {
+        if self.machine.read(address, bytes, user).is_ok() {
+            return bytes.len();
+        }
+        let rest = (4096 - address % 4096).min(15) as usize;
+        if self.machine.read(address, &mut bytes[..rest], user).is_ok() { rest } else { 0 }
+    }
+
+    /// The context's own exception, delivered as it came.
+    fn deliver_own(&mut self, context: &mut Context) {
+        self.present(context);
+        let vector = context.vector as u8;
+        let error = (WITH_ERROR >> vector & 1 == 1).then_some(context.error as u32);
+        self.deliver(context, Event::Exception(Exception { vector, error, address: None }));
+    }
+}
+
+/// Whether the processor may have refused an instruction of user mode only because the real tables are not the guest's: it
+/// loads a segment, or accesses a port that the guest's TSS may allow.
+fn concerns_tables_or_ports(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    match instruction.mnemonic() {
+        M::In
+        | M::Out
+        | M::Insb
+        | M::Insw
+        | M::Insd
+        | M::Outsb
+        | M::Outsw
+        | M::Outsd
+        | M::Lss
+        | M::Lfs
+        | M::Lgs
+        | M::Retf
+        | M::Iret
+        | M::Iretd
+        | M::Iretq => true,
+        M::Mov | M::Pop => instruction.op0_register().is_segment_register(),
+        M::Jmp => instruction.is_jmp_far() || instruction.is_jmp_far_indirect(),
+        M::Call => instruction.is_call_far() || instruction.is_call_far_indirect(),
+        _ => false,
+    }
+}
+
+/// Whether an instruction that was decoded as one of 64-bit code does the same in compatibility mode, where operands in memory
+/// have another form and segments another base.
+fn is_same_in_compatibility_mode(instruction: &Instruction) -> bool {
+    let in_memory = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
+    matches!(instruction.mnemonic(), Mnemonic::In | Mnemonic::Out | Mnemonic::Mov) && !in_memory
+}
