@@ -13,6 +13,10 @@
 extern crate std;
 
 pub mod boot;
+/// The part of `runtime` that the build machine can test.
+#[cfg(test)]
+#[path = "runtime/exclusive.rs"]
+mod exclusive;
 pub mod host;
 #[cfg(target_os = "none")]
 mod runtime;

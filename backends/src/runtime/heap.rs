@@ -4,33 +4,30 @@
 //! nothing is ever given back.
 
 use core::alloc::{GlobalAlloc, Layout};
-use core::cell::UnsafeCell;
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-const SIZE: usize = 512 << 10;
+use super::exclusive::Pages;
 
-#[repr(C, align(4096))]
+const PAGES: usize = 128;
+
 struct Heap {
-    memory: UnsafeCell<[u8; SIZE]>,
+    memory: Pages<PAGES>,
     used: AtomicUsize,
 }
 
-// SAFETY: `alloc` hands out each byte once.
-unsafe impl Sync for Heap {}
-
 #[global_allocator]
-static HEAP: Heap = Heap { memory: UnsafeCell::new([0; SIZE]), used: AtomicUsize::new(0) };
+static HEAP: Heap = Heap { memory: Pages::new(), used: AtomicUsize::new(0) };
 
 // SAFETY: pieces are aligned, lie in the memory and do not overlap, since `used` only grows.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let reserve = |used: usize| {
             let end = used.checked_next_multiple_of(layout.align())?.checked_add(layout.size())?;
-            (end <= SIZE).then_some(end)
+            (end <= size_of::<Pages<PAGES>>()).then_some(end)
         };
         match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reserve) {
-            Ok(used) => self.memory.get().cast::<u8>().wrapping_add(used.next_multiple_of(layout.align())),
+            Ok(used) => self.memory.as_ptr().wrapping_add(used.next_multiple_of(layout.align())),
             Err(_) => ptr::null_mut(),
         }
     }

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "the wedge is placed and described by its linker script and by `afterburner pack`")]
 
 pub(crate) mod arena;
+pub(crate) mod exclusive;
 mod heap;
 pub(crate) mod log;
 pub(crate) mod modules;

@@ -204,8 +204,7 @@ fn take_over(
     let summary = rewrite_sites(&mut engine, contents, moved, wedge::sites::Piece { bytes: image, address });
     let summary = summary.map_err(Failure::Sites)?;
     let kernel = address..address + (extent.end - extent.start);
-    // SAFETY: this is the only call.
-    let regions = unsafe { crate::runtime::modules::regions() };
+    let regions = crate::runtime::modules::WATCHED.take();
     Resident::new(engine, &summary, window, kernel, moved, &contents.guest, regions).stay();
     Ok(())
 }

@@ -26,6 +26,7 @@ use super::entry::CODE_SELECTOR;
 use super::hooks::Registers;
 use super::paging::WriteUnprotected;
 use super::stop;
+use crate::runtime::exclusive::Exclusive;
 use crate::runtime::{WINDOW, WINDOW_LENGTH, say};
 
 /// Debug exceptions.
@@ -76,7 +77,7 @@ impl Gate {
 /// Where the guest's own handlers are, by vector. The gates' code jumps through it.
 static GUEST_HANDLERS: [AtomicU64; 32] = [const { AtomicU64::new(0) }; 32];
 
-static mut OWN_TABLE: [Gate; 32] = [Gate::NONE; 32];
+static OWN_TABLE: Exclusive<[Gate; 32]> = Exclusive::new([Gate::NONE; 32]);
 
 unsafe extern "C" {
     /// Addresses of the fatal entries, one per vector.
@@ -92,19 +93,15 @@ unsafe extern "C" {
 
 /// The processor's copy of the wedge's own table.
 pub(super) fn set_up() {
-    let table = &raw mut OWN_TABLE;
-    // SAFETY: the guest does not run yet, and the wedge is one thread of execution.
-    let table = unsafe { &mut *table };
+    let table = OWN_TABLE.take();
     // SAFETY: defined below, never written.
     let entries = unsafe { &fatal_entries };
     for (gate, entry) in table.iter_mut().zip(entries) {
         *gate = Gate { selector: CODE_SELECTOR, kind: Gate::PRESENT | Gate::INTERRUPT_GATE, ..Gate::NONE };
         gate.set_offset(*entry);
     }
-    let pointer = x86_64::structures::DescriptorTablePointer {
-        limit: 32 * 16 - 1,
-        base: x86_64::VirtAddr::from_ptr(&raw const OWN_TABLE),
-    };
+    let pointer =
+        x86_64::structures::DescriptorTablePointer { limit: 32 * 16 - 1, base: x86_64::VirtAddr::from_ptr(table) };
     // SAFETY: the table is complete and stays where it is.
     unsafe { x86_64::instructions::tables::lidt(&pointer) };
 }

@@ -9,9 +9,8 @@
 //! Nothing in the window is both writable and executable. What must be written while the guest runs, stubs and the guest's
 //! text, is written with CR0.WP off (SDM Vol. 3A, 4.6.1).
 
-use core::cell::UnsafeCell;
 use core::ops::Range;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use wedge::image::LOAD_ADDRESS;
 use wedge::vm::modules::PAGE_LENGTH;
@@ -20,6 +19,7 @@ use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr0, Cr0Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
+use crate::runtime::exclusive::Pages;
 use crate::runtime::{PAGE, WINDOW, WINDOW_LENGTH};
 
 /// What the kernel's text is mapped above its physical address (Linux, `__START_KERNEL_map`).
@@ -52,16 +52,9 @@ pub(super) const USABLE: u64 = PEEPHOLES - WINDOW;
 
 type Table = [u64; 512];
 
-#[repr(C, align(4096))]
-struct Tables {
-    directory: UnsafeCell<Table>,
-    tables: UnsafeCell<[Table; 8]>,
-}
-
-// SAFETY: written before the guest runs, and later only through a `&mut Window`, of which there is one.
-unsafe impl Sync for Tables {}
-
-static TABLES: Tables = Tables { directory: UnsafeCell::new([0; 512]), tables: UnsafeCell::new([[0; 512]; 8]) };
+/// The directory of the window, and its page tables.
+static DIRECTORY: Pages<1> = Pages::new();
+static TABLES: Pages<8> = Pages::new();
 
 unsafe extern "C" {
     /// The tables that the entry code made: PML4, the first and last page-directory-pointer tables, the window's directory,
@@ -102,12 +95,11 @@ impl Window {
         let no_execute = if has_no_execute { NO_EXECUTE } else { 0 };
         let window = Self { base, no_execute, shown: [NOTHING; 5], processor: 0 };
         let (text, rodata) = (offset(&raw const text_end), offset(&raw const rodata_end));
-        // SAFETY: nobody else has the tables yet.
-        let (directory, tables) = unsafe { (&mut *TABLES.directory.get(), &mut *TABLES.tables.get()) };
-        for (entry, table) in directory[WINDOW_DIRECTORY_ENTRY..].iter_mut().zip(&*tables) {
-            *entry = (base + offset(table)) | PRESENT | WRITABLE | ACCESSED_AND_DIRTY;
+        for (number, entry) in DIRECTORY.page(0)[WINDOW_DIRECTORY_ENTRY..].iter().enumerate() {
+            let table = base + offset(TABLES.page(number));
+            entry.store(table | PRESENT | WRITABLE | ACCESSED_AND_DIRTY, Ordering::Relaxed);
         }
-        let pages = (0..length).step_by(4096).zip(tables.as_flattened_mut());
+        let pages = (0..length).step_by(4096).zip(TABLES.words());
         for (page, entry) in pages.skip_while(|(page, _)| *page < LOAD_ADDRESS) {
             let rights = if page < text || stubs.contains(&page) {
                 0
@@ -116,14 +108,14 @@ impl Window {
             } else {
                 WRITABLE | window.no_execute
             };
-            *entry = (base + page) | PRESENT | ACCESSED_AND_DIRTY | rights;
+            entry.store((base + page) | PRESENT | ACCESSED_AND_DIRTY | rights, Ordering::Relaxed);
         }
         window
     }
 
     /// The entry of a page-directory-pointer table that leads to the window.
     pub(super) fn entry(&self) -> u64 {
-        (self.base + offset(TABLES.directory.get())) | PRESENT | WRITABLE | ACCESSED_AND_DIRTY
+        (self.base + offset(DIRECTORY.page(0))) | PRESENT | WRITABLE | ACCESSED_AND_DIRTY
     }
 
     /// Shows the window where code finds it that runs at its physical address: a branch that would lead from the linked
@@ -153,10 +145,9 @@ impl Window {
     /// Shows a physical page at one of the last pages of the window.
     fn show(&mut self, at: u64, physical: u64, attributes: u64) {
         let page = usize::try_from((at - WINDOW) / PAGE).unwrap_or(0);
-        // SAFETY: `&mut self` is the only access to the tables, and the page is one of the last, where nothing lives.
-        let tables = unsafe { &mut *TABLES.tables.get() };
-        if let Some(entry) = tables.as_flattened_mut().get_mut(page) {
-            *entry = physical | PRESENT | WRITABLE | ACCESSED_AND_DIRTY | attributes | self.no_execute;
+        if let Some(entry) = TABLES.words().get(page) {
+            let value = physical | PRESENT | WRITABLE | ACCESSED_AND_DIRTY | attributes | self.no_execute;
+            entry.store(value, Ordering::Relaxed);
         }
         tlb::flush(VirtAddr::new_truncate(at));
     }

@@ -38,6 +38,7 @@ use crate::Backend;
 use crate::boot::options::{InvalidOption, Options};
 use crate::boot::selection::{Entry, Impossible, select};
 use crate::runtime::arena::Arena;
+use crate::runtime::exclusive::Pages;
 use crate::runtime::sites::rewrite_sites;
 use crate::runtime::{PAGE, WINDOW, WINDOW_LENGTH, entropy, own_length, parameters, say};
 
@@ -52,7 +53,7 @@ const FIRST_DESCRIPTORS: u64 = 0x3000;
 static mut MEMORY: Memory = Memory::empty();
 static mut COMMAND_LINE: Option<CommandLine> = None;
 /// A stack for the time until the guest has its own.
-static FIRST_STACK: entry::Page = entry::Page::new();
+static FIRST_STACK: Pages<1> = Pages::new();
 
 /// The paging mode that the guest is entered in, as far as its first tables can tell.
 const FIRST_MODE: PagingMode =
@@ -143,7 +144,7 @@ impl Ready {
             rip: self.entry,
             cs: KERNEL_CS,
             rflags: 2,
-            rsp: FIRST_STACK.address() + PAGE,
+            rsp: FIRST_STACK.address(0) + PAGE,
             ss: KERNEL_SS,
             ..Context::default()
         };
@@ -450,8 +451,7 @@ fn take_over(
     let sysret =
         engine.entries().find(|(_, entry)| entry.class() == Class::Sysret && entry.original().starts_with(&[0x48]));
     let sysret = sysret.map_or(usize::MAX, |(number, _)| number);
-    // SAFETY: this is the only call.
-    let regions = unsafe { crate::runtime::modules::regions() };
+    let regions = crate::runtime::modules::WATCHED.take();
     let kernel = address..address + (extent.end - extent.start);
     let head_distance = extent.start.wrapping_sub(address);
     let window = WINDOW..WINDOW + WINDOW_LENGTH;

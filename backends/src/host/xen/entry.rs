@@ -16,13 +16,13 @@
 //! is lost, none nests.
 
 use core::arch::global_asm;
-use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 use wedge::guest::linux::TLS_ENTRIES;
 
 use super::interface::SharedInfo;
 use super::segments::{SEEN, TLS};
+use crate::runtime::exclusive::Pages;
 
 /// Why the wedge was entered, beside the vectors of exceptions.
 pub(super) mod cause {
@@ -94,34 +94,24 @@ pub(super) static SYSRET_SELECTORS: [AtomicU64; 2] = [const { AtomicU64::new(0) 
 /// 0xff: the virtual GS bases are exchanged against the real ones.
 pub(super) static GS_SWAPPED: AtomicU8 = AtomicU8::new(0);
 
-/// A page of the wedge's own, which somebody else writes to.
+/// The place where Xen's shared page is mapped.
 #[derive(Debug)]
-#[repr(C, align(4096))]
-pub(super) struct Page(UnsafeCell<[u8; 4096]>);
+pub(super) struct SharedPage(Pages<1>);
 
-// SAFETY: only its address is used, and what lies there as atomic integers.
-unsafe impl Sync for Page {}
-
-impl Page {
-    /// A page.
-    pub(super) const fn new() -> Self {
-        Self(UnsafeCell::new([0; 4096]))
-    }
-
+impl SharedPage {
     /// Its address.
     pub(super) fn address(&self) -> u64 {
-        self.0.get().addr() as u64
+        self.0.address(0)
     }
 
     /// What Xen shares, if its page is mapped there.
     pub(super) fn info(&self) -> &SharedInfo {
         // SAFETY: the page is larger than the structure, which consists of atomic integers; any value is valid.
-        unsafe { &*self.0.get().cast() }
+        unsafe { &*self.0.as_ptr().cast() }
     }
 }
 
-/// The place where Xen's shared page is mapped.
-pub(super) static SHARED_PAGE: Page = Page::new();
+pub(super) static SHARED_PAGE: SharedPage = SharedPage(Pages::new());
 
 global_asm!(
     r#"

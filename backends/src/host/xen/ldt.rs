@@ -14,34 +14,27 @@
 //! (`arch/x86/kernel/ldt.c`, `struct ldt_struct`: it is immutable), and what its own loads of segment registers find is brought
 //! up to date each time.
 
-use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering;
 
 use super::hypercall::{self, Refused};
 use super::interface::{MmuExtended, mmuext};
 use super::memory::{LINEAR, Memory, entry, pointer};
 use super::segments::{update, visible, without_accessed};
+use crate::runtime::exclusive::{Exclusive, PAGE_WORDS, Pages};
 use crate::runtime::{PAGE, say};
 
-/// Entries of a page.
-pub(super) const PAGE_ENTRIES: usize = 512;
 /// Pages of a table, at most, and images.
 const PAGES: usize = 16;
 /// With more entries different than that, an image is written anew as a whole.
 const FEW: usize = 8;
 
-#[repr(C, align(4096))]
-struct Pages<const COUNT: usize>(UnsafeCell<[[u64; PAGE_ENTRIES]; COUNT]>);
-
-// SAFETY: the images are written by Xen, and read where the linear mapping shows them; the others are used by one processor,
-// which is in the wedge once at a time.
-unsafe impl<const COUNT: usize> Sync for Pages<COUNT> {}
-
-/// The addresses of the table; the memory that was there at first is that of the images.
-static TABLE: Pages<PAGES> = Pages(UnsafeCell::new([[0; PAGE_ENTRIES]; PAGES]));
+/// The addresses of the table. The memory that was there at first is that of the images: Xen writes them, and they are read
+/// where the linear mapping shows them.
+static TABLE: Pages<PAGES> = Pages::new();
 /// What the images were made from: the guest's descriptors.
-static SOURCES: Pages<PAGES> = Pages(UnsafeCell::new([[0; PAGE_ENTRIES]; PAGES]));
-/// What becomes an image.
-static DRAFT: Pages<1> = Pages(UnsafeCell::new([[0; PAGE_ENTRIES]; 1]));
+pub(super) static SOURCES: Exclusive<[[u8; PAGE as usize]; PAGES]> = Exclusive::new([[0; _]; _]);
+/// What becomes an image, by a copy of Xen's.
+static DRAFT: Pages<1> = Pages::new();
 
 /// What user mode may see of a page of the guest's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +43,8 @@ struct Image {
     of: u64,
     /// When it was last shown.
     shown: u64,
+    /// It is shown now.
+    mapped: bool,
 }
 
 /// The table.
@@ -66,8 +61,9 @@ pub(super) struct Ldt {
     time: u64,
 }
 
-fn page_address(page: usize) -> u64 {
-    TABLE.0.get().addr() as u64 + page as u64 * PAGE
+/// The descriptors of a page.
+fn descriptors(page: &[u8; PAGE as usize]) -> impl Iterator<Item = u64> {
+    page.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
 impl Ldt {
@@ -75,21 +71,21 @@ impl Ldt {
     pub(super) fn new(memory: &'static Memory) -> Result<Self, Refused> {
         for page in 0..PAGES {
             // SAFETY: nobody accesses the page there.
-            unsafe { hypercall::update_va_mapping(page_address(page), 0)? };
-            Memory::protect_in_linear_mapping(memory.machine_of(page_address(page)))?;
+            unsafe { hypercall::update_va_mapping(TABLE.address(page), 0)? };
+            Memory::protect_in_linear_mapping(memory.machine_of(TABLE.address(page)))?;
         }
         Ok(Self { memory, base: 0, entries: 0, mapped: [None; PAGES], images: [Image::default(); PAGES], time: 0 })
     }
 
     /// The number of the entry at an address, if that is the table's.
     pub(super) fn entry_at(address: u64) -> Option<usize> {
-        let offset = address.wrapping_sub(page_address(0));
+        let offset = address.wrapping_sub(TABLE.address(0));
         (offset < PAGES as u64 * PAGE).then_some(offset as usize / 8)
     }
 
     /// Whether an entry is in the table, but in a page that is not mapped.
     pub(super) const fn lacks(&self, index: usize) -> bool {
-        index < self.entries && self.mapped[index / PAGE_ENTRIES].is_none()
+        index < self.entries && self.mapped[index / PAGE_WORDS].is_none()
     }
 
     /// Where the guest's table is.
@@ -97,27 +93,18 @@ impl Ldt {
         self.base
     }
 
-    /// What an image was made from.
-    fn source(image: usize) -> &'static mut [u64; PAGE_ENTRIES] {
-        // SAFETY: see `Pages`; no two references live at a time.
-        unsafe { &mut (*SOURCES.0.get())[image] }
-    }
-
     /// Entries of a page of the table.
     fn entries_of(&self, page: usize) -> usize {
-        (self.entries - page * PAGE_ENTRIES).min(PAGE_ENTRIES)
+        (self.entries - page * PAGE_WORDS).min(PAGE_WORDS)
     }
 
-    /// The bytes of a page of the table, as far as it goes, that an image was made from.
-    pub(super) fn source_of(&self, image: usize, page: usize) -> &'static mut [u8] {
-        let entries = self.entries_of(page);
-        let source = Self::source(image).as_mut_ptr().cast();
-        // SAFETY: within the page; any value is a descriptor.
-        unsafe { core::slice::from_raw_parts_mut(source, 8 * entries) }
+    /// The bytes of a page of the table, as far as it goes.
+    pub(super) fn bytes_of(&self, page: usize) -> usize {
+        8 * self.entries_of(page)
     }
 
     fn machine(&self, image: usize) -> u64 {
-        self.memory.machine_of(page_address(image))
+        self.memory.machine_of(TABLE.address(image))
     }
 
     fn read(&self, image: usize, index: usize) -> u64 {
@@ -127,18 +114,19 @@ impl Ldt {
 
     /// Has a new table in place of the old one: the guest's at an address, of which no page is mapped.
     pub(super) fn replace(&mut self, base: u64, entries: usize) {
-        let entries = entries.min(PAGES * PAGE_ENTRIES);
+        let entries = entries.min(PAGES * PAGE_WORDS);
         self.base = base;
         let old = core::mem::replace(&mut self.entries, entries);
         for (page, image) in self.mapped.iter_mut().enumerate() {
-            if image.take().is_some() {
+            if let Some(image) = image.take() {
+                self.images[image].mapped = false;
                 // SAFETY: nobody accesses the page there; Xen follows the tables, not the TLB.
-                let _ = unsafe { hypercall::write_va_mapping(page_address(page), 0) };
+                let _ = unsafe { hypercall::write_va_mapping(TABLE.address(page), 0) };
             }
         }
         let load = |entries: usize| MmuExtended {
             command: mmuext::SET_LDT,
-            argument: page_address(0),
+            argument: TABLE.address(0),
             argument2: entries as u64,
         };
         // The pages that Xen has found are dropped with a table that is another, by address or by length.
@@ -158,9 +146,9 @@ impl Ldt {
     /// The image for a page of the guest's: its own, or the one that was not shown for longest. One is free while a page of the
     /// table is not mapped.
     pub(super) fn image_for(&self, of: u64) -> usize {
-        let free = || (0..PAGES).filter(|image| !self.mapped.contains(&Some(*image)));
-        let own = free().find(|image| self.images[*image].of == of);
-        own.or_else(|| free().min_by_key(|image| self.images[*image].shown)).unwrap_or(0)
+        let free = self.images.iter().enumerate().filter(|(_, image)| !image.mapped);
+        let best = free.min_by_key(|(_, image)| (image.of != of, image.shown));
+        best.map_or(0, |(number, _)| number)
     }
 
     /// Maps an image at a page of the table. If its source is not what it was, neither is the image.
@@ -169,36 +157,35 @@ impl Ldt {
             self.make(image, self.entries_of(page));
         }
         self.time += 1;
-        self.images[image] = Image { of, shown: self.time };
+        self.images[image] = Image { of, shown: self.time, mapped: false };
         let value = self.machine(image) | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
         // SAFETY: nobody but Xen accesses the page there.
-        match unsafe { hypercall::write_va_mapping(page_address(page), value) } {
-            Ok(_) => self.mapped[page] = Some(image),
+        match unsafe { hypercall::write_va_mapping(TABLE.address(page), value) } {
+            Ok(_) => (self.mapped[page], self.images[image].mapped) = (Some(image), true),
             Err(Refused(error)) => say!("Xen refuses a page of a local descriptor table, error {error}"),
         }
     }
 
     /// Makes an image of its source, of which only so many entries are new.
     fn make(&self, image: usize, entries: usize) {
-        let source = Self::source(image);
+        let source = &SOURCES.borrow()[image];
+        let guests = || descriptors(source).take(entries).enumerate();
         let differs =
-            |(index, guests): (usize, &u64)| without_accessed(self.read(image, index) ^ visible(*guests)) != 0;
-        if source[..entries].iter().enumerate().filter(|entry| differs(*entry)).count() > FEW {
-            return self.copy(image);
+            |&(index, guests): &(usize, u64)| without_accessed(self.read(image, index) ^ visible(guests)) != 0;
+        if guests().filter(differs).count() > FEW {
+            return self.copy(image, source);
         }
-        for (index, guests) in source[..entries].iter().enumerate() {
-            update(self.read(image, index), self.machine(image) + 8 * index as u64, visible(*guests));
+        for (index, guests) in guests() {
+            update(self.read(image, index), self.machine(image) + 8 * index as u64, visible(guests));
         }
     }
 
     /// Writes an image as a whole. Xen has no use for it now, so that it may be written: by Xen.
-    fn copy(&self, image: usize) {
-        // SAFETY: see `Pages`.
-        let draft = unsafe { &mut (*DRAFT.0.get())[0] };
-        for (descriptor, guests) in draft.iter_mut().zip(Self::source(image)) {
-            *descriptor = visible(*guests);
+    fn copy(&self, image: usize, source: &[u8; PAGE as usize]) {
+        for (descriptor, guests) in DRAFT.page(0).iter().zip(descriptors(source)) {
+            descriptor.store(visible(guests), Ordering::Relaxed);
         }
-        let draft = self.memory.machine_of(DRAFT.0.get().addr() as u64);
+        let draft = self.memory.machine_of(DRAFT.address(0));
         let operation =
             MmuExtended { command: mmuext::COPY_PAGE, argument: self.machine(image) / PAGE, argument2: draft / PAGE };
         // SAFETY: the image is not mapped to be written, and no Rust object.
@@ -209,17 +196,17 @@ impl Ldt {
 
     /// Brings one entry of a page that is mapped up to date.
     pub(super) fn update(&self, index: usize, descriptor: u64) {
-        if let Some(Some(image)) = self.mapped.get(index / PAGE_ENTRIES) {
-            let index = index % PAGE_ENTRIES;
-            Self::source(*image)[index] = descriptor;
+        if let Some(Some(image)) = self.mapped.get(index / PAGE_WORDS) {
+            let index = index % PAGE_WORDS;
+            SOURCES.borrow()[*image].as_chunks_mut().0[index] = descriptor.to_le_bytes();
             update(self.read(*image, index), self.machine(*image) + 8 * index as u64, visible(descriptor));
         }
     }
 
     /// The descriptor that the processor finds.
     pub(super) fn descriptor(&self, index: usize) -> u64 {
-        match self.mapped.get(index / PAGE_ENTRIES) {
-            Some(Some(image)) if index < self.entries => self.read(*image, index % PAGE_ENTRIES),
+        match self.mapped.get(index / PAGE_WORDS) {
+            Some(Some(image)) if index < self.entries => self.read(*image, index % PAGE_WORDS),
             _ => 0,
         }
     }

@@ -19,8 +19,8 @@
 //! Xen's own interrupts return by Xen's IRETQ. If one that is not for the guest comes in while a program is on such a stack,
 //! the program's ESP is lost all the same.
 
-use core::cell::UnsafeCell;
-use core::mem::offset_of;
+use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use wedge::cpu::segment::Descriptor;
 use wedge::cpu::{Context, Frame, flags};
@@ -33,26 +33,15 @@ use super::memory::LINEAR;
 use super::segments::Segments;
 use super::tables::Tables;
 use super::traps::{Vm, Xen};
-use crate::runtime::PAGE;
+use crate::runtime::exclusive::Pages;
 
-/// What user mode gets to see.
-#[repr(C, align(4096))]
-struct Page {
-    iretq: [u8; 8],
-    frame: Frame,
-    rest: [u8; PAGE as usize - 8 - size_of::<Frame>()],
-}
+/// What user mode gets to see: IRETQ, and its frame.
+static SPRINGBOARD: Pages<1> = Pages::new();
 
-struct Cell(UnsafeCell<Page>);
-
-// SAFETY: one processor, and only the wedge, in which it is once at a time, uses it as a Rust object.
-unsafe impl Sync for Cell {}
-
-static SPRINGBOARD: Cell = Cell(UnsafeCell::new(Page {
-    iretq: [0x48, 0xcf, 0, 0, 0, 0, 0, 0],
-    frame: Frame { rip: 0, cs: 0, rflags: 0, rsp: 0, ss: 0 },
-    rest: [0; _],
-}));
+/// IRETQ, as the first word.
+const IRETQ: u64 = u64::from_le_bytes([0x48, 0xcf, 0, 0, 0, 0, 0, 0]);
+/// The words of its frame.
+const FRAME: Range<usize> = 1..6;
 
 /// Where the springboard is, and what maps it for user mode.
 #[derive(Debug)]
@@ -70,14 +59,22 @@ impl Springboard {
     /// One that is not in use; `None` if there are no page tables left.
     pub(super) fn new(tables: &mut Tables) -> Option<Self> {
         let mut table = |level| tables.allocate(level, 0);
+        SPRINGBOARD.page(0)[0].store(IRETQ, Ordering::Relaxed);
         let chain = [table(Level::L3)?, table(Level::L2)?, table(Level::L1)?];
         tables.pin(chain[0], mmuext::PIN_L3_TABLE);
         Some(Self { tables: chain, path: None, address: None })
     }
 
-    fn frame() -> &'static mut Frame {
-        // SAFETY: see `Cell`; the reference is used at once.
-        unsafe { &mut (*SPRINGBOARD.0.get()).frame }
+    fn set_frame(&Frame { rip, cs, rflags, rsp, ss }: &Frame) {
+        for (word, value) in SPRINGBOARD.page(0)[FRAME].iter().zip([rip, cs, rflags, rsp, ss]) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn frame() -> Frame {
+        let [rip, cs, rflags, rsp, ss] =
+            core::array::from_fn(|number| SPRINGBOARD.page(0)[FRAME.start + number].load(Ordering::Relaxed));
+        Frame { rip, cs, rflags, rsp, ss }
     }
 
     /// Whether a stack segment has 16 bits. If its selector leads nowhere, the return fails in Xen as it should.
@@ -95,7 +92,7 @@ impl Springboard {
 
     /// Where the instruction, then where its frame is, of a springboard at an address.
     fn start(address: u64) -> (u64, u64) {
-        (address + offset_of!(Page, iretq) as u64, address + offset_of!(Page, frame) as u64)
+        (address, address + 8 * FRAME.start as u64)
     }
 }
 
@@ -106,9 +103,9 @@ impl Xen {
             return;
         }
         let Context { rip, cs, rflags, rsp, ss, .. } = *context;
-        *Springboard::frame() = Frame { rip, cs, rflags, rsp, ss };
+        Springboard::set_frame(&Frame { rip, cs, rflags, rsp, ss });
         let address = Springboard::address_for(rsp);
-        let page = vm.machine.space.memory.memory.machine_of(SPRINGBOARD.0.get().addr() as u64);
+        let page = vm.machine.space.memory.memory.machine_of(SPRINGBOARD.address(0));
         let Springboard { tables, path, .. } = vm.host.springboard;
         if path != Some(address) {
             vm.machine.space.memory.lead(tables, path, address, page);
@@ -128,7 +125,7 @@ impl Xen {
         if !context.is_user() || (context.rip, context.rsp) != Springboard::start(address) {
             return;
         }
-        let Frame { rip, cs, rflags, rsp, ss } = *Springboard::frame();
+        let Frame { rip, cs, rflags, rsp, ss } = Springboard::frame();
         (context.rip, context.cs, context.rflags, context.rsp, context.ss) = (rip, cs, rflags, rsp, ss);
         if context.vector < cause::EVENT {
             context.vector = cause::FAILSAFE;

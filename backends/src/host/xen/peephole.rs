@@ -1,7 +1,6 @@
 //! The guest's memory by its physical addresses, and two pages of the window through which text is written that the guest may
 //! not write to itself.
 
-use core::cell::UnsafeCell;
 use core::slice;
 use core::sync::atomic::AtomicU64;
 
@@ -11,6 +10,7 @@ use wedge::vm::modules::{ModuleMemory, PAGE_LENGTH};
 use super::hypercall;
 use super::memory::{Memory, entry, pointer};
 use crate::runtime::PAGE;
+use crate::runtime::exclusive::Pages;
 
 impl ModuleMemory for &'static Memory {
     fn table(&mut self, _: usize, physical: u64) -> Option<&[AtomicU64; 512]> {
@@ -24,20 +24,14 @@ impl ModuleMemory for &'static Memory {
     }
 }
 
-#[repr(C, align(4096))]
-struct Pages(UnsafeCell<[u8; 2 * PAGE_LENGTH]>);
-
-// SAFETY: only its address is used.
-unsafe impl Sync for Pages {}
-
-static PEEPHOLE: Pages = Pages(UnsafeCell::new([0; 2 * PAGE_LENGTH]));
+static PEEPHOLE: Pages<2> = Pages::new();
 
 impl Peephole for &'static Memory {
     fn open(&mut self, pages: &[u64], offset: usize, length: usize) -> Option<&mut [u8]> {
         if pages.len() > 2 || offset + length > pages.len() * PAGE_LENGTH {
             return None;
         }
-        let peephole = PEEPHOLE.0.get().addr() as u64;
+        let peephole = PEEPHOLE.address(0);
         for (number, physical) in pages.iter().enumerate() {
             let value = physical & entry::ADDRESS | entry::TABLE & !entry::USER | entry::NO_EXECUTE;
             // SAFETY: nothing but this looks through the peephole.

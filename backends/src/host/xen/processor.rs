@@ -11,10 +11,11 @@ use x86_64::registers::model_specific::Msr;
 
 use super::entry::{GS_SWAPPED, cause};
 use super::hypercall::{self, SegmentBase};
-use super::ldt::PAGE_ENTRIES;
+use super::ldt::SOURCES;
 use super::memory::pointer;
 use super::segments::Segments;
 use super::tables::Tables;
+use crate::runtime::exclusive::PAGE_WORDS;
 use crate::runtime::{PAGE, timestamp};
 
 /// Memory and translations.
@@ -52,7 +53,7 @@ impl Processor {
 
     fn update_gdt(&mut self, cpu: &VirtualCpu, all: bool, space: &mut Space) {
         let base = cpu.gdt.base;
-        let count = ((usize::from(cpu.gdt.limit) + 1) / 8).min(PAGE_ENTRIES);
+        let count = ((usize::from(cpu.gdt.limit) + 1) / 8).min(PAGE_WORDS);
         if let Some(place) = self.segments.place(base) {
             return self.segments.look(place, count, all);
         }
@@ -79,16 +80,18 @@ impl Processor {
             return Ok(false);
         }
         let base = self.segments.ldt.base();
-        let page = index / PAGE_ENTRIES;
+        let page = index / PAGE_WORDS;
         let of = system_place(base.wrapping_add(8 * index as u64), space)? & !(PAGE - 1);
         let image = self.segments.ldt.image_for(of);
-        let mut rest = self.segments.ldt.source_of(image, page);
+        let mut sources = SOURCES.borrow();
+        let mut rest = &mut sources[image][..self.segments.ldt.bytes_of(page)];
         let mut is_new = false;
         for (address, length) in vm::parts(base.wrapping_add(page as u64 * PAGE), rest.len()) {
             let (part, behind) = rest.split_at_mut(length);
             is_new |= renew(part, address, space);
             rest = behind;
         }
+        drop(sources);
         self.segments.ldt.show(page, image, of, is_new);
         Ok(true)
     }

@@ -13,28 +13,22 @@
 //!
 //! The local table, which may be large, is in [`ldt`](super::ldt).
 
-use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use wedge::guest::linux::TLS_ENTRIES;
 
 use super::entry::WORK;
 use super::hypercall::{self, Refused};
-use super::ldt::{Ldt, PAGE_ENTRIES};
+use super::ldt::Ldt;
 use super::memory::{Memory, entry, pointer};
+use crate::runtime::exclusive::{PAGE_WORDS, Pages};
 use crate::runtime::{PAGE, WINDOW, say};
 
-/// The global table, a page.
-#[repr(C, align(4096))]
-struct Gdt(UnsafeCell<[u64; PAGE_ENTRIES]>);
-
-// SAFETY: read only, and written by Xen.
-unsafe impl Sync for Gdt {}
-
-static GDT: Gdt = Gdt(UnsafeCell::new([0; PAGE_ENTRIES]));
+/// The global table. Xen writes to it.
+static GDT: Pages<1> = Pages::new();
 
 /// What the guest had in its global table when it was last looked at.
-pub(super) static SEEN: [AtomicU64; PAGE_ENTRIES] = [const { AtomicU64::new(0) }; PAGE_ENTRIES];
+pub(super) static SEEN: [AtomicU64; PAGE_WORDS] = [const { AtomicU64::new(0) }; PAGE_WORDS];
 /// Where the wedge sees the guest's [`TLS_ENTRIES`]. While that is not known, there is [`WORK`] before user mode.
 pub(super) static TLS: AtomicU64 = AtomicU64::new(0);
 
@@ -53,14 +47,14 @@ pub(super) struct Segments {
 impl Segments {
     /// Makes the tables' pages read-only, and loads the global one, which is empty.
     pub(super) fn new(memory: &'static Memory) -> Result<Self, Refused> {
-        let address = GDT.0.get().addr() as u64;
+        let address = GDT.address(0);
         debug_assert!(address >= WINDOW);
         let gdt = memory.machine_of(address);
         // SAFETY: the wedge only reads the page from here on.
         unsafe { hypercall::update_va_mapping(address, gdt | entry::PRESENT | entry::ACCESSED_AND_DIRTY)? };
         Memory::protect_in_linear_mapping(gdt)?;
         // SAFETY: the page holds zeros, and is mapped read-only.
-        unsafe { hypercall::set_gdt(&[gdt / PAGE], PAGE_ENTRIES as u64)? };
+        unsafe { hypercall::set_gdt(&[gdt / PAGE], PAGE_WORDS as u64)? };
         WORK.store(1, Ordering::Relaxed);
         Ok(Self { gdt, entries: 0, place: None, ldt: Ldt::new(memory)? })
     }
@@ -69,15 +63,14 @@ impl Segments {
     pub(super) fn descriptor(&self, selector: u16) -> u64 {
         let index = usize::from(selector >> 3);
         match selector >> 2 & 1 {
-            0 if index < PAGE_ENTRIES => Self::real(index),
+            0 if index < PAGE_WORDS => Self::real(index),
             0 => 0,
             _ => self.ldt.descriptor(index),
         }
     }
 
     fn real(index: usize) -> u64 {
-        // SAFETY: within the page.
-        unsafe { (&raw const (*GDT.0.get())[index]).read_volatile() }
+        GDT.page(0)[index].load(Ordering::Relaxed)
     }
 
     /// A descriptor that is about to be loaded. A local one's page is mapped.
@@ -85,7 +78,7 @@ impl Segments {
         let index = usize::from(selector >> 3);
         if selector >> 2 & 1 == 1 {
             self.ldt.update(index, descriptor);
-        } else if index < PAGE_ENTRIES {
+        } else if index < PAGE_WORDS {
             self.see(index, descriptor);
             self.entries = self.entries.max(index + 1);
         }

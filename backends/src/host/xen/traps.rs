@@ -3,7 +3,6 @@
 //! What is common to all hosts is in [`wedge::vm`]. Here is what differs: where the values come from that an entry saves, which
 //! entries there are, and what is to be done before the guest goes on.
 
-use core::cell::UnsafeCell;
 use core::fmt;
 use core::sync::atomic::Ordering;
 
@@ -26,6 +25,7 @@ use super::processor::Processor;
 use super::stacks::Stacks;
 use super::tables::Tables;
 use crate::Backend;
+use crate::runtime::exclusive::Exclusive;
 use crate::runtime::say;
 
 /// A guest on Xen.
@@ -43,25 +43,20 @@ pub(super) struct Xen {
     pub(super) steps: bool,
 }
 
-struct Cell(UnsafeCell<Option<Vm>>);
-
-// SAFETY: one processor, which is in the wedge once at a time: events are masked there, and an exception there is the end.
-unsafe impl Sync for Cell {}
-
-static RESIDENT: Cell = Cell(UnsafeCell::new(None));
+/// The guest. Events are masked in the wedge; an exception there is the end.
+static RESIDENT: Exclusive<Option<Vm>> = Exclusive::new(None);
 
 /// From here on entries find it.
 pub(super) fn stay(vm: Vm) {
-    // SAFETY: called once, before the guest runs.
-    unsafe { *RESIDENT.0.get() = Some(vm) };
+    *RESIDENT.borrow() = Some(vm);
 }
 
 /// Where all entries lead. Returns one of [`exit`].
 pub(super) extern "C" fn enter(context: &mut Context) -> u64 {
-    // SAFETY: see `Cell`.
-    match unsafe { &mut *RESIDENT.0.get() } {
-        Some(vm) => Xen::enter(vm, context),
-        None => Vm::die(context, "before the guest runs"),
+    match RESIDENT.try_borrow().as_deref_mut() {
+        Some(Some(vm)) => Xen::enter(vm, context),
+        Some(None) => Vm::die(context, "before the guest runs"),
+        None => Vm::die(context, "in the wedge"),
     }
 }
 
