@@ -1,19 +1,18 @@
-//! What the documents say of the code: the table of classes, which is made from the code.
-
-mod support;
+//! The table of classes, made from the code: a site of every class is assembled, and the wedge rewrites it in each mode.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
 use annotate::instructions::{Class, SEQUENCES, TABLE, decode_next};
 use annotate::object::{Elf, Records};
 use annotate::record::{AllegedSite, Flags, Liveness, MINIMUM_SLOT, RawRecord};
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
-use support::Lab;
 use wedge::sites::{Engine, Form, Hooks, Memory, Mode, Piece, STUB_SIZE, SiteTable, Summary, Virtual, stays};
+
+use crate::root;
+use crate::support::Lab;
 
 /// The variable with which [`CLASSES`] is written instead of compared.
 const OVERWRITE: &str = "AFTERBURNER_OVERWRITE";
@@ -56,10 +55,6 @@ const VIRTUAL: Virtual = Virtual {
     code_selector: 0xe033,
     stack_selector: 0xe02b,
 };
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 /// A site in ordinary text, with the bytes in its slot.
 struct Sample {
