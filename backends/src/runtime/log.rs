@@ -1,18 +1,38 @@
-//! The wedge's log: lines on the console of whichever host it runs on.
+//! The wedge's log, and the wedge's end: both are the host's at hand, which hands them in when it is entered.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
-static ON_XEN: AtomicBool = AtomicBool::new(false);
-
-/// From here on the log goes to Xen's console, not to a serial port.
-pub(crate) fn use_xen() {
-    ON_XEN.store(true, Ordering::Relaxed);
+/// What a host gives the wedge as a program.
+#[derive(Debug)]
+pub(crate) struct Console {
+    /// Writes a piece of text.
+    pub(crate) write: fn(&str),
+    /// Ends a boot or a guest that cannot go on.
+    pub(crate) stop: fn() -> !,
 }
 
-/// Whether the log goes to Xen's console.
-pub(crate) fn on_xen() -> bool {
-    ON_XEN.load(Ordering::Relaxed)
+static CONSOLE: AtomicPtr<Console> = AtomicPtr::new(ptr::null_mut());
+
+/// From here on the log, and the end, are this host's.
+pub(crate) fn use_console(console: &'static Console) {
+    CONSOLE.store(ptr::from_ref(console).cast_mut(), Ordering::Relaxed);
+}
+
+fn console() -> Option<&'static Console> {
+    // SAFETY: null, or from a reference that lives for ever and is shared (`use_console`).
+    unsafe { CONSOLE.load(Ordering::Relaxed).as_ref() }
+}
+
+/// The end of a wedge that cannot go on. Before a host has said how that ends, nothing is left but to stand still.
+pub(crate) fn stop() -> ! {
+    match console() {
+        Some(console) => (console.stop)(),
+        None => loop {
+            core::hint::spin_loop();
+        },
+    }
 }
 
 /// The host's console.
@@ -21,12 +41,10 @@ pub(crate) struct Log;
 
 impl Write for Log {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if on_xen() {
-            crate::host::xen::console::write_log(text);
-            Ok(())
-        } else {
-            crate::host::bare::console::Console.write_str(text)
+        if let Some(console) = console() {
+            (console.write)(text);
         }
+        Ok(())
     }
 }
 

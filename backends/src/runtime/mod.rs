@@ -61,5 +61,5 @@ pub(crate) fn entropy() -> u64 {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     say!("{info}");
-    if log::on_xen() { crate::host::xen::stop() } else { crate::host::bare::stop() }
+    log::stop()
 }

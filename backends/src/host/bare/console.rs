@@ -3,8 +3,6 @@
 //! The guest drives the same port. The wedge speaks before the guest does, or with interrupts off, and waits until the
 //! transmitter is empty (16550 UART: line status register, bit 5), so neither loses a character.
 
-use core::fmt::{self, Write};
-
 use x86_64::instructions::port::Port;
 
 /// I/O address of COM1.
@@ -12,7 +10,7 @@ const COM1: u16 = 0x3f8;
 
 /// The first serial port.
 #[derive(Debug)]
-pub(crate) struct Console;
+pub(super) struct Console;
 
 /// A register of the port.
 fn register(number: u16) -> Port<u8> {
@@ -42,14 +40,12 @@ impl Console {
     }
 }
 
-impl Write for Console {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            if byte == b'\n' {
-                Self::put(b'\r');
-            }
-            Self::put(byte);
+/// Writes a piece of text.
+pub(super) fn write(text: &str) {
+    for byte in text.bytes() {
+        if byte == b'\n' {
+            Console::put(b'\r');
         }
-        Ok(())
+        Console::put(byte);
     }
 }

@@ -11,7 +11,7 @@
 #![expect(unsafe_code, reason = "the machine is reached by addresses and instructions that Rust knows nothing of")]
 
 mod boot;
-pub(crate) mod console;
+mod console;
 mod entry;
 mod exceptions;
 mod hooks;
@@ -24,11 +24,16 @@ mod world;
 
 use console::Console;
 
+use crate::runtime::log::{self, use_console};
 use crate::runtime::say;
+
+/// What the wedge writes to, and how it ends.
+static CONSOLE: log::Console = log::Console { write: console::write, stop };
 
 /// Entered by the code in [`entry`], with paging on and a stack: once, or again without having been loaded again.
 extern "C" fn start(eax: u32, information: u64, base: u64) -> ! {
     Console::set_up();
+    use_console(&CONSOLE);
     if reset::is_entered_again() {
         say!("entered again without having been loaded again: the machine is reset");
         reset::reset()
@@ -40,7 +45,7 @@ extern "C" fn start(eax: u32, information: u64, base: u64) -> ! {
 }
 
 /// The end of a boot that cannot go on. The machine stays as it is, so that the message can be read.
-pub(crate) fn stop() -> ! {
+fn stop() -> ! {
     say!("stopped");
     loop {
         x86_64::instructions::hlt();

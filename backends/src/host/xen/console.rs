@@ -84,7 +84,7 @@ pub(super) fn read() -> Option<u8> {
 }
 
 /// Writes the wedge's own words: the terminal wants a carriage return before each new line, as the guest sends it.
-pub(crate) fn write_log(text: &str) {
+pub(super) fn write_log(text: &str) {
     for line in text.split_inclusive('\n') {
         match line.strip_suffix('\n') {
             Some(line) => {

@@ -10,7 +10,7 @@
 
 mod board;
 mod boot;
-pub(crate) mod console;
+mod console;
 mod entry;
 mod failsafe;
 mod hypercall;
@@ -28,11 +28,15 @@ mod traps;
 use hypercall::{Reason, shutdown};
 use interface::StartInfo;
 
-use crate::runtime::{log, say};
+use crate::runtime::log::{self, use_console};
+use crate::runtime::say;
+
+/// What the wedge writes to, and how it ends.
+static CONSOLE: log::Console = log::Console { write: console::write_log, stop };
 
 /// Entered by the code in [`entry`], once.
 extern "C" fn start(information: *const StartInfo) -> ! {
-    log::use_xen();
+    use_console(&CONSOLE);
     // SAFETY: this is what Xen's ABI says of RSI at the entry.
     let information = unsafe { &*information };
     let failure = boot::boot(information);
@@ -41,7 +45,7 @@ extern "C" fn start(information: *const StartInfo) -> ! {
 }
 
 /// The end of a boot that cannot go on.
-pub(crate) fn stop() -> ! {
+fn stop() -> ! {
     say!("stopped");
     shutdown(Reason::Crash)
 }
