@@ -25,6 +25,7 @@ pub mod options;
 mod pvh;
 mod reader;
 pub mod selection;
+pub(crate) mod session;
 
 pub use framebuffer::{Channel, Framebuffer, Pixels};
 pub use reader::ReadMemory;

@@ -39,8 +39,7 @@ extern "C" fn start(eax: u32, information: u64, base: u64) -> ! {
         reset::reset()
     }
     exceptions::set_up();
-    let failure = boot::boot(eax, information, base);
-    say!("{failure}");
+    boot::boot(eax, information, base);
     stop()
 }
 

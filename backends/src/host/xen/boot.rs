@@ -9,16 +9,14 @@ use core::ops::Range;
 use annotate::instructions::Class;
 use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
 use wedge::guest::linux::{self, StackSwitch};
-use wedge::image::{Damage, LOAD_ADDRESS, Misplaced, Payload, Span};
+use wedge::image::{LOAD_ADDRESS, Misplaced, Parameters, Span};
 use wedge::loader::boot_params::Display;
-use wedge::loader::command_line::{CommandLine, CommandLineError, words};
+use wedge::loader::command_line::{CommandLine, words};
 use wedge::loader::elf::{ElfError, Kernel};
-use wedge::loader::initramfs::Archives;
-use wedge::loader::{Guest, LoadError, Plan};
-use wedge::memory::{MemoryMap, OutOfMemory, PhysicalMemory as _};
+use wedge::memory::MemoryMap;
 use wedge::platform::{Pci, Platform};
 use wedge::shadow::{Memory as ShadowMemory, Mode as PagingMode, Notes, OutOfTables, Shadow, TableInfo};
-use wedge::sites::{Engine, Lost, Mode, Refusal, Virtual};
+use wedge::sites::{Engine, Mode, Virtual};
 use wedge::vm::port::Port;
 use wedge::vm::{Account, Machine, Space, Text, Vcpu, paging_mode};
 
@@ -35,11 +33,11 @@ use super::tables::{Parts, Tables};
 use super::traps::{self, Vm, Xen};
 use super::{console, console::use_ring};
 use crate::Backend;
-use crate::boot::options::{InvalidOption, Options};
-use crate::boot::selection::{Entry, Impossible, select};
+use crate::boot::options::Options;
+use crate::boot::selection::Entry;
+use crate::boot::session::{self, Boot, Contents, Ground, Loaded, PIECES, Pieces, Ready, Rewritten};
 use crate::runtime::arena::Arena;
-use crate::runtime::exclusive::Pages;
-use crate::runtime::sites::rewrite_sites;
+use crate::runtime::exclusive::{Exclusive, Pages};
 use crate::runtime::{PAGE, WINDOW, WINDOW_LENGTH, entropy, own_length, parameters, say};
 
 /// Addresses that the guest cannot have: Xen's and the linear mapping's, and the GB that ends with the window.
@@ -50,8 +48,7 @@ static RESERVED: [Range<u64>; 2] =
 const FIRST_TABLES: u64 = 0x1000;
 const FIRST_DESCRIPTORS: u64 = 0x3000;
 
-static mut MEMORY: Memory = Memory::empty();
-static mut COMMAND_LINE: Option<CommandLine> = None;
+static MEMORY: Exclusive<Memory> = Exclusive::new(Memory::empty());
 /// A stack for the time until the guest has its own.
 static FIRST_STACK: Pages<1> = Pages::new();
 
@@ -59,159 +56,171 @@ static FIRST_STACK: Pages<1> = Pages::new();
 const FIRST_MODE: PagingMode =
     PagingMode { pcid: false, global: false, write_protect: false, no_execute: false, physical_bits: 36 };
 
-/// Why a boot ends before it has begun.
+/// What Xen alone refuses, or the domain lacks.
 #[derive(Debug)]
-pub(super) enum Failure<'a> {
-    NotPacked,
+pub(super) enum Failure {
     Xen { what: &'static str, error: i64 },
     Memory(MemoryError),
     Misplaced(Misplaced),
-    Payload(Damage),
-    CommandLine(CommandLineError),
     CommandLineText,
-    Option(InvalidOption<'a>),
-    Backend(Impossible),
     Mode(Mode),
     Kernel(ElfError),
     NoRoom { what: &'static str, length: u64 },
     Pieces(&'static str),
-    Load(LoadError),
-    Loaded(OutOfMemory),
-    Sites(Refusal),
-    Lost(Lost),
+    Unknown,
     Shadow(OutOfTables),
 }
 
-impl fmt::Display for Failure<'_> {
+impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotPacked => {
-                write!(f, "this is the wedge alone; `afterburner pack` makes an image of it and a kernel")
-            }
             Self::Xen { what, error } => write!(f, "Xen refuses {what}, error {error}"),
             Self::Memory(error) => error.fmt(f),
             Self::Misplaced(error) => error.fmt(f),
-            Self::Payload(error) => error.fmt(f),
-            Self::CommandLine(error) => error.fmt(f),
             Self::CommandLineText => write!(f, "the command line that Xen hands over is not UTF-8"),
-            Self::Option(error) => error.fmt(f),
-            Self::Backend(error) => error.fmt(f),
             Self::Mode(mode) => {
                 write!(f, "afterburn.mode={mode}: modes are for bare hardware; on Xen every site is taken over")
             }
             Self::Kernel(error) => error.fmt(f),
             Self::NoRoom { what, length } => write!(f, "no room for {what}, {length:#x} bytes in one piece"),
             Self::Pieces(what) => write!(f, "{what} lies in more than {PIECES} pieces of memory"),
-            Self::Load(error) => error.fmt(f),
-            Self::Loaded(error) => error.fmt(f),
-            Self::Sites(refusal) => write!(f, "the table of sites is refused: {refusal}"),
-            Self::Lost(Lost { count, address, class, reason }) => {
-                write!(
-                    f,
-                    "{count} sites cannot be taken and would do something else without privileges; the first is "
-                )?;
-                write!(f, "{class} at {address:#x} ({reason}): this kernel cannot run on Xen")
-            }
+            Self::Unknown => write!(f, "the domain's memory is looked at in the wrong order"),
             Self::Shadow(OutOfTables) => write!(f, "not even the first page tables find room"),
         }
     }
 }
 
 /// Says what Xen has refused.
-fn refused(what: &'static str) -> impl Fn(Refused) -> Failure<'static> {
+fn refused(what: &'static str) -> impl Fn(Refused) -> Failure {
     move |Refused(error)| Failure::Xen { what, error }
 }
 
 /// Boots the guest. Returns only if that fails.
-pub(super) fn boot(start: &StartInfo) -> Failure<'static> {
-    match prepare(start) {
-        Ok(ready) => ready.enter(),
-        Err(failure) => failure,
-    }
-}
-
-/// A guest that is loaded, and a machine for it.
-struct Ready {
-    entry: u64,
-    boot_params: u64,
-}
-
-impl Ready {
-    /// Enters the guest as on bare hardware, with what it believes to be paging by its own tables.
-    fn enter(self) -> ! {
-        let mut context = Context {
-            registers: Registers { rsi: self.boot_params, ..Registers::default() },
-            rip: self.entry,
-            cs: KERNEL_CS,
-            rflags: 2,
-            rsp: FIRST_STACK.address(0) + PAGE,
-            ss: KERNEL_SS,
-            ..Context::default()
-        };
-        // SAFETY: the plan has put a kernel there; the context is on the wedge's stack, which is free from here on.
-        unsafe { xen_resume(&raw mut context, exit::KERNEL) }
-    }
-}
-
-fn prepare(start: &StartInfo) -> Result<Ready, Failure<'static>> {
+pub(super) fn boot(start: &'static StartInfo) {
     let privileged = start.flags & StartInfo::INITIAL_DOMAIN != 0;
-    connect(start, privileged)?;
-    let parameters = parameters();
-    if parameters.payload.length == 0 {
-        return Err(Failure::NotPacked);
+    if let Err(failure) = connect(start, privileged) {
+        say!("{failure}");
+    } else if let Some(ready) = session::boot(Domain { start, privileged, payload: 0..0, laid: None }) {
+        enter(ready)
     }
-    parameters.check(own_length(), WINDOW_LENGTH - LOAD_ADDRESS).map_err(Failure::Misplaced)?;
-    let payload_start = WINDOW + LOAD_ADDRESS + parameters.payload.offset;
-    let payload = loaded(start, parameters.payload)?;
-    let contents = Payload::check(payload).map_err(Failure::Payload)?;
-    contents.check_arena(parameters.arena).map_err(Failure::Payload)?;
-    let command_line = command_line(&contents, start)?;
-    let options = Options::parse(command_line.as_str()).map_err(Failure::Option)?;
-    let backend = select(options.backend, Entry::XenPv, None).map_err(Failure::Backend)?;
-    if options.mode != Mode::default() {
-        return Err(Failure::Mode(options.mode));
-    }
-    let domain = if privileged { "dom0" } else { "domU" };
-    say!("backend {backend}, {domain}, entered by {}", Entry::XenPv);
-    debug_assert_eq!(backend, Backend::Xen);
-
-    let own_end = LOAD_ADDRESS + parameters.arena.offset + parameters.arena.length;
-    let place = &raw mut MEMORY;
-    // SAFETY: the only call, and the only reference.
-    let memory: &'static mut Memory = unsafe { &mut *place };
-    // SAFETY: nothing has been mapped yet.
-    unsafe { memory.set_up(start, own_end).map_err(Failure::Memory)? };
-    if !privileged {
-        // SAFETY: the linear mapping stays; the ring lies behind the payload, among the pages that the guest is not given.
-        unsafe { use_ring(LINEAR + start.console_mfn * PAGE, start.console_event_channel) };
-    }
-    let payload_frames =
-        (payload_start - WINDOW) / PAGE..(payload_start - WINDOW + payload.len() as u64).div_ceil(PAGE);
-    let laid = lay_out(memory, &contents, &payload_frames, options.tables)?;
-    let memory: &'static Memory = memory;
-    let modules = Modules::find(start, memory)?;
-    let archives = Archives { own: contents.initramfs, modules: &modules.ranges[..modules.count] };
-    let plan = laid.plan(&contents, archives, command_line)?;
-    // SAFETY: the plan keeps off the payload; the rest of the domain's memory is nobody's.
-    let mut usable = unsafe { Usable::new(&laid.map, memory) };
-    plan.load(&mut usable).map_err(Failure::Loaded)?;
-    take_over(&plan, &contents, &mut usable, memory, laid.shadow, &parameters, privileged)?;
-    Ok(Ready { entry: plan.kernel.entry(), boot_params: plan.boot_params })
 }
 
-/// The bytes of the payload, which the image says to lie there.
-fn loaded(start: &StartInfo, payload: Span) -> Result<&'static [u8], Failure<'static>> {
-    let address = WINDOW + LOAD_ADDRESS + payload.offset;
-    // Xen puts its list of frames behind the image (`xen.h`, "Start-of-day memory layout").
-    if address + payload.length > start.mfn_list {
-        return Err(Failure::Misplaced(Misplaced::Payload(payload)));
+/// Enters the guest as on bare hardware, with what it believes to be paging by its own tables.
+fn enter(ready: Ready) -> ! {
+    let mut context = Context {
+        registers: Registers { rsi: ready.boot_params, ..Registers::default() },
+        rip: ready.entry,
+        cs: KERNEL_CS,
+        rflags: 2,
+        rsp: FIRST_STACK.address(0) + PAGE,
+        ss: KERNEL_SS,
+        ..Context::default()
+    };
+    // SAFETY: the plan has put a kernel there; the context is on the wedge's stack, which is free from here on.
+    unsafe { xen_resume(&raw mut context, exit::KERNEL) }
+}
+
+/// The domain, as Xen has made it.
+struct Domain {
+    start: &'static StartInfo,
+    privileged: bool,
+    /// Pseudo-physical frames of the payload.
+    payload: Range<u64>,
+    /// Its memory, once that is found out, and where in it the shadow works.
+    laid: Option<(&'static Memory, ShadowPlace)>,
+}
+
+impl Boot for Domain {
+    type Error = Failure;
+    type Memory<'a> = Usable<'a>;
+
+    const BACKEND: Backend = Backend::Xen;
+
+    fn image(&self) -> (Parameters, u64, u64) {
+        (parameters(), own_length(), WINDOW_LENGTH - LOAD_ADDRESS)
     }
-    // SAFETY: Xen has loaded the image to the window, and mapped all up to its list; nobody writes there.
-    Ok(unsafe { core::slice::from_raw_parts(pointer(address), payload.length as usize) })
+
+    fn payload(&mut self, parameters: &Parameters) -> Result<&'static [u8], Failure> {
+        let Span { offset, length } = parameters.payload;
+        let start = LOAD_ADDRESS + offset;
+        // Xen puts its list of frames behind the image (`xen.h`, "Start-of-day memory layout").
+        if WINDOW + start + length > self.start.mfn_list {
+            return Err(Failure::Misplaced(Misplaced::Payload(parameters.payload)));
+        }
+        self.payload = start / PAGE..(start + length).div_ceil(PAGE);
+        // SAFETY: Xen has loaded the image to the window, and mapped all up to its list; nobody writes there.
+        Ok(unsafe { core::slice::from_raw_parts(pointer(WINDOW + start), length as usize) })
+    }
+
+    fn entered(&self) -> (Entry, Option<[u8; 12]>) {
+        (Entry::XenPv, None)
+    }
+
+    /// In front is what the guest would otherwise have to measure by a timer that is not there: Xen knows how fast the
+    /// time-stamp counter is. Behind, where it counts, the guest is told not to isolate its page tables: there is a root without
+    /// the kernel for user mode anyway, and all others have to have the same kernel half.
+    fn command_line(&self, of_image: &str) -> Result<CommandLine, session::Failure<'static, Failure>> {
+        let line = self.start.command_line.split(|byte| *byte == 0).next().unwrap_or_default();
+        let line = core::str::from_utf8(line).map_err(|_| session::Failure::Host(Failure::CommandLineText))?;
+        let mut frequency = Words { bytes: [0; 48], length: 0 };
+        let _ = write!(frequency, "tsc_early_khz={} tsc=reliable", super::board::ticks_per_millisecond());
+        let join = |front: &str, behind: &str| CommandLine::join(front, behind).map_err(session::Failure::CommandLine);
+        let joined = join(of_image, line)?;
+        let joined = join(frequency.as_str(), joined.as_str())?;
+        if words(joined.as_str()).any(|word| word.name == "pti" && word.value == Some("on")) {
+            say!("pti=on has no effect on Xen: user mode has page tables of its own, without the kernel");
+        }
+        join(joined.as_str(), "pti=off")
+    }
+
+    fn accept(&self, options: &Options) -> Result<(), Failure> {
+        if options.mode != Mode::default() {
+            return Err(Failure::Mode(options.mode));
+        }
+        let domain = if self.privileged { "dom0" } else { "domU" };
+        say!("backend {}, {domain}, entered by {}", Self::BACKEND, Entry::XenPv);
+        Ok(())
+    }
+
+    fn lay_out(&mut self, image: &Contents<'_>) -> Result<Ground, Failure> {
+        let arena = image.parameters.arena;
+        let memory = MEMORY.take();
+        // SAFETY: nothing has been mapped yet.
+        unsafe { memory.set_up(self.start, LOAD_ADDRESS + arena.offset + arena.length).map_err(Failure::Memory)? };
+        if !self.privileged {
+            let ring = LINEAR + self.start.console_mfn * PAGE;
+            // SAFETY: the linear mapping stays; the ring lies behind the payload, among the pages that the guest is not given.
+            unsafe { use_ring(ring, self.start.console_event_channel) };
+        }
+        let (ground, shadow) = lay_out(memory, image, &self.payload, self.start)?;
+        self.laid = Some((memory, shadow));
+        Ok(ground)
+    }
+
+    fn memory<'a>(&self, map: &'a MemoryMap) -> Result<Usable<'a>, Failure> {
+        let (memory, _) = self.laid.ok_or(Failure::Unknown)?;
+        // SAFETY: the plan keeps off the payload; the rest of the domain's memory is nobody's.
+        Ok(unsafe { Usable::new(map, memory) })
+    }
+
+    fn prepare(&mut self, _: &Loaded<'_>, _: &mut [u8]) -> Result<(), Failure> {
+        write_first_tables();
+        Ok(())
+    }
+
+    fn engine(&mut self, contents: &Contents<'_>) -> Engine<'static> {
+        // SAFETY: the arena is in the window, and this is the only call.
+        Engine::deprivileged(sites_see(), unsafe { Arena::new(contents.parameters.arena).memory() })
+    }
+
+    fn take_over(self, rewritten: Rewritten<'_>, image: &mut [u8]) -> Result<(), Failure> {
+        let (memory, shadow) = self.laid.ok_or(Failure::Unknown)?;
+        take_over(rewritten, image, memory, shadow, self.privileged)
+    }
 }
 
 /// Maps what the domain shares with Xen, and takes Xen's calls.
-fn connect(start: &StartInfo, privileged: bool) -> Result<(), Failure<'static>> {
+fn connect(start: &StartInfo, privileged: bool) -> Result<(), Failure> {
     let shared = start.shared_info | super::memory::entry::TABLE & !super::memory::entry::USER;
     // SAFETY: the page is a place for this mapping.
     unsafe { hypercall::update_va_mapping(SHARED_PAGE.address(), shared) }.map_err(refused("the shared page"))?;
@@ -256,31 +265,7 @@ fn set_traps() -> Result<(), Refused> {
     Ok(())
 }
 
-/// The image's command line and Xen's, in the wedge's own memory. In front of them is what the guest would otherwise have to
-/// measure by a timer that is not there: Xen knows how fast the time-stamp counter is. Behind them, where it counts, the guest is
-/// told not to isolate its page tables: there is a root without the kernel for user mode anyway, and all others have to have
-/// the same kernel half.
-fn command_line(contents: &Payload<'_>, start: &StartInfo) -> Result<&'static CommandLine, Failure<'static>> {
-    let line = start.command_line.split(|byte| *byte == 0).next().unwrap_or_default();
-    let line = core::str::from_utf8(line).map_err(|_| Failure::CommandLineText)?;
-    let joined = CommandLine::join(contents.command_line, line).map_err(Failure::CommandLine)?;
-    let mut frequency = Words { bytes: [0; 48], length: 0 };
-    let _ = write!(frequency, "tsc_early_khz={} tsc=reliable", super::board::ticks_per_millisecond());
-    let joined = CommandLine::join(frequency.as_str(), joined.as_str()).map_err(Failure::CommandLine)?;
-    if words(joined.as_str()).any(|word| word.name == "pti" && word.value == Some("on")) {
-        say!("pti=on has no effect on Xen: user mode has page tables of its own, without the kernel");
-    }
-    let joined = CommandLine::join(joined.as_str(), "pti=off").map_err(Failure::CommandLine)?;
-    let place = &raw mut COMMAND_LINE;
-    // SAFETY: the guest does not run yet, and this is called once.
-    let place = unsafe { &mut *place };
-    Ok(place.insert(joined))
-}
-
-/// As many pieces as something may lie in that Xen has loaded: 128 MB, in the pieces of 2 MB that a toolstack takes.
-const PIECES: usize = 64;
-
-/// A word for the guest.
+/// Words for the guest.
 struct Words {
     bytes: [u8; 48],
     length: usize,
@@ -301,16 +286,6 @@ impl fmt::Write for Words {
     }
 }
 
-/// Who gets which part of the memory.
-struct Layout {
-    map: MemoryMap,
-    /// Machine addresses of the payload.
-    busy: [Range<u64>; PIECES],
-    busy_count: usize,
-    kernel: u64,
-    shadow: ShadowPlace,
-}
-
 /// What the shadow works in.
 #[derive(Clone, Copy)]
 struct ShadowPlace {
@@ -323,114 +298,71 @@ const BESIDE: u64 = (size_of::<Notes>() + size_of::<TableInfo>() + size_of::<u32
 
 fn lay_out(
     memory: &mut Memory,
-    contents: &Payload<'_>,
+    image: &Contents<'_>,
     payload: &Range<u64>,
-    most: Option<u32>,
-) -> Result<Layout, Failure<'static>> {
+    start: &StartInfo,
+) -> Result<(Ground, ShadowPlace), Failure> {
     let own = [0..WINDOW_LENGTH / PAGE, payload.end..memory.boot_end()];
     let mut map = memory.make_map(&own).map_err(Failure::Memory)?;
-    let mut busy = [const { 0..0 }; PIECES];
-    let mut busy_count = 0;
+    let mut busy = Pieces::new();
     for range in memory.machine_ranges(payload.clone()) {
-        *busy.get_mut(busy_count).ok_or(Failure::Pieces("the image"))? = range;
-        busy_count += 1;
+        busy.add(range).ok_or(Failure::Pieces("the image"))?;
     }
     let place = |map: &MemoryMap, length, alignment, what| {
-        let place = map.place(busy[..busy_count].iter().cloned(), length, alignment, LIMIT);
+        let place = map.place(busy.as_slice().iter().cloned(), length, alignment, LIMIT);
         place.ok_or(Failure::NoRoom { what, length })
     };
     let pool = memory.pool();
     // The last page of the pool is none of them. One page in 64 for page tables is more than a real kernel has.
     let spare = pool.end - pool.start - 1;
     let tables = spare.min((memory.pages() / 64).max(FEWEST_TABLES));
-    let tables = most.map_or(tables, |most| tables.min(most.into()));
+    let tables = image.options.tables.map_or(tables, |most| tables.min(most.into()));
     let length = (tables * BESIDE).next_multiple_of(PAGE);
     let address = place(&map, length, PAGE, "the shadow of the page tables")?;
     map.reserve(&(address..address + length)).map_err(MemoryError::Map).map_err(Failure::Memory)?;
-    let extent = Kernel::parse(contents.kernel).map_err(Failure::Kernel)?.extent();
+    let extent = Kernel::parse(image.payload.kernel).map_err(Failure::Kernel)?.extent();
     let kernel = place(&map, extent.end - extent.start, 2 << 20, "the kernel")?;
     memory.set_map(&map);
-    Ok(Layout { map, busy, busy_count, kernel, shadow: ShadowPlace { address, tables } })
-}
-
-impl Layout {
-    fn plan<'a>(
-        &'a self,
-        contents: &Payload<'a>,
-        initramfs: Archives<'a>,
-        command_line: &'a CommandLine,
-    ) -> Result<Plan<'a>, Failure<'static>> {
-        let guest = Guest {
-            kernel: contents.kernel,
-            relocations: contents.relocations,
-            physical: Some(self.kernel),
-            command_line,
-            initramfs,
-            map: &self.map,
-            rsdp: 0,
-            display: Display::None,
-            entropy: entropy(),
-        };
-        guest.plan(&self.busy[..self.busy_count]).map_err(Failure::Load)
-    }
+    let modules = modules(start, memory)?;
+    let display = Display::None;
+    let ground = Ground { map, busy, modules, kernel: Some(kernel), rsdp: 0, display, entropy: entropy() };
+    Ok((ground, ShadowPlace { address, tables }))
 }
 
 /// What the boot loader has added to the image's archive: machine addresses, in as many pieces as it lies in.
-struct Modules {
-    ranges: [Range<u64>; PIECES],
-    count: usize,
-}
-
-impl Modules {
-    fn find(start: &StartInfo, memory: &Memory) -> Result<Self, Failure<'static>> {
-        let mut modules = Self { ranges: [const { 0..0 }; PIECES], count: 0 };
-        if start.flags & StartInfo::MODULE_IS_FRAME != 0 {
-            let mut rest = start.mod_len;
-            for range in memory.machine_ranges(start.mod_start..start.mod_start + rest.div_ceil(PAGE)) {
-                let length = (range.end - range.start).min(rest);
-                let place = modules.ranges.get_mut(modules.count).ok_or(Failure::Pieces("the initramfs"))?;
-                *place = range.start..range.start + length;
-                modules.count += 1;
-                rest -= length;
-            }
+fn modules(start: &StartInfo, memory: &Memory) -> Result<Pieces, Failure> {
+    let mut modules = Pieces::new();
+    if start.flags & StartInfo::MODULE_IS_FRAME != 0 {
+        let mut rest = start.mod_len;
+        for range in memory.machine_ranges(start.mod_start..start.mod_start + rest.div_ceil(PAGE)) {
+            let length = (range.end - range.start).min(rest);
+            modules.add(range.start..range.start + length).ok_or(Failure::Pieces("the initramfs"))?;
+            rest -= length;
         }
-        Ok(modules)
     }
+    Ok(modules)
 }
 
-/// Makes the machine, rewrites the sites, and changes to the guest's address space.
+/// Makes the machine, and changes to the guest's address space.
 fn take_over(
-    plan: &Plan<'_>,
-    contents: &Payload<'_>,
-    usable: &mut Usable<'_>,
+    rewritten: Rewritten<'_>,
+    image: &mut [u8],
     memory: &'static Memory,
     shadow: ShadowPlace,
-    parameters: &wedge::image::Parameters,
     privileged: bool,
-) -> Result<(), Failure<'static>> {
-    let moved = u64::from(plan.offset.unwrap_or(0));
-    let extent = plan.kernel.extent();
-    let image = usable.bytes(extent.start, extent.end - extent.start).map_err(Failure::Loaded)?;
-    let address = plan.kernel.virtual_extent().start.wrapping_add(moved);
-    let arena = Arena::new(parameters.arena);
-    write_first_tables();
+) -> Result<(), Failure> {
+    let Rewritten { loaded: Loaded { contents, moved, kernel, extent, .. }, engine, summary } = rewritten;
+    let facts = contents.payload.guest;
+    let address = kernel.start;
     let segments = Segments::new(memory).map_err(refused("descriptor tables"))?;
     let board = Board::new(privileged, console::port()).map_err(refused("event channels"))?;
     let (mut tables, working) = shadow_memory(memory, shadow, privileged);
-    // SAFETY: the arena is in the window, and this is the only call.
-    let mut engine = Engine::deprivileged(sites_see(), unsafe { arena.memory() });
-    let text = wedge::sites::Piece { bytes: image, address };
-    let summary = rewrite_sites(&mut engine, contents, moved, text).map_err(Failure::Sites)?;
-    if let Some(lost) = summary.lost() {
-        return Err(Failure::Lost(lost));
-    }
-    let image = usable.bytes(extent.start, extent.end - extent.start).map_err(Failure::Loaded)?;
-    let switch = find_stack_switch(contents.guest.stack_switch.wrapping_add(moved), image, address);
+    let switch = find_stack_switch(facts.stack_switch.wrapping_add(moved), image, address);
     let stacks = Stacks::new(&engine, trap_stack_change(&engine, image, address), switch);
     let shadow = Shadow::new(working, &RESERVED, FIRST_MODE, FIRST_TABLES, &mut tables).map_err(Failure::Shadow)?;
     let springboard = Springboard::new(&mut tables).ok_or(Failure::Shadow(OutOfTables))?;
     let pci = if privileged { Pci::PassedThrough } else { Pci::Absent };
-    let modules = contents.guest.modules_start..contents.guest.modules_end;
+    let modules = facts.modules_start..facts.modules_end;
     let platform = Platform::new(pci);
     let account = Account { moved, sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() };
     let mut machine = Machine {
@@ -452,7 +384,6 @@ fn take_over(
         engine.entries().find(|(_, entry)| entry.class() == Class::Sysret && entry.original().starts_with(&[0x48]));
     let sysret = sysret.map_or(usize::MAX, |(number, _)| number);
     let regions = crate::runtime::modules::WATCHED.take();
-    let kernel = address..address + (extent.end - extent.start);
     let head_distance = extent.start.wrapping_sub(address);
     let window = WINDOW..WINDOW + WINDOW_LENGTH;
     let mut vm = Vm {

@@ -39,8 +39,7 @@ extern "C" fn start(information: *const StartInfo) -> ! {
     use_console(&CONSOLE);
     // SAFETY: this is what Xen's ABI says of RSI at the entry.
     let information = unsafe { &*information };
-    let failure = boot::boot(information);
-    say!("{failure}");
+    boot::boot(information);
     stop()
 }
 
