@@ -25,6 +25,8 @@ pub mod options;
 mod pvh;
 mod reader;
 pub mod selection;
+#[cfg(any(target_os = "none", test))]
+#[cfg_attr(test, expect(dead_code, reason = "only the wedge uses all of it"))]
 pub(crate) mod session;
 
 pub use framebuffer::{Channel, Framebuffer, Pixels};

@@ -1,16 +1,19 @@
 //! What the wedge needs as a program of its own, on whatever host: its parameters, memory, a log, and an end.
-#![expect(unsafe_code, reason = "the wedge is placed and described by its linker script and by `afterburner pack`")]
+#![expect(unsafe_code, reason = "registers of the processor are read, and memory becomes what it is used for")]
 
 pub(crate) mod arena;
 pub(crate) mod exclusive;
+#[cfg(target_os = "none")]
 mod heap;
 pub(crate) mod log;
 pub(crate) mod modules;
+#[cfg(target_os = "none")]
+mod program;
 pub(crate) mod sites;
 
-use wedge::image::{LOAD_ADDRESS, Parameters, Span};
-
 pub(crate) use log::say;
+#[cfg(target_os = "none")]
+pub(crate) use program::{own_length, parameters};
 
 /// Where the wedge is linked, and stays.
 pub(crate) const WINDOW: u64 = 0xffff_ffff_7f00_0000;
@@ -18,28 +21,6 @@ pub(crate) const WINDOW: u64 = 0xffff_ffff_7f00_0000;
 pub(crate) const WINDOW_LENGTH: u64 = 16 << 20;
 /// Size of a page.
 pub(crate) const PAGE: u64 = 4096;
-
-unsafe extern "C" {
-    /// The end of what is linked, in whole pages.
-    static image_end: u8;
-}
-
-/// Bytes of the wedge itself.
-pub(crate) fn own_length() -> u64 {
-    (&raw const image_end).addr() as u64 - WINDOW - LOAD_ADDRESS
-}
-
-/// Written by `afterburner pack`.
-#[unsafe(link_section = ".parameters")]
-#[used]
-static mut PARAMETERS: Parameters =
-    Parameters { load_address: 0, arena: Span { offset: 0, length: 0 }, payload: Span { offset: 0, length: 0 } };
-
-/// What `afterburner pack` has written.
-pub(crate) fn parameters() -> Parameters {
-    // SAFETY: written by `afterburner pack`, and by nobody at run time.
-    unsafe { (&raw const PARAMETERS).read_volatile() }
-}
 
 /// The time-stamp counter.
 pub(crate) fn timestamp() -> u64 {
@@ -56,10 +37,4 @@ pub(crate) fn entropy() -> u64 {
         unsafe { core::arch::asm!("rdrand {}", inout(reg) random, options(nomem, nostack)) };
     }
     (random ^ timestamp()).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
-}
-
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    say!("{info}");
-    log::stop()
 }
