@@ -189,19 +189,21 @@ const HEAD: &str = "\
 
 <!-- Generated. Do not edit: `AFTERBURNER_OVERWRITE=1 cargo test -p afterburner-cli --test documents` writes it. -->
 
-A site's record names its class by the number. One row of `annotate/src/instructions.rs` defines a class and cites the
-manual. The other columns say what the wedge makes of an ordinary site of the class, one in ordinary text with a stack.
-What the flags of a record change is in [the wedge](wedge.md#what-decides-beside-the-class).
+A site's record names its class by the number. One row of `annotate/src/instructions.rs` defines a
+class and cites the manual. The other columns say what the wedge makes of an ordinary site of the
+class, one in ordinary text with a stack. What the flags of a record change is in [the
+wedge](wedge.md#what-decides-beside-the-class).
 
-* *Slot*: how many bytes the assembler stage makes of the instruction at least. A replacement of an ALTERNATIVE always
-  gets 5.
-* *`native`*: the mode on bare hardware in which the kernel runs at full speed. A *fused* site is its own instruction with
-  the pad as prefixes.
-* *`identity`, `profile`*: the modes on bare hardware in which each site runs its instruction in a *stub*. A *hook* calls
-  the wedge from there; `Fault` is added to sites with an entry in the exception table, and `Return` acts after a
-  switch-on.
-* *Deprivileged*: a host that runs the kernel without privileges, which today is Xen. A *template* is a few instructions
-  that work on the virtual CPU; *emulated* is a call of the virtual CPU; what *stays* is fused, for the stated reason.
+* *Slot*: how many bytes the assembler stage makes of the instruction at least. A replacement of an
+  ALTERNATIVE always gets 5.
+* *`native`*: the mode on bare hardware in which the kernel runs at full speed. A *fused* site is
+  its own instruction with the pad as prefixes.
+* *`identity`, `profile`*: the modes on bare hardware in which each site runs its instruction in a
+  *stub*. A *hook* calls the wedge from there; `Fault` is added to sites with an entry in the
+  exception table, and `Return` acts after a switch-on.
+* *Deprivileged*: a host that runs the kernel without privileges, which today is Xen. A *template*
+  is a few instructions that work on the virtual CPU; *emulated* is a call of the virtual CPU; what
+  *stays* is fused, for the stated reason.
 * Where forms of one class differ, each is shown with an example.
 
 | class | no. | slot | `native` | `identity`, `profile` | deprivileged | defined in |
