@@ -6,7 +6,7 @@
 //! the virtual CPU, the shadow and the devices ([`cpu::Host`], [`shadow::Host`], [`platform::Board`]). So all of it can
 //! be tested as an ordinary program.
 //!
-//! In the order in which a boot needs it:
+//! [`x86`] has the architecture's facts. The rest, in the order in which a boot needs it:
 //!
 //! * [`image`]: what `afterburner pack` has put together; [`memory`]: what the machine has.
 //! * [`loader`]: the guest's boot loader. It knows that the guest is Linux.
@@ -31,3 +31,4 @@ pub mod platform;
 pub mod shadow;
 pub mod sites;
 pub mod vm;
+pub mod x86;

@@ -4,58 +4,7 @@
 
 use super::cpuid::{self, Register};
 use super::{ControlRegister, Exception, Host, VirtualCpu};
-
-/// CR0 (SDM Vol. 3A, 2.5).
-#[expect(missing_docs, reason = "the architecture's names")]
-pub mod cr0 {
-    pub const PE: u64 = 1 << 0;
-    pub const MP: u64 = 1 << 1;
-    pub const EM: u64 = 1 << 2;
-    pub const TS: u64 = 1 << 3;
-    pub const ET: u64 = 1 << 4;
-    pub const NE: u64 = 1 << 5;
-    pub const WP: u64 = 1 << 16;
-    pub const AM: u64 = 1 << 18;
-    pub const NW: u64 = 1 << 29;
-    pub const CD: u64 = 1 << 30;
-    pub const PG: u64 = 1 << 31;
-    pub const ALL: u64 = PE | MP | EM | TS | ET | NE | WP | AM | NW | CD | PG;
-}
-
-/// CR4 (SDM Vol. 3A, 2.5), as far as it can be set.
-#[expect(missing_docs, reason = "the architecture's names")]
-pub mod cr4 {
-    pub const TSD: u64 = 1 << 2;
-    pub const DE: u64 = 1 << 3;
-    pub const PSE: u64 = 1 << 4;
-    pub const PAE: u64 = 1 << 5;
-    pub const PGE: u64 = 1 << 7;
-    pub const PCE: u64 = 1 << 8;
-    pub const OSFXSR: u64 = 1 << 9;
-    pub const OSXMMEXCPT: u64 = 1 << 10;
-    pub const FSGSBASE: u64 = 1 << 16;
-    pub const PCIDE: u64 = 1 << 17;
-    pub const OSXSAVE: u64 = 1 << 18;
-}
-
-/// `IA32_EFER` (SDM Vol. 3A, 2.2.1), as far as it can be set.
-#[expect(missing_docs, reason = "the architecture's names")]
-pub mod efer {
-    pub const SCE: u64 = 1 << 0;
-    pub const LME: u64 = 1 << 8;
-    pub const LMA: u64 = 1 << 10;
-    pub const NXE: u64 = 1 << 11;
-}
-
-/// XCR0 (SDM Vol. 3A, 2.6), as far as it can be set.
-#[expect(missing_docs, reason = "the architecture's names")]
-pub mod xcr0 {
-    pub const X87: u64 = 1 << 0;
-    pub const SSE: u64 = 1 << 1;
-    pub const AVX: u64 = 1 << 2;
-    pub const AVX512: u64 = 7 << 5;
-    pub const ALL: u64 = X87 | SSE | AVX | AVX512;
-}
+use crate::x86::control::{cr0, cr3, cr4, efer, xcr0};
 
 /// Which bits of the control registers exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,8 +99,8 @@ impl VirtualCpu {
 
     /// Bit 63 means something only with PCIDs (SDM Vol. 3A, 4.10.4.1), and is never kept.
     fn set_cr3(&mut self, value: u64, host: &mut impl Host) -> Result<(), Exception> {
-        let keep = self.cr4 & cr4::PCIDE != 0 && value & KEEP != 0;
-        let root = if keep { value & !KEEP } else { value };
+        let keep = self.cr4 & cr4::PCIDE != 0 && value & cr3::KEEP != 0;
+        let root = if keep { value & !cr3::KEEP } else { value };
         legal(root >> self.limits.physical_bits == 0)?;
         self.cr3 = root;
         host.load_root(self, keep);
@@ -161,7 +110,7 @@ impl VirtualCpu {
     /// PAE stays set in IA-32e mode; PCIDE can be set only while the current PCID is 0 (SDM Vol. 3A, 4.10.1).
     fn set_cr4(&mut self, value: u64, host: &mut impl Host) -> Result<(), Exception> {
         let sets_pcide = value & !self.cr4 & cr4::PCIDE != 0;
-        legal(value & !self.limits.cr4 == 0 && value & cr4::PAE != 0 && !(sets_pcide && self.cr3 & PCID != 0))?;
+        legal(value & !self.limits.cr4 == 0 && value & cr4::PAE != 0 && !(sets_pcide && self.cr3 & cr3::PCID != 0))?;
         let old = core::mem::replace(&mut self.cr4, value);
         self.announce(ControlRegister::Cr4, old, value, host);
         Ok(())
@@ -202,12 +151,6 @@ impl VirtualCpu {
         }
     }
 }
-
-/// The current PCID in CR3.
-const PCID: u64 = 0xfff;
-
-/// In what is moved to CR3: keep what is cached for the PCID.
-const KEEP: u64 = 1 << 63;
 
 pub(super) fn legal(condition: bool) -> Result<(), Exception> {
     if condition { Ok(()) } else { Err(Exception::PROTECTION) }

@@ -7,8 +7,8 @@
 //! What a guest is not told of, it does not use; that is all that hiding does. An instruction that runs in ring 3 does
 //! so whether CPUID names it or not.
 
-use super::control::{cr4, xcr0};
 use super::{Host, VirtualCpu};
+use crate::x86::control::{cr4, xcr0};
 
 /// What CPUID returns.
 #[expect(missing_docs, reason = "the architecture's names")]

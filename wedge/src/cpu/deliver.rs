@@ -7,8 +7,9 @@
 //! and what it failed with is delivered instead: a page fault on the stack of a kernel that is out of it, for instance,
 //! ends in the double-fault handler on its own stack, which is how Linux reports it.
 
-use super::segment::Selector;
-use super::{Context, Exception, Host, VirtualCpu, flags, is_canonical, memory};
+use super::{Context, Exception, Host, VirtualCpu, is_canonical, memory};
+use crate::x86::segment::Selector;
+use crate::x86::{flags, vector};
 
 /// What is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +74,11 @@ enum Severity {
 }
 
 const fn severity(event: Event) -> Severity {
-    match event {
-        Event::Exception(Exception { vector: 0 | 10..=13 | 21, .. }) => Severity::Contributory,
-        Event::Exception(Exception { vector: 14 | 20, .. }) => Severity::PageFault,
-        Event::Exception(Exception { vector: 8, .. }) => Severity::DoubleFault,
+    let Event::Exception(Exception { vector, .. }) = event else { return Severity::Benign };
+    match vector {
+        vector::PAGE_FAULT | vector::VIRTUALIZATION => Severity::PageFault,
+        vector::DOUBLE_FAULT => Severity::DoubleFault,
+        _ if vector::CONTRIBUTORY.contains(vector) => Severity::Contributory,
         _ => Severity::Benign,
     }
 }
@@ -178,5 +180,8 @@ fn push(stack: u64, error: Option<u32>, frame: &[u64; 5], user: bool, host: &mut
 /// Whether the saved RFLAGS have RF set: for all faults but #DB, which would have to say whether it is one (SDM Vol.
 /// 3B, 17.3.1.1).
 const fn is_fault(event: Event) -> bool {
-    matches!(event, Event::Exception(Exception { vector: 0 | 5..=7 | 10..=14 | 16 | 17 | 19..=21, .. }))
+    match event {
+        Event::Exception(Exception { vector, .. }) => vector::FAULTS.contains(vector),
+        _ => false,
+    }
 }

@@ -1,6 +1,7 @@
 //! Exceptions, as instructions raise them (SDM Vol. 3A, 6.15).
 
-use super::segment::Selector;
+use crate::x86::segment::Selector;
+use crate::x86::vector;
 
 /// An exception to deliver to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,15 +16,15 @@ pub struct Exception {
 
 impl Exception {
     /// #DB.
-    pub const DEBUG: Self = Self::plain(1);
+    pub const DEBUG: Self = Self::plain(vector::DEBUG);
     /// #UD.
-    pub const INVALID_OPCODE: Self = Self::plain(6);
+    pub const INVALID_OPCODE: Self = Self::plain(vector::INVALID_OPCODE);
     /// #DF.
-    pub const DOUBLE_FAULT: Self = Self::with_error(8, 0);
+    pub const DOUBLE_FAULT: Self = Self::with_error(vector::DOUBLE_FAULT, 0);
     /// #GP(0).
-    pub const PROTECTION: Self = Self::with_error(13, 0);
+    pub const PROTECTION: Self = Self::with_error(vector::PROTECTION, 0);
     /// #SS(0).
-    pub const STACK: Self = Self::with_error(12, 0);
+    pub const STACK: Self = Self::with_error(vector::STACK, 0);
 
     /// An exception that has no error code.
     #[must_use]
@@ -40,31 +41,31 @@ impl Exception {
     /// #TS(selector).
     #[must_use]
     pub const fn invalid_tss(selector: Selector) -> Self {
-        Self::of_selector(10, selector)
+        Self::of_selector(vector::INVALID_TSS, selector)
     }
 
     /// #NP(selector).
     #[must_use]
     pub const fn not_present(selector: Selector) -> Self {
-        Self::of_selector(11, selector)
+        Self::of_selector(vector::NOT_PRESENT, selector)
     }
 
     /// #SS(selector).
     #[must_use]
     pub const fn stack(selector: Selector) -> Self {
-        Self::of_selector(12, selector)
+        Self::of_selector(vector::STACK, selector)
     }
 
     /// #GP(selector).
     #[must_use]
     pub const fn protection(selector: Selector) -> Self {
-        Self::of_selector(13, selector)
+        Self::of_selector(vector::PROTECTION, selector)
     }
 
     /// #PF.
     #[must_use]
     pub const fn page_fault(error: u32, address: u64) -> Self {
-        Self { vector: 14, error: Some(error), address: Some(address) }
+        Self { vector: vector::PAGE_FAULT, error: Some(error), address: Some(address) }
     }
 
     /// The error code names a selector without its RPL (SDM Vol. 3A, figure 6-7).

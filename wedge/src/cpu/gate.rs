@@ -2,8 +2,10 @@
 //! figure 8-11).
 
 use super::memory::{self, SYSTEM};
-use super::segment::Selector;
 use super::{Exception, Host, VirtualCpu};
+use crate::x86::segment::Selector;
+use crate::x86::segment::system::{INTERRUPT_GATE, TRAP_GATE};
+use crate::x86::vector;
 
 /// An interrupt or trap gate that was found to be one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +22,6 @@ pub struct Gate {
     pub is_interrupt: bool,
 }
 
-const INTERRUPT_GATE: u8 = 0xe;
-const TRAP_GATE: u8 = 0xf;
-
 impl VirtualCpu {
     /// The gate of a vector, for software that asks for it at a privilege level, or for the processor.
     ///
@@ -31,7 +30,7 @@ impl VirtualCpu {
     /// #GP or #NP with the vector as the selector in the error code; a page fault.
     pub fn gate(&self, vector: u8, software: Option<u8>, host: &mut impl Host) -> Result<Gate, Exception> {
         let offset = u16::from(vector) * 16;
-        let wrong = Exception::with_error(13, entry_error(vector));
+        let wrong = Exception::with_error(vector::PROTECTION, entry_error(vector));
         if offset + 15 > self.idt.limit {
             return Err(wrong);
         }
@@ -49,7 +48,7 @@ impl VirtualCpu {
             return Err(wrong);
         }
         let present = bits >> 47 & 1 != 0;
-        if present { Ok(gate) } else { Err(Exception::with_error(11, entry_error(vector))) }
+        if present { Ok(gate) } else { Err(Exception::with_error(vector::NOT_PRESENT, entry_error(vector))) }
     }
 
     /// The stack of an inner privilege level, RSP0-RSP2.

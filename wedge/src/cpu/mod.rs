@@ -28,7 +28,6 @@ pub mod cpuid;
 pub mod deliver;
 pub mod emulate;
 mod exception;
-pub mod flags;
 pub mod gate;
 mod host;
 mod memory;
@@ -47,7 +46,8 @@ pub use exception::Exception;
 pub use host::{ControlRegister, DescriptorTable, Host, Segment, Size};
 pub use transfer::{Frame, ReturnTo, check_return, drop_privileged_segments, syscall, sysenter};
 
-use segment::Selector;
+use crate::x86::control::{cr0, cr4, efer, xcr0};
+use crate::x86::segment::Selector;
 
 /// General-purpose registers but RSP, in the order in which an entry pushes them: R15 at the lowest address.
 #[expect(missing_docs, reason = "the architecture's names")]
@@ -166,13 +166,13 @@ impl VirtualCpu {
     #[must_use]
     pub const fn new(limits: Limits) -> Self {
         Self {
-            cr0: control::cr0::PE | control::cr0::ET | control::cr0::NE | control::cr0::PG,
+            cr0: cr0::PE | cr0::ET | cr0::NE | cr0::PG,
             cr2: 0,
             cr3: 0,
-            cr4: control::cr4::PAE,
+            cr4: cr4::PAE,
             cr8: 0,
-            xcr0: control::xcr0::X87,
-            efer: control::efer::LME | control::efer::LMA,
+            xcr0: xcr0::X87,
+            efer: efer::LME | efer::LMA,
             star: 0,
             lstar: 0,
             cstar: 0,

@@ -6,32 +6,11 @@
 
 use super::control::legal;
 use super::{Exception, Host, VirtualCpu, is_canonical};
-
-const TSC: u32 = 0x10;
-const PLATFORM_ID: u32 = 0x17;
-const APIC_BASE: u32 = 0x1b;
-const BIOS_SIGN_ID: u32 = 0x8b;
-const SYSENTER_CS: u32 = 0x174;
-const SYSENTER_ESP: u32 = 0x175;
-const SYSENTER_EIP: u32 = 0x176;
-const MISC_ENABLE: u32 = 0x1a0;
-const DEBUGCTL: u32 = 0x1d9;
-const PAT: u32 = 0x277;
-const EFER: u32 = 0xc000_0080;
-const STAR: u32 = 0xc000_0081;
-const LSTAR: u32 = 0xc000_0082;
-const CSTAR: u32 = 0xc000_0083;
-const FMASK: u32 = 0xc000_0084;
-const FS_BASE: u32 = 0xc000_0100;
-const GS_BASE: u32 = 0xc000_0101;
-const KERNEL_GS_BASE: u32 = 0xc000_0102;
-const TSC_AUX: u32 = 0xc000_0103;
-const AMD_SYSCFG: u32 = 0xc001_0010;
-const AMD_HWCR: u32 = 0xc001_0015;
-/// Interrupt pending message: Linux reads it on family 15 without a guard, to see whether C1E stops the timer.
-const AMD_INTERRUPT_PENDING: u32 = 0xc001_0055;
-const AMD_TOP_MEM: u32 = 0xc001_001a;
-const AMD_TOP_MEM2: u32 = 0xc001_001d;
+use crate::x86::msr::{
+    AMD_HWCR, AMD_INTERRUPT_PENDING, AMD_SYSCFG, AMD_TOP_MEM, AMD_TOP_MEM2, APIC_BASE, BIOS_SIGN_ID, CSTAR, DEBUGCTL,
+    EFER, FMASK, FS_BASE, GS_BASE, KERNEL_GS_BASE, LSTAR, MISC_ENABLE, PAT, PLATFORM_ID, STAR, SYSENTER_CS,
+    SYSENTER_EIP, SYSENTER_ESP, TSC, TSC_AUX, apic_base,
+};
 
 /// `IA32_PAT` at reset: WB, WT, UC-, UC, twice (SDM Vol. 3A, 12.12.4).
 pub const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
@@ -39,8 +18,8 @@ pub const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
 pub const APIC_BASE_AT_RESET: u64 = 0xfee0_0100;
 /// `IA32_MISC_ENABLE`: fast strings (SDM Vol. 4, table 2-2).
 pub const FAST_STRINGS: u64 = 1;
-/// `IA32_APIC_BASE`: enabled, x2APIC mode.
-const APIC_ON: u64 = 3 << 10;
+/// `IA32_APIC_BASE`: whatever makes use of it.
+const APIC_ON: u64 = apic_base::ENABLED | apic_base::X2APIC;
 /// `IA32_DEBUGCTL`: last-branch records, single-step on branches. They can be asked for, and do nothing.
 const BRANCHES: u64 = 3;
 /// HWCR.TscFreqSel: the counter runs at the rate of P0. Linux complains of firmware otherwise.

@@ -4,8 +4,10 @@
 //! returns to whatever a signal handler or a debugger has left in a frame, and the exception table has the answer to
 //! the #GP.
 
-use super::segment::{Descriptor, Selector, system};
-use super::{Context, Exception, Host, Segment, VirtualCpu, control, flags, is_canonical};
+use super::{Context, Exception, Host, Segment, VirtualCpu, is_canonical};
+use crate::x86::control::efer;
+use crate::x86::flags;
+use crate::x86::segment::{Descriptor, Selector, system};
 
 /// What IRETQ pops.
 #[expect(missing_docs, reason = "the architecture's names")]
@@ -189,7 +191,7 @@ pub fn drop_privileged_segments(cpu: &VirtualCpu, host: &mut impl Host) {
 ///
 /// #UD if EFER.SCE is 0.
 pub fn syscall(cpu: &VirtualCpu, context: &mut Context, next: u64, long: bool) -> Result<(), Exception> {
-    if cpu.efer & control::efer::SCE == 0 {
+    if cpu.efer & efer::SCE == 0 {
         return Err(Exception::INVALID_OPCODE);
     }
     context.registers.rcx = next;
@@ -207,7 +209,7 @@ pub fn syscall(cpu: &VirtualCpu, context: &mut Context, next: u64, long: bool) -
 ///
 /// #UD if EFER.SCE is 0; #GP(0) outside the kernel, or if RCX is not canonical.
 pub fn sysret(cpu: &VirtualCpu, context: &mut Context, long: bool) -> Result<(), Exception> {
-    if cpu.efer & control::efer::SCE == 0 {
+    if cpu.efer & efer::SCE == 0 {
         return Err(Exception::INVALID_OPCODE);
     }
     let rcx = context.registers.rcx;

@@ -5,9 +5,10 @@ use core::ops::Range;
 use annotate::instructions::Class;
 use iced_x86::Instruction;
 
-use crate::cpu::{Context, Event, Exception, Flow, VirtualCpu, decode, emulate, flags, is_canonical};
+use crate::cpu::{Context, Event, Exception, Flow, VirtualCpu, decode, emulate, is_canonical};
 use crate::guest::linux;
 use crate::sites::{Entry, Form};
+use crate::x86::flags;
 
 use super::{Host, Vm};
 

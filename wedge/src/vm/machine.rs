@@ -10,10 +10,11 @@ use core::ops::Range;
 
 use crate::cpu::{
     Context, ControlRegister, CpuidResult, DescriptorTable, Exception, Host as CpuHost, Segment, Size, VirtualCpu,
-    control, flags,
 };
 use crate::platform::Platform;
 use crate::shadow::Mode;
+use crate::x86::control::{cr0, cr4, efer};
+use crate::x86::flags;
 
 use super::account::{Account, Answers};
 use super::port::{PORT, Port};
@@ -51,10 +52,10 @@ impl<H: Host> fmt::Debug for Machine<H> {
 #[must_use]
 pub fn paging_mode(cpu: &VirtualCpu) -> Mode {
     Mode {
-        pcid: cpu.cr4 & control::cr4::PCIDE != 0,
-        global: cpu.cr4 & control::cr4::PGE != 0,
-        write_protect: cpu.cr0 & control::cr0::WP != 0,
-        no_execute: cpu.efer & control::efer::NXE != 0,
+        pcid: cpu.cr4 & cr4::PCIDE != 0,
+        global: cpu.cr4 & cr4::PGE != 0,
+        write_protect: cpu.cr0 & cr0::WP != 0,
+        no_execute: cpu.efer & efer::NXE != 0,
         physical_bits: cpu.limits.physical_bits,
     }
 }
@@ -86,7 +87,7 @@ impl<H: Host> CpuHost for Machine<H> {
 
     fn control_changed(&mut self, cpu: &VirtualCpu, register: ControlRegister, old: u64) {
         /// What makes translations void that are in all address spaces (SDM Vol. 3A, 4.10.4.1).
-        const FLUSH_ALL: u64 = control::cr4::PGE | control::cr4::PCIDE;
+        const FLUSH_ALL: u64 = cr4::PGE | cr4::PCIDE;
         self.processor.flushed(None);
         self.space.shadow.set_mode(paging_mode(cpu), &mut self.space.memory);
         self.processor.control_changed(cpu, register, old);

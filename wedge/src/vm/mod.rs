@@ -37,7 +37,8 @@ pub use machine::{Machine, paging_mode};
 pub use space::{Reached, Space, is_in_page, parts};
 pub use text::Text;
 
-use crate::cpu::{Context, Event, VirtualCpu, deliver, flags};
+use crate::cpu::{Context, Event, VirtualCpu, deliver};
+use crate::x86::flags;
 
 /// A guest on a host.
 #[derive(Debug)]

@@ -3,8 +3,9 @@
 //! The guest must see neither. [`Engine::interrupted`](crate::sites::Engine::interrupted) knows the stubs; the host knows the
 //! first instructions of its routines, before which events are not masked yet.
 
-use crate::cpu::{Context, flags};
+use crate::cpu::Context;
 use crate::sites::{Interrupted, Word};
+use crate::x86::flags;
 
 use super::{Host, Vm};
 

@@ -6,25 +6,14 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use crate::cpu::segment::{Descriptor, Selector};
 use crate::cpu::{Context, Event, Exception, Flow, Host as _, decode, emulate};
+use crate::guest::linux::SYSTEM_CALL;
 use crate::shadow::{Access, Outcome};
 use crate::sites::Form;
+use crate::x86::segment::{Descriptor, Selector};
+use crate::x86::vector;
 
 use super::{Host, Vm};
-
-/// Vectors of exceptions (SDM Vol. 3A, table 6-1).
-mod vector {
-    pub(super) const BREAKPOINT: u64 = 3;
-    pub(super) const INVALID_OPCODE: u64 = 6;
-    pub(super) const PROTECTION: u64 = 13;
-    pub(super) const PAGE_FAULT: u64 = 14;
-    /// INT 80H, which some hosts hand on as if it were an exception.
-    pub(super) const SYSTEM_CALL: u64 = 128;
-}
-
-/// Exceptions with an error code (SDM Vol. 3A, table 6-1).
-const WITH_ERROR: u64 = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21;
 
 impl<H: Host> Vm<H> {
     /// An exception, of the guest's or of its hardware.
@@ -33,10 +22,11 @@ impl<H: Host> Vm<H> {
         if in_wedge && self.text.engine.at_stub(context.rip).is_none() {
             Self::die(context, "in the wedge");
         }
-        match context.vector {
+        match context.vector as u8 {
             vector::PAGE_FAULT => self.page_fault(context),
             vector::BREAKPOINT => self.breakpoint(context),
-            vector::SYSTEM_CALL => self.software_interrupt(context, 0x80, 2),
+            // Some hosts hand it on as if it were an exception.
+            SYSTEM_CALL => self.software_interrupt(context, SYSTEM_CALL, 2),
             vector::PROTECTION | vector::INVALID_OPCODE if !in_wedge => self.refused(context),
             _ => self.deliver_own(context),
         }
@@ -80,7 +70,7 @@ impl<H: Host> Vm<H> {
                 return self.emulate_site(context, &site, at, at + u64::from(site.slot()));
             }
         }
-        self.software_interrupt(context, vector::BREAKPOINT as u8, 1);
+        self.software_interrupt(context, vector::BREAKPOINT, 1);
     }
 
     /// INT n that has been executed: if the guest's gate does not allow it, the exception is one of the instruction.
@@ -92,7 +82,7 @@ impl<H: Host> Vm<H> {
 
     /// #GP or #UD: an instruction that ring 3 may not execute, or the guest's own fault.
     fn refused(&mut self, context: &mut Context) {
-        if context.is_user() && context.vector == vector::PROTECTION && self.interrupt_gate(context) {
+        if context.is_user() && context.vector == vector::PROTECTION.into() && self.interrupt_gate(context) {
             return;
         }
         let mut bytes = [0; 15];
@@ -146,7 +136,7 @@ impl<H: Host> Vm<H> {
     /// Whether the guest may allow user mode what the processor has refused.
     fn may_be_allowed(&mut self, context: &Context, instruction: &Instruction) -> bool {
         // SYSENTER that is not the host's is #GP; on processors that have none in 64-bit mode it is #UD.
-        let enters = instruction.mnemonic() == Mnemonic::Sysenter && context.vector == vector::PROTECTION;
+        let enters = instruction.mnemonic() == Mnemonic::Sysenter && context.vector == vector::PROTECTION.into();
         enters
             || concerns_tables_or_ports(instruction)
                 && (self.is_64_bit_code(context) || is_same_in_compatibility_mode(instruction))
@@ -170,7 +160,7 @@ impl<H: Host> Vm<H> {
     fn deliver_own(&mut self, context: &mut Context) {
         self.present(context);
         let vector = context.vector as u8;
-        let error = (WITH_ERROR >> vector & 1 == 1).then_some(context.error as u32);
+        let error = vector::WITH_ERROR.contains(vector).then_some(context.error as u32);
         self.deliver(context, Event::Exception(Exception { vector, error, address: None }));
     }
 }

@@ -11,6 +11,10 @@
 
 use core::arch::global_asm;
 
+use wedge::x86::control::{cr0, cr4, efer};
+use wedge::x86::msr;
+use wedge::x86::segment::{FLAT_CODE, FLAT_DATA};
+
 /// The code selector that Linux's 64-bit boot protocol wants (Documentation/x86/boot.rst: `__BOOT_CS`; `__BOOT_DS` is 0x18).
 pub(super) const CODE_SELECTOR: u16 = 0x10;
 
@@ -69,16 +73,16 @@ mark:
     movl %ecx, 2(%eax)
     lgdt (%eax)
     movl %cr4, %eax
-    orl $0x20, %eax                     // CR4.PAE
+    orl ${PAE}, %eax
     movl %eax, %cr4
     movl %ebx, %cr3
-    movl $0xc0000080, %ecx              // IA32_EFER
+    movl ${EFER}, %ecx
     rdmsr
-    orl $0x100, %eax                    // LME
+    orl ${LME}, %eax
     wrmsr
     movl %cr0, %eax
-    orl $0x80010000, %eax               // CR0.PG, CR0.WP
-    andl $0x9fffffff, %eax              // caches on: not CR0.CD, CR0.NW
+    orl ${PG}|{WP}, %eax
+    andl $~({CD}|{NW}), %eax            // caches on
     movl %eax, %cr0
     leal start64_offset(%ebp), %eax
     leal boot_descriptors_offset+48(%ebp), %ecx
@@ -114,8 +118,8 @@ boot_descriptors:                       // the operand of LGDT, then the table (
     .word 0
     .quad 0
     .quad 0
-    .quad 0x00af9a000000ffff            // 0x10: code, 64-bit
-    .quad 0x00cf92000000ffff            // 0x18: data
+    .quad {FLAT_CODE}                   // 0x10
+    .quad {FLAT_DATA}                   // 0x18
     .quad 0
     .long 0                             // operand of the far jump
     .word 0x10
@@ -133,5 +137,14 @@ boot_stack_end:
     .text
     "#,
     start = sym super::start,
+    PAE = const cr4::PAE,
+    EFER = const msr::EFER,
+    LME = const efer::LME,
+    PG = const cr0::PG,
+    WP = const cr0::WP,
+    CD = const cr0::CD,
+    NW = const cr0::NW,
+    FLAT_CODE = const FLAT_CODE.0,
+    FLAT_DATA = const FLAT_DATA.0,
     options(att_syntax)
 );

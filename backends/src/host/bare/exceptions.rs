@@ -20,6 +20,8 @@ use core::arch::global_asm;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use wedge::x86::segment::system::INTERRUPT_GATE;
+use wedge::x86::vector::{self, COUNT, Vectors};
 use x86_64::instructions::tables::sidt;
 
 use super::entry::CODE_SELECTOR;
@@ -29,15 +31,15 @@ use super::stop;
 use crate::runtime::exclusive::Exclusive;
 use crate::runtime::{WINDOW, WINDOW_LENGTH, say};
 
-/// Debug exceptions.
-const DEBUG: usize = 1;
-
-/// Exceptions with an error code that a sensitive instruction can raise (SDM Vol. 3A, table 6-1): double fault (IRET on an
-/// unmapped stack), invalid TSS, segment not present, stack fault, general protection, page fault.
-const INTERPOSED: [usize; 6] = [8, 10, 11, 12, 13, 14];
-
-/// Non-maskable interrupts, taken over while the other processors are to stand still.
-pub(super) const NMI: usize = 2;
+/// Exceptions with an error code that a sensitive instruction can raise. A double fault is of an IRET on an unmapped stack.
+const INTERPOSED: Vectors = Vectors::of(&[
+    vector::DOUBLE_FAULT,
+    vector::INVALID_TSS,
+    vector::NOT_PRESENT,
+    vector::STACK,
+    vector::PROTECTION,
+    vector::PAGE_FAULT,
+]);
 
 /// A gate of the interrupt descriptor table (SDM Vol. 3A, 6.14.1, figure 6-8).
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +56,6 @@ pub(super) struct Gate {
 
 impl Gate {
     const PRESENT: u8 = 1 << 7;
-    const INTERRUPT_GATE: u8 = 0xe;
     const NONE: Self =
         Self { offset_low: 0, selector: 0, stack: 0, kind: 0, offset_middle: 0, offset_high: 0, reserved: 0 };
 
@@ -75,20 +76,20 @@ impl Gate {
 }
 
 /// Where the guest's own handlers are, by vector. The gates' code jumps through it.
-static GUEST_HANDLERS: [AtomicU64; 32] = [const { AtomicU64::new(0) }; 32];
+static GUEST_HANDLERS: [AtomicU64; COUNT] = [const { AtomicU64::new(0) }; COUNT];
 
-static OWN_TABLE: Exclusive<[Gate; 32]> = Exclusive::new([Gate::NONE; 32]);
+/// The offset of its last byte.
+const TABLE_LIMIT: u16 = 32 * 16 - 1;
+const _: () = assert!(size_of::<[Gate; COUNT]>() == TABLE_LIMIT as usize + 1);
+
+static OWN_TABLE: Exclusive<[Gate; COUNT]> = Exclusive::new([Gate::NONE; COUNT]);
 
 unsafe extern "C" {
     /// Addresses of the fatal entries, one per vector.
-    static fatal_entries: [u64; 32];
-    fn gate_1();
-    fn gate_8();
-    fn gate_10();
-    fn gate_11();
-    fn gate_12();
-    fn gate_13();
-    fn gate_14();
+    static fatal_entries: [u64; COUNT];
+    fn gate_debug();
+    /// Addresses of the gates of the [`INTERPOSED`], in the order of their vectors.
+    static gate_entries: [u64; INTERPOSED.count()];
 }
 
 /// The processor's copy of the wedge's own table.
@@ -97,32 +98,32 @@ pub(super) fn set_up() {
     // SAFETY: defined below, never written.
     let entries = unsafe { &fatal_entries };
     for (gate, entry) in table.iter_mut().zip(entries) {
-        *gate = Gate { selector: CODE_SELECTOR, kind: Gate::PRESENT | Gate::INTERRUPT_GATE, ..Gate::NONE };
+        *gate = Gate { selector: CODE_SELECTOR, kind: Gate::PRESENT | INTERRUPT_GATE, ..Gate::NONE };
         gate.set_offset(*entry);
     }
     let pointer =
-        x86_64::structures::DescriptorTablePointer { limit: 32 * 16 - 1, base: x86_64::VirtAddr::from_ptr(table) };
+        x86_64::structures::DescriptorTablePointer { limit: TABLE_LIMIT, base: x86_64::VirtAddr::from_ptr(table) };
     // SAFETY: the table is complete and stays where it is.
     unsafe { x86_64::instructions::tables::lidt(&pointer) };
 }
 
 /// A gate of the table in use, if that table is long enough.
-fn gate(vector: usize) -> Option<*mut Gate> {
+fn gate(vector: u8) -> Option<*mut Gate> {
     let table = sidt();
-    let offset = vector * size_of::<Gate>();
+    let offset = usize::from(vector) * size_of::<Gate>();
     (usize::from(table.limit) >= offset + size_of::<Gate>() - 1)
-        .then(|| table.base.as_mut_ptr::<Gate>().wrapping_add(vector))
+        .then(|| table.base.as_mut_ptr::<Gate>().wrapping_add(vector.into()))
 }
 
 /// Points a gate of the guest at `handler`, and remembers the guest's own. A gate that is not present stays as it is.
-pub(super) fn interpose(vector: usize, handler: u64) {
+pub(super) fn interpose(vector: u8, handler: u64) {
     let Some(place) = gate(vector) else { return };
     // SAFETY: the processor itself reads the gate there; interrupts are off, and an NMI does not write gates.
     let mut gate = unsafe { place.read_volatile() };
     if !gate.is_present() || gate.offset() == handler {
         return;
     }
-    GUEST_HANDLERS[vector].store(gate.offset(), Ordering::Release);
+    GUEST_HANDLERS[usize::from(vector)].store(gate.offset(), Ordering::Release);
     gate.set_offset(handler);
     let _unprotected = WriteUnprotected::new();
     // SAFETY: as above; the guest has this table write-protected, or is about to.
@@ -130,11 +131,11 @@ pub(super) fn interpose(vector: usize, handler: u64) {
 }
 
 /// Gives a gate back to the guest.
-pub(super) fn withdraw(vector: usize) {
+pub(super) fn withdraw(vector: u8) {
     let Some(place) = gate(vector) else { return };
     // SAFETY: as in `interpose`.
     let mut gate = unsafe { place.read_volatile() };
-    gate.set_offset(GUEST_HANDLERS[vector].load(Ordering::Acquire));
+    gate.set_offset(GUEST_HANDLERS[usize::from(vector)].load(Ordering::Acquire));
     let _unprotected = WriteUnprotected::new();
     // SAFETY: as in `interpose`.
     unsafe { place.write_volatile(gate) };
@@ -142,23 +143,17 @@ pub(super) fn withdraw(vector: usize) {
 
 /// Interposes the gates of the exceptions that sites can raise, and of steps that end in a stub.
 pub(super) fn interpose_all() {
-    interpose(DEBUG, gate_1 as *const () as u64);
-    let handlers = [
-        gate_8 as *const () as u64,
-        gate_10 as *const () as u64,
-        gate_11 as *const () as u64,
-        gate_12 as *const () as u64,
-        gate_13 as *const () as u64,
-        gate_14 as *const () as u64,
-    ];
-    for (vector, handler) in INTERPOSED.into_iter().zip(handlers) {
-        interpose(vector, handler);
+    interpose(vector::DEBUG, gate_debug as *const () as u64);
+    // SAFETY: defined below, never written.
+    let gates = unsafe { &gate_entries };
+    for (vector, gate) in (0..=u8::MAX).filter(|vector| INTERPOSED.contains(*vector)).zip(gates) {
+        interpose(vector, *gate);
     }
 }
 
 /// The guest's handler of an exception.
-pub(super) fn guest_handler(vector: usize) -> u64 {
-    GUEST_HANDLERS[vector].load(Ordering::Acquire)
+pub(super) fn guest_handler(vector: u8) -> u64 {
+    GUEST_HANDLERS[usize::from(vector)].load(Ordering::Acquire)
 }
 
 /// What the processor pushes (SDM Vol. 3A, 6.14.2).
@@ -184,7 +179,7 @@ pub(super) struct Interposed {
 
 /// Presents an exception in a stub at its site.
 extern "C" fn present(stack: &mut Interposed) {
-    let vector = usize::try_from(stack.vector & 31).unwrap_or(0);
+    let vector = u8::try_from(stack.vector & 31).unwrap_or(0);
     super::resident::present(&mut stack.frame);
     stack.vector = guest_handler(vector);
 }
@@ -223,14 +218,22 @@ extern "C" fn fatal(stack: &Fatal) -> ! {
 global_asm!(
     r#"
     .text
-    // Exceptions with an error code: 8, 10 to 14, 17, 21, 29, 30.
-    .irp vector, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
-fatal_\vector:
-    .if !(\vector == 8 || (\vector >= 10 && \vector <= 14) || \vector == 17 || \vector == 21 || \vector == 29 || \vector == 30)
+    .pushsection .rodata
+    .balign 8
+    .globl fatal_entries
+fatal_entries:
+    .popsection
+    .set vector, 0
+    .rept {COUNT}
+1:  .if (({WITH_ERROR} >> vector) & 1) == 0
     pushq $0
     .endif
-    pushq $\vector
+    pushq $vector
     jmp fatal_common
+    .pushsection .rodata
+    .quad 1b
+    .popsection
+    .set vector, vector + 1
     .endr
 fatal_common:
     cld
@@ -242,20 +245,11 @@ fatal_common:
     call {fatal}
     ud2
 
-    .section .rodata
-    .balign 8
-    .globl fatal_entries
-fatal_entries:
-    .irp vector, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
-    .quad fatal_\vector
-    .endr
-
     // A step (DR6.BS, bit 14) that ends in the window goes on, whether TF is still set or a POPF has just cleared it. The guest
     // does not get to see the bit. A breakpoint that was met in the same step (DR6.B0 to B3) is the guest's to see. RIP is on
     // top of the stack.
-    .text
-    .globl gate_1
-gate_1:
+    .globl gate_debug
+gate_debug:
     cmpl $-1, 4(%rsp)
     jne 1f
     cmpb $0x7f, 3(%rsp)
@@ -273,17 +267,26 @@ gate_1:
 1:  jmpq *{handlers}+8*{DEBUG}(%rip)
 
     // RIP is at 8(%rsp), behind the error code. The window is all addresses that begin with ffff_ffff_7f.
-    .text
-    .irp vector, 8,10,11,12,13,14
-    .globl gate_\vector
-gate_\vector:
-    cmpl $-1, 12(%rsp)
+    .pushsection .rodata
+    .balign 8
+    .globl gate_entries
+gate_entries:
+    .popsection
+    .set vector, 0
+    .rept {COUNT}
+    .if ({INTERPOSED} >> vector) & 1
+    .pushsection .rodata
+    .quad 3f
+    .popsection
+3:  cmpl $-1, 12(%rsp)
     jne 1f
     cmpb $0x7f, 11(%rsp)
     je 2f
-1:  jmpq *{handlers}+8*\vector(%rip)
-2:  pushq $\vector
+1:  jmpq *{handlers}+8*vector(%rip)
+2:  pushq $vector
     jmp present_common
+    .endif
+    .set vector, vector + 1
     .endr
 present_common:
     cld
@@ -303,6 +306,9 @@ present_common:
     fatal = sym fatal,
     present = sym present,
     handlers = sym GUEST_HANDLERS,
-    DEBUG = const DEBUG,
+    DEBUG = const vector::DEBUG,
+    COUNT = const COUNT,
+    WITH_ERROR = const vector::WITH_ERROR.0,
+    INTERPOSED = const INTERPOSED.0,
     options(att_syntax)
 );

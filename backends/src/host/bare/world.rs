@@ -12,17 +12,14 @@ use core::arch::global_asm;
 use core::hint;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use wedge::x86::msr::{self, apic_base};
+use wedge::x86::vector::NMI;
 use x86_64::registers::model_specific::Msr;
 
-use super::exceptions::{self, Frame, NMI};
+use super::exceptions::{self, Frame};
 use super::hooks::Registers;
 use super::lock::processor;
 use super::paging::Window;
-
-/// `IA32_APIC_BASE` (SDM Vol. 3A, 10.4.4): bit 11 enables, bit 10 is x2APIC mode.
-const APIC_BASE: Msr = Msr::new(0x1b);
-const ENABLED: u64 = 1 << 11;
-const X2APIC: u64 = 1 << 10;
 
 /// The interrupt command register (SDM Vol. 3A, 10.6.1): in memory two registers, in x2APIC mode an MSR.
 const COMMAND_LOW: u64 = 0x300;
@@ -88,11 +85,11 @@ pub(super) fn stopped<R>(window: &mut Window, action: impl FnOnce(&mut Window) -
 
 fn send_nmi(window: &mut Window, to: u32) {
     // SAFETY: every processor with a local APIC has this register.
-    let base = unsafe { APIC_BASE.read() };
-    if base & ENABLED == 0 {
+    let base = unsafe { Msr::new(msr::APIC_BASE).read() };
+    if base & apic_base::ENABLED == 0 {
         return;
     }
-    if base & X2APIC != 0 {
+    if base & apic_base::X2APIC != 0 {
         let mut command = Msr::new(COMMAND_MSR);
         // SAFETY: the register exists in this mode; an NMI to a processor whose gate is ours does the guest no harm.
         unsafe { command.write(u64::from(to) << 32 | u64::from(SEND_NMI)) };

@@ -8,7 +8,7 @@ use core::ops::Range;
 
 use annotate::instructions::Class;
 use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
-use wedge::guest::linux::{self, StackSwitch};
+use wedge::guest::linux::{self, SYSTEM_CALL, StackSwitch};
 use wedge::image::{LOAD_ADDRESS, Misplaced, Parameters, Span};
 use wedge::loader::boot_params::Display;
 use wedge::loader::command_line::{CommandLine, words};
@@ -19,6 +19,8 @@ use wedge::shadow::{Memory as ShadowMemory, Mode as PagingMode, Notes, OutOfTabl
 use wedge::sites::{Engine, Mode, Virtual};
 use wedge::vm::port::Port;
 use wedge::vm::{Account, Machine, Space, Text, Vcpu, paging_mode};
+use wedge::x86::segment::{FLAT_CODE, FLAT_DATA};
+use wedge::x86::vector;
 
 use super::board::Board;
 use super::entry::{self, CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, exit, xen_resume};
@@ -240,10 +242,11 @@ fn set_traps() -> Result<(), Refused> {
     const CALLBACK_SYSCALL: u16 = 2;
     const CALLBACK_SYSENTER: u16 = 5;
     const CALLBACK_SYSCALL32: u16 = 7;
-    let mut table = [TrapInfo { vector: 0, flags: 0, cs: 0, address: 0 }; entry::VECTORS.len() + 1];
-    for (trap, (number, vector)) in table.iter_mut().zip(entry::VECTORS.into_iter().enumerate()) {
+    let mut table = [TrapInfo { vector: 0, flags: 0, cs: 0, address: 0 }; entry::EXCEPTIONS.count() + 2];
+    let vectors = (0..=u8::MAX).filter(|vector| entry::EXCEPTIONS.contains(*vector) || *vector == SYSTEM_CALL);
+    for (number, (trap, vector)) in table.iter_mut().zip(vectors).enumerate() {
         // INT3, INTO and INT 80H are for user mode too, if the guest's gates say so.
-        let level = if [3, 4, 0x80].contains(&vector) { 3 } else { 0 };
+        let level = if [vector::BREAKPOINT, vector::OVERFLOW, SYSTEM_CALL].contains(&vector) { 3 } else { 0 };
         // SAFETY: filled in by the assembler.
         let address = unsafe { entry::xen_handlers[number] };
         *trap = TrapInfo { vector, flags: level | MASK_EVENTS, cs: KERNEL_CS as u16, address };
@@ -452,8 +455,8 @@ fn write_first_tables() {
         for entry in 0..512 {
             word(FIRST_TABLES + PAGE + 8 * entry).write(entry << 30 | LARGE | 3);
         }
-        word(FIRST_DESCRIPTORS + 0x10).write(0x00af_9a00_0000_ffff);
-        word(FIRST_DESCRIPTORS + 0x18).write(0x00cf_9200_0000_ffff);
+        word(FIRST_DESCRIPTORS + 0x10).write(FLAT_CODE.0);
+        word(FIRST_DESCRIPTORS + 0x18).write(FLAT_DATA.0);
     }
 }
 

@@ -18,9 +18,11 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
-use wedge::guest::linux::TLS_ENTRIES;
+use wedge::guest::linux::{SYSTEM_CALL, TLS_ENTRIES, USER_CS, USER_DS};
+use wedge::x86::flags;
+use wedge::x86::vector::{self, Vectors};
 
-use super::interface::SharedInfo;
+use super::interface::{KERNEL_CS, SharedInfo};
 use super::segments::{SEEN, TLS};
 use crate::runtime::exclusive::Pages;
 
@@ -54,12 +56,32 @@ pub(super) mod exit {
     pub(crate) const USER: u64 = 1;
 }
 
-/// Vectors with handlers, and whether there is an error code.
-pub(super) const VECTORS: [u8; 20] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19, 21, 128];
+/// Exceptions that are taken from Xen.
+pub(super) const EXCEPTIONS: Vectors = Vectors::of(&[
+    vector::DIVIDE_ERROR,
+    vector::DEBUG,
+    vector::NMI,
+    vector::BREAKPOINT,
+    vector::OVERFLOW,
+    vector::BOUND,
+    vector::INVALID_OPCODE,
+    vector::DEVICE_NOT_AVAILABLE,
+    vector::DOUBLE_FAULT,
+    vector::INVALID_TSS,
+    vector::NOT_PRESENT,
+    vector::STACK,
+    vector::PROTECTION,
+    vector::PAGE_FAULT,
+    vector::X87,
+    vector::ALIGNMENT,
+    vector::MACHINE_CHECK,
+    vector::SIMD,
+    vector::CONTROL_PROTECTION,
+]);
 
 unsafe extern "C" {
-    /// The handlers of the [`VECTORS`], in their order.
-    pub(super) static xen_handlers: [u64; VECTORS.len()];
+    /// The handlers of the [`EXCEPTIONS`], in the order of their vectors, then that of [`SYSTEM_CALL`].
+    pub(super) static xen_handlers: [u64; EXCEPTIONS.count() + 1];
     pub(super) static xen_stack_end: u8;
     /// Of [`xen_emulate`] and [`xen_interrupt`], the addresses of the instructions before which an event may come in: one, two
     /// and three words have been pushed before the second, third and fourth, the first of them RAX.
@@ -134,16 +156,32 @@ start_xen:
     .endr
     .endm
 
-    .irp vector, 0,1,2,3,4,5,6,7,8,10,11,12,13,14,16,17,18,19,21,128
-xen_trap_\vector:
-    popq %rcx
+    .macro HANDLER number, has_error
+1:  popq %rcx
     popq %r11
-    .if !(\vector == 8 || (\vector >= 10 && \vector <= 14) || \vector == 17 || \vector == 21)
+    .if (\has_error) == 0
     pushq $0
     .endif
-    pushq $\vector
+    pushq $\number
     jmp xen_common
+    .pushsection .rodata
+    .quad 1b
+    .popsection
+    .endm
+
+    .pushsection .rodata
+    .balign 8
+    .globl xen_handlers
+xen_handlers:
+    .popsection
+    .set vector, 0
+    .rept {COUNT}
+    .if ({EXCEPTIONS} >> vector) & 1
+    HANDLER vector, ({WITH_ERROR} >> vector) & 1
+    .endif
+    .set vector, vector + 1
     .endr
+    HANDLER {SYSTEM_CALL}, 0
 
     .globl xen_event
 xen_event:
@@ -159,7 +197,7 @@ xen_event:
     popq %rcx
     popq %r11
     movq 24(%rsp), %rsp
-    movq $0xe030, 8(%rsp)
+    movq ${KERNEL}, 8(%rsp)
     pushq $0
     pushq ${EVENT}
     jmp xen_common
@@ -199,7 +237,7 @@ xen_syscall:
     movq 16(%rsp), %rcx
     movq 32(%rsp), %r11
     movb $0xff, {gs_swapped}(%rip)
-    pushq $2
+    pushq ${FIXED}
     popfq
     movq 40(%rsp), %rsp
     jmpq *{syscall_target}(%rip)
@@ -210,8 +248,8 @@ xen_syscall_slow:
     leaq xen_stack_end(%rip), %rsp
     pushq $0
     pushq {saved_rsp}(%rip)
-    pushq $2
-    pushq $0xe030
+    pushq ${FIXED}
+    pushq ${KERNEL}
     pushq $0
     pushq $0
     pushq ${SYSCALL}
@@ -260,14 +298,14 @@ xen_to_kernel:
     popq %\register
     .endr
     leaq 16(%rsp), %rsp
-    testb $2, 17(%rsp)                  // rflags.IF
+    testb ${IF}>>8, 17(%rsp)                  // rflags.IF
     jz 1f
     movb $0, {page}+1(%rip)
     cmpb $0, {page}(%rip)
     jne 2f
 1:  iretq
 2:  movb $1, {page}+1(%rip)
-    movq $0xe030, 8(%rsp)
+    movq ${KERNEL}, 8(%rsp)
     pushq $0
     pushq ${EVENT}
     pushq %rax
@@ -311,10 +349,10 @@ xen_resume:
     leaq xen_stack_end(%rip), %rsp
     pushq $0
     pushq %rcx
-    shll $9, %eax
+    shll ${IF_NUMBER}, %eax
     xorq -24(%rcx), %rax                // RFLAGS with the virtual IF
     pushq %rax
-    pushq $0xe030
+    pushq ${KERNEL}
     pushq -8(%rcx)
     pushq $0
     pushq $\cause
@@ -342,13 +380,13 @@ xen_interrupt:
     pushq $0
     pushq {saved_rsp}(%rip)
     pushfq
-    pushq $0xe030
+    pushq ${KERNEL}
     pushq $0
     pushq $0
     pushq $\cause
     pushq %rax
     SAVE_REST
-    andb $0xfd, 153(%rsp)            // RFLAGS.IF: 15 registers, vector, error, rip, cs
+    andb $~({IF}>>8), 153(%rsp)          // RFLAGS.IF: 15 registers, vector, error, rip, cs
     jmp xen_enter
     .endm
 
@@ -383,15 +421,15 @@ xen_iret:
     movb $1, {page}+1(%rip)
     cmpb $0, {work}(%rip)
     jne 1f
-    cmpq $0x33, 8(%rsp)
+    cmpq ${USER_CS}, 8(%rsp)
     jne 1f
-    cmpq $0x2b, 32(%rsp)
+    cmpq ${USER_DS}, 32(%rsp)
     jne 1f
     cmpw $0, 6(%rsp)                    // rip below 1 << 47
     jne 1f
     testb $0x80, 5(%rsp)
     jnz 1f
-    testb $2, 17(%rsp)
+    testb ${IF}>>8, 17(%rsp)
     jz 1f
     cmpb $0, {gs_swapped}(%rip)
     je 1f
@@ -415,7 +453,7 @@ xen_sysret:
     jne 2f
     testb $0x80, 5(%rsp)
     jnz 2f
-    testb $2, 17(%rsp)
+    testb ${IF}>>8, 17(%rsp)
     jz 2f
     RETURN_UNLESS_DESCRIPTORS_CHANGED
 2:  movq {saved_rsp}(%rip), %rsp
@@ -427,11 +465,6 @@ xen_sysret:
 xen_unmasked:
     .irp routine, xen_emulate, xen_interrupt
     .quad \routine, \routine\()_rax, \routine\()_flags, \routine\()_rcx, \routine\()_mask
-    .endr
-    .globl xen_handlers
-xen_handlers:
-    .irp vector, 0,1,2,3,4,5,6,7,8,10,11,12,13,14,16,17,18,19,21,128
-    .quad xen_trap_\vector
     .endr
 
     .bss
@@ -452,6 +485,16 @@ xen_stack_end:
     sysret_selectors = sym SYSRET_SELECTORS,
     page = sym SHARED_PAGE,
     FIRST_TLS = const TLS_ENTRIES.start,
+    COUNT = const vector::COUNT,
+    EXCEPTIONS = const EXCEPTIONS.0,
+    WITH_ERROR = const vector::WITH_ERROR.0,
+    SYSTEM_CALL = const SYSTEM_CALL,
+    KERNEL = const KERNEL_CS & !3,
+    IF = const flags::INTERRUPT,
+    IF_NUMBER = const flags::INTERRUPT.trailing_zeros(),
+    FIXED = const flags::FIXED,
+    USER_CS = const USER_CS,
+    USER_DS = const USER_DS,
     EVENT = const cause::EVENT,
     SITE = const cause::SITE,
     SITE_WITHOUT_STACK = const cause::SITE_WITHOUT_STACK,

@@ -22,9 +22,11 @@
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
-use wedge::cpu::segment::Descriptor;
-use wedge::cpu::{Context, Frame, flags};
+use wedge::cpu::{Context, Frame};
 use wedge::shadow::{Host as _, Level, Table};
+
+use wedge::x86::flags;
+use wedge::x86::segment::Descriptor;
 
 use super::entry::cause;
 use super::hypercall;

@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 use wedge::cpu::{Context, ControlRegister, CpuidResult, DescriptorTable, Exception, Segment, VirtualCpu};
 use wedge::guest::linux::TLS_ENTRIES;
 use wedge::vm;
+use wedge::x86::msr;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
@@ -20,11 +21,6 @@ use crate::runtime::{PAGE, timestamp};
 
 /// Memory and translations.
 type Space = vm::Space<Tables>;
-
-/// Model-specific registers that Xen reads for its guests (SDM Vol. 4, table 2-2).
-const IA32_FS_BASE: u32 = 0xc000_0100;
-const IA32_GS_BASE: u32 = 0xc000_0101;
-const IA32_KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 /// The registers.
 #[derive(Debug)]
@@ -197,7 +193,7 @@ impl vm::Processor<Tables> for Processor {
 
     fn fs_base(&mut self) -> u64 {
         // SAFETY: Xen answers.
-        unsafe { Msr::new(IA32_FS_BASE).read() }
+        unsafe { Msr::new(msr::FS_BASE).read() }
     }
 
     fn set_fs_base(&mut self, base: u64) {
@@ -206,7 +202,7 @@ impl vm::Processor<Tables> for Processor {
 
     fn gs_base(&mut self, other: bool) -> u64 {
         // SAFETY: Xen answers.
-        unsafe { Msr::new(if is_swapped() == other { IA32_GS_BASE } else { IA32_KERNEL_GS_BASE }).read() }
+        unsafe { Msr::new(if is_swapped() == other { msr::GS_BASE } else { msr::KERNEL_GS_BASE }).read() }
     }
 
     fn set_gs_base(&mut self, other: bool, base: u64) {

@@ -6,10 +6,11 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use wedge::cpu::{Context, Event, Exception, flags};
+use wedge::cpu::{Context, Event, Exception};
 use wedge::guest::linux;
 use wedge::sites::Entry;
 use wedge::vm::{self, End, Exit, Host};
+use wedge::x86::{flags, vector};
 
 use super::board::Board;
 use super::entry::{
@@ -92,10 +93,9 @@ impl Xen {
     /// set, so that any program can have the kernel's entry stepped through.
     fn is_step_in_window(vm: &Vm, context: &Context) -> bool {
         /// #DB.
-        const DEBUG: u64 = 1;
         /// DR6.BS (SDM Vol. 3B, 17.2.3).
         const SINGLE_STEP: u64 = 1 << 14;
-        context.vector == DEBUG
+        context.vector == vector::DEBUG.into()
             && !context.is_user()
             && vm.text.window.contains(&context.rip)
             && hypercall::get_debug_register(6) & SINGLE_STEP != 0

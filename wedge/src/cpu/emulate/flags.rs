@@ -1,9 +1,9 @@
 //! The interrupt flag and images of RFLAGS.
 
 use super::{Flow, Machine, Outcome};
-use crate::cpu::flags::{FIXED, INTERRUPT, RESUME, VIRTUAL_8086, iopl};
 use crate::cpu::transfer::flags_of_popf;
 use crate::cpu::{Exception, Host};
+use crate::x86::flags::{FIXED, INTERRUPT, RESUME, VIRTUAL_8086, iopl};
 
 impl<H: Host> Machine<'_, H> {
     /// CLI, STI.

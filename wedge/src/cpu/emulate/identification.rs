@@ -1,8 +1,8 @@
 //! Model-specific registers, CPUID, the time-stamp counter.
 
 use super::{Flow, Machine, Outcome};
-use crate::cpu::control::cr4;
 use crate::cpu::{CpuidResult, Host, cpuid};
+use crate::x86::control::cr4;
 
 impl<H: Host> Machine<'_, H> {
     /// RDMSR.

@@ -4,10 +4,10 @@ use iced_x86::{Code, Mnemonic};
 
 use super::{Flow, Machine, Outcome};
 use crate::cpu::deliver::software_interrupt;
-use crate::cpu::flags;
-use crate::cpu::segment::Selector;
 use crate::cpu::transfer::{self, FarTarget, Frame, Target, check_far, check_return, check_return_address};
 use crate::cpu::{Exception, Host};
+use crate::x86::flags;
+use crate::x86::segment::Selector;
 
 impl<H: Host> Machine<'_, H> {
     /// IRET. With operands of two bytes the upper flags stay.

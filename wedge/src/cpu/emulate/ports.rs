@@ -6,9 +6,9 @@ use iced_x86::{OpKind, Register};
 
 use super::operands::mask;
 use super::{Flow, Machine, Outcome};
-use crate::cpu::flags::{DIRECTION, iopl};
 use crate::cpu::memory::{SYSTEM, read_u16, write_number};
 use crate::cpu::{Exception, Host, Size};
+use crate::x86::flags::{DIRECTION, iopl};
 
 /// Where a 64-bit TSS tells the offset of its bitmap (SDM Vol. 3A, figure 8-11).
 const BITMAP_OFFSET: u32 = 102;

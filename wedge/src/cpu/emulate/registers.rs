@@ -3,8 +3,9 @@
 use iced_x86::Register;
 
 use super::{Flow, Machine, Outcome};
-use crate::cpu::control::{Control, cr0, cr4};
+use crate::cpu::control::Control;
 use crate::cpu::{Exception, Host};
+use crate::x86::control::{cr0, cr4};
 
 /// DR7.GD: the next access to a debug register is #DB (SDM Vol. 3B, 17.2.4).
 const GENERAL_DETECT: u64 = 1 << 13;

@@ -4,11 +4,12 @@ use iced_x86::{Mnemonic, OpKind, Register};
 
 use super::operands::mask;
 use super::{Flow, Machine, Outcome};
-use crate::cpu::control::cr4;
-use crate::cpu::flags::ZERO;
 use crate::cpu::memory::{SYSTEM, read_u64};
-use crate::cpu::segment::{Descriptor, Selector, may_use, system};
+use crate::cpu::segment::may_use;
 use crate::cpu::{Exception, Host, Segment, is_canonical};
+use crate::x86::control::cr4;
+use crate::x86::flags::ZERO;
+use crate::x86::segment::{Descriptor, Selector, system};
 
 impl<H: Host> Machine<'_, H> {
     /// MOV from a segment register: to memory two bytes, whatever the operand size.

@@ -1,9 +1,10 @@
 //! Idling, TLBs and caches.
 
 use super::{Flow, Machine, Outcome};
-use crate::cpu::control::{cr4, legal};
+use crate::cpu::control::legal;
 use crate::cpu::memory::read;
 use crate::cpu::{Host, is_canonical};
+use crate::x86::control::cr4;
 
 impl<H: Host> Machine<'_, H> {
     /// HLT. With interrupts off it is for ever, which is the host's to see to.

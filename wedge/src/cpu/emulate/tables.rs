@@ -2,8 +2,8 @@
 
 use super::{Flow, Machine, Outcome};
 use crate::cpu::memory::{read, write_bytes};
-use crate::cpu::segment::{Selector, system};
 use crate::cpu::{DescriptorTable, Exception, Host, LoadedSegment, Table, is_canonical};
+use crate::x86::segment::{Selector, system};
 
 /// What LTR adds to the type of a TSS.
 const BUSY: u8 = 2;

@@ -158,7 +158,7 @@ fn leaves_that_end_or_are_empty() {
 #[test]
 fn osxsave_mirrors_cr4() {
     let mut world = World::kernel();
-    for (cr4, shown) in [(control::cr4::PAE, 0), (control::cr4::PAE | control::cr4::OSXSAVE, 1)] {
+    for (cr4, shown) in [(cr4::PAE, 0), (cr4::PAE | cr4::OSXSAVE, 1)] {
         world.cpu.set_control(Control::Cr4, cr4, &mut world.host).unwrap();
         assert_eq!(cpuid(&world.cpu, &mut world.host, 1, 0).ecx >> 27 & 1, shown);
     }
@@ -176,7 +176,7 @@ fn the_time_and_the_processor() {
     world.next(&[0xf3, 0x0f, 0xc7, 0xfb]);
     assert_eq!(world.context.registers.rbx, 0xffff_0003, "rdpid");
     world.faults(&[0x0f, 0x33], PROTECTION);
-    world.cpu.cr4 |= control::cr4::TSD;
+    world.cpu.cr4 |= cr4::TSD;
     world.faults(&[0x0f, 0x31], PROTECTION);
     world.faults(&[0x0f, 0x01, 0xf9], PROTECTION);
     world.context.cs = KERNEL_CS.into();

@@ -231,7 +231,7 @@ fn questions_about_selectors() {
 fn segment_bases() {
     let mut world = World::user();
     world.faults(&[0xf3, 0x48, 0x0f, 0xae, 0xc0], INVALID_OPCODE);
-    world.cpu.cr4 |= control::cr4::FSGSBASE;
+    world.cpu.cr4 |= cr4::FSGSBASE;
     world.next(&[0xf3, 0x48, 0x0f, 0xae, 0xc8]);
     assert_eq!(world.context.registers.rax, 0xffff_8880_1000_0000, "rdgsbase %rax");
     world.next(&[0xf3, 0x0f, 0xae, 0xc8]);
@@ -351,7 +351,7 @@ fn translations() {
         (true, 4, [0, 0], None),
         (true, 1 << 32, [0, 0], None),
     ] {
-        world.cpu.cr4 = control::cr4::PAE | if pcide { control::cr4::PCIDE } else { 0 };
+        world.cpu.cr4 = cr4::PAE | if pcide { cr4::PCIDE } else { 0 };
         world.context.registers.rax = kind;
         world.host.put(KERNEL_DATA, &descriptor);
         let invpcid = [0x66, 0x0f, 0x38, 0x82, 0x07];

@@ -15,8 +15,10 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
-use super::segment::Selector;
 use super::*;
+use crate::x86::control::{cr4, efer};
+use crate::x86::flags;
+use crate::x86::segment::Selector;
 
 /// Where things are.
 const GDT: u64 = 0xffff_8880_0000_1000;
@@ -311,7 +313,7 @@ impl World {
         cpu.idt = Table { base: IDT, limit: 0xfff };
         cpu.tr = LoadedSegment { selector: Selector(TSS_SELECTOR), base: TSS, limit: 0x206f };
         cpu.ldt = LoadedSegment { selector: Selector(LDT_SELECTOR), base: LDT, limit: 15 };
-        cpu.efer |= control::efer::SCE;
+        cpu.efer |= efer::SCE;
         let context = Context {
             rip: KERNEL_TEXT,
             cs: u64::from(KERNEL_CS),

@@ -1,7 +1,7 @@
 //! Control, debug and model-specific registers.
 
-use super::control::{cr0, cr4, efer, xcr0};
 use super::*;
+use crate::x86::control::{cr0, cr4, efer, xcr0};
 
 const OK: bool = true;
 const BAD: bool = false;

@@ -301,7 +301,7 @@ fn syscall_and_sysret() {
     syscall(&world.cpu, &mut world.context, 0x1000, false).unwrap();
     assert_eq!(registers(&world.context)[..2], [KERNEL_TEXT + 0x100, 0x10]);
 
-    world.cpu.efer &= !control::efer::SCE;
+    world.cpu.efer &= !efer::SCE;
     world.faults(&[0x0f, 0x05], INVALID_OPCODE);
     world.faults(&[0x48, 0x0f, 0x07], INVALID_OPCODE);
 }

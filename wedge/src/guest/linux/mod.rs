@@ -15,6 +15,9 @@ pub const USER_CS: u64 = 0x33;
 /// See [`USER_CS`].
 pub const USER_DS: u64 = 0x2b;
 
+/// The vector by which 32-bit programs call the kernel (`arch/x86/include/asm/irq_vectors.h`, `IA32_SYSCALL_VECTOR`).
+pub const SYSTEM_CALL: u8 = 0x80;
+
 /// The entries of its GDT that belong to the thread that runs: stores without a word, at each switch (6.1,
 /// `arch/x86/include/asm/desc.h`, `native_load_tls`; `segment.h`, `GDT_ENTRY_TLS_MIN`).
 pub const TLS_ENTRIES: Range<usize> = 12..15;
