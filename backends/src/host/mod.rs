@@ -4,6 +4,8 @@
 
 #[cfg(target_os = "none")]
 pub mod bare;
+#[cfg(test)]
+mod test;
 #[cfg(target_os = "none")]
 pub mod xen;
 
