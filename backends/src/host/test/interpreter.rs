@@ -5,7 +5,7 @@
 //! cannot be silently wrong.
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
-use wedge::cpu::flags;
+use wedge::x86::flags;
 
 /// Registers of the processor. The selector says only which of the two roots is in force.
 #[derive(Clone, Copy, Debug, Default)]

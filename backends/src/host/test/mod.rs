@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::string::String;
 use std::vec::Vec;
 
-use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu, flags};
+use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
 use wedge::guest::linux;
 use wedge::image::Parameters;
 use wedge::loader::boot_params::Display;
@@ -33,6 +33,7 @@ use wedge::sites::{Engine, Memory as SiteMemory, STUB_SIZE, Virtual};
 use wedge::vm::modules::Region;
 use wedge::vm::port::Port;
 use wedge::vm::{self, Account, End, Exit, Host, Machine, Space, Text, Vcpu, Vm, paging_mode};
+use wedge::x86::flags;
 
 use self::interpreter::{Bus, Fault, RSP, State};
 use self::memory::{Ram, Tables, Usable};
