@@ -23,7 +23,8 @@ use wedge::x86::segment::{FLAT_CODE, FLAT_DATA};
 use wedge::x86::vector;
 
 use super::board::Board;
-use super::entry::{self, CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, exit, xen_resume};
+use super::cpu::{CPU, address};
+use super::entry::{self, SHARED_PAGE, exit, xen_resume};
 use super::hypercall::{self, Refused};
 use super::interface::{KERNEL_CS, KERNEL_SS, MACHINE_TO_PHYSICAL, StartInfo, TrapInfo};
 use super::memory::{FEWEST_TABLES, LIMIT, LINEAR, Memory, MemoryError, Usable, pointer};
@@ -264,7 +265,7 @@ fn set_traps() -> Result<(), Refused> {
         hypercall::register_callback(CALLBACK_SYSCALL32, address(entry::xen_syscall32))?;
         hypercall::stack_switch(KERNEL_SS, (&raw const entry::xen_stack_end).addr() as u64)?;
     }
-    SYSCALL_TARGET.store(address(entry::xen_syscall_slow), core::sync::atomic::Ordering::Relaxed);
+    CPU.syscall_target.store(address(entry::xen_syscall_slow), core::sync::atomic::Ordering::Relaxed);
     Ok(())
 }
 
@@ -425,14 +426,14 @@ fn sites_see() -> Virtual {
     let routine = |routine: unsafe extern "C" fn()| routine as *const () as u64;
     let mut control = [0; 9];
     for register in [0, 2, 3, 4] {
-        control[register] = (&raw const CONTROL[register]).addr() as u64;
+        control[register] = address(&CPU.control[register]);
     }
     Virtual {
         mask: page + 1,
         pending: page,
-        gs_swapped: (&raw const GS_SWAPPED).addr() as u64,
+        gs_swapped: address(&CPU.gs_swapped),
         control,
-        site: (&raw const SITE).addr() as u64,
+        site: address(&CPU.site),
         emulate: routine(entry::xen_emulate),
         emulate_without_stack: routine(entry::xen_emulate_without_stack),
         interrupt: routine(entry::xen_interrupt),

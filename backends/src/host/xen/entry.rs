@@ -16,14 +16,14 @@
 //! is lost, none nests.
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use core::mem::offset_of;
 
 use wedge::guest::linux::{SYSTEM_CALL, TLS_ENTRIES, USER_CS, USER_DS};
 use wedge::x86::flags;
 use wedge::x86::vector::{self, Vectors};
 
+use super::cpu::{CPU, Cpu};
 use super::interface::{KERNEL_CS, SharedInfo};
-use super::segments::{SEEN, TLS};
 use crate::runtime::exclusive::Pages;
 
 /// Why the wedge was entered, beside the vectors of exceptions.
@@ -100,21 +100,6 @@ unsafe extern "C" {
     /// Goes on with a context as if it had been returned from `enter`.
     pub(super) fn xen_resume(context: *mut wedge::cpu::Context, exit: u64) -> !;
 }
-
-/// Where SYSCALL from user mode goes: the guest's entry point, or [`xen_syscall_slow`].
-pub(super) static SYSCALL_TARGET: AtomicU64 = AtomicU64::new(0);
-/// RSP of a site without a stack.
-static SAVED_RSP: AtomicU64 = AtomicU64::new(0);
-/// Number of the site that jumped.
-pub(super) static SITE: AtomicU32 = AtomicU32::new(0);
-/// The virtual control registers, by number, for sites that read one.
-pub(super) static CONTROL: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
-/// Not 0: there is something to do before user mode.
-pub(super) static WORK: AtomicU8 = AtomicU8::new(0);
-/// What SYSRET to 64-bit code loads into CS and SS (SDM Vol. 2B, SYSRET).
-pub(super) static SYSRET_SELECTORS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
-/// 0xff: the virtual GS bases are exchanged against the real ones.
-pub(super) static GS_SWAPPED: AtomicU8 = AtomicU8::new(0);
 
 /// The place where Xen's shared page is mapped.
 #[derive(Debug)]
@@ -236,18 +221,18 @@ xen_failsafe:
 xen_syscall:
     movq 16(%rsp), %rcx
     movq 32(%rsp), %r11
-    movb $0xff, {gs_swapped}(%rip)
+    movb $0xff, {cpu}+{gs_swapped}(%rip)
     pushq ${FIXED}
     popfq
     movq 40(%rsp), %rsp
-    jmpq *{syscall_target}(%rip)
+    jmpq *{cpu}+{syscall_target}(%rip)
 
     .globl xen_syscall_slow             // rcx: rip, r11: rflags, rsp: user mode's
 xen_syscall_slow:
-    movq %rsp, {saved_rsp}(%rip)
+    movq %rsp, {cpu}+{saved_rsp}(%rip)
     leaq xen_stack_end(%rip), %rsp
     pushq $0
-    pushq {saved_rsp}(%rip)
+    pushq {cpu}+{saved_rsp}(%rip)
     pushq ${FIXED}
     pushq ${KERNEL}
     pushq $0
@@ -375,10 +360,10 @@ xen_interrupt:
     // From a stub, by JMP, with IF clear, or about to be replaced: there is no stack.
     .macro WITHOUT_STACK cause
     movb $1, {page}+1(%rip)
-    movq %rsp, {saved_rsp}(%rip)
+    movq %rsp, {cpu}+{saved_rsp}(%rip)
     leaq xen_stack_end(%rip), %rsp
     pushq $0
-    pushq {saved_rsp}(%rip)
+    pushq {cpu}+{saved_rsp}(%rip)
     pushfq
     pushq ${KERNEL}
     pushq $0
@@ -401,10 +386,10 @@ xen_emulate_without_stack:
     pushq %rcx
     pushq %r11
     pushq %rax
-    movq {tls}(%rip), %rcx
+    movq {cpu}+{tls}(%rip), %rcx
     .irp offset, 0, 8, 16
     movq \offset(%rcx), %rax
-    cmpq {seen}+8*{FIRST_TLS}+\offset(%rip), %rax
+    cmpq {cpu}+{seen}+8*{FIRST_TLS}+\offset(%rip), %rax
     jne 3f
     .endr
     movl $23, %eax                      // __HYPERVISOR_iret
@@ -419,7 +404,7 @@ xen_emulate_without_stack:
     .globl xen_iret                     // the frame is on the guest's stack
 xen_iret:
     movb $1, {page}+1(%rip)
-    cmpb $0, {work}(%rip)
+    cmpb $0, {cpu}+{work}(%rip)
     jne 1f
     cmpq ${USER_CS}, 8(%rsp)
     jne 1f
@@ -431,23 +416,23 @@ xen_iret:
     jnz 1f
     testb ${IF}>>8, 17(%rsp)
     jz 1f
-    cmpb $0, {gs_swapped}(%rip)
+    cmpb $0, {cpu}+{gs_swapped}(%rip)
     je 1f
     RETURN_UNLESS_DESCRIPTORS_CHANGED
 1:  WITHOUT_STACK {IRET}
 
     .globl xen_sysret
 xen_sysret:
-    cmpb $0, {work}(%rip)
+    cmpb $0, {cpu}+{work}(%rip)
     jne 1f
-    cmpb $0, {gs_swapped}(%rip)
+    cmpb $0, {cpu}+{gs_swapped}(%rip)
     je 1f
-    movq %rsp, {saved_rsp}(%rip)
+    movq %rsp, {cpu}+{saved_rsp}(%rip)
     leaq xen_stack_end(%rip), %rsp
-    pushq {sysret_selectors}+8(%rip)
-    pushq {saved_rsp}(%rip)
+    pushq {cpu}+{sysret_selectors}+8(%rip)
+    pushq {cpu}+{saved_rsp}(%rip)
     pushq %r11
-    pushq {sysret_selectors}(%rip)
+    pushq {cpu}+{sysret_selectors}(%rip)
     pushq %rcx
     cmpw $0, 6(%rsp)
     jne 2f
@@ -456,7 +441,7 @@ xen_sysret:
     testb ${IF}>>8, 17(%rsp)
     jz 2f
     RETURN_UNLESS_DESCRIPTORS_CHANGED
-2:  movq {saved_rsp}(%rip), %rsp
+2:  movq {cpu}+{saved_rsp}(%rip), %rsp
 1:  WITHOUT_STACK {SYSRET}
 
     .section .rodata
@@ -476,13 +461,14 @@ xen_stack_end:
     "#,
     start = sym super::start,
     enter = sym super::traps::enter,
-    gs_swapped = sym GS_SWAPPED,
-    syscall_target = sym SYSCALL_TARGET,
-    saved_rsp = sym SAVED_RSP,
-    work = sym WORK,
-    tls = sym TLS,
-    seen = sym SEEN,
-    sysret_selectors = sym SYSRET_SELECTORS,
+    cpu = sym CPU,
+    gs_swapped = const offset_of!(Cpu, gs_swapped),
+    syscall_target = const offset_of!(Cpu, syscall_target),
+    saved_rsp = const offset_of!(Cpu, saved_rsp),
+    work = const offset_of!(Cpu, work),
+    tls = const offset_of!(Cpu, tls),
+    seen = const offset_of!(Cpu, seen),
+    sysret_selectors = const offset_of!(Cpu, sysret_selectors),
     page = sym SHARED_PAGE,
     FIRST_TLS = const TLS_ENTRIES.start,
     COUNT = const vector::COUNT,

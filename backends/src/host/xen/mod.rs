@@ -11,6 +11,7 @@
 mod board;
 mod boot;
 mod console;
+mod cpu;
 mod entry;
 mod failsafe;
 mod hypercall;

@@ -10,7 +10,8 @@ use wedge::x86::msr;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
-use super::entry::{GS_SWAPPED, cause};
+use super::cpu::CPU;
+use super::entry::cause;
 use super::hypercall::{self, SegmentBase};
 use super::ldt::SOURCES;
 use super::memory::pointer;
@@ -122,7 +123,7 @@ fn renew(bytes: &mut [u8], address: u64, space: &mut Space) -> bool {
 
 /// Whether the real GS bases are exchanged against the virtual ones: of the real ones, the active one is the kernel's.
 fn is_swapped() -> bool {
-    GS_SWAPPED.load(Ordering::Relaxed) != 0
+    CPU.gs_swapped.load(Ordering::Relaxed) != 0
 }
 
 impl vm::Processor<Tables> for Processor {
@@ -211,7 +212,7 @@ impl vm::Processor<Tables> for Processor {
     }
 
     fn swap_gs(&mut self) {
-        GS_SWAPPED.fetch_xor(0xff, Ordering::Relaxed);
+        CPU.gs_swapped.fetch_xor(0xff, Ordering::Relaxed);
     }
 
     fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable) {

@@ -13,11 +13,11 @@
 //!
 //! The local table, which may be large, is in [`ldt`](super::ldt).
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use wedge::guest::linux::TLS_ENTRIES;
 
-use super::entry::WORK;
+use super::cpu::CPU;
 use super::hypercall::{self, Refused};
 use super::ldt::Ldt;
 use super::memory::{Memory, entry, pointer};
@@ -26,11 +26,6 @@ use crate::runtime::{PAGE, WINDOW, say};
 
 /// The global table. Xen writes to it.
 static GDT: Pages<1> = Pages::new();
-
-/// What the guest had in its global table when it was last looked at.
-pub(super) static SEEN: [AtomicU64; PAGE_WORDS] = [const { AtomicU64::new(0) }; PAGE_WORDS];
-/// Where the wedge sees the guest's [`TLS_ENTRIES`]. While that is not known, there is [`WORK`] before user mode.
-pub(super) static TLS: AtomicU64 = AtomicU64::new(0);
 
 /// The real tables.
 #[derive(Debug)]
@@ -55,7 +50,7 @@ impl Segments {
         Memory::protect_in_linear_mapping(gdt)?;
         // SAFETY: the page holds zeros, and is mapped read-only.
         unsafe { hypercall::set_gdt(&[gdt / PAGE], PAGE_WORDS as u64)? };
-        WORK.store(1, Ordering::Relaxed);
+        CPU.work.store(1, Ordering::Relaxed);
         Ok(Self { gdt, entries: 0, place: None, ldt: Ldt::new(memory)? })
     }
 
@@ -86,14 +81,14 @@ impl Segments {
 
     /// Brings an entry of the global table up to date with the guest's.
     fn see(&self, index: usize, guests: u64) {
-        SEEN[index].store(guests, Ordering::Relaxed);
+        CPU.seen[index].store(guests, Ordering::Relaxed);
         update(Self::real(index), self.gdt + 8 * index as u64, visible(guests));
     }
 
     /// The guest's global table may be elsewhere from here on.
     pub(super) fn forget_place(&mut self) {
         self.place = None;
-        WORK.store(1, Ordering::Relaxed);
+        CPU.work.store(1, Ordering::Relaxed);
     }
 
     /// The guest's global table may be elsewhere, if an address is in its page.
@@ -111,14 +106,14 @@ impl Segments {
     /// The guest's global table is at an address, in a page that the wedge sees at `place`.
     pub(super) fn found(&mut self, base: u64, place: u64) {
         self.place = Some((base & !(PAGE - 1), place));
-        TLS.store(place + base % PAGE + 8 * TLS_ENTRIES.start as u64, Ordering::Relaxed);
+        CPU.tls.store(place + base % PAGE + 8 * TLS_ENTRIES.start as u64, Ordering::Relaxed);
     }
 
     /// Looks at the guest's global table, of so many entries, at a place: at all of it, or at what Linux changes.
     pub(super) fn look(&mut self, place: u64, count: usize, all: bool) {
         // SAFETY: the guest's memory, of which any value may come.
         let guests = |index: usize| unsafe { pointer::<u64>(place + 8 * index as u64).read_unaligned() };
-        let differs = |index: usize| guests(index) != SEEN[index].load(Ordering::Relaxed);
+        let differs = |index: usize| guests(index) != CPU.seen[index].load(Ordering::Relaxed);
         if all || count < TLS_ENTRIES.end {
             for index in (0..count).filter(|index| differs(*index)) {
                 self.see(index, guests(index));

@@ -33,7 +33,8 @@ use wedge::shadow::OutOfTables;
 use wedge::sites::Engine;
 use wedge::vm::Memory as _;
 
-use super::entry::{SYSCALL_TARGET, xen_syscall_slow};
+use super::cpu::CPU;
+use super::entry::xen_syscall_slow;
 use super::memory::pointer;
 use super::traps::{Vm, Xen};
 use crate::runtime::{PAGE, say};
@@ -98,7 +99,7 @@ impl Xen {
             return;
         }
         vm.host.stacks.prepared32 = None;
-        SYSCALL_TARGET.store(xen_syscall_slow as *const () as u64, Ordering::Relaxed);
+        CPU.syscall_target.store(xen_syscall_slow as *const () as u64, Ordering::Relaxed);
         Self::watch_the_switch(vm);
         let kept = Self::keep_named_stacks(vm).and_then(|()| current.map_or(Ok(()), |rsp| Self::keep_stack(vm, rsp)));
         if kept.is_err() {
@@ -187,7 +188,7 @@ impl Xen {
     /// SYSCALL, for the first time since the guest said where that goes.
     pub(super) fn syscall(vm: &mut Vm, context: &mut Context) {
         Self::prepare_gap(vm, context, vm.vcpu.cpu.lstar);
-        SYSCALL_TARGET.store(vm.vcpu.cpu.lstar, Ordering::Relaxed);
+        CPU.syscall_target.store(vm.vcpu.cpu.lstar, Ordering::Relaxed);
         context.rip = vm.vcpu.cpu.lstar;
     }
 

@@ -13,9 +13,9 @@ use wedge::vm::{self, End, Exit, Host};
 use wedge::x86::{flags, vector};
 
 use super::board::Board;
+use super::cpu::CPU;
 use super::entry::{
-    CONTROL, GS_SWAPPED, SHARED_PAGE, SITE, SYSCALL_TARGET, SYSRET_SELECTORS, WORK, cause, exit, xen_emulate,
-    xen_emulate_without_stack, xen_iret, xen_syscall_slow, xen_unmasked,
+    SHARED_PAGE, cause, exit, xen_emulate, xen_emulate_without_stack, xen_iret, xen_syscall_slow, xen_unmasked,
 };
 use super::failsafe;
 use super::hypercall::{self, Reason, shutdown};
@@ -75,7 +75,7 @@ impl Xen {
             cause::EVENT => vm.event(context),
             cause::SITE => vm.site_called(context),
             cause::IRET => Self::iret(vm, context),
-            cause::SITE_WITHOUT_STACK => vm.site_jumped(context, SITE.load(Ordering::Relaxed) as usize),
+            cause::SITE_WITHOUT_STACK => vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize),
             cause::SYSRET => vm.site_jumped(context, vm.host.sysret),
             cause::SYSCALL => Self::syscall(vm, context),
             cause::SYSCALL32 => Self::syscall32(vm, context),
@@ -115,8 +115,8 @@ impl Xen {
 
     /// An IRETQ that `xen_iret` has turned away: often for nothing but the work to be done before user mode.
     fn iret(vm: &mut Vm, context: &mut Context) {
-        if GS_SWAPPED.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context) {
-            vm.site_jumped(context, SITE.load(Ordering::Relaxed) as usize);
+        if CPU.gs_swapped.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context) {
+            vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize);
         }
     }
 }
@@ -175,7 +175,7 @@ impl Host for Xen {
 
     fn present_routine(vm: &mut Vm, context: &mut Context) {
         let routine = |routine: unsafe extern "C" fn()| routine as *const () as u64;
-        let number = SITE.load(Ordering::Relaxed) as usize;
+        let number = CPU.site.load(Ordering::Relaxed) as usize;
         let site = vm.text.engine.entry(number).map_or(0, Entry::address);
         if context.rip == routine(xen_iret) {
             return vm.present_return(context, site);
@@ -203,7 +203,7 @@ impl Host for Xen {
     }
 
     fn note_work(_: &mut Vm) {
-        WORK.store(1, Ordering::Relaxed);
+        CPU.work.store(1, Ordering::Relaxed);
     }
 
     fn note_pending(_: &mut Vm) {
@@ -213,19 +213,19 @@ impl Host for Xen {
     fn registers_changed(vm: &mut Vm, system_calls: bool) {
         let cpu = &vm.vcpu.cpu;
         let registers = [cpu.cr0, 0, cpu.cr2, cpu.cr3, cpu.cr4];
-        for (place, value) in CONTROL.iter().zip(registers) {
+        for (place, value) in CPU.control.iter().zip(registers) {
             place.store(value, Ordering::Relaxed);
         }
         if !system_calls {
             return;
         }
         let base = cpu.star >> 48 | 3;
-        SYSRET_SELECTORS[0].store(base + 16, Ordering::Relaxed);
-        SYSRET_SELECTORS[1].store(base + 8, Ordering::Relaxed);
-        let target = SYSCALL_TARGET.load(Ordering::Relaxed);
+        CPU.sysret_selectors[0].store(base + 16, Ordering::Relaxed);
+        CPU.sysret_selectors[1].store(base + 8, Ordering::Relaxed);
+        let target = CPU.syscall_target.load(Ordering::Relaxed);
         let slow = xen_syscall_slow as *const () as u64;
         if target != slow && target != cpu.lstar {
-            SYSCALL_TARGET.store(slow, Ordering::Relaxed);
+            CPU.syscall_target.store(slow, Ordering::Relaxed);
         }
     }
 
@@ -235,7 +235,7 @@ impl Host for Xen {
     }
 
     fn enter_user(vm: &mut Vm, context: &mut Context) {
-        WORK.store(0, Ordering::Relaxed);
+        CPU.work.store(0, Ordering::Relaxed);
         vm.machine.processor.update_descriptors(&vm.vcpu.cpu, context, &mut vm.machine.space);
         Self::use_springboard(vm, context);
         Self::keep_stacks(vm, context, None);
@@ -249,7 +249,7 @@ fn take(context: &mut Context) {
     let selector = context.cs & 0xffff;
     if selector.trailing_zeros() < 2 {
         context.cs = selector;
-        GS_SWAPPED.store(0xff, Ordering::Relaxed);
+        CPU.gs_swapped.store(0xff, Ordering::Relaxed);
     } else {
         context.cs = linux::KERNEL_CS;
         context.ss = linux::KERNEL_DS;
