@@ -106,7 +106,7 @@ start64:
     movl %esi, %esi                     // the loader's structure
     leal -0x100000(%ebp), %edx          // physical address of the window
     xorl %ebp, %ebp
-    call {start}
+    call bare_start
     ud2
 
     .data
@@ -136,7 +136,6 @@ boot_stack:
 boot_stack_end:
     .text
     "#,
-    start = sym super::start,
     PAE = const cr4::PAE,
     EFER = const msr::EFER,
     LME = const efer::LME,

@@ -24,11 +24,11 @@ use wedge::x86::segment::system::INTERRUPT_GATE;
 use wedge::x86::vector::{self, COUNT, Vectors};
 use x86_64::instructions::tables::sidt;
 
+use super::context::{Frame, Registers};
 use super::entry::CODE_SELECTOR;
-use super::hooks::Registers;
 use super::paging::WriteUnprotected;
-use super::stop;
 use crate::runtime::exclusive::Exclusive;
+use crate::runtime::log::stop;
 use crate::runtime::{WINDOW, WINDOW_LENGTH, say};
 
 /// Exceptions with an error code that a sensitive instruction can raise. A double fault is of an IRET on an unmapped stack.
@@ -156,32 +156,14 @@ pub(super) fn guest_handler(vector: u8) -> u64 {
     GUEST_HANDLERS[usize::from(vector)].load(Ordering::Acquire)
 }
 
-/// What the processor pushes (SDM Vol. 3A, 6.14.2).
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(super) struct Frame {
-    pub(super) rip: u64,
-    pub(super) cs: u64,
-    pub(super) rflags: u64,
-    pub(super) rsp: u64,
-    pub(super) ss: u64,
-}
-
 /// The stack at an interposed exception whose RIP lies in the window.
 #[repr(C)]
 pub(super) struct Interposed {
     registers: Registers,
     /// The vector; replaced by the address to go on at.
-    vector: u64,
+    pub(super) vector: u64,
     error: u64,
-    frame: Frame,
-}
-
-/// Presents an exception in a stub at its site.
-extern "C" fn present(stack: &mut Interposed) {
-    let vector = u8::try_from(stack.vector & 31).unwrap_or(0);
-    super::resident::present(&mut stack.frame);
-    stack.vector = guest_handler(vector);
+    pub(super) frame: Frame,
 }
 
 /// The stack at an exception before the guest runs.
@@ -296,7 +278,7 @@ present_common:
     movq %rsp, %rdi
     movq %rsp, %rbx
     andq $-16, %rsp
-    call {present}
+    call bare_present
     movq %rbx, %rsp
     .irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
     popq %\register
@@ -304,7 +286,6 @@ present_common:
     ret
     "#,
     fatal = sym fatal,
-    present = sym present,
     handlers = sym GUEST_HANDLERS,
     DEBUG = const vector::DEBUG,
     COUNT = const COUNT,

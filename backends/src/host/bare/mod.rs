@@ -12,6 +12,7 @@
 
 mod boot;
 mod console;
+mod context;
 mod entry;
 mod exceptions;
 mod hooks;
@@ -31,7 +32,8 @@ use crate::runtime::say;
 static CONSOLE: log::Console = log::Console { write: console::write, stop };
 
 /// Entered by the code in [`entry`], with paging on and a stack: once, or again without having been loaded again.
-extern "C" fn start(eax: u32, information: u64, base: u64) -> ! {
+#[unsafe(no_mangle)]
+extern "C" fn bare_start(eax: u32, information: u64, base: u64) -> ! {
     Console::set_up();
     use_console(&CONSOLE);
     if reset::is_entered_again() {

@@ -41,7 +41,7 @@ pub(super) fn reset() -> ! {
     // SAFETY: nothing is to be served any more.
     unsafe { lidt(&DescriptorTablePointer { limit: 0, base: VirtAddr::zero() }) };
     instructions::interrupts::int3();
-    super::stop()
+    crate::runtime::log::stop()
 }
 
 /// Waits for a condition, but not much longer than ten milliseconds: a port that nobody has takes a microsecond to read.

@@ -15,7 +15,8 @@ use wedge::vm::modules::{ModuleMemory, Modules, PAGE_LENGTH, Region, Rewriter};
 use wedge::vm::port::{Command, Commands, Line, More, Port};
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 
-use super::exceptions::{Frame, interpose_all};
+use super::context::Frame;
+use super::exceptions::{Interposed, guest_handler, interpose_all};
 use super::hooks::{self, Call};
 use super::lock::{Lock, processor};
 use super::paging::{Window, WriteUnprotected};
@@ -306,8 +307,9 @@ extern "Rust" fn zero(engine: &Engine<'static>) {
     engine.zero();
 }
 
-/// A stub has called.
-pub(super) extern "C" fn hooked(call: &mut Call) {
+/// A stub has called (`hooks.rs`).
+#[unsafe(no_mangle)]
+extern "C" fn bare_hooked(call: &mut Call) {
     let Some(hook) = hooks::HOOKS.get(usize::try_from(call.hook).unwrap_or(usize::MAX)) else { return };
     RESIDENT.with(|resident| {
         if let Some(resident) = resident {
@@ -316,8 +318,15 @@ pub(super) extern "C" fn hooked(call: &mut Call) {
     });
 }
 
-/// Presents an exception that was raised in a stub at its site.
-pub(super) fn present(frame: &mut Frame) {
+/// An exception was raised in a stub (`exceptions.rs`): it is presented at its site.
+#[unsafe(no_mangle)]
+extern "C" fn bare_present(stack: &mut Interposed) {
+    let vector = u8::try_from(stack.vector & 31).unwrap_or(0);
+    present(&mut stack.frame);
+    stack.vector = guest_handler(vector);
+}
+
+fn present(frame: &mut Frame) {
     let presented = RESIDENT.with(|resident| resident.as_ref().and_then(|resident| resident.engine.site_of(frame.rip)));
     match presented.flatten() {
         None => {}
@@ -331,15 +340,16 @@ pub(super) fn present(frame: &mut Frame) {
     }
 }
 
-/// Where a context goes on that stood still while the sites were rewritten.
+/// Where a context goes on that stood still while the sites were rewritten (`world.rs`).
 ///
 /// # Safety
 ///
 /// The processor that rewrote them holds the lock and does nothing but wait for this one.
-pub(super) unsafe fn resume(rip: u64) -> Option<u64> {
+#[unsafe(no_mangle)]
+unsafe extern "C" fn bare_resume(rip: u64) -> u64 {
     // SAFETY: by the above, nobody writes to it.
-    let resident = unsafe { RESIDENT.peek() }.as_ref()?;
-    if resident.engine.is_on() { resident.engine.resume(rip) } else { None }
+    let engine = unsafe { RESIDENT.peek() }.as_ref().map(|resident| &resident.engine);
+    engine.filter(|engine| engine.is_on()).and_then(|engine| engine.resume(rip)).unwrap_or(rip)
 }
 
 /// The guest's text where it runs.

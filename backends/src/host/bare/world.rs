@@ -16,8 +16,8 @@ use wedge::x86::msr::{self, apic_base};
 use wedge::x86::vector::NMI;
 use x86_64::registers::model_specific::Msr;
 
-use super::exceptions::{self, Frame};
-use super::hooks::Registers;
+use super::context::{Frame, Registers};
+use super::exceptions;
 use super::lock::processor;
 use super::paging::Window;
 
@@ -137,13 +137,13 @@ extern "C" fn interrupted(stack: &mut Interrupted) {
         hint::spin_loop();
     }
     // SAFETY: the processor that stopped this one waits for STANDING to become 0.
-    if let Some(rip) = unsafe { super::resident::resume(stack.frame.rip) } {
-        stack.frame.rip = rip;
-    }
+    stack.frame.rip = unsafe { bare_resume(stack.frame.rip) };
     STANDING.fetch_sub(1, Ordering::AcqRel);
 }
 
 unsafe extern "C" {
+    /// Where a processor goes on that was interrupted at an address (`resident.rs`).
+    fn bare_resume(rip: u64) -> u64;
     fn gate_2();
 }
 

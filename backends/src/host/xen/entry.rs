@@ -3,7 +3,7 @@
 //! Xen enters a PV guest with a frame on a stack (`rcx, r11, [error,] rip, cs, rflags, rsp, ss`): on the wedge's if user mode
 //! was interrupted, on the *current* one if the guest's kernel was. The guest's kernel enters by the stubs of its sites. All of
 //! them end in one place: a [`Context`](wedge::cpu::Context) at the top of the wedge's stack, events masked, and a call of
-//! [`enter`](super::traps::enter). The context is copied off the guest's stack because what is delivered to the guest is pushed
+//! `xen_entered`. The context is copied off the guest's stack because what is delivered to the guest is pushed
 //! just there.
 //!
 //! Three ways out. To the guest's kernel by IRETQ, which in ring 3 needs no hypercall. To user mode by the hypercall of that
@@ -48,7 +48,7 @@ pub(super) mod cause {
     pub(crate) const FAILSAFE: u64 = 264;
 }
 
-/// What [`enter`](super::traps::enter) answers: where to go on.
+/// What `xen_entered` answers: where to go on.
 pub(super) mod exit {
     /// In the guest's kernel.
     pub(crate) const KERNEL: u64 = 0;
@@ -131,7 +131,7 @@ start_xen:
     leaq xen_stack_end(%rip), %rsp
     movq %rsi, %rdi                     // start_info
     xorl %ebp, %ebp
-    call {start}
+    call xen_start
     ud2
 
     // The stack: vector, error code, rip, cs, rflags, rsp, ss; registers are the interrupted ones.
@@ -273,7 +273,7 @@ xen_enter:
     movq %rsp, %rdi
     movq %rsp, %rbx
     andq $-16, %rsp
-    call {enter}
+    call xen_entered
     movq %rbx, %rsp
     testl %eax, %eax
     jnz xen_to_user
@@ -459,8 +459,6 @@ xen_unmasked:
 xen_stack_end:
     .text
     "#,
-    start = sym super::start,
-    enter = sym super::traps::enter,
     cpu = sym CPU,
     gs_swapped = const offset_of!(Cpu, gs_swapped),
     syscall_target = const offset_of!(Cpu, syscall_target),

@@ -16,10 +16,11 @@
 
 use core::sync::atomic::Ordering;
 
+use super::descriptors::{update, visible, without_accessed};
 use super::hypercall::{self, Refused};
 use super::interface::{MmuExtended, mmuext};
 use super::memory::{LINEAR, Memory, entry, pointer};
-use super::segments::{update, visible, without_accessed};
+
 use crate::runtime::exclusive::{Exclusive, PAGE_WORDS, Pages};
 use crate::runtime::{PAGE, say};
 

@@ -12,6 +12,7 @@ mod board;
 mod boot;
 mod console;
 mod cpu;
+mod descriptors;
 mod entry;
 mod failsafe;
 mod hypercall;
@@ -36,7 +37,8 @@ use crate::runtime::say;
 static CONSOLE: log::Console = log::Console { write: console::write_log, stop };
 
 /// Entered by the code in [`entry`], once.
-extern "C" fn start(information: *const StartInfo) -> ! {
+#[unsafe(no_mangle)]
+extern "C" fn xen_start(information: *const StartInfo) -> ! {
     use_console(&CONSOLE);
     // SAFETY: this is what Xen's ABI says of RSI at the entry.
     let information = unsafe { &*information };

@@ -53,7 +53,8 @@ pub(super) fn stay(vm: Vm) {
 }
 
 /// Where all entries lead. Returns one of [`exit`].
-pub(super) extern "C" fn enter(context: &mut Context) -> u64 {
+#[unsafe(no_mangle)]
+extern "C" fn xen_entered(context: &mut Context) -> u64 {
     match RESIDENT.try_borrow().as_deref_mut() {
         Some(Some(vm)) => Xen::enter(vm, context),
         Some(None) => Vm::die(context, "before the guest runs"),
@@ -137,7 +138,7 @@ impl Host for Xen {
         match end {
             End::PowerOff => shutdown(Reason::PowerOff),
             End::Reset => shutdown(Reason::Reboot),
-            End::Crash => super::stop(),
+            End::Crash => crate::runtime::log::stop(),
         }
     }
 
