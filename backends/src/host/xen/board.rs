@@ -1,4 +1,10 @@
 //! What the virtual platform finds behind it: Xen's clock, its console, its event channels, and real ports.
+//!
+//! The platform is a PC that keeps no time of its own, and Xen has no PC: it has a clock that never stops, one timer for one moment,
+//! and event channels. So everything that happens to the guest from outside comes in as an event, and is told to the platform as
+//! the line of a device. An event may be lost on the way only if it says nothing new: the timer only says that the time has come
+//! to ask the platform, and whoever asks too often or too early learns the same. A physical interrupt is masked by Xen until
+//! the guest has finished with it, so its line cannot come twice.
 
 use core::sync::atomic::Ordering;
 
