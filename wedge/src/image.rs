@@ -14,6 +14,8 @@ use core::fmt;
 
 use annotate::record::RECORD_SIZE;
 
+use crate::x86::paging::PAGE;
+
 /// The section of the wedge that holds its [`Parameters`].
 pub const PARAMETERS_SECTION: &str = ".parameters";
 
@@ -24,8 +26,6 @@ pub const MAGIC: [u8; 16] = *b"Afterburner 0002";
 /// memory begins behind what firmware reserves, so that the memory map which the guest gets has no more regions than the
 /// machine's. Linux asks the map once for each page.
 pub const LOAD_ADDRESS: u64 = 1 << 20;
-
-const PAGE: u64 = 4096;
 
 /// The checksum covers a payload from here on.
 pub const CHECKED_FROM: usize = 32;

@@ -24,12 +24,11 @@ use object::elf::{
 };
 use object::write::elf::{ProgramHeader, SectionHeader, SinglePhaseWriter, Sym};
 use wedge::image::{Header, LOAD_ADDRESS, Parameters, Span, arena_length};
+use wedge::x86::paging::PAGE;
 
 use super::elf_file::{self, Section, Symbol, section_index};
 use super::payload::Contents;
 use super::wedge_file::{WINDOW, Wedge};
-
-const PAGE: u64 = 4096;
 
 /// The end of the window, which the wedge needs besides: on bare hardware to look at other memory, on Xen for the fewest page
 /// tables that a guest can do with.

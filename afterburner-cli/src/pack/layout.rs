@@ -8,6 +8,8 @@
 use annotate::object::linux::{ALTERNATIVES, alternatives};
 use anyhow::ensure;
 use wedge::loader::elf::STEP;
+use wedge::x86::paging::PAGE;
+use wedge::x86::paging::entry::{ADDRESS, PRESENT};
 
 use super::facts::{KERNEL_MAP, WINDOW_ENTRY, image_space, place};
 use super::kernel::Kernel;
@@ -17,12 +19,6 @@ const IMAGE_SPACES: [u64; 2] = [512 << 20, 1 << 30];
 
 /// Where a kernel is entered in 64-bit mode (`kernel/head_64.S`).
 const ENTRY: &str = "startup_64";
-
-const PAGE: u64 = 4096;
-
-/// Bits of a page-table entry (SDM Vol. 3A, 4.5.4).
-const PRESENT: u64 = 1 << 0;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Refuses a kernel that the wedge cannot serve.
 pub(super) fn check(kernel: &Kernel<'_>) -> anyhow::Result<()> {

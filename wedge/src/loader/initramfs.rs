@@ -15,11 +15,10 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::memory::{MemoryMap, OutOfMemory, PhysicalMemory, overlap};
+use crate::x86::paging::PAGE;
 
 /// Linux's archives start at multiples of this.
 const ALIGNMENT: u64 = 4;
-
-const PAGE: u64 = 4096;
 
 /// A copied initramfs lies below this address, which is what `initrd_addr_max` of the boot protocol says in every 64-bit kernel,
 /// or, where there is no memory, above it: such a kernel may be loaded there, and reads the upper half of the address, too

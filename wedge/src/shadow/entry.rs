@@ -1,39 +1,10 @@
-//! Page-table entries: the guest's (SDM 3, 4.5.4, tables 4-15 to 4-20), and what is noted of a shadow's.
+//! What is noted of a shadow's page-table entries.
 
 use super::{Leaf, Linear, Table};
-
-pub(super) const PRESENT: u64 = 1;
-pub(super) const WRITABLE: u64 = 1 << 1;
-pub(super) const USER: u64 = 1 << 2;
-const WRITE_THROUGH: u64 = 1 << 3;
-const CACHE_DISABLE: u64 = 1 << 4;
-pub(super) const ACCESSED: u64 = 1 << 5;
-pub(super) const DIRTY: u64 = 1 << 6;
-/// Above level 1: the entry maps a large page.
-pub(super) const LARGE: u64 = 1 << 7;
-/// PAT, at level 1.
-const PAT: u64 = 1 << 7;
-pub(super) const GLOBAL: u64 = 1 << 8;
-/// PAT, of a large page.
-const LARGE_PAT: u64 = 1 << 12;
-pub(super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-pub(super) const NO_EXECUTE: u64 = 1 << 63;
-
-/// Where an inverted entry says that its page can be executed. Inverted, all rights combine by `&`.
-pub(super) const EXECUTABLE: u64 = NO_EXECUTE;
-/// All rights of a path.
-pub(super) const RIGHTS: u64 = WRITABLE | USER | EXECUTABLE;
-
-/// How many bits of a virtual address lie below an entry's index at a level (1 to 4).
-pub(super) const fn shift(level: u8) -> u32 {
-    3 + 9 * level as u32
-}
-
-/// The index of an address's entry in a table of a level (1 to 4).
-#[expect(clippy::cast_possible_truncation, reason = "nine bits")]
-pub(super) const fn index(address: u64, level: u8) -> usize {
-    (address >> shift(level)) as usize & 511
-}
+use crate::x86::paging::entry::{
+    ADDRESS, CACHE_DISABLE, DIRTY, GLOBAL, LARGE_PAT, PAT, PRESENT, USER, WRITABLE, WRITE_THROUGH,
+};
+use crate::x86::paging::{EXECUTABLE, RIGHTS, restricted, shift};
 
 /// Whether a virtual address lies in the kernel half.
 pub(super) const fn is_kernel(address: u64) -> bool {
@@ -62,7 +33,7 @@ impl Note {
 
     /// The note of the first page that a guest's present leaf at a level maps, with the rights of the path above it.
     pub(super) const fn leaf(entry: u64, path: u64, level: u8) -> Self {
-        let mut rights = path & (entry ^ NO_EXECUTE) & RIGHTS;
+        let mut rights = restricted(entry, path) & RIGHTS;
         if entry & DIRTY == 0 {
             rights &= !WRITABLE;
         }

@@ -11,11 +11,13 @@
 //! one's, the kernel half's. What has just been filled goes last, so each fill gets its access farther; and what is in use but
 //! was filled long ago costs a fault each time that all others have had their turn.
 
-use super::entry::{ACCESSED, Note, PRESENT, index, is_kernel};
+use super::entry::{Note, is_kernel};
 use super::host::{BLOCK, Frame, Host, Level, Link};
 use super::tables::MIXED;
 use super::walk::{Source, Walk};
 use super::{Access, OutOfTables, Outcome, Shadow};
+use crate::x86::paging::entry::{ACCESSED, PRESENT};
+use crate::x86::paging::index;
 
 /// Why a page is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,7 +35,9 @@ use entry::is_kernel;
 use fill::Why;
 use spaces::{SPACES, Space};
 use tables::{LISTS, List, NONE, Stale};
-use walk::{Dead, Walk};
+use walk::Walk;
+
+use crate::x86::paging::{Dead, entry::ADDRESS};
 
 /// The guest's virtual paging mode. Four-level paging is always on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -328,7 +330,7 @@ impl<'a> Shadow<'a> {
 
 /// Whether a guest-physical address is in memory of the guest's.
 fn is_memory(address: u64, host: &impl Host) -> bool {
-    matches!(host.frame(address & entry::ADDRESS), Frame::Memory(_))
+    matches!(host.frame(address & ADDRESS), Frame::Memory(_))
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@
 //! that the host need not be asked.
 
 use super::Shadow;
-use super::entry::{Note, index, is_kernel, shift};
+use super::entry::{Note, is_kernel};
 use super::host::{BLOCK, Host, Level};
 use super::tables::{GLOBAL, MIXED, NONE, TableInfo, number};
 use super::walk::Source;
+use crate::x86::paging::{index, shift};
 
 impl Shadow<'_> {
     /// Compares all of a space, with the tables that its root leads to. Tables behind which there is nothing any more go.

@@ -1,9 +1,11 @@
 //! Spaces: the tagged part. One for each process-context identifier that the guest has used lately.
 
-use super::entry::{ADDRESS, Note, index};
+use super::entry::Note;
 use super::host::{Host, Level, Link, Table};
 use super::tables::{MIXED, NONE};
 use super::{Mode, OutOfTables, Shadow};
+use crate::x86::paging::entry::ADDRESS;
+use crate::x86::paging::index;
 
 /// How many spaces are kept.
 pub(super) const SPACES: usize = 16;

@@ -4,10 +4,11 @@
 //! the one that links to it. Tables of the kernel half are in one of two lists: those with entries that a change of CR3 does
 //! not flush, and those that have others, too.
 
-use super::entry::{Note, index, is_kernel, shift};
+use super::entry::{Note, is_kernel};
 use super::host::{BLOCK, Flush, Host, Level, Link, Table};
 use super::spaces::SPACES;
 use super::{OutOfTables, Shadow};
+use crate::x86::paging::{index, shift};
 
 /// No table.
 pub(super) const NONE: u32 = u32::MAX;

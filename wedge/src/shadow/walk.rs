@@ -1,27 +1,12 @@
 //! Walks through the guest's tables (SDM 3, 4.5 to 4.8).
 
-use super::entry::{
-    ACCESSED, ADDRESS, DIRTY, EXECUTABLE, LARGE, NO_EXECUTE, Note, PRESENT, RIGHTS, USER, WRITABLE, index, is_kernel,
-    shift,
-};
+use core::ops::Deref;
+
+use super::entry::{Note, is_kernel};
 use super::host::{BLOCK, Host};
 use super::{Access, Mode};
-
-/// Bits of a page fault's error code (SDM 3, 4.7).
-mod error {
-    pub(super) const PRESENT: u32 = 1;
-    pub(super) const WRITE: u32 = 1 << 1;
-    pub(super) const USER: u32 = 1 << 2;
-    pub(super) const RESERVED: u32 = 1 << 3;
-    pub(super) const FETCH: u32 = 1 << 4;
-}
-
-/// Why a walk has ended before a leaf.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dead {
-    NotPresent,
-    Reserved,
-}
+use crate::x86::paging::entry::{ACCESSED, ADDRESS, DIRTY, LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE};
+use crate::x86::paging::{self, Dead, EXECUTABLE, fault, index, reserved, shift};
 
 impl Mode {
     /// The bits that must be clear in every entry.
@@ -34,17 +19,17 @@ impl Mode {
     pub(super) const fn error(self, access: Access, dead: Option<Dead>) -> u32 {
         let mut code = match dead {
             Some(Dead::NotPresent) => 0,
-            Some(Dead::Reserved) => error::PRESENT | error::RESERVED,
-            None => error::PRESENT,
+            Some(Dead::Reserved) => fault::PRESENT | fault::RESERVED,
+            None => fault::PRESENT,
         };
         if access.write {
-            code |= error::WRITE;
+            code |= fault::WRITE;
         }
         if access.user {
-            code |= error::USER;
+            code |= fault::USER;
         }
         if access.fetch && self.no_execute {
-            code |= error::FETCH;
+            code |= fault::FETCH;
         }
         code
     }
@@ -62,109 +47,33 @@ impl Mode {
     }
 }
 
-/// The bits that must be clear in an entry because of its level.
-const fn reserved(entry: u64, level: u8) -> u64 {
-    match level {
-        4 => LARGE,
-        2 | 3 if entry & LARGE != 0 => ((1 << shift(level)) - 1) & !0x1fff,
-        _ => 0,
-    }
-}
-
-/// What an entry cannot be used for; `never` must be clear in all.
-const fn dead(entry: u64, level: u8, never: u64) -> Option<Dead> {
-    if entry & PRESENT == 0 {
-        return Some(Dead::NotPresent);
-    }
-    if entry & (never | reserved(entry, level)) != 0 { Some(Dead::Reserved) } else { None }
-}
-
-/// A walk that has come to its end: at a leaf, or where it was to stop.
+/// A walk through the guest's tables.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Walk {
-    root: u64,
-    /// The virtual address.
-    address: u64,
-    /// The entries on the way, by level less one.
-    entries: [u64; 4],
-    /// Rights of the entries above the last, their execute-disable bits inverted.
-    path: u64,
-    /// Bits that are set in all entries.
-    all: u64,
-    /// The level of the last entry.
-    level: u8,
+pub(super) struct Walk(paging::Walk);
+
+impl Deref for Walk {
+    type Target = paging::Walk;
+
+    fn deref(&self) -> &paging::Walk {
+        &self.0
+    }
 }
 
 impl Walk {
     /// Walks from a root to the leaf for an address, or to its entry at the level `stop`.
     #[inline]
     pub(super) fn new(mode: Mode, root: u64, address: u64, stop: u8, host: &impl Host) -> Result<Self, Dead> {
-        let never = mode.never();
-        let mut walk = Self { root, address, entries: [0; 4], path: RIGHTS, all: !0, level: 4 };
-        let mut table = root;
-        for level in [4, 3, 2, 1] {
-            let entry = host.guest_entry(table + index(address, level) as u64 * 8).unwrap_or(0);
-            if let Some(dead) = dead(entry, level, never) {
-                return Err(dead);
-            }
-            walk.entries[usize::from(level - 1)] = entry;
-            walk.level = level;
-            walk.all &= entry;
-            if level == stop || level > 1 && entry & LARGE != 0 {
-                break;
-            }
-            walk.path &= entry ^ NO_EXECUTE;
-            table = entry & ADDRESS;
-        }
-        Ok(walk)
-    }
-
-    /// The guest-physical address of the table that has the entry of a level.
-    const fn table(&self, level: u8) -> u64 {
-        if level == 4 { self.root } else { self.entries[level as usize] & ADDRESS }
-    }
-
-    const fn last(&self) -> u64 {
-        self.entries[(self.level - 1) as usize]
-    }
-
-    /// The level of the last entry: of the leaf.
-    pub(super) const fn level(&self) -> u8 {
-        self.level
-    }
-
-    /// Whether it has ended at a large page.
-    const fn is_large(&self) -> bool {
-        self.level > 1 && self.last() & LARGE != 0
-    }
-
-    const fn rights(&self) -> u64 {
-        self.path & (self.last() ^ NO_EXECUTE)
-    }
-
-    /// Whether user mode may use the page.
-    pub(super) const fn is_user(&self) -> bool {
-        self.rights() & USER != 0
-    }
-
-    /// Whether the accessed flag is set all the way.
-    pub(super) const fn is_accessed(&self) -> bool {
-        self.all & ACCESSED != 0
+        let read = |_, table, index| host.guest_entry(table + index as u64 * 8).unwrap_or(0);
+        paging::Walk::new(root, address, stop, mode.never(), read).map(Self).map_err(|end| end.why)
     }
 
     /// The error code if the rights forbid an access.
-    pub(super) const fn check(&self, mode: Mode, access: Access) -> Result<(), u32> {
+    pub(super) fn check(&self, mode: Mode, access: Access) -> Result<(), u32> {
         if mode.allows(self.rights(), access) { Ok(()) } else { Err(mode.error(access, None)) }
     }
 
-    /// The guest-physical address.
-    pub(super) const fn translate(&self, address: u64) -> u64 {
-        let within = (1 << shift(self.level)) - 1;
-        self.last() & ADDRESS & !within | address & within
-    }
-
     /// Whether a large page of the kernel half can be written: it is made dirty at once.
-    pub(super) const fn is_kernel_large(&self, address: u64) -> bool {
+    pub(super) fn is_kernel_large(&self, address: u64) -> bool {
         is_kernel(address) && self.is_large() && self.rights() & WRITABLE != 0
     }
 
@@ -173,38 +82,40 @@ impl Walk {
         if self.is_accessed() && (!dirty || self.last() & DIRTY != 0) {
             return true;
         }
-        for level in (self.level..=4).rev() {
-            let at = usize::from(level - 1);
-            let old = self.entries[at];
-            let new = old | ACCESSED | if dirty && level == self.level { DIRTY } else { 0 };
-            if new != old && !host.set_guest_bits(self.table(level) + index(self.address, level) as u64 * 8, old, new) {
+        for level in (self.level()..=4).rev() {
+            let old = self.entry(level);
+            let new = old | ACCESSED | if dirty && level == self.level() { DIRTY } else { 0 };
+            let place = self.table(level) + index(self.address(), level) as u64 * 8;
+            if new != old && !host.set_guest_bits(place, old, new) {
                 return false;
             }
-            self.entries[at] = new;
+            self.0.set(level, new);
         }
-        self.all |= ACCESSED;
         true
     }
 
     /// The note for the 4 KB page at the address.
     #[inline]
     pub(super) fn note(&self, mode: Mode, fault: Option<Access>) -> Note {
-        let within = (1 << shift(self.level)) - 0x1000;
-        let note = mode.note(self.last(), self.path, self.level).at(self.address & within);
+        let within = (1 << shift(self.level())) - 0x1000;
+        let note = mode.note(self.last(), self.path(), self.level()).at(self.address() & within);
         let overridden = fault.is_some_and(|access| access.write) && self.rights() & WRITABLE == 0;
         if overridden { note.overridden() } else { note }
     }
 
     /// Where the entries of the shadow table of `level` for an address come from.
     pub(super) fn source(&self, mode: Mode, address: u64, level: u8) -> Source {
-        if self.level > level && self.is_large() {
-            let within = ((1 << shift(self.level)) - 1) & !((1 << shift(level + 1)) - 1);
-            let first = mode.note(self.last(), self.path, self.level).at(address & within);
-            return Source::Page { first, level: self.level };
+        if self.level() > level && self.is_large() {
+            let within = ((1 << shift(self.level())) - 1) & !((1 << shift(level + 1)) - 1);
+            let first = mode.note(self.last(), self.path(), self.level()).at(address & within);
+            return Source::Page { first, level: self.level() };
         }
-        debug_assert!(self.level >= level, "the path would have too many rights");
-        let (table, path) =
-            if self.level > level { (self.last() & ADDRESS, self.rights()) } else { (self.table(level), self.path) };
+        debug_assert!(self.level() >= level, "the path would have too many rights");
+        let (table, path) = if self.level() > level {
+            (self.last() & ADDRESS, self.rights())
+        } else {
+            (self.table(level), self.path())
+        };
         Source::Table { address: table, path, never: mode.never() }
     }
 }

@@ -6,11 +6,9 @@
 
 use crate::cpu::Exception;
 use crate::shadow::{Access, Outcome, Shadow};
+use crate::x86::paging::PAGE;
 
 use super::Memory;
-
-/// Size of a page.
-pub(super) const PAGE: u64 = 4096;
 
 /// An address of the guest's kernel that can be accessed in the way that is asked for: only [`Space`] makes one.
 #[derive(Clone, Copy, Debug)]

@@ -7,8 +7,8 @@ use annotate::record::AllegedSite;
 
 use super::Peephole;
 use super::modules::{ModuleMemory, Modules, Region, Rewriter, Tally, translate};
-use super::space::PAGE;
 use crate::sites::{Engine, GuestText, Left, Reason};
+use crate::x86::paging::PAGE;
 
 /// All of it.
 #[derive(Debug)]

@@ -14,6 +14,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use wedge::image::LOAD_ADDRESS;
 use wedge::vm::modules::PAGE_LENGTH;
+use wedge::x86::paging::entry::{
+    ACCESSED_AND_DIRTY, ADDRESS, CACHE_DISABLE, LARGE, NO_EXECUTE, PRESENT, WRITABLE, WRITE_THROUGH,
+};
+use wedge::x86::paging::index;
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr0, Cr0Flags};
@@ -25,14 +29,8 @@ use crate::runtime::{PAGE, WINDOW, WINDOW_LENGTH};
 /// What the kernel's text is mapped above its physical address (Linux, `__START_KERNEL_map`).
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
-/// Entry bits (SDM Vol. 3A, 4.5.4, tables 4-15 to 4-20).
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const UNCACHED: u64 = 1 << 3 | 1 << 4;
-const ACCESSED_AND_DIRTY: u64 = 1 << 5 | 1 << 6;
-const LARGE: u64 = 1 << 7;
-const NO_EXECUTE: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Registers of devices are not cached.
+const UNCACHED: u64 = WRITE_THROUGH | CACHE_DISABLE;
 
 /// First entry of that directory for the window.
 const WINDOW_DIRECTORY_ENTRY: usize = 504;
@@ -127,10 +125,9 @@ impl Window {
         // SAFETY: the boot tables belong to the wedge until the guest turns to its own; these entries are not in use.
         let tables = unsafe { &mut *tables };
         // A kernel is moved by less than 1 GB, so one directory will do.
-        tables[LAST_POINTERS][table_index(alias, 2)] =
-            (self.base + offset(&raw const tables[SPARE])) | PRESENT | WRITABLE;
+        tables[LAST_POINTERS][index(alias, 3)] = (self.base + offset(&raw const tables[SPARE])) | PRESENT | WRITABLE;
         for page in (0..WINDOW_LENGTH).step_by(2 << 20) {
-            tables[SPARE][table_index(alias + page, 1)] = (self.base + page) | PRESENT | WRITABLE | LARGE;
+            tables[SPARE][index(alias + page, 2)] = (self.base + page) | PRESENT | WRITABLE | LARGE;
         }
         tlb::flush_all();
     }
@@ -162,15 +159,15 @@ impl Window {
         at
     }
 
-    /// The entry for an address in a table of a level, 0 being a page table.
-    fn entry_for(&mut self, level: usize, table: u64, address: u64) -> *mut u64 {
-        let place = self.peephole(level, table) + 8 * table_index(address, level) as u64;
+    /// The entry for an address in a table of a level.
+    fn entry_for(&mut self, level: u8, table: u64, address: u64) -> *mut u64 {
+        let place = self.peephole(usize::from(level) - 1, table) + 8 * index(address, level) as u64;
         core::ptr::with_exposed_provenance_mut(usize::try_from(place).unwrap_or(0))
     }
 
-    /// A page table of a level, 0 being a page table proper.
-    pub(super) fn table(&mut self, level: usize, physical: u64) -> &[AtomicU64; 512] {
-        let place = self.peephole(level, physical & ADDRESS);
+    /// A page table of a level, 1 being a page table proper.
+    pub(super) fn table(&mut self, level: u8, physical: u64) -> &[AtomicU64; 512] {
+        let place = self.peephole(usize::from(level) - 1, physical & ADDRESS);
         // SAFETY: what the guest has as a page table is memory, and the peephole shows it as long as `self` is borrowed.
         unsafe { &*core::ptr::with_exposed_provenance(usize::try_from(place).unwrap_or(0)) }
     }
@@ -183,7 +180,7 @@ impl Window {
         unsafe { &*core::ptr::with_exposed_provenance(usize::try_from(place).unwrap_or(0)) }
     }
 
-    fn read(&mut self, level: usize, table: u64, address: u64) -> u64 {
+    fn read(&mut self, level: u8, table: u64, address: u64) -> u64 {
         let entry = self.entry_for(level, table, address);
         // SAFETY: what the guest has as a page table is memory, and the peephole shows it.
         unsafe { entry.read_volatile() }
@@ -199,12 +196,12 @@ impl Window {
     /// of their PML4 entry for the last 512 GB. Returns whether the window is there now.
     pub(super) fn show_to_user_tables(&mut self, entry: u64) -> bool {
         const LAST: u64 = u64::MAX;
-        let pointers = self.read(3, entry & ADDRESS, LAST);
+        let pointers = self.read(4, entry & ADDRESS, LAST);
         if pointers & PRESENT == 0 {
             return false;
         }
         let window = self.entry();
-        let place = self.entry_for(2, pointers & ADDRESS, WINDOW);
+        let place = self.entry_for(3, pointers & ADDRESS, WINDOW);
         // SAFETY: as in `read`; nothing else is mapped there, or the kernel's own tables would have had it.
         unsafe { place.write_volatile(window) };
         true
@@ -213,11 +210,6 @@ impl Window {
 
 /// No page table has this address.
 const NOTHING: u64 = u64::MAX;
-
-/// Index of an address in the table of a level, 0 being a page table.
-fn table_index(address: u64, level: usize) -> usize {
-    usize::try_from(address >> (12 + 9 * level) & 511).unwrap_or(0)
-}
 
 /// While it lives, this processor writes to pages that are mapped read-only.
 #[derive(Debug)]

@@ -386,7 +386,7 @@ struct LiveModules<'a> {
 }
 
 impl ModuleMemory for LiveModules<'_> {
-    fn table(&mut self, level: usize, physical: u64) -> Option<&[AtomicU64; 512]> {
+    fn table(&mut self, level: u8, physical: u64) -> Option<&[AtomicU64; 512]> {
         Some(self.window.table(level, physical))
     }
 

@@ -13,6 +13,7 @@ use core::hint;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use wedge::x86::msr::{self, apic_base};
+use wedge::x86::paging::entry::ADDRESS;
 use wedge::x86::vector::NMI;
 use x86_64::registers::model_specific::Msr;
 
@@ -95,7 +96,7 @@ fn send_nmi(window: &mut Window, to: u32) {
         unsafe { command.write(u64::from(to) << 32 | u64::from(SEND_NMI)) };
         return;
     }
-    let page = base & 0x000f_ffff_ffff_f000;
+    let page = base & ADDRESS;
     let (high, low) = (window.device(page + COMMAND_HIGH), window.device(page + COMMAND_LOW));
     // SAFETY: the local APIC's registers are there, both in the page that was shown last. An IPI that the guest is sending is
     // not disturbed: nothing is written while it is pending, and the destination is put back as it was found.

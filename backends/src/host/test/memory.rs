@@ -85,7 +85,7 @@ impl PhysicalMemory for Usable {
 }
 
 impl ModuleMemory for Ram {
-    fn table(&mut self, _: usize, physical: u64) -> Option<&[AtomicU64; 512]> {
+    fn table(&mut self, _: u8, physical: u64) -> Option<&[AtomicU64; 512]> {
         self.0.get(usize::try_from(physical / 8).ok()?..)?.first_chunk()
     }
 

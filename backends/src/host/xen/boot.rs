@@ -20,7 +20,7 @@ use wedge::sites::{Engine, Mode, Virtual};
 use wedge::vm::port::Port;
 use wedge::vm::{Account, Machine, Space, Text, Vcpu, paging_mode};
 use wedge::x86::segment::{FLAT_CODE, FLAT_DATA};
-use wedge::x86::vector;
+use wedge::x86::{paging, vector};
 
 use super::board::Board;
 use super::cpu::{CPU, address};
@@ -224,7 +224,7 @@ impl Boot for Domain {
 
 /// Maps what the domain shares with Xen, and takes Xen's calls.
 fn connect(start: &StartInfo, privileged: bool) -> Result<(), Failure> {
-    let shared = start.shared_info | super::memory::entry::TABLE & !super::memory::entry::USER;
+    let shared = start.shared_info | paging::entry::TABLE & !paging::entry::USER;
     // SAFETY: the page is a place for this mapping.
     unsafe { hypercall::update_va_mapping(SHARED_PAGE.address(), shared) }.map_err(refused("the shared page"))?;
     if !privileged {
@@ -447,14 +447,14 @@ fn sites_see() -> Virtual {
 /// What a boot loader leaves to Linux (Documentation/x86/boot.rst): the first memory at its own addresses, 512 GB of it, and
 /// flat segments at 10H and 18H.
 fn write_first_tables() {
-    const LARGE: u64 = 1 << 7;
+    use paging::entry::{LARGE, PRESENT, WRITABLE};
     let word = |address: u64| pointer::<u64>(WINDOW + address);
     // SAFETY: the first MB of the window shows the guest's, which nobody has yet.
     unsafe {
         pointer::<[u8; 0x10_0000]>(WINDOW).write_bytes(0, 1);
-        word(FIRST_TABLES).write((FIRST_TABLES + PAGE) | 3);
+        word(FIRST_TABLES).write((FIRST_TABLES + PAGE) | PRESENT | WRITABLE);
         for entry in 0..512 {
-            word(FIRST_TABLES + PAGE + 8 * entry).write(entry << 30 | LARGE | 3);
+            word(FIRST_TABLES + PAGE + 8 * entry).write(entry << 30 | LARGE | PRESENT | WRITABLE);
         }
         word(FIRST_DESCRIPTORS + 0x10).write(FLAT_CODE.0);
         word(FIRST_DESCRIPTORS + 0x18).write(FLAT_DATA.0);

@@ -16,11 +16,12 @@
 
 use core::sync::atomic::Ordering;
 
+use wedge::x86::paging::entry;
+
 use super::descriptors::{update, visible, without_accessed};
 use super::hypercall::{self, Refused};
 use super::interface::{MmuExtended, mmuext};
-use super::memory::{LINEAR, Memory, entry, pointer};
-
+use super::memory::{LINEAR, Memory, pointer};
 use crate::runtime::exclusive::{Exclusive, PAGE_WORDS, Pages};
 use crate::runtime::{PAGE, say};
 

@@ -18,6 +18,8 @@ use core::ops::Range;
 
 use wedge::memory::{Kind, MemoryMap, OutOfMemory, PhysicalMemory, Region, TooManyRegions};
 
+use wedge::x86::paging::{entry, index};
+
 use super::hypercall::{self, Refused};
 use super::interface::{DOMID_SELF, MACHINE_TO_PHYSICAL, MmuUpdate, StartInfo};
 use crate::runtime::{PAGE, WINDOW, WINDOW_LENGTH};
@@ -31,18 +33,6 @@ pub(super) const LINEAR_SLOT: usize = 272;
 pub(super) const LOW: u64 = 1 << 20;
 /// Machine addresses that are served: 512 GB would fit into the entry.
 pub(super) const LIMIT: u64 = 64 << 30;
-
-/// Page-table entry bits (SDM Vol. 3A, 4.5.4, tables 4-15 to 4-20).
-pub(super) mod entry {
-    pub(crate) const PRESENT: u64 = 1 << 0;
-    pub(crate) const WRITABLE: u64 = 1 << 1;
-    pub(crate) const USER: u64 = 1 << 2;
-    pub(crate) const ACCESSED_AND_DIRTY: u64 = 1 << 5 | 1 << 6;
-    pub(crate) const NO_EXECUTE: u64 = 1 << 63;
-    pub(crate) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-    /// What leads to another table.
-    pub(crate) const TABLE: u64 = PRESENT | WRITABLE | USER | ACCESSED_AND_DIRTY;
-}
 
 /// As many runs of machine frames as a memory map has room for, what is taken out of it included.
 const RUNS: usize = 96;
@@ -366,10 +356,10 @@ impl Memory {
     }
 
     /// Entry of an address in one of the tables that Xen booted the domain with, at the given level, 1 being the lowest.
-    pub(super) fn boot_table(&self, address: u64, level: u32) -> u64 {
+    pub(super) fn boot_table(&self, address: u64, level: u8) -> u64 {
         let mut table = self.machine_address(self.boot_tables.start);
         for level in (level + 1..=4).rev() {
-            let index = address >> (3 + 9 * level) & 511;
+            let index = index(address, level) as u64;
             // SAFETY: Xen's tables are mapped at the window, like all that it booted the domain with.
             table = unsafe { pointer::<u64>(Self::boot_address(table) + 8 * index).read() } & entry::ADDRESS;
         }
@@ -377,7 +367,7 @@ impl Memory {
     }
 
     fn boot_entry(&self, address: u64) -> u64 {
-        self.boot_table(address, 1) + 8 * (address >> 12 & 511)
+        self.boot_table(address, 1) + 8 * index(address, 1) as u64
     }
 
     /// Where Xen has mapped a page that it booted the domain with.

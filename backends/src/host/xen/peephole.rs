@@ -6,14 +6,15 @@ use core::sync::atomic::AtomicU64;
 
 use wedge::vm::Peephole;
 use wedge::vm::modules::{ModuleMemory, PAGE_LENGTH};
+use wedge::x86::paging::entry;
 
 use super::hypercall;
-use super::memory::{Memory, entry, pointer};
+use super::memory::{Memory, pointer};
 use crate::runtime::PAGE;
 use crate::runtime::exclusive::Pages;
 
 impl ModuleMemory for &'static Memory {
-    fn table(&mut self, _: usize, physical: u64) -> Option<&[AtomicU64; 512]> {
+    fn table(&mut self, _: u8, physical: u64) -> Option<&[AtomicU64; 512]> {
         // SAFETY: a page of the guest's memory, of which any value may come.
         self.place(physical).map(|place| unsafe { &*pointer(place) })
     }

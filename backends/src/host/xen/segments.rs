@@ -17,11 +17,13 @@ use core::sync::atomic::Ordering;
 
 use wedge::guest::linux::TLS_ENTRIES;
 
+use wedge::x86::paging::entry;
+
 use super::cpu::CPU;
 use super::descriptors::{update, visible};
 use super::hypercall::{self, Refused};
 use super::ldt::Ldt;
-use super::memory::{Memory, entry, pointer};
+use super::memory::{Memory, pointer};
 use crate::runtime::exclusive::{PAGE_WORDS, Pages};
 use crate::runtime::{PAGE, WINDOW};
 

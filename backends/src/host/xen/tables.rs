@@ -15,10 +15,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use wedge::shadow::{Flush, Frame, Host, Leaf, Level, Linear, Link, Table};
 use wedge::vm::{Memory, Reached};
+use wedge::x86::paging::{entry, index};
 
 use super::hypercall;
 use super::interface::{DOMID_IO, DOMID_SELF, MmuExtended, MmuUpdate, mmuext};
-use super::memory::{LINEAR, LINEAR_SLOT, LOW, Memory as DomainMemory, entry, pointer};
+use super::memory::{LINEAR, LINEAR_SLOT, LOW, Memory as DomainMemory, pointer};
 use crate::runtime::{PAGE, WINDOW, say};
 
 /// Changes that are carried out by one hypercall.
@@ -137,13 +138,13 @@ impl Tables {
     fn is_leaf_of(&self, place: u64, address: u64) -> bool {
         let mut table = self.kernel_root;
         for level in [4, 3, 2] {
-            let found = Self::read(table, (address >> (3 + 9 * level) & 511) as usize);
+            let found = Self::read(table, index(address, level));
             if found & entry::PRESENT == 0 {
                 return false;
             }
             table = found & entry::ADDRESS;
         }
-        table + 8 * (address >> 12 & 511) == place
+        table + 8 * index(address, 1) as u64 == place
     }
 
     fn queue(&mut self, update: MmuUpdate) {
@@ -192,8 +193,8 @@ impl Tables {
 
     /// A ready-made table in a directory: the entry there has the rights.
     fn linear_entry(&self, linear: Linear) -> u64 {
-        let pointers = Self::read(self.linear_pointers, (linear.address >> 30 & 511) as usize) & entry::ADDRESS;
-        let table = Self::read(pointers, (linear.address >> 21 & 511) as usize) & entry::ADDRESS;
+        let pointers = Self::read(self.linear_pointers, index(linear.address, 3)) & entry::ADDRESS;
+        let table = Self::read(pointers, index(linear.address, 2)) & entry::ADDRESS;
         let rights = if linear.writable { entry::WRITABLE } else { 0 };
         let execute = if linear.executable { 0 } else { entry::NO_EXECUTE };
         table | entry::TABLE & !entry::WRITABLE | rights | execute
@@ -205,9 +206,9 @@ impl Tables {
     pub(super) fn lead(&mut self, tables: [Table; 3], from: Option<u64>, to: u64, page: u64) {
         let [pointers, directory, table] = tables.map(|table| self.machine(table));
         let leaf = page | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
-        let path = [(pointers, 30, directory | entry::TABLE), (directory, 21, table | entry::TABLE), (table, 12, leaf)];
-        for (table, shift, value) in path {
-            let place = |address: u64| table + 8 * (address >> shift & 511);
+        let path = [(pointers, 3, directory | entry::TABLE), (directory, 2, table | entry::TABLE), (table, 1, leaf)];
+        for (table, level, value) in path {
+            let place = |address: u64| table + 8 * index(address, level) as u64;
             match from.map(place) {
                 Some(old) if old == place(to) => {}
                 old => {
@@ -224,7 +225,7 @@ impl Tables {
     /// Gives user mode's root a table of level 3, where it has nothing, or takes it away; the real TLB is the caller's.
     pub(super) fn set_users_pointers(&mut self, table: Table, address: u64, present: bool) {
         let value = if present { self.machine(table) | entry::TABLE } else { 0 };
-        self.queue(MmuUpdate { address: self.user_root + 8 * (address >> 39 & 511), value });
+        self.queue(MmuUpdate { address: self.user_root + 8 * index(address, 4) as u64, value });
         self.carry_out();
     }
 
@@ -232,7 +233,7 @@ impl Tables {
     fn furnish(&mut self, table: Table, level: Level, address: u64) {
         let own = match level {
             Level::KernelRoot => Some((LINEAR_SLOT, self.linear_pointers)),
-            Level::L3 if address >> 39 & 511 == WINDOW_SLOT as u64 => Some((WINDOW_POINTER, self.window_directory)),
+            Level::L3 if index(address, 4) == WINDOW_SLOT => Some((WINDOW_POINTER, self.window_directory)),
             _ => None,
         };
         if let Some((index, to)) = own {
@@ -276,7 +277,7 @@ impl Memory for Tables {
         let mut table = self.kernel_root;
         let mut writable = true;
         for level in (1..=4).rev() {
-            let found = Self::read(table, (address >> (3 + 9 * level) & 511) as usize);
+            let found = Self::read(table, index(address, level));
             if found & entry::PRESENT == 0 {
                 return false;
             }

@@ -1,27 +1,23 @@
 //! What the guest's page tables say of the range of its modules.
 //!
-//! Entries: SDM Vol. 3A, 4.5.4, tables 4-15 to 4-20. Another processor may change them at any time, so each is read once.
+//! Another processor may change them at any time, so each entry is read once.
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+pub use crate::x86::paging::PAGE;
+use crate::x86::paging::entry::{ADDRESS, PRESENT, WRITABLE};
+use crate::x86::paging::{Dead, DeadEnd, EXECUTABLE, Walk, index, restricted};
+
 /// Size of a page.
-pub const PAGE: u64 = PAGE_LENGTH as u64;
-/// The same.
-pub const PAGE_LENGTH: usize = 4096;
+pub const PAGE_LENGTH: usize = PAGE as usize;
 /// What one page table maps.
 pub const REGION: u64 = 512 * PAGE;
 
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const LARGE: u64 = 1 << 7;
-const NO_EXECUTE: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-
 /// The guest's memory, by physical addresses. What is not memory is `None`.
 pub trait ModuleMemory {
-    /// A page table; a PML4 is of level 3, a page table proper of level 0.
-    fn table(&mut self, level: usize, physical: u64) -> Option<&[AtomicU64; 512]>;
+    /// A page table; a PML4 is of level 4, a page table proper of level 1.
+    fn table(&mut self, level: u8, physical: u64) -> Option<&[AtomicU64; 512]>;
 
     /// A page.
     fn page(&mut self, physical: u64) -> Option<&[u8; PAGE_LENGTH]>;
@@ -47,7 +43,7 @@ pub(super) struct Seen {
 impl Seen {
     pub(super) const NOTHING: Self = Self { executable: 0, constant: 0 };
 
-    /// What entries of a page table say, below entries with these rights: all bits that forbid, and those that allow, of those.
+    /// What entries of a page table say, below entries that leave these rights.
     fn read(entries: &[AtomicU64], rights: u64) -> Self {
         let mut seen = Self::NOTHING;
         for (bit, entry) in entries.iter().enumerate() {
@@ -59,18 +55,13 @@ impl Seen {
         seen
     }
 
-    fn add(&mut self, bits: u64, entry: u64) {
-        if entry & NO_EXECUTE == 0 {
+    fn add(&mut self, bits: u64, rights: u64) {
+        if rights & EXECUTABLE != 0 {
             self.executable |= bits;
-        } else if entry & WRITABLE == 0 {
+        } else if rights & WRITABLE == 0 {
             self.constant |= bits;
         }
     }
-}
-
-/// An entry with no more rights than those above it leave.
-fn restricted(entry: u64, above: u64) -> u64 {
-    (entry & !WRITABLE) | (entry & above & WRITABLE) | (above & NO_EXECUTE)
 }
 
 /// What maps [`REGION`] bytes.
@@ -78,7 +69,7 @@ fn restricted(entry: u64, above: u64) -> u64 {
 pub(super) enum Mapped {
     /// Nothing, nor so many regions from here on: at least one.
     Absent(usize),
-    /// One large page; its entry.
+    /// One large page, with these rights.
     Large(u64),
     /// A page table, and the rights that the entries above leave.
     Table { table: u64, rights: u64 },
@@ -89,13 +80,13 @@ impl Mapped {
     pub(super) fn seen(self, piece: usize, memory: &mut impl ModuleMemory) -> Seen {
         match self {
             Self::Absent(_) => Seen::NOTHING,
-            Self::Large(entry) => {
+            Self::Large(rights) => {
                 let mut seen = Seen::NOTHING;
-                seen.add(u64::MAX, entry);
+                seen.add(u64::MAX, rights);
                 seen
             }
             Self::Table { table, rights } => {
-                let entries = memory.table(0, table).and_then(|table| table.get(64 * piece..64 * (piece + 1)));
+                let entries = memory.table(1, table).and_then(|table| table.get(64 * piece..64 * (piece + 1)));
                 entries.map_or(Seen::NOTHING, |entries| Seen::read(entries, rights))
             }
         }
@@ -111,38 +102,37 @@ pub(super) struct Tables<'a, M> {
 impl<M: ModuleMemory> Tables<'_, M> {
     /// What maps the region around an address.
     pub(super) fn region(&mut self, address: u64) -> Mapped {
-        let (mut table, mut rights) = (self.root & ADDRESS, WRITABLE);
-        for level in [3, 2, 1] {
-            let index = index(address, level);
-            let Some(entries) = self.memory.table(level, table) else { return Mapped::Absent(1) };
-            let entry = entries[index].load(Ordering::Relaxed);
-            if entry & PRESENT == 0 {
-                let absent = |entry: &&AtomicU64| entry.load(Ordering::Relaxed) & PRESENT == 0;
-                let rest = if level == 1 { entries[index..].iter().take_while(absent).count() } else { 1 };
-                return Mapped::Absent(rest.max(1));
-            }
-            let entry = restricted(entry, rights);
-            if entry & LARGE != 0 && level < 3 {
-                let offset = address & ((REGION << (9 * (level - 1))) - REGION);
-                return Mapped::Large((entry & !(REGION - PAGE)) + offset);
-            }
-            (table, rights) = (entry & ADDRESS, entry);
+        match self.walk(address, 2) {
+            Ok(walk) if walk.is_large() => Mapped::Large(walk.rights()),
+            Ok(walk) => Mapped::Table { table: walk.last() & ADDRESS, rights: walk.rights() },
+            Err(DeadEnd { why: Dead::NotPresent, table, level: 2 }) => Mapped::Absent(self.absent(table, address)),
+            Err(_) => Mapped::Absent(1),
         }
-        Mapped::Table { table, rights }
+    }
+
+    /// How many entries of a directory are absent, from that of an address on, which is.
+    fn absent(&mut self, directory: u64, address: u64) -> usize {
+        let absent = |entry: &&AtomicU64| entry.load(Ordering::Relaxed) & PRESENT == 0;
+        let entries = self.memory.table(2, directory).map(|entries| &entries[index(address, 2)..]);
+        entries.map_or(1, |entries| entries.iter().take_while(absent).count().max(1))
     }
 
     /// The page at an address.
     pub(super) fn page(&mut self, address: u64) -> Option<Page> {
-        let entry = match self.region(address) {
-            Mapped::Absent(_) => return None,
-            Mapped::Large(entry) => entry + (address & (REGION - PAGE)),
-            Mapped::Table { table, rights } => {
-                let entry = self.memory.table(0, table)?[index(address, 0)].load(Ordering::Relaxed);
-                (entry & PRESENT != 0).then(|| restricted(entry, rights))?
-            }
-        };
-        let (writable, executable) = (entry & WRITABLE != 0, entry & NO_EXECUTE == 0);
-        Some(Page { physical: entry & ADDRESS, writable, executable })
+        let walk = self.walk(address, 1).ok()?;
+        let rights = walk.rights();
+        Some(Page {
+            physical: walk.translate(address & !(PAGE - 1)),
+            writable: rights & WRITABLE != 0,
+            executable: rights & EXECUTABLE != 0,
+        })
+    }
+
+    /// Walks to the leaf for an address, or to its entry at a level. What is not memory has no entries.
+    fn walk(&mut self, address: u64, stop: u8) -> Result<Walk, DeadEnd> {
+        Walk::new(self.root & ADDRESS, address, stop, 0, |level, table, index| {
+            self.memory.table(level, table).map_or(0, |entries| entries[index].load(Ordering::Relaxed))
+        })
     }
 
     /// Reads bytes, no more than a page of them. Returns whether they are there.
@@ -181,9 +171,4 @@ impl<M: ModuleMemory> Tables<'_, M> {
 /// The physical address behind a virtual one of a module's, by the tables at `root`.
 pub fn translate(root: u64, address: u64, memory: &mut impl ModuleMemory) -> Option<u64> {
     Tables { root, memory }.page(address).map(|page| page.physical + address % PAGE)
-}
-
-/// Index of an address in the table of a level, 0 being a page table.
-fn index(address: u64, level: usize) -> usize {
-    (address >> (12 + 9 * level) & 511) as usize
 }

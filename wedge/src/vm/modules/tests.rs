@@ -96,7 +96,7 @@ impl Memory {
 }
 
 impl ModuleMemory for Memory {
-    fn table(&mut self, _: usize, physical: u64) -> Option<&[AtomicU64; 512]> {
+    fn table(&mut self, _: u8, physical: u64) -> Option<&[AtomicU64; 512]> {
         self.tables.get(&physical).map(|table| &**table)
     }
 
