@@ -16,7 +16,6 @@
 use core::sync::atomic::Ordering;
 
 use wedge::guest::linux::TLS_ENTRIES;
-
 use wedge::x86::paging::entry;
 
 use super::cpu::CPU;
