@@ -7,6 +7,7 @@
 //! # a comment
 //! text        some line contains this; the lines that match stand in the order of the file
 //! ! text      no line contains this
+//! [CONFIG_X] text    as `text`, where the kernel is configured with that option; others need not have it
 //! ```
 //!
 //! `never.expect` holds what no boot may print, and is part of every other file.
@@ -16,6 +17,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 
 use crate::cache;
+use crate::kernel::Kernel;
 
 /// The expectations of one boot.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -34,11 +36,24 @@ impl Expectations {
     ///
     /// When a file cannot be read or expects nothing.
     pub fn read(name: &str) -> Result<Self> {
+        Self::read_where(name, |option| anyhow::bail!("{name}.expect asks for {option} of no kernel"))
+    }
+
+    /// The same, of a kernel whose configuration decides about some lines.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read or expects nothing.
+    pub fn read_for(name: &str, kernel: &Kernel) -> Result<Self> {
+        Self::read_where(name, |option| kernel.is_configured_with(option))
+    }
+
+    fn read_where(name: &str, has: impl Fn(&str) -> Result<bool>) -> Result<Self> {
         let mut expectations = Self::default();
         for name in ["never", name] {
             let path = cache::testdata(&format!("guests/{name}.expect"));
             let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-            expectations.parse(&text);
+            expectations.parse(&text, &has)?;
         }
         ensure!(!expectations.ordered.is_empty(), "{name}.expect expects nothing");
         Ok(expectations)
@@ -58,13 +73,20 @@ impl Expectations {
         self
     }
 
-    fn parse(&mut self, text: &str) {
+    fn parse(&mut self, text: &str, has: impl Fn(&str) -> Result<bool>) -> Result<()> {
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            match line.strip_prefix('!') {
-                Some(never) => self.never.push(never.trim_start().to_owned()),
-                None => self.ordered.push(line.to_owned()),
+            let condition = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+            match (line.strip_prefix('!'), condition) {
+                (Some(never), _) => self.never.push(never.trim_start().to_owned()),
+                (_, Some((option, text))) if option.starts_with("CONFIG_") => {
+                    if has(option)? {
+                        self.ordered.push(text.to_owned());
+                    }
+                }
+                _ => self.ordered.push(line.to_owned()),
             }
         }
+        Ok(())
     }
 
     /// The expectation that this line breaks by being there.
@@ -100,7 +122,7 @@ mod tests {
 
     fn expectations(text: &str) -> Expectations {
         let mut expectations = Expectations::default();
-        expectations.parse(text);
+        expectations.parse(text, |option| Ok(option == "CONFIG_THERE")).expect("expectations");
         expectations
     }
 
@@ -117,6 +139,14 @@ mod tests {
             expected.check("two\n").unwrap_err().to_string(),
             "after the start of the log, no line contains `one`"
         );
+    }
+
+    #[test]
+    fn the_configuration_decides_about_some_lines() {
+        let expected = expectations("[CONFIG_THERE] one\n[CONFIG_NOT_THERE] two\n[3] three");
+        assert_eq!(expected.ordered, ["one", "[3] three"]);
+        let of_no_kernel = Expectations::default().parse("[CONFIG_X] one", |option| anyhow::bail!("{option}"));
+        assert_eq!(of_no_kernel.unwrap_err().to_string(), "CONFIG_X");
     }
 
     #[test]

@@ -390,6 +390,17 @@ impl Kernel {
         Ok(modules)
     }
 
+    /// Whether its configuration has an option, built in or as a module.
+    ///
+    /// # Errors
+    ///
+    /// When the configuration cannot be read.
+    pub fn is_configured_with(&self, option: &str) -> Result<bool> {
+        let path = self.directory.join(".config");
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(text.lines().any(|line| line.strip_prefix(option).is_some_and(|rest| rest.starts_with('='))))
+    }
+
     /// The modules with these names, in the order of the names.
     ///
     /// # Errors
