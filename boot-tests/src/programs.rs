@@ -142,6 +142,7 @@ mod tests {
     fn every_program_compiles() {
         let directory = tempfile::tempdir().unwrap();
         let names = [
+            "calls-32",
             "costs",
             "frames",
             "hostile-descriptors",

@@ -337,8 +337,10 @@ fn a_wrong_command_line_is_refused_with_a_message() -> Result<()> {
         (
             "option",
             "afterburn.x=1",
-            "afterburn.x: no such option; there are afterburn.backend=, afterburn.mode= and afterburn.tables=",
+            "afterburn.x: no such option; there are afterburn.backend=, afterburn.mode=, afterburn.tables= and afterburn.evict=",
         ),
+        ("stack", "afterburn.evict=x", "afterburn.evict=x: no such stack; there are current tss-rsp0 tss-ist syscall "),
+        ("evict", "afterburn.evict=thread", "afterburn.evict=thread: on bare hardware there is no shadow"),
         ("long", &long, "the command line is longer than 2047 bytes"),
     ] {
         refused(Machine { append: words.into(), ..Machine::image(&image) }, name, message)?;

@@ -4,9 +4,11 @@
 //! one hides. The few verdicts that differ all the same are listed, each with its reason.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use boot_tests::expect::{Expectations, NMI_TEST};
 use boot_tests::guest::Guest;
 use boot_tests::host::Host;
@@ -30,6 +32,27 @@ const DIFFERENT: [(&str, &str, &str); 5] = [
     ("msr-0-read-after-write-bad", "ok: Input/output error", "likewise"),
     ("x86-sigreturn_32", "ok: status 0", "QEMU 7.2's IRET leaves the privilege level of a null selector in FS"),
 ];
+
+/// The stacks that can be evicted (`afterburn.evict=`).
+const STACKS: [&str; 10] = [
+    "current",
+    "tss-rsp0",
+    "tss-ist",
+    "syscall",
+    "syscall32",
+    "interrupted",
+    "interrupts",
+    "thread",
+    "unwritable",
+    "sysret",
+];
+
+/// Programs that come to all of them: by signals, system calls of either kind on stacks that are none, single steps, threads,
+/// stacks of 16 bits.
+const EVICTING: [&str; 4] = ["calls-32", "hostile-stacks", "narrow-stack", "thread-areas"];
+
+/// Without being asked to, this guest evicts some 1,100 tables of the kernel half, for its stacks of 16 bits.
+const FEWEST_EVICTIONS: u64 = 2000;
 
 /// Boots a guest on a host.
 fn boot(host: Host, kernel: &Kernel, guest: &Guest, name: &str, expected: &str, append: &str) -> Result<String> {
@@ -138,6 +161,43 @@ fn exceptions_at_sites_reach_the_kernels_fix_ups() -> Result<()> {
         compare(variant, &guest, "exceptions", append)?;
     }
     Ok(())
+}
+
+/// The ways to the stacks that Xen pushes frames on, each with that stack evicted all the time: who maps it again does so in
+/// time. Each has its own boot, so that it is known which stack was missing when Xen ended the guest.
+#[test]
+fn each_stack_is_mapped_again_before_it_is_needed() -> Result<()> {
+    let kernel = Variant::HARD.build()?;
+    let directory = tempfile::tempdir()?;
+    let (mut guest, _programs) = programs::guest_with(Guest::script("evictions", Vec::new()), &EVICTING)?;
+    guest.programs.push(wedge_port::program(directory.path())?);
+    let log =
+        |host, name: &str, append: &str| boot(host, &kernel, &guest, &format!("evict-{name}"), "evictions", append);
+    let there = programs::verdicts(&log(Host::Plain, "nothing", HARD)?);
+    ensure!(there.len() > 50, "only {} verdicts", there.len());
+    let check = |stack: &str| -> Result<()> {
+        let log = log(Host::Xen, stack, &format!("{HARD} afterburn.evict={stack}"))?;
+        let here = programs::verdicts(&log);
+        let differences = programs::differences(&there, &here);
+        ensure!(differences.is_empty(), "without a wedge, and on Xen, {}", programs::listed(&differences));
+        let count = log.lines().find_map(|line| line.split_once("guest: shadow evictions ")?.1.split_once(" kernel "));
+        let count: u64 = count.context("nobody said what was evicted")?.1.trim().parse()?;
+        ensure!(count > FEWEST_EVICTIONS, "only {count} evictions");
+        println!("{stack}: {count} evictions");
+        Ok(())
+    };
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        while let Some(stack) = STACKS.get(next.fetch_add(1, Ordering::Relaxed)) {
+            check(stack).with_context(|| format!("with the stack `{stack}` evicted all the time"))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| -> Result<()> {
+        let other = scope.spawn(work);
+        work()?;
+        other.join().map_err(|_| anyhow!("a panic"))?
+    })
 }
 
 /// The longest: of 701 system calls of one of the tests, most are traced.

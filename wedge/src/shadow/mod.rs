@@ -37,7 +37,7 @@ use spaces::{SPACES, Space};
 use tables::{LISTS, List, NONE, Stale};
 use walk::Walk;
 
-use crate::x86::paging::{Dead, entry::ADDRESS};
+use crate::x86::paging::{Dead, entry::ADDRESS, index};
 
 /// The guest's virtual paging mode. Four-level paging is always on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,6 +264,23 @@ impl<'a> Shadow<'a> {
     /// Names the stack in use: the table that maps it is not evicted.
     pub const fn hold(&mut self, address: u64) {
         self.held = address;
+    }
+
+    /// Drops what maps a page of the kernel half, a table of level 1 or the link to a ready-made one, as if the table were wanted
+    /// for something else, and whoever holds it. This is for tests of those who keep pages mapped.
+    pub fn evict(&mut self, address: u64, host: &mut impl Host) {
+        let Some(parent) = self.find_l2(address).filter(|_| is_kernel(address) && !self.is_reserved(address)) else {
+            return;
+        };
+        let at = index(address, 2);
+        if let Some(table) = self.child(parent, at) {
+            self.drop_table(table, host);
+        } else if self.note(parent, at).is_present() {
+            self.lowered_below(parent);
+            self.clear(parent, at, host);
+            self.statistics.kernel_evictions += 1;
+        }
+        self.finish(host);
     }
 
     /// `mov` to CR3; `keep` is its bit 63 (SDM 3, 4.10.4.1), which is ignored in `cr3`.

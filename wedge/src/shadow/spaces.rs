@@ -197,14 +197,14 @@ impl Shadow<'_> {
         }
         self.finish(host);
         match self.oldest() {
-            Some(place) if dropped == 0 => self.evict(place, host),
+            Some(place) if dropped == 0 => self.evict_space(place, host),
             _ if dropped == 0 => return false,
             _ => {}
         }
         true
     }
 
-    fn evict(&mut self, place: usize, host: &mut impl Host) {
+    fn evict_space(&mut self, place: usize, host: &mut impl Host) {
         let Space { kernel, user, .. } = core::mem::replace(&mut self.spaces[place], Space::FREE);
         self.release(user, host);
         self.release(kernel, host);

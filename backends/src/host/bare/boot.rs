@@ -17,7 +17,7 @@ use super::paging::{USABLE, Window};
 use super::physical::{Firmware, Usable};
 use super::resident::{self, Resident};
 use crate::Backend;
-use crate::boot::options::Options;
+use crate::boot::options::{Options, Stack};
 use crate::boot::selection::Entry;
 use crate::boot::session::{self, Boot, Contents, Ground, Loaded, PIECES, Pieces, Ready, Rewritten};
 use crate::boot::{self, BootInformation, Framebuffer, InvalidBootInformation, Pixels, ReadMemory as _};
@@ -38,6 +38,7 @@ pub(super) enum Failure {
     MemoryMap(TooManyRegions),
     Modules,
     NoLahf,
+    NoShadow(Stack),
     WindowEntry { address: u64 },
 }
 
@@ -55,6 +56,12 @@ impl fmt::Display for Failure {
             Self::MemoryMap(error) => error.fmt(f),
             Self::Modules => write!(f, "the boot loader has loaded more than {PIECES} modules"),
             Self::NoLahf => write!(f, "afterburn.mode=profile needs a processor with LAHF in 64-bit mode"),
+            Self::NoShadow(stack) => {
+                write!(
+                    f,
+                    "afterburn.evict={stack}: on bare hardware there is no shadow of page tables to evict it from"
+                )
+            }
             Self::WindowEntry { address } => {
                 write!(f, "the kernel's page table has no free entry for the wedge's window at {address:#x}")
             }
@@ -139,6 +146,9 @@ impl Boot for Machine {
         say!("backend {}, mode {}, entered by {}", Self::BACKEND, options.mode, self.information.protocol);
         if options.tables.is_some() {
             say!("afterburn.tables= has no effect on bare hardware: the kernel's page tables are the real ones");
+        }
+        if let Some(stack) = options.evict {
+            return Err(Failure::NoShadow(stack));
         }
         // CPUID 8000_0001, ECX bit 0 (SDM Vol. 2A, LAHF).
         if options.mode == Mode::Profile && core::arch::x86_64::__cpuid(0x8000_0001).ecx & 1 == 0 {

@@ -25,6 +25,7 @@ use wedge::x86::{paging, vector};
 use super::board::Board;
 use super::cpu::{CPU, address};
 use super::entry::{self, SHARED_PAGE, exit, xen_resume};
+use super::eviction::Eviction;
 use super::hypercall::{self, Refused};
 use super::interface::{KERNEL_CS, KERNEL_SS, MACHINE_TO_PHYSICAL, StartInfo, TrapInfo};
 use super::memory::{FEWEST_TABLES, LIMIT, LINEAR, Memory, MemoryError, Usable, pointer};
@@ -36,7 +37,7 @@ use super::tables::{Parts, Tables};
 use super::traps::{self, Vm, Xen};
 use super::{console, console::use_ring};
 use crate::Backend;
-use crate::boot::options::Options;
+use crate::boot::options::{Options, Stack};
 use crate::boot::selection::Entry;
 use crate::boot::session::{self, Boot, Contents, Ground, Loaded, PIECES, Pieces, Ready, Rewritten};
 use crate::runtime::arena::Arena;
@@ -182,6 +183,9 @@ impl Boot for Domain {
         }
         let domain = if self.privileged { "dom0" } else { "domU" };
         say!("backend {}, {domain}, entered by {}", Self::BACKEND, Entry::XenPv);
+        if let Some(stack) = options.evict {
+            say!("afterburn.evict={stack}: that stack is evicted all the time");
+        }
         Ok(())
     }
 
@@ -295,6 +299,8 @@ impl fmt::Write for Words {
 struct ShadowPlace {
     address: u64,
     tables: u64,
+    /// What is evicted from it all the time.
+    evict: Option<Stack>,
 }
 
 /// Bytes beside each page table.
@@ -330,7 +336,7 @@ fn lay_out(
     let modules = modules(start, memory)?;
     let display = Display::None;
     let ground = Ground { map, busy, modules, kernel: Some(kernel), rsdp: 0, display, entropy: entropy() };
-    Ok((ground, ShadowPlace { address, tables }))
+    Ok((ground, ShadowPlace { address, tables, evict: image.options.evict }))
 }
 
 /// What the boot loader has added to the image's archive: machine addresses, in as many pieces as it lies in.
@@ -352,7 +358,7 @@ fn take_over(
     rewritten: Rewritten<'_>,
     image: &mut [u8],
     memory: &'static Memory,
-    shadow: ShadowPlace,
+    place: ShadowPlace,
     privileged: bool,
 ) -> Result<(), Failure> {
     let Rewritten { loaded: Loaded { contents, moved, kernel, extent, .. }, engine, summary } = rewritten;
@@ -360,7 +366,7 @@ fn take_over(
     let address = kernel.start;
     let segments = Segments::new(memory).map_err(refused("descriptor tables"))?;
     let board = Board::new(privileged, console::port()).map_err(refused("event channels"))?;
-    let (mut tables, working) = shadow_memory(memory, shadow, privileged);
+    let (mut tables, working) = shadow_memory(memory, place, privileged);
     let switch = find_stack_switch(facts.stack_switch.wrapping_add(moved), image, address);
     let stacks = Stacks::new(&engine, trap_stack_change(&engine, image, address), switch);
     let shadow = Shadow::new(working, &RESERVED, FIRST_MODE, FIRST_TABLES, &mut tables).map_err(Failure::Shadow)?;
@@ -394,7 +400,7 @@ fn take_over(
         vcpu: Vcpu::new(cpu),
         machine,
         text: Text::new(engine, kernel, head_distance, window, modules, regions),
-        host: Xen { stacks, springboard, sysret, steps: false },
+        host: Xen { stacks, springboard, sysret, steps: false, eviction: place.evict.map(Eviction::new) },
     };
     if privileged {
         vm.machine.board.take_lines();

@@ -14,6 +14,7 @@ mod console;
 mod cpu;
 mod descriptors;
 mod entry;
+mod eviction;
 mod failsafe;
 mod hypercall;
 mod interface;

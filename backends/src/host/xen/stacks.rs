@@ -7,16 +7,20 @@
 //!
 //! So whatever RSP can come to is mapped before it does. By whom:
 //!
-//! | RSP comes to | mapped by |
-//! |---|---|
-//! | where it is when the kernel goes on | `reach_stack`, each time |
-//! | a stack that the TSS names, RSP0 or an IST's | the wedge, which writes the frame; and `keep_stacks` what lies below |
-//! | the stack that SYSCALL's entry code loads | `prepare_gap` before the first SYSCALL; then `keep_stacks` |
-//! | the interrupted stack, from that of interrupts | it is the same one |
-//! | the stack of interrupts, that of softirqs | the kernel, which has stored to it what it comes back to |
-//! | the stack of another thread | `change_stacks` |
-//! | a stack that cannot be written (return to 16 bits) | `reach_unwritable_stack` |
-//! | a program's, just before SYSRET | only fetches can fault there: `keep_stacks` maps that code |
+//! | RSP comes to | mapped by | `afterburn.evict=` |
+//! |---|---|---|
+//! | where it is when the kernel goes on | `reach_stack`, each time | `current` |
+//! | the TSS's RSP0, by an entry or by Linux's way out | the wedge, which writes the frame; `keep_stacks` | `tss-rsp0` |
+//! | a stack of the TSS's IST | the wedge, which writes the frame; and `keep_stacks` what lies below | `tss-ist` |
+//! | the stack that SYSCALL's entry code loads | `prepare_gap` before the first SYSCALL; then `keep_stacks` | `syscall` |
+//! | the same, by SYSCALL from 32-bit code | `prepare_gap` before the first since `keep_stacks` | `syscall32` |
+//! | the interrupted stack, from that of interrupts | it is the same one | `interrupted` |
+//! | the stack of interrupts, that of softirqs | the kernel, which has stored to it what it comes back to | `interrupts` |
+//! | the stack of another thread | `change_stacks` | `thread` |
+//! | a stack that cannot be written (return to 16 bits) | `reach_unwritable_stack` | `unwritable` |
+//! | a program's, just before SYSRET | only fetches can fault there: `keep_stacks` maps that code | `sysret` |
+//!
+//! The words in the last column have the stack of that row evicted all the time ([`super::eviction`]).
 //!
 //! A stack's first touch fills its whole block (`wedge/src/shadow/fill.rs`), so all that is left are tables that were dropped.
 //! After that has happened in the kernel half, `keep_stacks` maps again what is named here, and it has the tables dropped
@@ -35,6 +39,7 @@ use wedge::vm::Memory as _;
 
 use super::cpu::CPU;
 use super::entry::xen_syscall_slow;
+use super::eviction::Moment;
 use super::memory::pointer;
 use super::traps::{Vm, Xen};
 use crate::runtime::{PAGE, say};
@@ -42,8 +47,20 @@ use crate::runtime::{PAGE, say};
 /// A kernel stack has this many pages at most (Linux, `arch/x86/include/asm/page_64_types.h`, `THREAD_SIZE`).
 const STACK_PAGES: u64 = 4;
 
+/// In bytes.
+pub(super) const LENGTH: u64 = STACK_PAGES * PAGE;
+
 /// What Xen pushes at once: a frame, an error code, and RCX and R11 below it (Xen, `create_bounce_frame`), with room to spare.
 const PUSHED: u64 = 128;
+
+/// The stacks that the guest's tables and code name; 0 where there is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct NamedStacks {
+    pub(super) rsp0: u64,
+    pub(super) ist: [u64; 7],
+    /// That of SYSCALL's entry code.
+    pub(super) entry: u64,
+}
 
 /// Where the kernel changes stacks, and what has been done about that.
 #[derive(Debug)]
@@ -70,6 +87,16 @@ impl Stacks {
         let mut sites = engine.entries().filter(|(_, entry)| entry.class() == Class::Sysret);
         let returns = [(); 2].map(|()| sites.next().map_or(0, |(_, entry)| entry.address()));
         Self { unwritable, returns, evictions: 0, switch, watched: false, named_by_entry: None, prepared32: None }
+    }
+
+    /// The sites of SYSRET.
+    pub(super) const fn returns(&self) -> [u64; 2] {
+        self.returns
+    }
+
+    /// The word from which SYSCALL's entry code loads RSP, once that has been looked at.
+    pub(super) const fn named_by_entry(&self) -> Option<u64> {
+        self.named_by_entry
     }
 
     /// Whether the kernel is about to leave its stack for an unwritable one, at this site.
@@ -110,16 +137,8 @@ impl Xen {
 
     /// Those that the TSS (SDM Vol. 3A, 8.7, figure 8-11) and the entry code name, and the code behind which SYSRET is.
     fn keep_named_stacks(vm: &mut Vm) -> Result<(), OutOfTables> {
-        const RSP0: u64 = 4;
-        const IST1: u64 = 36;
-        let mut stacks = [0; 9];
-        let tss = vm.vcpu.cpu.tr;
-        if u64::from(tss.limit) >= IST1 + 7 * 8 - 1 {
-            stacks[0] = vm.machine.space.word(tss.base + RSP0).unwrap_or(0);
-            stacks[1..8].copy_from_slice(&vm.machine.space.words::<7>(tss.base + IST1).unwrap_or([0; 7]));
-        }
-        stacks[8] = vm.host.stacks.named_by_entry.and_then(|word| vm.machine.space.word(word)).unwrap_or(0);
-        for stack in stacks {
+        let NamedStacks { rsp0, ist, entry } = Self::named_stacks(vm);
+        for stack in [rsp0, entry].into_iter().chain(ist) {
             Self::keep_stack(vm, stack)?;
         }
         for site in vm.host.stacks.returns {
@@ -128,6 +147,19 @@ impl Xen {
             Self::require(vm, site, false)?;
         }
         Ok(())
+    }
+
+    pub(super) fn named_stacks(vm: &mut Vm) -> NamedStacks {
+        const RSP0: u64 = 4;
+        const IST1: u64 = 36;
+        let mut stacks = NamedStacks::default();
+        let tss = vm.vcpu.cpu.tr;
+        if u64::from(tss.limit) >= IST1 + 7 * 8 - 1 {
+            stacks.rsp0 = vm.machine.space.word(tss.base + RSP0).unwrap_or(0);
+            stacks.ist = vm.machine.space.words(tss.base + IST1).unwrap_or_default();
+        }
+        stacks.entry = vm.host.stacks.named_by_entry.and_then(|word| vm.machine.space.word(word)).unwrap_or(0);
+        stacks
     }
 
     /// Maps a stack, from its top down, as far as the guest does.
@@ -147,6 +179,7 @@ impl Xen {
 
     /// The kernel is about to leave its stack for one that cannot be written: the address of that is in RAX.
     pub(super) fn reach_unwritable_stack(vm: &mut Vm, context: &Context) {
+        Self::evict(vm, Moment::Unwritable, context);
         let stack = context.registers.rax;
         if !vm.machine.space.memory.is_mapped(stack, false) && Self::require(vm, stack, false).is_err() {
             Vm::die(context, "without a page table left for a stack");

@@ -17,6 +17,7 @@ use super::cpu::CPU;
 use super::entry::{
     SHARED_PAGE, cause, exit, xen_emulate, xen_emulate_without_stack, xen_iret, xen_syscall_slow, xen_unmasked,
 };
+use super::eviction::{Eviction, KEPT, Moment};
 use super::failsafe;
 use super::hypercall::{self, Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
@@ -26,6 +27,7 @@ use super::processor::Processor;
 use super::stacks::Stacks;
 use super::tables::Tables;
 use crate::Backend;
+use crate::boot::options::Stack;
 use crate::runtime::exclusive::Exclusive;
 use crate::runtime::say;
 
@@ -42,6 +44,8 @@ pub(super) struct Xen {
     pub(super) sysret: usize,
     /// Whether the guest was stepped when a stub called.
     pub(super) steps: bool,
+    /// What is evicted all the time, for a test.
+    pub(super) eviction: Option<Eviction>,
 }
 
 /// The guest. Events are masked in the wedge; an exception there is the end.
@@ -72,6 +76,7 @@ impl Xen {
             return Self::step_on(vm, context);
         }
         Self::leave_springboard(vm, context);
+        Self::evict(vm, Moment::Entry, context);
         match context.vector {
             cause::EVENT => vm.event(context),
             cause::SITE => vm.site_called(context),
@@ -231,15 +236,20 @@ impl Host for Xen {
     }
 
     fn enter_kernel(vm: &mut Vm, context: &mut Context) {
+        Self::evict(vm, Moment::Kernel, context);
         Self::reach_stack(vm, context.rsp);
+        Self::check_eviction(vm, &[Stack::Current], context);
         Self::keep_stacks(vm, context, Some(context.rsp));
+        Self::check_eviction(vm, &KEPT, context);
     }
 
     fn enter_user(vm: &mut Vm, context: &mut Context) {
         CPU.work.store(0, Ordering::Relaxed);
+        Self::evict(vm, Moment::User, context);
         vm.machine.processor.update_descriptors(&vm.vcpu.cpu, context, &mut vm.machine.space);
         Self::use_springboard(vm, context);
         Self::keep_stacks(vm, context, None);
+        Self::check_eviction(vm, &KEPT, context);
     }
 }
 

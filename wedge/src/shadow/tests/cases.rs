@@ -219,6 +219,32 @@ fn what_is_used_gets_the_tables_in_the_end() {
 }
 
 #[test]
+fn what_is_evicted_is_missing_until_it_is_filled_whoever_holds_it() {
+    // A page of a table, and a page of 2 MB, by a ready-made table.
+    for part in [0x5000 | ALL, 0x20_0000 | ALL & !4 | 0x80] {
+        let mut machine = guest();
+        *machine.entry(4, (KERNEL >> 21) as usize & 511) = part;
+        *machine.entry(5, 0) = 0x20_0000 | ALL;
+        with(machine, |shadow, machine| {
+            assert_eq!(shadow.require(KERNEL, true, machine), Ok(true));
+            shadow.hold(KERNEL);
+            for count in 1..3 {
+                machine.flushes.clear();
+                shadow.evict(KERNEL, machine);
+                assert_eq!((machine.walk(KERNEL, false), &machine.flushes[..]), (None, &[Flush::All][..]));
+                shadow.evict(KERNEL, machine);
+                assert_eq!(shadow.statistics().kernel_evictions, count, "there is nothing left to evict");
+                assert_eq!(shadow.fault(KERNEL, READ, machine), Outcome::Filled);
+                assert!(machine.walk(KERNEL, false).is_some());
+            }
+            shadow.evict(0, machine);
+            shadow.evict(RESERVED[2].start, machine);
+            assert_eq!(shadow.statistics().evictions, 0);
+        });
+    }
+}
+
+#[test]
 fn ahead_of_need_only_memory_is_mapped() {
     let mut machine = guest();
     for (page, frame) in [(0, 0x20_0000), (1, MEMORY_END), (2, DEVICES_END), (3, 0x20_3000)] {
