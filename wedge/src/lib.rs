@@ -2,7 +2,7 @@
 //!
 //! This is the part that every host shares; it knows no hypercall and no real device. What differs from host to host is
 //! handed in: memory ([`memory::PhysicalMemory`], [`vm::modules::ModuleMemory`]), text that can be written
-//! ([`sites::GuestText`]), routines that stubs call ([`sites::Hooks`], [`sites::Virtual`]), and what is behind
+//! ([`sites::GuestText`]), routines that stubs call ([`sites::Hooks`], [`sites::Deprivileged`]), and what is behind
 //! the virtual CPU, the shadow and the devices ([`cpu::Host`], [`shadow::Host`], [`platform::Board`]). So all of it can
 //! be tested as an ordinary program.
 //!

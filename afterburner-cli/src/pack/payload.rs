@@ -105,10 +105,10 @@ impl Contents {
 /// Rewrites the sites of a kernel as the wedge will at boot.
 fn rewrite(payload: &Payload<'_>, text: &mut Piece<'_>) -> Result<(), Refusal> {
     let table = SiteTable::new(payload.sites, payload.sites_address)?;
-    let mut entries: Vec<_> = (0..table.len()).map(|_| None).collect();
+    let mut sites: Vec<_> = (0..table.len()).map(|_| None).collect();
     let counters: Vec<_> = (0..table.len()).map(|_| AtomicU64::new(0)).collect();
     let memory = Memory {
-        entries: &mut entries,
+        sites: &mut sites,
         stubs: &mut vec![[0; STUB_SIZE]; table.len()],
         stubs_address: WINDOW.start,
         counters: &counters,

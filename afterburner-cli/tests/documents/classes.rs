@@ -9,7 +9,7 @@ use annotate::instructions::{Class, SEQUENCES, TABLE, decode_next};
 use annotate::object::{Elf, Records};
 use annotate::record::{AllegedSite, Flags, Liveness, MINIMUM_SLOT, RawRecord};
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
-use wedge::sites::{Engine, Form, Hooks, Memory, Mode, Piece, STUB_SIZE, SiteTable, Summary, Virtual, stays};
+use wedge::sites::{Deprivileged, Engine, Form, Hooks, Memory, Mode, Piece, STUB_SIZE, SiteTable, Summary, stays};
 
 use crate::root;
 use crate::support::Lab;
@@ -41,7 +41,7 @@ const HOOK_NAMES: [(u64, &str); 5] = [
 ];
 
 /// A virtual CPU as a host sets it up: CR0, CR2, CR3 and CR4 may simply be read.
-const VIRTUAL: Virtual = Virtual {
+const DEPRIVILEGED: Deprivileged = Deprivileged {
     mask: WEDGE + 0x1001,
     pending: WEDGE + 0x1000,
     gs_swapped: WEDGE + 0x1002,
@@ -118,7 +118,7 @@ impl Sample {
         .to_bytes();
         let mut stubs = [[0; STUB_SIZE]];
         let memory = Memory {
-            entries: &mut [None],
+            sites: &mut [None],
             stubs: &mut stubs,
             stubs_address: WEDGE + 0x2000,
             counters: &[AtomicU64::new(0)],
@@ -127,7 +127,7 @@ impl Sample {
             order: &mut [0],
         };
         let mut engine = match mode {
-            Mode::Virtual => Engine::deprivileged(VIRTUAL, memory),
+            Mode::Deprivileged => Engine::deprivileged(DEPRIVILEGED, memory),
             _ => Engine::new(mode, HOOKS, memory),
         };
         let mut slot = self.slot.clone();
@@ -146,14 +146,15 @@ impl Sample {
             return format!("left: {left}");
         }
         let form = Form::ALL.into_iter().find(|form| summary.in_form(*form) == 1).expect("a form");
-        let emulated = [VIRTUAL.emulate, VIRTUAL.emulate_without_stack].iter().any(|target| targets.contains(target));
+        let emulated =
+            [DEPRIVILEGED.emulate, DEPRIVILEGED.emulate_without_stack].iter().any(|target| targets.contains(target));
         let mut words = match form {
-            Form::Fused if mode == Mode::Virtual => {
+            Form::Fused if mode == Mode::Deprivileged => {
                 format!("stays: {}", stays(self.site.class).expect("a reason why it stays"))
             }
             Form::Fused => "fused".to_owned(),
             Form::Inline => "template, in the slot".to_owned(),
-            Form::Jump | Form::Call if mode != Mode::Virtual => "stub".to_owned(),
+            Form::Jump | Form::Call if mode != Mode::Deprivileged => "stub".to_owned(),
             Form::Jump | Form::Call if emulated => "emulated".to_owned(),
             Form::Jump | Form::Call => "template, in a stub".to_owned(),
             Form::Trap => "INT3".to_owned(),
@@ -225,7 +226,7 @@ fn classes() -> String {
         }
         assert!(!of_class.is_empty(), "no file in testdata/sites has a site of the class {class}");
         let [native, identity, profile, deprivileged] =
-            [Mode::Native, Mode::Identity, Mode::Profile, Mode::Virtual].map(|mode| cell(&of_class, mode));
+            [Mode::Native, Mode::Identity, Mode::Profile, Mode::Deprivileged].map(|mode| cell(&of_class, mode));
         assert_eq!(identity, profile, "{class}: the table has one column for both");
         let name = if by_default { format!("`{class}`") } else { format!("`{class}`, not annotated by default") };
         let number = class as u8;

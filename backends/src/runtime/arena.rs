@@ -4,7 +4,7 @@ use core::ops::Range;
 use core::slice;
 
 use wedge::image::{LOAD_ADDRESS, Span};
-use wedge::sites::{Entry, Memory, STUB_SIZE};
+use wedge::sites::{Memory, STUB_SIZE, Site};
 
 use super::{PAGE, WINDOW};
 
@@ -20,7 +20,7 @@ impl Arena {
     /// As many sites as fit into a part of the image.
     pub(crate) fn new(span: Span) -> Self {
         let span = Span { offset: LOAD_ADDRESS + span.offset, ..span };
-        let each = STUB_SIZE + 2 * size_of::<u64>() + size_of::<Option<Entry>>() + size_of::<u32>();
+        let each = STUB_SIZE + 2 * size_of::<u64>() + size_of::<Option<Site>>() + size_of::<u32>();
         // Each of the five parts may be followed by most of a page.
         let length = usize::try_from(span.length.saturating_sub(5 * PAGE)).unwrap_or(0);
         Self { span, sites: length / each }
@@ -46,9 +46,9 @@ impl Arena {
         let bytes = (self.sites * size_of::<u64>()) as u64;
         let snapshot = (counters + bytes).next_multiple_of(PAGE);
         let entries = (snapshot + bytes).next_multiple_of(PAGE);
-        let order = (entries + (self.sites * size_of::<Option<Entry>>()) as u64).next_multiple_of(PAGE);
+        let order = (entries + (self.sites * size_of::<Option<Site>>()) as u64).next_multiple_of(PAGE);
         let stubs_address = WINDOW + stubs.start;
-        let empty = place::<Option<Entry>>(entries);
+        let empty = place::<Option<Site>>(entries);
         for number in 0..self.sites {
             // SAFETY: in the arena, by `new`, and aligned to a page.
             unsafe { empty.wrapping_add(number).write(None) };
@@ -57,7 +57,7 @@ impl Arena {
         // initialised.
         unsafe {
             Memory {
-                entries: slice::from_raw_parts_mut(empty, self.sites),
+                sites: slice::from_raw_parts_mut(empty, self.sites),
                 stubs: slice::from_raw_parts_mut(place(stubs_address), self.sites),
                 stubs_address,
                 counters: slice::from_raw_parts(place(counters), self.sites),

@@ -25,7 +25,7 @@ pub(super) const NOPS: Bytes = Bytes(u128::from_le_bytes([0x90; 16]));
 
 /// The instructions of a site as they stand in its slot.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Site {
+pub(super) struct InSlot {
     /// The slot.
     pub(super) bytes: Bytes,
     /// Its length.
@@ -38,7 +38,7 @@ pub(super) struct Site {
     pub(super) displacement: u8,
 }
 
-impl Site {
+impl InSlot {
     /// The slot, if what stands in it counts its displacement from RIP from so many bytes further down.
     pub(super) fn moved(&self, by: i64) -> Option<Bytes> {
         if self.displacement == 0 { Some(self.bytes) } else { self.bytes.displaced(self.displacement, by) }
@@ -47,7 +47,7 @@ impl Site {
 
 /// The bytes of the slot with a prefix, as often as it fits, in front of the last instruction. `None` if a corrected
 /// displacement has no room.
-pub(super) fn fuse(site: &Site, prefix: u8) -> Option<Bytes> {
+pub(super) fn fuse(site: &InSlot, prefix: u8) -> Option<Bytes> {
     let (second, length) = (site.second, site.length);
     let pad = site.slot.checked_sub(length)?;
     let prefixes = pad.min(LONGEST.checked_sub(length.checked_sub(second)?)?);

@@ -1,12 +1,12 @@
 //! The site rewriter: from a checked table of sites to a kernel whose sensitive instructions are taken over, and back.
 //!
-//! The way of a site: its record is held against the bytes in its slot ([`encoding`]); [`way`](mod@way) decides how it can be
-//! taken in the chosen mode; [`fuse`] or [`stub`] say what is written; the [`Engine`] keeps what it needs to undo and redo
-//! that, and to tell where in the guest a stub's instruction belongs.
+//! The way of a site: the [`table`] says where it is; its record is held against the bytes in its slot ([`encoding`]); a
+//! [`policy`] decides how it can be taken; [`fuse`], [`stub`] or [`templates`] say what is written. The [`Engine`] keeps
+//! what it needs to undo and redo that, and to tell where in the guest a stub's instruction belongs: [`plan`] before the guest
+//! runs, [`build`], [`live`] and [`present`].
 //!
 //! There are two kinds of host. Where the guest's kernel has its privileges, its instructions stay, and what may be added is
-//! a counter or a hook: native, identity and profile mode. Where it has none they are replaced: virtual mode, [`deprivileged`]
-//! and [`templates`].
+//! a counter or a hook: native, identity and profile mode. Where it has none they are replaced: deprivileged mode.
 //!
 //! All of it is arithmetic on bytes. Where the guest's text is, and how it comes to be writable, is behind [`GuestText`]; the
 //! memory for stubs, counters and notes is handed in. So the same code runs in a test on any machine.
@@ -14,28 +14,32 @@
 //! Addresses are virtual ones at run time: what is written is relative to them. At boot nothing runs there yet, and
 //! [`GuestText`] looks an address up in the loaded image.
 
+mod build;
 mod bytes;
-mod deprivileged;
 mod encoding;
 mod engine;
-mod entry;
 mod fuse;
+mod live;
 mod moves;
 mod order;
+mod plan;
+mod policy;
+mod present;
+mod site;
 mod stub;
 mod summary;
 mod table;
 mod templates;
-mod way;
 
-pub use deprivileged::{Virtual, stays};
-pub use engine::{Engine, Memory, Outcome, Presented};
-pub use entry::{Entry, Flush, Original};
+pub use engine::{Engine, Memory};
+pub use live::Outcome;
+pub use policy::{Deprivileged, Form, Hook, Left, Mode, stays};
+pub use present::Presented;
+pub use site::{Flush, Original, Site};
 pub use stub::{Hooks, STUB_SIZE};
 pub use summary::{Lost, Summary};
 pub use table::{Reason, Refusal, SiteTable};
 pub use templates::{Interrupted, Word};
-pub use way::{Form, Hook, Left, Mode};
 
 use annotate::check::Contradiction;
 use annotate::record::AllegedSite;

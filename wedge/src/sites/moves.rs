@@ -4,8 +4,8 @@
 //! the number of the site. So the first is composed, and the others are its copy with those fields corrected. Most stubs of
 //! a kernel are such copies.
 
+use super::policy::Left;
 use super::stub::STUB_SIZE;
-use super::way::Left;
 
 /// What a field of a stub refers to, by its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

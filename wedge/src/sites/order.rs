@@ -6,7 +6,7 @@
 
 use core::ops::Range;
 
-use super::entry::Entry;
+use super::site::Site;
 
 /// Numbers of sites, ordered by address.
 #[derive(Debug)]
@@ -30,36 +30,36 @@ impl<'a> Order<'a> {
     }
 
     /// How many sites lie in front of an address.
-    fn before(&self, address: u64, entries: &[Option<Entry>]) -> usize {
+    fn before(&self, address: u64, sites: &[Option<Site>]) -> usize {
         self.numbers().partition_point(|number| {
-            let entry = entries.get(*number as usize).and_then(Option::as_ref);
-            entry.is_some_and(|entry| entry.address < address)
+            let site = sites.get(*number as usize).and_then(Option::as_ref);
+            site.is_some_and(|site| site.address < address)
         })
     }
 
-    fn at<'e>(&self, place: usize, entries: &'e [Option<Entry>]) -> Option<(usize, &'e Entry)> {
+    fn at<'s>(&self, place: usize, sites: &'s [Option<Site>]) -> Option<(usize, &'s Site)> {
         let number = *self.numbers().get(place)? as usize;
-        Some((number, entries.get(number)?.as_ref()?))
+        Some((number, sites.get(number)?.as_ref()?))
     }
 
     /// The site that starts at an address.
-    pub(super) fn find<'e>(&self, address: u64, entries: &'e [Option<Entry>]) -> Option<(usize, &'e Entry)> {
-        self.at(self.before(address, entries), entries).filter(|(_, entry)| entry.address == address)
+    pub(super) fn find<'s>(&self, address: u64, sites: &'s [Option<Site>]) -> Option<(usize, &'s Site)> {
+        self.at(self.before(address, sites), sites).filter(|(_, site)| site.address == address)
     }
 
     /// The last site that starts in front of an address.
-    pub(super) fn last_before<'e>(&self, address: u64, entries: &'e [Option<Entry>]) -> Option<(usize, &'e Entry)> {
-        self.at(self.before(address, entries).checked_sub(1)?, entries)
+    pub(super) fn last_before<'s>(&self, address: u64, sites: &'s [Option<Site>]) -> Option<(usize, &'s Site)> {
+        self.at(self.before(address, sites).checked_sub(1)?, sites)
     }
 
     /// Whether a slot has bytes in a range.
-    pub(super) fn overlaps(&self, range: &Range<u64>, entries: &[Option<Entry>]) -> bool {
-        self.last_before(range.end, entries).is_some_and(|(_, entry)| entry.end() > range.start)
+    pub(super) fn overlaps(&self, range: &Range<u64>, sites: &[Option<Site>]) -> bool {
+        self.last_before(range.end, sites).is_some_and(|(_, site)| site.end() > range.start)
     }
 
     /// Takes in a site.
-    pub(super) fn insert(&mut self, number: usize, address: u64, entries: &[Option<Entry>]) {
-        let place = self.before(address, entries);
+    pub(super) fn insert(&mut self, number: usize, address: u64, sites: &[Option<Site>]) {
+        let place = self.before(address, sites);
         if let (Ok(number), Some(longer)) = (u32::try_from(number), self.numbers.get_mut(place..=self.count)) {
             longer.rotate_right(1);
             longer[0] = number;
@@ -71,24 +71,24 @@ impl<'a> Order<'a> {
     pub(super) fn remove(
         &mut self,
         range: &Range<u64>,
-        entries: &mut [Option<Entry>],
-        keep: impl Fn(&Entry) -> bool,
+        sites: &mut [Option<Site>],
+        keep: impl Fn(&Site) -> bool,
         mut drop: impl FnMut(usize),
     ) {
-        let (mut start, end) = (self.before(range.start, entries), self.before(range.end, entries));
+        let (mut start, end) = (self.before(range.start, sites), self.before(range.end, sites));
         // Slots do not overlap, so at most one reaches into the range from the front.
-        let reaches = |place| self.at(place, entries).is_some_and(|(_, entry)| entry.end() > range.start);
+        let reaches = |place| self.at(place, sites).is_some_and(|(_, site)| site.end() > range.start);
         start -= usize::from(start > 0 && reaches(start - 1));
         let mut kept = start;
         for place in start..end {
             let number = self.numbers[place];
-            match entries.get_mut(number as usize) {
-                Some(Some(entry)) if keep(entry) => {
+            match sites.get_mut(number as usize) {
+                Some(Some(site)) if keep(site) => {
                     self.numbers[kept] = number;
                     kept += 1;
                 }
-                Some(entry) => {
-                    *entry = None;
+                Some(site) => {
+                    *site = None;
                     drop(number as usize);
                 }
                 None => {}

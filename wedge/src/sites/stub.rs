@@ -15,10 +15,10 @@
 //! a program that disassembles a stub finds what it expects.
 
 use super::bytes::Bytes;
-use super::entry::Entry;
 use super::fuse::NOPS;
 use super::moves::{Fields, Place, Target};
-use super::way::{Form, Hook, Left};
+use super::policy::{Form, Hook, Left};
+use super::site::Site;
 use crate::vm::port::PORT;
 use annotate::instructions::Class;
 
@@ -49,19 +49,19 @@ pub struct Hooks {
 }
 
 /// Makes the stub of a site, and says where in it the original stands.
-pub(super) fn stub(entry: &Entry, place: Place, count: bool, hooks: &Hooks) -> Result<(Code, u8), Left> {
+pub(super) fn stub(site: &Site, place: Place, count: bool, hooks: &Hooks) -> Result<(Code, u8), Left> {
     let mut code = Code::new(place.stub);
-    let back = Target::Guest(entry.end());
+    let back = Target::Guest(site.end());
     // In front of the counter: what is meant for the wedge is not executed.
-    let filter = match entry.hook() {
-        Some(Hook::Port) => Some(code.port_filter(entry.kind.flags_free)?),
-        Some(Hook::Flush) => code.flush_filter(entry.base_of_invlpg().filter(|_| !count))?,
+    let filter = match site.hook() {
+        Some(Hook::Port) => Some(code.port_filter(site.kind.flags_free)?),
+        Some(Hook::Flush) => code.flush_filter(site.base_of_invlpg().filter(|_| !count))?,
         _ => None,
     };
     if count {
-        code.count(entry.kind.flags_free, Target::Counter(place.counter))?;
+        code.count(site.kind.flags_free, Target::Counter(place.counter))?;
     }
-    match entry.hook() {
+    match site.hook() {
         Some(Hook::Flush) if filter.is_none() => code.branch(CALL, Target::Wedge(hooks.flush))?,
         Some(Hook::Fault) => code.branch(CALL, Target::Wedge(hooks.fault))?,
         Some(Hook::Return) => {
@@ -72,19 +72,19 @@ pub(super) fn stub(entry: &Entry, place: Place, count: bool, hooks: &Hooks) -> R
         Some(Hook::Port | Hook::Flush | Hook::Descriptor) | None => {}
     }
     let body = code.length;
-    code.original(entry)?;
-    if entry.hook() == Some(Hook::Descriptor) {
+    code.original(site)?;
+    if site.hook() == Some(Hook::Descriptor) {
         code.branch(CALL, Target::Wedge(hooks.descriptor))?;
     }
-    code.leave(entry.form(), entry.class(), back)?;
-    match (filter, entry.hook()) {
+    code.leave(site.form(), site.class(), back)?;
+    match (filter, site.hook()) {
         (Some(filter), Some(Hook::Flush)) => {
             code.slow_path(filter, hooks.flush)?;
             code.branch(JMP, Target::Stub(place.stub.wrapping_add(body as u64)))?;
         }
         (Some(filter), _) => {
             code.slow_path(filter, hooks.port)?;
-            code.leave(entry.form(), entry.class(), back)?;
+            code.leave(site.form(), site.class(), back)?;
         }
         (None, _) => {}
     }
@@ -227,15 +227,15 @@ impl Code {
         self.branch(CALL, Target::Wedge(hook))
     }
 
-    fn original(&mut self, entry: &Entry) -> Result<(), Left> {
-        let site = entry.in_slot();
+    fn original(&mut self, site: &Site) -> Result<(), Left> {
+        let instructions = site.in_slot();
         let here = self.address.wrapping_add(self.length as u64);
-        let by = entry.address.wrapping_sub(here).cast_signed();
-        if site.displacement != 0 {
-            self.fields.distance(self.length + usize::from(site.displacement), Target::Guest(entry.address))?;
+        let by = site.address.wrapping_sub(here).cast_signed();
+        if instructions.displacement != 0 {
+            self.fields.distance(self.length + usize::from(instructions.displacement), Target::Guest(site.address))?;
         }
-        let bytes = site.moved(by).ok_or(Left::OutOfReach)?;
-        self.push(bytes.array().get(..usize::from(site.length)).ok_or(Left::TooLong)?)
+        let bytes = instructions.moved(by).ok_or(Left::OutOfReach)?;
+        self.push(bytes.array().get(..usize::from(instructions.length)).ok_or(Left::TooLong)?)
     }
 
     fn leave(&mut self, form: Form, class: Class, back: Target) -> Result<(), Left> {

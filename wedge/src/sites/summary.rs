@@ -2,7 +2,7 @@
 
 use annotate::instructions::Class;
 
-use super::way::{Form, Left};
+use super::policy::{Form, Left};
 
 /// Sites that were left, and do something else without privileges than with them, and nobody learns of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -140,7 +140,7 @@ mod tests {
         let table = SiteTable::new(table, TABLE)?;
         let (mut text, mut entries, counters) = (CODE, [const { None }; 4], [const { AtomicU64::new(0) }; 4]);
         let memory = Memory {
-            entries: &mut entries,
+            sites: &mut entries,
             stubs: &mut [[0; STUB_SIZE]; 4],
             stubs_address: TEXT - 0x1_0000,
             counters: &counters,
@@ -151,7 +151,7 @@ mod tests {
         let mut engine = Engine::new(Mode::Native, Hooks::default(), memory);
         let result = engine.rewrite(&table, |_| None, &mut Piece { bytes: &mut text, address: TEXT });
         assert!(result.is_ok() || text == CODE, "written to before all was checked");
-        result.map(|_| engine.entries().map(|(_, entry)| entry.address()).collect())
+        result.map(|_| engine.sites().map(|(_, entry)| entry.address()).collect())
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The code that stands for an instruction in virtual mode, and what holds at each instruction of it.
+//! The code that stands for an instruction in deprivileged mode, and what holds at each instruction of it.
 //!
 //! The host may deliver an event while the virtual IF is set, and a fault may be raised in a stub; the guest must see neither
 //! the stub nor half an instruction. So every line here states a [`State`]: where in the guest a context is that is
@@ -19,14 +19,14 @@
 //! * There is no red zone.
 
 use super::bytes::Bytes;
-use super::deprivileged::{Template, Virtual, popped, readable};
-use super::entry::Entry;
 use super::fuse::NOPS;
 use super::moves::Target;
+use super::policy::{Deprivileged, Template, popped, readable};
+use super::policy::{Form, Left};
+use super::site::Site;
 use super::stub::{BRANCH, CALL, Code, JMP, RET, STUB_SIZE};
-use super::way::{Form, Left};
 
-/// Where a context is that was interrupted in a stub of virtual mode.
+/// Where a context is that was interrupted in a stub of deprivileged mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interrupted {
     /// At this address.
@@ -90,8 +90,8 @@ const POP_RCX: &[u8] = &[0x59];
 
 /// A stub, or an instruction in a slot, that is being written.
 pub(super) struct Listing<'a> {
-    machine: &'a Virtual,
-    entry: &'a Entry,
+    policy: &'a Deprivileged,
+    site: &'a Site,
     /// The number of the site.
     number: u32,
     code: Code,
@@ -103,28 +103,28 @@ pub(super) struct Listing<'a> {
 /// Makes the stub of a site, to stand at `address`.
 pub(super) fn stub<'a>(
     template: Template,
-    entry: &'a Entry,
+    site: &'a Site,
     number: usize,
     address: u64,
-    machine: &'a Virtual,
+    policy: &'a Deprivileged,
 ) -> Result<Listing<'a>, Left> {
-    let mut listing = Listing::new(entry, number, address, machine)?;
+    let mut listing = Listing::new(site, number, address, policy)?;
     match template {
-        Template::Sti if entry.kind.flags_free => listing.sti(),
+        Template::Sti if site.kind.flags_free => listing.sti(),
         Template::Sti => listing.sti_with_live_flags(),
         Template::Pushf => listing.pushf(),
         Template::PushfPop => listing.pushf_pop(),
         Template::Popf => listing.popf(Before),
         Template::PushPopf => {
-            listing.push(Before, &entry.kind.original.array()[..usize::from(entry.kind.second)]);
+            listing.push(Before, &site.kind.original.array()[..usize::from(site.kind.second)]);
             listing.popf(BeforeWith(Word::Dropped));
         }
         Template::Iretq => listing.iretq(),
         Template::Emulate => {
-            listing.branch(Before, CALL, Target::Wedge(machine.emulate));
+            listing.branch(Before, CALL, Target::Wedge(policy.emulate));
             listing.leave(After);
         }
-        Template::EmulateWithoutStack => listing.jump_as(Before, machine.emulate_without_stack),
+        Template::EmulateWithoutStack => listing.jump_as(Before, policy.emulate_without_stack),
         Template::Cli | Template::Swapgs | Template::MovFromCr | Template::Sysretq => {
             listing.single(template);
             listing.leave(After);
@@ -134,16 +134,16 @@ pub(super) fn stub<'a>(
 }
 
 /// Makes the one instruction that stands for a site, to stand in its slot.
-pub(super) fn inline<'a>(template: Template, entry: &'a Entry, machine: &'a Virtual) -> Result<Listing<'a>, Left> {
-    let mut listing = Listing::new(entry, 0, entry.address(), machine)?;
+pub(super) fn inline<'a>(template: Template, site: &'a Site, policy: &'a Deprivileged) -> Result<Listing<'a>, Left> {
+    let mut listing = Listing::new(site, 0, site.address(), policy)?;
     listing.single(template);
     listing.finish()
 }
 
 impl<'a> Listing<'a> {
-    fn new(entry: &'a Entry, number: usize, address: u64, machine: &'a Virtual) -> Result<Self, Left> {
+    fn new(site: &'a Site, number: usize, address: u64, policy: &'a Deprivileged) -> Result<Self, Left> {
         let number = u32::try_from(number).map_err(|_| Left::NoStub)?;
-        Ok(Self { machine, entry, number, code: Code::new(address), states: [None; _], failed: None })
+        Ok(Self { policy, site, number, code: Code::new(address), states: [None; _], failed: None })
     }
 
     fn finish(self) -> Result<Self, Left> {
@@ -159,21 +159,21 @@ impl<'a> Listing<'a> {
     pub(super) fn in_slot(&self) -> Option<Bytes> {
         let length = u8::try_from(self.code.length()).ok()?;
         let bytes = Bytes::read(self.code.bytes().get(..length.into())?)?;
-        (length <= self.entry.slot()).then(|| bytes.or(NOPS.before(self.entry.slot()).behind(length)))
+        (length <= self.site.slot()).then(|| bytes.or(NOPS.before(self.site.slot()).behind(length)))
     }
 
     /// Where a context is that was interrupted at the instruction at this offset; `None` if there starts none.
     pub(super) fn interrupted(&self, offset: u8) -> Option<Interrupted> {
         let state = (*self.states.get(usize::from(offset))?)?;
-        let start = self.entry.address();
-        if self.entry.form() == Form::Call {
+        let start = self.site.address();
+        if self.site.form() == Form::Call {
             return Some(Interrupted::Caller(if state == After { 0 } else { -i64::from(BRANCH) }));
         }
         Some(match state {
             Before => Interrupted::At(start),
             BeforeWith(word) => Interrupted::Pushed(start, word),
-            After => Interrupted::At(self.entry.end()),
-            AfterWith(word) => Interrupted::Pushed(self.entry.end(), word),
+            After => Interrupted::At(self.site.end()),
+            AfterWith(word) => Interrupted::Pushed(self.site.end(), word),
             Returned => Interrupted::Returned,
             Returning => Interrupted::Returning(start),
         })
@@ -181,42 +181,42 @@ impl<'a> Listing<'a> {
 
     /// What is one instruction, and its own commit point.
     fn single(&mut self, template: Template) {
-        let machine = self.machine;
+        let policy = self.policy;
         match template {
-            Template::Cli => self.store(Before, machine.mask, 1),
-            Template::Swapgs => self.memory(Before, &[0xf6, 0x15], machine.gs_swapped, &[]), // notb: no flags
-            Template::MovFromCr => match readable(&self.entry.kind.original.array(), machine) {
+            Template::Cli => self.store(Before, policy.mask, 1),
+            Template::Swapgs => self.memory(Before, &[0xf6, 0x15], policy.gs_swapped, &[]), // notb: no flags
+            Template::MovFromCr => match readable(&self.site.kind.original.array(), policy) {
                 Some((register, from)) => self.memory(Before, &load(register), from, &[]),
                 None => self.failed = Some(Left::OutOfReach),
             },
-            _ => self.branch(Before, JMP, Target::Wedge(machine.sysret)),
+            _ => self.branch(Before, JMP, Target::Wedge(policy.sysret)),
         }
     }
 
     /// Committed by the store: from there on IF is set, and the check behind it is for what has come before. Where there is
     /// no stack the instruction is emulated as a whole if an event is pending; setting IF once more does not matter.
     fn sti(&mut self) {
-        self.store(Before, self.machine.mask, 0);
-        self.compare(After, self.machine.pending);
+        self.store(Before, self.policy.mask, 0);
+        self.compare(After, self.policy.pending);
         let slow = self.short(After, JNE);
         self.leave(After);
         self.land(slow);
-        if self.entry.has_stack() {
-            self.branch(After, CALL, Target::Wedge(self.machine.interrupt));
+        if self.site.has_stack() {
+            self.branch(After, CALL, Target::Wedge(self.policy.interrupt));
             self.leave(After);
         } else {
-            self.jump_as(After, self.machine.emulate_without_stack);
+            self.jump_as(After, self.policy.emulate_without_stack);
         }
     }
 
     /// The same, but the check is by JRCXZ, which needs no flags but RCX.
     fn sti_with_live_flags(&mut self) {
         self.push(Before, PUSH_RCX);
-        self.store(BeforeWith(Word::Rcx), self.machine.mask, 0);
-        self.memory(AfterWith(Word::Rcx), &[0x0f, 0xb6, 0x0d], self.machine.pending, &[]); // movzbl pending(%rip), %ecx
+        self.store(BeforeWith(Word::Rcx), self.policy.mask, 0);
+        self.memory(AfterWith(Word::Rcx), &[0x0f, 0xb6, 0x0d], self.policy.pending, &[]); // movzbl pending(%rip), %ecx
         let none = self.short(AfterWith(Word::Rcx), JRCXZ);
         self.push(AfterWith(Word::Rcx), POP_RCX);
-        self.branch(After, CALL, Target::Wedge(self.machine.interrupt));
+        self.branch(After, CALL, Target::Wedge(self.policy.interrupt));
         self.leave(After);
         self.land(none);
         self.push(AfterWith(Word::Rcx), POP_RCX);
@@ -228,7 +228,7 @@ impl<'a> Listing<'a> {
     /// leads back to the start.
     fn push_flags(&mut self) {
         self.push(Before, PUSHFQ);
-        self.compare(BeforeWith(Word::Flags), self.machine.mask);
+        self.compare(BeforeWith(Word::Flags), self.policy.mask);
         let set = self.short(BeforeWith(Word::Flags), JE);
         self.push(BeforeWith(Word::Flags), CLEAR_IF);
         self.land(set);
@@ -237,7 +237,7 @@ impl<'a> Listing<'a> {
     /// Committed when the word is complete; where flags are live, when its copy, which they are restored from, is pushed.
     fn pushf(&mut self) {
         self.push_flags();
-        if !self.entry.kind.flags_free {
+        if !self.site.kind.flags_free {
             self.push(BeforeWith(Word::Flags), &[0xff, 0x34, 0x24]); // pushq (%rsp)
             self.push(AfterWith(Word::Flags), POPFQ);
         }
@@ -246,11 +246,11 @@ impl<'a> Listing<'a> {
 
     /// Committed when the register is written: by the POP or, where flags are live and still to be restored, by a MOV.
     fn pushf_pop(&mut self) {
-        let original = self.entry.kind.original.array();
+        let original = self.site.kind.original.array();
         let Some(register) = popped(&original) else { return self.failed = Some(Left::OutOfReach) };
         self.push_flags();
-        if self.entry.kind.flags_free {
-            self.push(BeforeWith(Word::Flags), original.get(1..usize::from(self.entry.length())).unwrap_or(&[]));
+        if self.site.kind.flags_free {
+            self.push(BeforeWith(Word::Flags), original.get(1..usize::from(self.site.length())).unwrap_or(&[]));
         } else {
             let [rex, mov, modrm] = load(register);
             self.push(BeforeWith(Word::Flags), &[rex, mov, modrm & 0x38 | 4, 0x24]); // mov (%rsp), register
@@ -268,18 +268,18 @@ impl<'a> Listing<'a> {
     fn popf(&mut self, before: State) {
         self.push(before, TEST_IF);
         let clear = self.short(before, JE);
-        self.store(before, self.machine.mask, 0);
-        self.compare(AfterWith(Word::Flags), self.machine.pending);
+        self.store(before, self.policy.mask, 0);
+        self.compare(AfterWith(Word::Flags), self.policy.pending);
         let slow = self.short(AfterWith(Word::Flags), JNE);
         self.push(AfterWith(Word::Flags), POPFQ);
         self.leave(After);
         self.land(clear);
-        self.store(before, self.machine.mask, 1);
+        self.store(before, self.policy.mask, 1);
         self.push(AfterWith(Word::Flags), POPFQ);
         self.leave(After);
         self.land(slow);
         self.push(AfterWith(Word::Flags), POPFQ);
-        self.branch(After, CALL, Target::Wedge(self.machine.interrupt));
+        self.branch(After, CALL, Target::Wedge(self.policy.interrupt));
         self.leave(After);
     }
 
@@ -295,16 +295,16 @@ impl<'a> Listing<'a> {
         let to_user = self.short(Before, JNE);
         self.push(Before, &[0xf6, 0x44, 0x24, 0x11, 0x02]); // testb $2, 17(%rsp): IF
         let masked = self.short(Before, JE);
-        self.store(Before, self.machine.mask, 0);
-        self.compare(Returned, self.machine.pending);
+        self.store(Before, self.policy.mask, 0);
+        self.compare(Returned, self.policy.pending);
         let pending = self.short(Returned, JNE);
-        self.store_selector(8, self.machine.code_selector);
-        self.store_selector(32, self.machine.stack_selector);
+        self.store_selector(8, self.policy.code_selector);
+        self.store_selector(32, self.policy.stack_selector);
         self.push(Returned, &[0x48, 0xcf]);
         for out in [to_user, masked, pending] {
             self.land(out);
         }
-        self.jump_as(Returning, self.machine.iret);
+        self.jump_as(Returning, self.policy.iret);
     }
 
     /// `movl $selector, offset(%rsp)`
@@ -316,7 +316,7 @@ impl<'a> Listing<'a> {
     /// `movl $number, site(%rip)`, and a jump to a routine that reads it.
     fn jump_as(&mut self, state: State, routine: u64) {
         self.state(state);
-        let pushed = self.code.memory_and_number(&[0xc7, 0x05], Target::Wedge(self.machine.site), self.number);
+        let pushed = self.code.memory_and_number(&[0xc7, 0x05], Target::Wedge(self.policy.site), self.number);
         self.note(pushed);
         self.branch(state, JMP, Target::Wedge(routine));
     }
@@ -333,9 +333,9 @@ impl<'a> Listing<'a> {
 
     /// Goes back to the guest.
     fn leave(&mut self, state: State) {
-        match self.entry.form() {
+        match self.site.form() {
             Form::Call => self.push(state, &[RET]),
-            _ => self.branch(state, JMP, Target::Guest(self.entry.end())),
+            _ => self.branch(state, JMP, Target::Guest(self.site.end())),
         }
     }
 

@@ -40,7 +40,7 @@ impl Answers<'_> {
         let Self { account, shadow, .. } = self;
         match number {
             0 => write!(line, "backend {}", self.host)?,
-            1 => write!(line, "mode {}", Mode::Virtual)?,
+            1 => write!(line, "mode {}", Mode::Deprivileged)?,
             2 => write!(line, "state on")?,
             3 => write!(line, "offset {:#x}", account.moved)?,
             4 => write!(line, "sites {}", account.sites)?,
@@ -65,7 +65,7 @@ impl Commands for Answers<'_> {
         match (command, number) {
             (Command::Status, _) => self.status(number, line),
             (_, 0) => {
-                write!(line, "error: mode {} cannot be switched, and counts nothing", Mode::Virtual)?;
+                write!(line, "error: mode {} cannot be switched, and counts nothing", Mode::Deprivileged)?;
                 Ok(More::Line)
             }
             _ => Ok(More::End),

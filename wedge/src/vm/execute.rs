@@ -7,7 +7,7 @@ use iced_x86::Instruction;
 
 use crate::cpu::{Context, Event, Exception, Flow, VirtualCpu, decode, emulate, is_canonical};
 use crate::guest::linux;
-use crate::sites::{Entry, Form};
+use crate::sites::{Form, Site};
 use crate::x86::flags;
 
 use super::{Host, Vm};
@@ -22,7 +22,7 @@ impl Decoded {
 
     /// A site's instruction, at an address; `None` if it is none. A site's bytes do not change while it is one;
     /// when modules come and go, everything is forgotten.
-    fn of(&mut self, site: &Entry, at: u64) -> Option<Instruction> {
+    fn of(&mut self, site: &Site, at: u64) -> Option<Instruction> {
         let place = &mut self.0[(at >> 2) as usize % 64];
         match place {
             Some((address, instruction)) if *address == at => Some(*instruction),
@@ -56,7 +56,7 @@ impl<H: Host> Vm<H> {
 
     /// A site without a stack has jumped, and has left its number behind.
     pub fn site_jumped(&mut self, context: &mut Context, number: usize) {
-        let Some(site) = self.text.engine.entry(number).copied() else {
+        let Some(site) = self.text.engine.site(number).copied() else {
             Self::die(context, "jumped from no site");
         };
         self.emulate_site(context, &site, site.address(), site.end());
@@ -75,7 +75,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Carries out a site's instructions for a context that is at `at`; behind them it is at `end`.
-    pub fn emulate_site(&mut self, context: &mut Context, site: &Entry, at: u64, end: u64) {
+    pub fn emulate_site(&mut self, context: &mut Context, site: &Site, at: u64, end: u64) {
         context.rip = at;
         let Some(first) = self.vcpu.decoded.of(site, at) else {
             Self::die(context, "at a site that does not decode");
@@ -98,7 +98,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Executes one instruction of a site; says whether what is at `next` comes next.
-    fn execute(&mut self, context: &mut Context, site: &Entry, mut instruction: Instruction, next: u64) -> bool {
+    fn execute(&mut self, context: &mut Context, site: &Site, mut instruction: Instruction, next: u64) -> bool {
         instruction.set_next_ip(next);
         match emulate(&mut self.vcpu.cpu, context, &instruction, &mut self.machine) {
             Ok(Flow::Next) => {

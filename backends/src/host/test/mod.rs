@@ -29,7 +29,7 @@ use wedge::loader::command_line::CommandLine;
 use wedge::memory::{Kind, MemoryMap, Region as MemoryRegion};
 use wedge::platform::{self, Pci, Platform};
 use wedge::shadow::{Mode as PagingMode, Shadow, TableInfo};
-use wedge::sites::{Engine, Memory as SiteMemory, STUB_SIZE, Virtual};
+use wedge::sites::{Deprivileged, Engine, Memory as SiteMemory, STUB_SIZE};
 use wedge::vm::modules::Region;
 use wedge::vm::port::Port;
 use wedge::vm::{self, Account, End, Exit, Host, Machine, Space, Text, Vcpu, Vm, paging_mode};
@@ -192,12 +192,12 @@ impl Host for Test {
 }
 
 /// What sites refer to.
-fn sites_see() -> Virtual {
+fn sites_see() -> Deprivileged {
     let mut control = [0; 9];
     for register in [0, 2, 3, 4] {
         control[register] = WINDOW + offset::CONTROL + 8 * register as u64;
     }
-    Virtual {
+    Deprivileged {
         mask: WINDOW + offset::MASK,
         pending: WINDOW + offset::PENDING,
         gs_swapped: WINDOW + offset::GS_SWAPPED,
@@ -286,7 +286,7 @@ impl Boot for Bare {
         let count = (offset::END - offset::STUBS) as usize / STUB_SIZE;
         let counters: Vec<_> = (0..count).map(|_| core::sync::atomic::AtomicU64::new(0)).collect();
         let memory = SiteMemory {
-            entries: Box::leak((0..count).map(|_| None).collect::<Vec<_>>().into_boxed_slice()),
+            sites: Box::leak((0..count).map(|_| None).collect::<Vec<_>>().into_boxed_slice()),
             stubs: self.window.stubs(offset::STUBS, count),
             stubs_address: WINDOW + offset::STUBS,
             counters: Box::leak(counters.into_boxed_slice()),

@@ -16,7 +16,7 @@ use wedge::loader::elf::{ElfError, Kernel};
 use wedge::memory::MemoryMap;
 use wedge::platform::{Pci, Platform};
 use wedge::shadow::{Memory as ShadowMemory, Mode as PagingMode, Notes, OutOfTables, Shadow, TableInfo};
-use wedge::sites::{Engine, Mode, Virtual};
+use wedge::sites::{Deprivileged, Engine, Mode};
 use wedge::vm::port::Port;
 use wedge::vm::{Account, Machine, Space, Text, Vcpu, paging_mode};
 use wedge::x86::segment::{FLAT_CODE, FLAT_DATA};
@@ -391,7 +391,7 @@ fn take_over(
     cpu.gdt = Table { base: FIRST_DESCRIPTORS, limit: 4 * 8 - 1 };
     machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
     let sysret =
-        engine.entries().find(|(_, entry)| entry.class() == Class::Sysret && entry.original().starts_with(&[0x48]));
+        engine.sites().find(|(_, entry)| entry.class() == Class::Sysret && entry.original().starts_with(&[0x48]));
     let sysret = sysret.map_or(usize::MAX, |(number, _)| number);
     let regions = crate::runtime::modules::WATCHED.take();
     let head_distance = extent.start.wrapping_sub(address);
@@ -412,7 +412,7 @@ fn take_over(
 
 /// Makes a breakpoint of the site behind which the kernel goes to a stack where nothing can be pushed. Returns its address.
 fn trap_stack_change(engine: &Engine<'static>, image: &mut [u8], address: u64) -> Option<u64> {
-    let swapgs = engine.entries().filter(|(_, entry)| entry.class() == Class::Swapgs);
+    let swapgs = engine.sites().filter(|(_, entry)| entry.class() == Class::Swapgs);
     let site = linux::unwritable_stack(image, address, swapgs.map(|(_, entry)| entry.address()..entry.end()))?;
     *image.get_mut(site.wrapping_sub(address) as usize)? = 0xcc;
     Some(site)
@@ -427,14 +427,14 @@ fn find_stack_switch(function: u64, image: &[u8], address: u64) -> Option<StackS
 }
 
 /// What rewritten sites refer to.
-fn sites_see() -> Virtual {
+fn sites_see() -> Deprivileged {
     let page = SHARED_PAGE.address();
     let routine = |routine: unsafe extern "C" fn()| routine as *const () as u64;
     let mut control = [0; 9];
     for register in [0, 2, 3, 4] {
         control[register] = address(&CPU.control[register]);
     }
-    Virtual {
+    Deprivileged {
         mask: page + 1,
         pending: page,
         gs_swapped: address(&CPU.gs_swapped),

@@ -84,7 +84,7 @@ pub(super) struct Stacks {
 impl Stacks {
     /// Of a kernel with these sites, in whose text there is a breakpoint at `unwritable`.
     pub(super) fn new(engine: &Engine<'_>, unwritable: Option<u64>, switch: Option<StackSwitch>) -> Self {
-        let mut sites = engine.entries().filter(|(_, entry)| entry.class() == Class::Sysret);
+        let mut sites = engine.sites().filter(|(_, entry)| entry.class() == Class::Sysret);
         let returns = [(); 2].map(|()| sites.next().map_or(0, |(_, entry)| entry.address()));
         Self { unwritable, returns, evictions: 0, switch, watched: false, named_by_entry: None, prepared32: None }
     }

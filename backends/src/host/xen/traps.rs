@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 
 use wedge::cpu::{Context, Event, Exception};
 use wedge::guest::linux;
-use wedge::sites::Entry;
+use wedge::sites::Site;
 use wedge::vm::{self, End, Exit, Host};
 use wedge::x86::{flags, vector};
 
@@ -182,7 +182,7 @@ impl Host for Xen {
     fn present_routine(vm: &mut Vm, context: &mut Context) {
         let routine = |routine: unsafe extern "C" fn()| routine as *const () as u64;
         let number = CPU.site.load(Ordering::Relaxed) as usize;
-        let site = vm.text.engine.entry(number).map_or(0, Entry::address);
+        let site = vm.text.engine.site(number).map_or(0, Site::address);
         if context.rip == routine(xen_iret) {
             return vm.present_return(context, site);
         }

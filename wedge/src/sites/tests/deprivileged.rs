@@ -1,4 +1,4 @@
-//! What virtual mode makes of each class of site.
+//! What deprivileged mode makes of each class of site.
 
 use std::slice;
 
@@ -91,7 +91,7 @@ const OTHERS: &[&[u8]] = &[
 const XEN_CPUID: &[u8] = &[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2];
 
 fn form(planned: &Planned) -> Result<Form, Left> {
-    let kernel = Kernel::new(Mode::Virtual, slice::from_ref(planned));
+    let kernel = Kernel::new(Mode::Deprivileged, slice::from_ref(planned));
     match kernel.entry(0) {
         Some((_, entry)) => Ok(entry.form()),
         None => Err(kernel.summary.left().next().unwrap().0),
@@ -198,7 +198,7 @@ fn slots_hold_what_stands_for_their_instructions() {
         (plan(&[0xfb, 0xf4], 5, head), &["int3", "nop", "nop", "nop", "nop"]),
         (plan(&[0x0f, 0x22, 0xd8], 5, none), &["jmp 0x7f200000"]),
     ] {
-        let kernel = Kernel::new(Mode::Virtual, &[planned]);
+        let kernel = Kernel::new(Mode::Deprivileged, &[planned]);
         assert_eq!(encodings::objdump(kernel.slot(0)), expected);
     }
 }
@@ -220,7 +220,7 @@ fn a_replacement_is_called_if_there_is_a_stack() {
         (&[0x9c, 0x58], Flags::NO_STACK, Err(Left::ReplacementUsesStack)),
     ] {
         let planned = Planned { slot: 5, ..Planned::new(bytes, flags | Flags::REPLACEMENT, all) };
-        let kernel = Kernel::with_copies(Mode::Virtual, &[planned], 0, |_| Some(0));
+        let kernel = Kernel::with_copies(Mode::Deprivileged, &[planned], 0, |_| Some(0));
         let Some((index, entry)) = kernel.entry(0) else {
             assert_eq!(Err(kernel.summary.left().next().unwrap().0), expected.map(|_| ()));
             continue;
@@ -235,7 +235,7 @@ fn a_replacement_is_called_if_there_is_a_stack() {
     }
     // Where it stays it is fused, as in native mode.
     let stac = Planned::new(&[0x0f, 0x01, 0xcb], Flags::REPLACEMENT, all);
-    let kernel = Kernel::with_copies(Mode::Virtual, &[stac], 0, |_| Some(0));
+    let kernel = Kernel::with_copies(Mode::Deprivileged, &[stac], 0, |_| Some(0));
     assert_eq!(kernel.entry(0).unwrap().1.form(), Form::Fused);
 }
 
@@ -256,7 +256,7 @@ fn sites_that_would_be_lost_without_a_word_are_told_of() {
         (plan(&[0x9c], Flags::COPIED), None),
         (plan(&[0xfb], Flags::empty()), None),
     ] {
-        let kernel = Kernel::with_copies(Mode::Virtual, &[planned.clone(), planned], 0, |_| Some(0));
+        let kernel = Kernel::with_copies(Mode::Deprivileged, &[planned.clone(), planned], 0, |_| Some(0));
         let found = kernel.summary.lost();
         assert_eq!(found.map(|lost| (lost.class, lost.reason)), lost);
         assert!(found.is_none_or(|found| (found.count, found.address) == (2, kernel.sites[0].address)));
@@ -266,7 +266,7 @@ fn sites_that_would_be_lost_without_a_word_are_told_of() {
 #[test]
 fn a_site_is_found_by_its_address_and_says_what_it_was() {
     let plan = |bytes: &[u8]| Planned::new(bytes, Flags::HEAD, LiveFlags::all());
-    let mut kernel = Kernel::new(Mode::Virtual, &[plan(&[0x0f, 0x30]), plan(&[0xfb, 0xf4]), plan(&[0xfa])]);
+    let mut kernel = Kernel::new(Mode::Deprivileged, &[plan(&[0x0f, 0x30]), plan(&[0xfb, 0xf4]), plan(&[0xfa])]);
     let module = TEXT + 0x10_0000;
     let cpuid = Planned::new(&[0x0f, 0xa2], Flags::empty(), LiveFlags::all());
     let mut text = cpuid.padded();
@@ -279,7 +279,7 @@ fn a_site_is_found_by_its_address_and_says_what_it_was() {
         let (index, entry) = kernel.engine.site_at(*address).unwrap();
         assert_eq!((index, entry.address(), &*entry.original()), (number, *address, bytes));
         assert_eq!(entry.end(), address + u64::from(entry.slot()));
-        assert_eq!(kernel.engine.entry(number).map(Entry::address), Some(*address));
+        assert_eq!(kernel.engine.site(number).map(Site::address), Some(*address));
     }
     for address in [TEXT - 1, TEXT + 1, addresses[2] + 1, module - 1, module + 1] {
         assert!(kernel.engine.site_at(address).is_none(), "{address:#x}");
@@ -289,9 +289,9 @@ fn a_site_is_found_by_its_address_and_says_what_it_was() {
 
 #[test]
 fn virtual_mode_cannot_be_chosen_nor_left() {
-    assert_eq!(Mode::from_name(Mode::Virtual.name()), None);
+    assert_eq!(Mode::from_name(Mode::Deprivileged.name()), None);
     let plan = |bytes: &[u8]| Planned::new(bytes, Flags::empty(), LiveFlags::all());
-    let mut kernel = Kernel::new(Mode::Virtual, &[plan(&[0xfa]), plan(&[0x48, 0xcf]), plan(&[0x0f, 0xa2])]);
+    let mut kernel = Kernel::new(Mode::Deprivileged, &[plan(&[0xfa]), plan(&[0x48, 0xcf]), plan(&[0x0f, 0xa2])]);
     let rewritten = kernel.text.clone();
     assert_eq!((kernel.revert(), kernel.engine.is_on()), (Outcome::default(), true));
     assert_eq!(kernel.apply(), Outcome { changed: 3, busy: 0 });
@@ -304,7 +304,7 @@ fn what_is_out_of_reach_is_left() {
         let planned = Planned::new(bytes, Flags::empty(), LiveFlags::all());
         let far = TEXT - (3 << 30);
         let mut text = planned.padded();
-        let taken = engine(Mode::Virtual, 4).add(&planned.at(far), &mut Piece { bytes: &mut text, address: far });
+        let taken = engine(Mode::Deprivileged, 4).add(&planned.at(far), &mut Piece { bytes: &mut text, address: far });
         assert_eq!((taken, text), (Ok(Err(Left::OutOfReach)), planned.padded()));
     }
 }
@@ -312,10 +312,10 @@ fn what_is_out_of_reach_is_left() {
 proptest! {
     #[test]
     fn a_stub_is_whole_instructions_that_lead_where_they_should(planned in prop::collection::vec(planned(), 1..60)) {
-        let kernel = Kernel::new(Mode::Virtual, &planned);
+        let kernel = Kernel::new(Mode::Deprivileged, &planned);
         prop_assert_eq!(kernel.summary.sites() as usize, planned.len());
         let routines = [MACHINE.emulate, MACHINE.emulate_without_stack, MACHINE.interrupt, MACHINE.iret, MACHINE.sysret];
-        for (index, entry) in kernel.engine.entries().filter(|(_, entry)| entry.form() == Form::Jump) {
+        for (index, entry) in kernel.engine.sites().filter(|(_, entry)| entry.form() == Form::Jump) {
             let stub = STUBS + (STUB_SIZE * index) as u64;
             for instruction in decode(kernel.engine.stub(index), stub) {
                 let inside = kernel.engine.interrupted(instruction.ip());
@@ -334,7 +334,7 @@ proptest! {
         planned in prop::collection::vec(planned(), 1..40),
         address in prop_oneof![any::<u64>(), TEXT..TEXT + 400, STUBS..STUBS + 4000],
     ) {
-        let kernel = Kernel::new(Mode::Virtual, &planned);
+        let kernel = Kernel::new(Mode::Deprivileged, &planned);
         let _ = (kernel.engine.interrupted(address), kernel.engine.site_at(address), kernel.engine.at_stub(address));
         prop_assert_eq!(kernel.engine.resume(address), None);
     }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::super::bytes::Bytes;
 use super::super::encoding::{CS_OVERRIDE, Shape};
-use super::super::fuse::{Site, fuse};
+use super::super::fuse::{InSlot, fuse};
 use super::*;
 
 /// Bytes that often are a listed instruction.
@@ -75,7 +75,7 @@ fn what_kernels_consist_of_is_listed() {
 /// The slot of a pattern, fused.
 fn fused(planned: &Planned) -> Vec<u8> {
     let shape = Shape::of(&planned.at(TEXT), &planned.padded(), None).unwrap();
-    let site = Site {
+    let site = InSlot {
         bytes: Bytes::read(&planned.padded()).unwrap(),
         slot: planned.slot,
         length: u8::try_from(planned.bytes.len()).unwrap(),

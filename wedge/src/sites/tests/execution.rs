@@ -103,7 +103,7 @@ fn run(mode: Mode, planned: &Planned, setup: &[u8], teardown: &[u8], flags: u64)
     let site = planned.at(arena.address() + site as u64);
     let hook = arena.address() + ROUTINES_AT as u64;
     let memory = Memory {
-        entries: &mut [None; 1],
+        sites: &mut [None; 1],
         stubs: stubs.as_chunks_mut().0,
         stubs_address: arena.address() + STUBS_AT as u64,
         counters,
@@ -115,7 +115,7 @@ fn run(mode: Mode, planned: &Planned, setup: &[u8], teardown: &[u8], flags: u64)
     let mut engine = Engine::new(mode, hooks, memory);
     let address = arena.address();
     assert_eq!(engine.add(&site, &mut Piece { bytes: text, address }), Ok(Ok(())));
-    let stub = engine.entries().any(|(_, entry)| entry.form() == Form::Jump);
+    let stub = engine.sites().any(|(_, entry)| entry.form() == Form::Jump);
 
     let returned = arena.run();
     Seen { flags: returned.rdx & STATUS, rax: returned.rax, count: counters[0].load(Ordering::Relaxed), stub }

@@ -35,7 +35,7 @@ const HOOKS: Hooks = Hooks {
     ret: 0xffff_ffff_7f00_0500,
 };
 
-pub(super) const MACHINE: Virtual = Virtual {
+pub(super) const MACHINE: Deprivileged = Deprivileged {
     mask: 0xffff_ffff_7f00_1001,
     pending: 0xffff_ffff_7f00_1000,
     gs_swapped: 0xffff_ffff_7f00_1002,
@@ -241,8 +241,8 @@ impl Kernel {
         Self { engine, text, original, sites, summary }
     }
 
-    pub(super) fn entry(&self, number: usize) -> Option<(usize, &Entry)> {
-        self.engine.entries().find(|(_, entry)| entry.address() == self.sites[number].address)
+    pub(super) fn entry(&self, number: usize) -> Option<(usize, &Site)> {
+        self.engine.sites().find(|(_, entry)| entry.address() == self.sites[number].address)
     }
 
     pub(super) fn place(&self, number: usize) -> Range<usize> {
@@ -270,14 +270,14 @@ impl Kernel {
 /// An engine with room for so many sites.
 pub(super) fn engine(mode: Mode, sites: usize) -> Engine<'static> {
     match mode {
-        Mode::Virtual => Engine::deprivileged(MACHINE, memory(sites)),
+        Mode::Deprivileged => Engine::deprivileged(MACHINE, memory(sites)),
         mode => Engine::new(mode, HOOKS, memory(sites)),
     }
 }
 
 fn memory(sites: usize) -> Memory<'static> {
     Memory {
-        entries: Box::leak(std::vec![None; sites].into()),
+        sites: Box::leak(std::vec![None; sites].into()),
         stubs: Box::leak(std::vec![[0; STUB_SIZE]; sites].into()),
         stubs_address: STUBS,
         counters: Box::leak((0..sites).map(|_| AtomicU64::new(0)).collect()),
@@ -316,7 +316,7 @@ fn a_table_with_one_wrong_record_changes_nothing() {
         let mut piece = Piece { bytes: &mut text, address: TEXT };
         let refused = engine.rewrite(&SiteTable::new(&table, TEXT).unwrap(), |_| None, &mut piece);
         assert!(matches!(refused, Err(Refusal::Record { number: 1, .. })), "{refused:?}");
-        assert_eq!(engine.entries().count(), 0);
+        assert_eq!(engine.sites().count(), 0);
         assert_eq!(text, before);
     }
 }

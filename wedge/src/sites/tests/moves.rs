@@ -24,7 +24,7 @@ fn second(mode: Mode, first: &Planned, second: &Planned) -> Option<(Vec<u8>, [u8
 #[test]
 fn a_site_becomes_the_same_whether_another_one_is_like_it() {
     let mut stubs = 0;
-    for mode in [Mode::Native, Mode::Identity, Mode::Profile, Mode::Virtual] {
+    for mode in [Mode::Native, Mode::Identity, Mode::Profile, Mode::Deprivileged] {
         for (bytes, flags) in PATTERNS.iter().flat_map(|bytes| FLAGS.map(|flags| (bytes, flags))) {
             for live in [LiveFlags::all(), LiveFlags::empty()] {
                 let long = Planned::new(bytes, flags, live);
@@ -45,8 +45,8 @@ fn a_site_becomes_the_same_whether_another_one_is_like_it() {
 fn a_number_is_that_of_its_own_site() {
     // Without a stack the stub says which site it is.
     let cpuid = Planned::new(&[0x0f, 0xa2], Flags::NO_STACK, LiveFlags::all());
-    let kernel = Kernel::new(Mode::Virtual, &std::vec![cpuid; 300]);
-    for (index, _) in kernel.engine.entries() {
+    let kernel = Kernel::new(Mode::Deprivileged, &std::vec![cpuid; 300]);
+    for (index, _) in kernel.engine.sites() {
         let store = decode(&kernel.engine.stub(index)[..10], STUBS + (STUB_SIZE * index) as u64);
         assert_eq!((store[0].ip_rel_memory_address(), store[0].immediate32() as usize), (MACHINE.site, index));
     }
@@ -68,6 +68,6 @@ fn one_that_is_out_of_reach_takes_no_entry() {
     let mut piece = Piece { bytes: &mut text, address: TEXT };
     let summary = engine.rewrite(&SiteTable::new(&table, TEXT).unwrap(), |_| None, &mut piece).unwrap();
     assert_eq!(summary.left().collect::<Vec<_>>(), [(Left::OutOfReach, 2)]);
-    let taken: Vec<_> = engine.entries().map(|(index, entry)| (index, entry.address())).collect();
+    let taken: Vec<_> = engine.sites().map(|(index, entry)| (index, entry.address())).collect();
     assert_eq!(taken, [(0, TEXT), (1, TEXT + 3 * DISTANCE)]);
 }

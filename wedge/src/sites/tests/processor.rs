@@ -1,4 +1,4 @@
-//! The stubs of virtual mode on a model of a processor, which can be interrupted before each instruction: what
+//! The stubs of deprivileged mode on a model of a processor, which can be interrupted before each instruction: what
 //! [`Engine::interrupted`] says makes of the context there one that the guest might have been in without a stub.
 
 use std::slice;
@@ -220,7 +220,7 @@ fn run(kernel: &Kernel, planned: &Planned, before: &Processor, arises: usize) ->
     let left = processor.rip;
     if [MACHINE.emulate, MACHINE.interrupt].contains(&left) {
         let back = processor.pop();
-        assert_eq!(kernel.engine.at_stub(back).map(Entry::address), Some(entry.address()));
+        assert_eq!(kernel.engine.at_stub(back).map(Site::address), Some(entry.address()));
         assert_eq!(kernel.engine.interrupted(back), Some(Interrupted::At(entry.end())));
     }
     if [MACHINE.emulate_without_stack, MACHINE.iret].contains(&left) {
@@ -251,7 +251,7 @@ fn contexts(loads_frame: bool) -> impl Iterator<Item = Processor> {
 /// Where the stub of a site leaves to, over all contexts and these moments of an event.
 fn leaves(bytes: &[u8], flags: Flags, live: LiveFlags, moments: Range<usize>) -> Vec<u64> {
     let planned = Planned { slot: 5, ..Planned::new(bytes, flags, live) };
-    let kernel = Kernel::new(Mode::Virtual, slice::from_ref(&planned));
+    let kernel = Kernel::new(Mode::Deprivileged, slice::from_ref(&planned));
     let contexts: Vec<_> = contexts(planned.class() == Class::Iret).collect();
     let mut left: Vec<_> = moments
         .flat_map(|arises| contexts.iter().map(|before| run(&kernel, &planned, before, arises)).collect::<Vec<_>>())
@@ -266,7 +266,7 @@ fn wherever_a_stub_is_interrupted_the_guest_is_before_its_site_or_behind_it() {
     let (none, without) = (Flags::empty(), Flags::NO_STACK);
     let (live, free) = (LiveFlags::all(), LiveFlags::empty());
     let end = TEXT + 5;
-    let Virtual { emulate, emulate_without_stack, interrupt, iret, .. } = MACHINE;
+    let Deprivileged { emulate, emulate_without_stack, interrupt, iret, .. } = MACHINE;
     for (bytes, flags, live, expected) in [
         (&[0xfa][..], none, live, &[end][..]),
         (&[0xfa], without, live, &[end]),

@@ -214,14 +214,14 @@ fn modules_come_and_go_for_ever() {
             assert_eq!(taken, Ok(Ok(())), "round {round}");
         }
         assert_ne!(text, original);
-        let entries: Vec<_> = kernel.engine.entries().map(|(index, _)| index).collect();
+        let entries: Vec<_> = kernel.engine.sites().map(|(index, _)| index).collect();
         assert_eq!(entries, [0, 1, 2, 3, 4], "the same stubs every time");
         assert_eq!(kernel.engine.in_modules(), planned.len());
         kernel.engine.forget(&(start..start + text.len() as u64), |_| false);
         assert_eq!(kernel.engine.in_modules(), 0);
     }
     kernel.engine.forget(&(TEXT..TEXT + 0x1000), |_| false);
-    assert_eq!(kernel.engine.entries().count(), 2, "the kernel stays");
+    assert_eq!(kernel.engine.sites().count(), 2, "the kernel stays");
     assert_eq!(kernel.text, of_kernel);
 }
 
@@ -264,7 +264,7 @@ proptest! {
             prop_assert_eq!(engine.in_modules(), slots.len());
             for address in TEXT..TEXT + 130 {
                 let found = engine.site_at(address).map(|(number, entry)| (number, entry.address()));
-                let known = engine.entries().find(|(_, entry)| entry.address() == address);
+                let known = engine.sites().find(|(_, entry)| entry.address() == address);
                 prop_assert_eq!(found, known.map(|(number, entry)| (number, entry.address())));
                 prop_assert_eq!(found.is_some(), slots.contains(&address));
             }

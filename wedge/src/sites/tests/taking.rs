@@ -17,7 +17,7 @@ pub(super) fn planned() -> impl Strategy<Value = Planned> {
 }
 
 /// Follows what decides whether the wedge is called. Returns where that branches to, and whether RCX is on the stack there.
-fn filter(kernel: &Kernel, number: usize, entry: &Entry, next: &mut dyn FnMut() -> Instruction) -> Option<(u64, bool)> {
+fn filter(kernel: &Kernel, number: usize, entry: &Site, next: &mut dyn FnMut() -> Instruction) -> Option<(u64, bool)> {
     if entry.hook() == Some(Hook::Port) {
         let first = next();
         if first.mnemonic() == Mnemonic::Cmp {
@@ -46,7 +46,7 @@ fn filter(kernel: &Kernel, number: usize, entry: &Entry, next: &mut dyn FnMut() 
 }
 
 /// What a stub is expected to be, in this order.
-fn follow(kernel: &Kernel, number: usize, index: usize, entry: &Entry) {
+fn follow(kernel: &Kernel, number: usize, index: usize, entry: &Site) {
     let site = &kernel.sites[number];
     let base = STUBS + (STUB_SIZE * index) as u64;
     let stub = kernel.engine.stub(index);
@@ -263,6 +263,6 @@ fn what_a_site_flushes_is_read_from_its_operands() {
     let planned: Vec<_> =
         cases.iter().map(|(bytes, _)| Planned::new(bytes, Flags::empty(), LiveFlags::all())).collect();
     let kernel = Kernel::new(Mode::Native, &planned);
-    let found: Vec<_> = kernel.engine.entries().map(|(_, entry)| entry.flush()).collect();
+    let found: Vec<_> = kernel.engine.sites().map(|(_, entry)| entry.flush()).collect();
     assert_eq!(found, cases.map(|(_, flush)| flush));
 }

@@ -1,4 +1,4 @@
-//! The templates of virtual mode, executed in a user program's memory.
+//! The templates of deprivileged mode, executed in a user program's memory.
 //!
 //! A user program is in the position of a guest's kernel there: in ring 3, IF set and IOPL 0.
 #![expect(unsafe_code, reason = "reads selectors")]
@@ -74,11 +74,11 @@ fn jump(number: usize, before: &[u8], place: usize) -> Vec<u8> {
     [before, &[0xe9], &distance.to_le_bytes()].concat()
 }
 
-fn machine(arena: &Arena, end: usize) -> Virtual {
+fn machine(arena: &Arena, end: usize) -> Deprivileged {
     let data = |offset: usize| arena.address() + (DATA_AT + offset) as u64;
     let [code_selector, stack_selector] = selectors();
     let drop_frame = [0x48, 0x8d, 0x64, 0x24, 0x28]; // lea 40(%rsp), %rsp
-    Virtual {
+    Deprivileged {
         mask: data(MASK),
         pending: data(PENDING),
         gs_swapped: data(GS_SWAPPED),
@@ -115,7 +115,7 @@ fn run(case: &Case) -> Seen {
     data[CONTROL..].copy_from_slice(&CONTROL_VALUE.to_le_bytes());
 
     let memory = Memory {
-        entries: &mut [None; 2],
+        sites: &mut [None; 2],
         stubs: arena.part(STUBS_AT..DATA_AT).as_chunks_mut().0,
         stubs_address: arena.address() + STUBS_AT as u64,
         counters: &[const { AtomicU64::new(0) }; 2],

@@ -5,17 +5,25 @@
 //! 5-byte call when it copies the replacement over its original (Linux 6.1, `arch/x86/kernel/alternative.c`,
 //! `apply_alternatives`).
 //!
-//! In native mode all is fused but the few sites that have a hook, and a site that cannot have one is fused all the same:
-//! without its hook the wedge is deaf there, but the guest runs. In the other modes a site that cannot be taken is left as it
-//! is, with the reason. Virtual mode decides by other rules, see [`deprivileged`](super::deprivileged).
+//! Which of these is decided by a [`Policy`], which knows nothing of other sites and nothing of addresses. There are three:
+//! [`Native`] and [`Probe`] for a guest that has its privileges, [`Deprivileged`] for one that has not.
+
+mod deprivileged;
+mod native;
+mod probe;
 
 use core::fmt;
 
 use annotate::instructions::Class;
 use annotate::record::{AllegedSite, Flags, LiveFlags, MINIMUM_SLOT};
 
-use super::deprivileged::Template;
+use super::bytes::Bytes;
 use super::encoding::{Operand, Shape};
+
+pub use deprivileged::{Deprivileged, stays};
+pub(super) use deprivileged::{Template, is_lost, popped, readable};
+pub(super) use native::Native;
+pub(super) use probe::Probe;
 
 /// What is done with the sites.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +37,7 @@ pub enum Mode {
     Profile,
     /// The guest's kernel runs without privileges, and its sites work on a virtual processor (see
     /// [`deprivileged`](super::deprivileged)). It comes with the host, not by choice.
-    Virtual,
+    Deprivileged,
 }
 
 impl Mode {
@@ -43,7 +51,7 @@ impl Mode {
             Self::Native => "native",
             Self::Identity => "identity",
             Self::Profile => "profile",
-            Self::Virtual => "virtual",
+            Self::Deprivileged => "deprivileged",
         }
     }
 
@@ -222,6 +230,23 @@ impl fmt::Display for Left {
     }
 }
 
+/// Decides how sites are taken.
+pub(super) trait Policy {
+    /// How a site is taken, or why it is left.
+    fn way(&self, case: &Case<'_>) -> Result<Way, Left>;
+}
+
+/// What a decision depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Case<'a> {
+    pub(super) site: &'a AllegedSite,
+    pub(super) shape: Shape,
+    /// The bytes of its slot.
+    pub(super) original: Bytes,
+    /// Whether it is all of a replacement.
+    pub(super) whole: bool,
+}
+
 /// How a site is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Way {
@@ -229,57 +254,36 @@ pub(super) struct Way {
     pub(super) hook: Option<Hook>,
     /// Whether the status flags may be overwritten before the instruction.
     pub(super) flags_free: bool,
-    /// What stands for the instruction, in virtual mode.
+    /// What stands for the instruction, in deprivileged mode.
     pub(super) template: Option<Template>,
 }
 
-/// How a padded site is taken where the guest has its privileges; `whole` if it is all of a replacement.
-pub(super) fn way(site: &AllegedSite, shape: Shape, whole: bool, mode: Mode) -> Result<Way, Left> {
-    if site.class == Class::ForcedEmulation {
-        return Err(Left::ForcedEmulation);
-    }
-    let stack = !site.flags.intersects(Flags::NO_STACK.union(Flags::HEAD));
-    let hook = if stack { hook(site, shape, mode) } else { None };
-    let flags_free = flags_free(site);
-    if site.flags.contains(Flags::REPLACEMENT) && !(whole && site.slot == MINIMUM_SLOT && shape.second == 0) {
-        return Err(Left::LongReplacement);
-    }
-    let moves = site.flags.intersects(Flags::COPIED.union(Flags::REPLACEMENT));
-    if mode == Mode::Native && (hook.is_none() || moves) {
-        if matches!(site.class, Class::Vmcall | Class::Vmmcall) {
-            return Err(Left::Hypercall);
+impl Case<'_> {
+    /// What is left where the guest has its privileges, whatever else is done with the sites.
+    fn check(&self) -> Result<(), Left> {
+        let Self { site, shape, whole, .. } = *self;
+        if site.class == Class::ForcedEmulation {
+            return Err(Left::ForcedEmulation);
         }
-        return Ok(Way { form: Form::Fused, hook: None, flags_free, template: None });
+        let fits = whole && site.slot == MINIMUM_SLOT && shape.second == 0;
+        if site.flags.contains(Flags::REPLACEMENT) && !fits { Err(Left::LongReplacement) } else { Ok(()) }
     }
-    if site.flags.contains(Flags::COPIED) {
-        return Err(Left::Copied);
-    }
-    if site.flags.contains(Flags::HEAD) && matches!(site.class, Class::MovToCr | Class::MovFromCr) {
-        return Err(Left::AddressSpace);
-    }
-    if mode == Mode::Profile && !stack && !flags_free {
-        return Err(Left::NoPlaceToCount);
-    }
-    let form = if !site.flags.contains(Flags::REPLACEMENT) {
-        Form::Jump
-    } else if shape.stack || !stack {
-        return Err(Left::ReplacementUsesStack);
-    } else {
-        Form::Call
-    };
-    Ok(Way { form, hook, flags_free, template: None })
-}
 
-/// The hook of a site that has a stack.
-fn hook(site: &AllegedSite, shape: Shape, mode: Mode) -> Option<Hook> {
-    match (site.class, shape.operand) {
-        (Class::In | Class::Out, Operand::AlDx) => Some(Hook::Port),
-        (Class::Invlpg | Class::Invpcid, _) | (Class::MovToCr, Operand::Cr4) => Some(Hook::Flush),
-        // Each processor loads its task register once: that is how the wedge learns of it.
-        (Class::Ltr, _) => Some(Hook::Descriptor),
-        _ if mode == Mode::Native => None,
-        (Class::Lidt | Class::Lldt, _) => Some(Hook::Descriptor),
-        _ => site.flags.contains(Flags::EXTABLE).then_some(Hook::Fault),
+    /// Whether there is a stack. At its physical address code has one, but there is no routine to be called.
+    fn has_stack(&self) -> bool {
+        !self.site.flags.intersects(Flags::NO_STACK.union(Flags::HEAD))
+    }
+
+    /// The hook without which the wedge would be deaf.
+    fn hook(&self) -> Option<Hook> {
+        match (self.site.class, self.shape.operand) {
+            _ if !self.has_stack() => None,
+            (Class::In | Class::Out, Operand::AlDx) => Some(Hook::Port),
+            (Class::Invlpg | Class::Invpcid, _) | (Class::MovToCr, Operand::Cr4) => Some(Hook::Flush),
+            // Each processor loads its task register once: that is how the wedge learns of it.
+            (Class::Ltr, _) => Some(Hook::Descriptor),
+            _ => None,
+        }
     }
 }
 

@@ -10,23 +10,22 @@
 //!
 //! The flags say where code may stand. *No stack*: nothing is pushed; the stub says which site it is in a variable, and jumps.
 //! *Head*: that code runs at its physical address, where no branch reaches a stub, so the slot becomes an INT3, and whoever
-//! gets the breakpoint asks [`Engine::site_at`](super::Engine::site_at). So does the slot of a single instruction that could
+//! gets the breakpoint asks [`Engine::site_at`](crate::sites::Engine::site_at). So does the slot of a single instruction that could
 //! not be padded: POPF and SGDT would not even fault in ring 3. *Copied*: a copy has no site, so the instruction
 //! stays, and is emulated as one that nobody knew of.
 //!
-//! The host may deliver an event at any instruction. [`templates`](super::templates) says what holds there.
+//! The host may deliver an event at any instruction. [`templates`](crate::sites::templates) says what holds there.
 
 use annotate::instructions::Class;
 use annotate::record::{AllegedSite, Flags, LiveFlags, MINIMUM_SLOT};
 
-use super::bytes::Bytes;
-use super::encoding::Shape;
-use super::way::{Form, Left, Mode, Way, way as bare_way};
+use super::{Case, Form, Left, Native, Policy, Way};
+use crate::sites::bytes::Bytes;
 
-/// The virtual processor as rewritten sites see it. All are addresses within 2 GB of the stubs and the guest's text, but for
-/// the selectors.
+/// The guest's kernel runs without privileges. What its rewritten sites see of the virtual processor: addresses within 2 GB of
+/// the stubs and the guest's text, all but the selectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Virtual {
+pub struct Deprivileged {
     /// A byte: 0 where the virtual IF is set, 1 where it is clear. While it is 1 no event is delivered.
     pub mask: u64,
     /// A byte: not 0 if an event waits for the virtual IF.
@@ -37,7 +36,7 @@ pub struct Virtual {
     pub control: [u64; 9],
     /// 4 bytes: the number of the site that jumps without a stack.
     pub site: u64,
-    /// Called to emulate a site; [`Engine::at_stub`](super::Engine::at_stub) knows it by the return address. Keeps what the
+    /// Called to emulate a site; [`Engine::at_stub`](crate::sites::Engine::at_stub) knows it by the return address. Keeps what the
     /// instruction keeps. Returns, or leaves for where the instruction leads.
     pub emulate: u64,
     /// Jumped to for the same where there is no stack, with the number of the site in `site`. Goes on behind the slot.
@@ -58,7 +57,7 @@ pub struct Virtual {
 
 /// The code that stands for an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Template {
+pub(in crate::sites) enum Template {
     Cli,
     Sti,
     Pushf,
@@ -75,7 +74,7 @@ pub(super) enum Template {
 
 impl Template {
     /// Its length and where its displacement from RIP stands, if it is one instruction.
-    pub(super) fn single(self) -> Option<(u8, u8)> {
+    pub(in crate::sites) fn single(self) -> Option<(u8, u8)> {
         match self {
             Self::Sysretq => Some((5, 1)),
             Self::Swapgs => Some((6, 2)),
@@ -103,21 +102,20 @@ impl Template {
     }
 }
 
-/// How a padded site is taken; `whole` if it is all of a replacement.
-pub(super) fn way(
-    site: &AllegedSite,
-    shape: Shape,
-    original: Bytes,
-    whole: bool,
-    machine: &Virtual,
-) -> Result<Way, Left> {
-    let unpadded = Left::unpadded(site.flags);
-    let Some(template) = template(site, original.before(site.length), machine) else {
-        if let Some(left) = unpadded {
-            return Err(left);
+impl Policy for Deprivileged {
+    fn way(&self, case: &Case<'_>) -> Result<Way, Left> {
+        let Case { site, original, .. } = *case;
+        match (template(site, original.before(site.length), self), Left::unpadded(site.flags)) {
+            (Some(template), unpadded) => way(case, template, unpadded),
+            (None, Some(left)) => Err(left),
+            (None, None) => Native.way(case),
         }
-        return bare_way(site, shape, whole, Mode::Native);
-    };
+    }
+}
+
+/// How a site is taken that something stands for; `unpadded` if it was not padded.
+fn way(case: &Case<'_>, template: Template, unpadded: Option<Left>) -> Result<Way, Left> {
+    let Case { site, shape, whole, .. } = *case;
     let flags = site.flags;
     let stack = !flags.contains(Flags::NO_STACK);
     let flags_free =
@@ -150,7 +148,7 @@ pub(super) fn way(
 }
 
 /// What stands for the instruction of a site; `None` if it stays itself.
-fn template(site: &AllegedSite, original: Bytes, machine: &Virtual) -> Option<Template> {
+fn template(site: &AllegedSite, original: Bytes, policy: &Deprivileged) -> Option<Template> {
     let bytes = original.array();
     let alone = |encoding: &[u8]| usize::from(site.length) == encoding.len() && bytes.starts_with(encoding);
     let wanted = match site.class {
@@ -167,7 +165,7 @@ fn template(site: &AllegedSite, original: Bytes, machine: &Virtual) -> Option<Te
         Class::Iret if alone(&[0x48, 0xcf]) => Template::Iretq,
         Class::Sysret if alone(&[0x48, 0x0f, 0x07]) => Template::Sysretq,
         Class::Iret | Class::Sysret => Template::EmulateWithoutStack,
-        Class::MovFromCr if readable(&bytes, machine).is_some() => Template::MovFromCr,
+        Class::MovFromCr if readable(&bytes, policy).is_some() => Template::MovFromCr,
         Class::MovFromSeg if reads_cs_or_ss(original) => Template::Emulate,
         class if stays(class).is_some() => return None,
         _ => Template::Emulate,
@@ -179,7 +177,7 @@ fn template(site: &AllegedSite, original: Bytes, machine: &Virtual) -> Option<Te
 const RSP: u8 = 4;
 
 /// The register of `pushfq; pop`: 9C, then 58+r with REX.B or without (SDM Vol. 2B, POP).
-pub(super) fn popped(bytes: &[u8]) -> Option<u8> {
+pub(in crate::sites) fn popped(bytes: &[u8]) -> Option<u8> {
     match *bytes {
         [0x9c, pop @ 0x58..=0x5f, ..] => Some(pop & 7),
         [0x9c, 0x41, pop @ 0x58..=0x5f, ..] => Some(pop & 7 | 8),
@@ -189,13 +187,13 @@ pub(super) fn popped(bytes: &[u8]) -> Option<u8> {
 
 /// The general-purpose register of a MOV from a control register that may be read, and where that is: 0F 20 /r, with REX or
 /// without (SDM Vol. 2B, MOV - Move to/from Control Registers). REX.R means CR8 to CR15, REX.B R8 to R15.
-pub(super) fn readable(bytes: &[u8], machine: &Virtual) -> Option<(u8, u64)> {
+pub(in crate::sites) fn readable(bytes: &[u8], policy: &Deprivileged) -> Option<(u8, u64)> {
     let (rex, modrm) = match *bytes {
         [0x0f, 0x20, modrm, ..] => (0, modrm),
         [rex @ 0x40..=0x4f, 0x0f, 0x20, modrm, ..] => (rex, modrm),
         _ => return None,
     };
-    let control = machine.control.get(usize::from(modrm >> 3 & 7 | rex << 1 & 8)).copied();
+    let control = policy.control.get(usize::from(modrm >> 3 & 7 | rex << 1 & 8)).copied();
     control.filter(|address| *address != 0).map(|address| (modrm & 7 | rex << 3 & 8, address))
 }
 
@@ -214,7 +212,7 @@ fn reads_cs_or_ss(original: Bytes) -> bool {
 /// not fault (SDM Vol. 2, POPF, SGDT, CPUID, RDGSBASE ...), or the host takes it for something else: Xen ignores STI, and SYSCALL
 /// is a hypercall.
 /// Copies are left because the kernel has few of them, which save the flags and restore them.
-pub(super) fn is_lost(class: Class, left: Left) -> bool {
+pub(in crate::sites) fn is_lost(class: Class, left: Left) -> bool {
     let is_silent = matches!(
         class,
         Class::Cli

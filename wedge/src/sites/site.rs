@@ -10,14 +10,14 @@ use annotate::instructions::Class;
 use annotate::record::{AllegedSite, Flags, LiveFlags, RECORD_SIZE};
 
 use super::bytes::{Bytes, LONGEST_SLOT};
-use super::deprivileged::Template;
-use super::fuse::Site;
+use super::fuse::InSlot;
 use super::moves::Fields;
-use super::way::{Form, Hook};
+use super::policy::Template;
+use super::policy::{Form, Hook};
 
 /// A site that is taken.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
+pub struct Site {
     pub(super) address: u64,
     /// Where the kernel may have copied the site to, 0 if nowhere.
     pub(super) copy: u64,
@@ -25,7 +25,7 @@ pub struct Entry {
 }
 
 // It is copied by the thousand: more than 64 bytes would be left to a routine.
-const _: () = assert!(size_of::<Option<Entry>>() == 64);
+const _: () = assert!(size_of::<Option<Site>>() == 64);
 
 /// What a site has in common with those that are like it, but for the displacement in what its slot becomes.
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +40,9 @@ pub(super) struct Kind {
     pub(super) form: Form,
     pub(super) hook: Option<Hook>,
     pub(super) flags_free: bool,
-    /// What stands for the instruction, in virtual mode.
+    /// What stands for the instruction, in deprivileged mode.
     pub(super) template: Option<Template>,
-    /// Offset of the original in the stub; 0 in virtual mode.
+    /// Offset of the original in the stub; 0 in deprivileged mode.
     pub(super) body: u8,
 }
 
@@ -160,7 +160,7 @@ impl Kind {
     }
 }
 
-impl Entry {
+impl Site {
     /// Address of the site.
     #[must_use]
     pub fn address(&self) -> u64 {
@@ -246,9 +246,9 @@ impl Entry {
     }
 
     /// The instructions as they stand in the slot.
-    pub(super) fn in_slot(&self) -> Site {
+    pub(super) fn in_slot(&self) -> InSlot {
         let Kind { original: bytes, second, displacement, .. } = self.kind;
-        Site { bytes, slot: self.slot(), length: self.length(), second, displacement }
+        InSlot { bytes, slot: self.slot(), length: self.length(), second, displacement }
     }
 
     /// The places that are the site's as long as the guest runs.
@@ -282,15 +282,9 @@ impl Seen {
 
     /// The number of a site that is alike, and what is different in its stub.
     #[inline]
-    pub(super) fn like(
-        &self,
-        place: usize,
-        key: Key,
-        bytes: Bytes,
-        entries: &[Option<Entry>],
-    ) -> Option<(usize, Fields)> {
+    pub(super) fn like(&self, place: usize, key: Key, bytes: Bytes, sites: &[Option<Site>]) -> Option<(usize, Fields)> {
         let index = usize::from(self.numbers[place]);
-        let Kind { key: other, original, .. } = entries.get(index)?.as_ref()?.kind;
+        let Kind { key: other, original, .. } = sites.get(index)?.as_ref()?.kind;
         (other == key && original == bytes).then(|| (index, self.fields[place]))
     }
 
