@@ -5,7 +5,8 @@
 //! the case for the other page of a pair, if it has been used before, which its accessed flag tells; farther away it is not,
 //! least of all after a `fork`. In the kernel half all that are present are filled: a fault on the stack that the fault
 //! itself is pushed to cannot be taken, so a kernel stack has to be there as a whole from its first touch on. But ahead of
-//! need only memory is mapped: a device is accessed by whoever means it.
+//! need only memory is mapped: a device is accessed by whoever means it. A stack that begins in one block and ends in the next
+//! is filled by its first store, too ([`Shadow::fill_below`]).
 //!
 //! Where no table is left, the ones that were filled least recently go, whosever they are: another space's, the current
 //! one's, the kernel half's. What has just been filled goes last, so each fill gets its access farther; and what is in use but
@@ -16,8 +17,9 @@ use super::host::{BLOCK, Frame, Host, Level, Link};
 use super::tables::MIXED;
 use super::walk::{Source, Walk};
 use super::{Access, OutOfTables, Outcome, Shadow};
+use crate::guest::linux::STACK_PAGES;
 use crate::x86::paging::entry::{ACCESSED, PRESENT};
-use crate::x86::paging::index;
+use crate::x86::paging::{PAGE, index};
 
 /// Why a page is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +87,15 @@ impl Shadow<'_> {
         }
         self.finish(host);
         Outcome::OutOfTables
+    }
+
+    /// The kernel has stored to a page that may be the top of a stack, and the stack may go on below the block that the page is
+    /// in: then that is filled, too.
+    pub(super) fn fill_below(&mut self, address: u64, host: &mut impl Host) {
+        let within = (index(address, 1) % BLOCK) as u64;
+        if is_kernel(address) && within < STACK_PAGES - 1 {
+            self.prefill((address & !(PAGE - 1)).wrapping_sub((within + 1) * PAGE), host);
+        }
     }
 
     /// What nearly all fills of a space are: a page of a program's, in a table that it reaches, where there was none.

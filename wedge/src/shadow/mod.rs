@@ -208,7 +208,13 @@ impl<'a> Shadow<'a> {
         match self.walk(address, access, host) {
             Err(error) => Outcome::Fault { error },
             Ok(_) if access.user && is_kernel(address) => Outcome::Fault { error: self.mode.error(access, None) },
-            Ok(walk) => self.fill(address, Why::Fault(access), &walk, host),
+            Ok(walk) => {
+                let outcome = self.fill(address, Why::Fault(access), &walk, host);
+                if access.write && outcome == Outcome::Filled {
+                    self.fill_below(address, host);
+                }
+                outcome
+            }
         }
     }
 
@@ -225,7 +231,11 @@ impl<'a> Shadow<'a> {
         let Ok(walk) = self.walk(address, Access { write, user: false, fetch: false }, host) else { return Ok(false) };
         match self.fill(address, Why::Required, &walk, host) {
             Outcome::OutOfTables => Err(OutOfTables),
-            outcome => Ok(matches!(outcome, Outcome::Filled | Outcome::Spurious)),
+            Outcome::Filled => {
+                self.fill_below(address, host);
+                Ok(true)
+            }
+            outcome => Ok(outcome == Outcome::Spurious),
         }
     }
 

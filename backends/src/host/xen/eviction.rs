@@ -1,6 +1,6 @@
 //! Stacks that are evicted all the time, for a test.
 //!
-//! Where a frame is to be pushed on a page that the shadow has dropped, the guest ends ([`super::stacks`]). Whether whoever
+//! Where a frame is to be pushed on a page that the shadow has dropped, the guest ends (`stacks`). Whether whoever
 //! maps such pages again does so, load shows by chance only: a page must be dropped just before it is needed. With
 //! `afterburn.evict=` the table that maps one of these stacks is dropped each time that somebody has to see to it: by the
 //! shadow's own code, and counted as any other. What is dropped are tables, and so 2 MB around the page.
@@ -11,21 +11,8 @@
 use wedge::cpu::Context;
 use wedge::vm::Memory as _;
 
-use super::traps::{Vm, Xen};
+use super::guest::{Eviction, Moment, Pages, STACK_LENGTH, Vm, Xen};
 use crate::boot::options::Stack;
-
-/// When something is evicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
-    /// Before the wedge does anything: it may write a frame.
-    Entry,
-    /// Before the kernel goes to the unwritable stack in RAX.
-    Unwritable,
-    /// Before the kernel goes on.
-    Kernel,
-    /// Before a program goes on.
-    User,
-}
 
 impl Moment {
     const fn is_exit(self) -> bool {
@@ -36,21 +23,6 @@ impl Moment {
 /// Ways through the wedge are so many that all but one in this number go without an eviction, which takes the real TLB along.
 /// It is a prime, so that none of a loop's is always left out.
 const EXITS: u32 = 17;
-
-/// What is evicted.
-#[derive(Debug)]
-pub(super) struct Eviction {
-    stack: Stack,
-    /// Exits since the last eviction at one.
-    exits: u32,
-    /// An address on the stack of interrupts, if there has been one; else 0.
-    interrupts: u64,
-    /// Pages that must be mapped when the guest goes on, and are not now. Where there is none, 0.
-    missing: Pages,
-}
-
-/// Addresses, or 0.
-type Pages = [u64; 7];
 
 /// One address.
 const fn one(address: u64) -> Pages {
@@ -101,7 +73,7 @@ impl Xen {
     /// On which pages, if at this moment, frames can be pushed next.
     fn pages(vm: &mut Vm, stack: Stack, moment: Moment, context: &Context) -> Pages {
         let named = Self::named_stacks(vm);
-        let is_on = |top: u64| top.wrapping_sub(context.rsp) <= super::stacks::LENGTH;
+        let is_on = |top: u64| top.wrapping_sub(context.rsp) <= STACK_LENGTH;
         let is_thread = moment != Moment::Kernel || is_on(named.entry);
         let is_interrupt = !is_thread && !is_on(named.rsp0) && !named.ist.into_iter().any(is_on);
         match (stack, moment) {

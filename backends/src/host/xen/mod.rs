@@ -16,6 +16,7 @@ mod descriptors;
 mod entry;
 mod eviction;
 mod failsafe;
+mod guest;
 mod hypercall;
 mod interface;
 mod ldt;

@@ -23,18 +23,18 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use wedge::cpu::{Context, Frame};
-use wedge::shadow::{Host as _, Level, Table};
+use wedge::shadow::{Host as _, Level};
 
 use wedge::x86::flags;
 use wedge::x86::segment::Descriptor;
 
 use super::entry::cause;
+use super::guest::{Springboard, Vm, Xen};
 use super::hypercall;
 use super::interface::{KERNEL_CS, KERNEL_SS, mmuext};
 use super::memory::LINEAR;
 use super::segments::Segments;
 use super::tables::Tables;
-use super::traps::{Vm, Xen};
 use crate::runtime::exclusive::Pages;
 
 /// What user mode gets to see: IRETQ, and its frame.
@@ -44,18 +44,6 @@ static SPRINGBOARD: Pages<1> = Pages::new();
 const IRETQ: u64 = u64::from_le_bytes([0x48, 0xcf, 0, 0, 0, 0, 0, 0]);
 /// The words of its frame.
 const FRAME: Range<usize> = 1..6;
-
-/// Where the springboard is, and what maps it for user mode.
-#[derive(Debug)]
-pub(super) struct Springboard {
-    /// Tables of levels 3, 2 and 1, in no root while it is not in use. The first is pinned: Xen looks at all entries of tables
-    /// that come into use, and goes on doing so with each return otherwise.
-    tables: [Table; 3],
-    /// Where they lead from.
-    path: Option<u64>,
-    /// Where user mode has it, while it is in use.
-    address: Option<u64>,
-}
 
 impl Springboard {
     /// One that is not in use; `None` if there are no page tables left.

@@ -20,7 +20,7 @@
 //! | a stack that cannot be written (return to 16 bits) | `reach_unwritable_stack` | `unwritable` |
 //! | a program's, just before SYSRET | only fetches can fault there: `keep_stacks` maps that code | `sysret` |
 //!
-//! The words in the last column have the stack of that row evicted all the time ([`super::eviction`]).
+//! The words in the last column have the stack of that row evicted all the time (`eviction`).
 //!
 //! A stack's first touch fills its whole block (`wedge/src/shadow/fill.rs`), so all that is left are tables that were dropped.
 //! After that has happened in the kernel half, `keep_stacks` maps again what is named here, and it has the tables dropped
@@ -32,54 +32,19 @@ use core::sync::atomic::Ordering;
 use annotate::instructions::Class;
 use iced_x86::{Instruction, OpKind, Register};
 use wedge::cpu::{Context, Host as _, decode};
-use wedge::guest::linux::StackSwitch;
+use wedge::guest::linux::{STACK_PAGES, StackSwitch};
 use wedge::shadow::OutOfTables;
 use wedge::sites::Engine;
 use wedge::vm::Memory as _;
 
 use super::cpu::CPU;
 use super::entry::xen_syscall_slow;
-use super::eviction::Moment;
+use super::guest::{Moment, NamedStacks, Stacks, Vm, Xen};
 use super::memory::pointer;
-use super::traps::{Vm, Xen};
 use crate::runtime::{PAGE, say};
-
-/// A kernel stack has this many pages at most (Linux, `arch/x86/include/asm/page_64_types.h`, `THREAD_SIZE`).
-const STACK_PAGES: u64 = 4;
-
-/// In bytes.
-pub(super) const LENGTH: u64 = STACK_PAGES * PAGE;
 
 /// What Xen pushes at once: a frame, an error code, and RCX and R11 below it (Xen, `create_bounce_frame`), with room to spare.
 const PUSHED: u64 = 128;
-
-/// The stacks that the guest's tables and code name; 0 where there is none.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct NamedStacks {
-    pub(super) rsp0: u64,
-    pub(super) ist: [u64; 7],
-    /// That of SYSCALL's entry code.
-    pub(super) entry: u64,
-}
-
-/// Where the kernel changes stacks, and what has been done about that.
-#[derive(Debug)]
-pub(super) struct Stacks {
-    /// The site behind which the kernel goes to the unwritable stack in RAX, if there is one.
-    unwritable: Option<u64>,
-    /// The sites of SYSRET: of SYSCALL's entry code, and of that for compatibility mode.
-    returns: [u64; 2],
-    /// Tables of the kernel half that had been dropped when all stacks were mapped last.
-    evictions: u64,
-    /// Where the kernel goes from one thread's stack to another's, if that is known.
-    switch: Option<StackSwitch>,
-    /// Whether threads' stacks can be missing: there is a breakpoint, or it has been said that there can be none.
-    watched: bool,
-    /// The word from which SYSCALL's entry code loads RSP.
-    named_by_entry: Option<u64>,
-    /// The guest's entry point for SYSCALL from compatibility mode, if what it accesses first is known to be mapped.
-    prepared32: Option<u64>,
-}
 
 impl Stacks {
     /// Of a kernel with these sites, in whose text there is a breakpoint at `unwritable`.

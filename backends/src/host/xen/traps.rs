@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 use wedge::cpu::{Context, Event, Exception};
 use wedge::guest::linux;
 use wedge::sites::Site;
-use wedge::vm::{self, End, Exit, Host};
+use wedge::vm::{End, Exit, Host};
 use wedge::x86::{flags, vector};
 
 use super::board::Board;
@@ -17,36 +17,18 @@ use super::cpu::CPU;
 use super::entry::{
     SHARED_PAGE, cause, exit, xen_emulate, xen_emulate_without_stack, xen_iret, xen_syscall_slow, xen_unmasked,
 };
-use super::eviction::{Eviction, KEPT, Moment};
+use super::eviction::KEPT;
 use super::failsafe;
+use super::guest::{Moment, Vm, Xen};
 use super::hypercall::{self, Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
 use super::ldt::Ldt;
-use super::narrow_stack::Springboard;
 use super::processor::Processor;
-use super::stacks::Stacks;
 use super::tables::Tables;
 use crate::Backend;
 use crate::boot::options::Stack;
 use crate::runtime::exclusive::Exclusive;
 use crate::runtime::say;
-
-/// A guest on Xen.
-pub(super) type Vm = vm::Vm<Xen>;
-
-/// What Xen adds to a guest.
-#[derive(Debug)]
-pub(super) struct Xen {
-    pub(super) stacks: Stacks,
-    pub(super) springboard: Springboard,
-    /// The number of the site that returns from system calls. Its slot is a jump that says nothing of it; should there be
-    /// several, they differ by nothing but their address.
-    pub(super) sysret: usize,
-    /// Whether the guest was stepped when a stub called.
-    pub(super) steps: bool,
-    /// What is evicted all the time, for a test.
-    pub(super) eviction: Option<Eviction>,
-}
 
 /// The guest. Events are masked in the wedge; an exception there is the end.
 static RESIDENT: Exclusive<Option<Vm>> = Exclusive::new(None);

@@ -22,6 +22,10 @@ pub const SYSTEM_CALL: u8 = 0x80;
 /// `arch/x86/include/asm/desc.h`, `native_load_tls`; `segment.h`, `GDT_ENTRY_TLS_MIN`).
 pub const TLS_ENTRIES: Range<usize> = 12..15;
 
+/// A stack of the kernel's has so many pages at most (`arch/x86/include/asm/page_64_types.h`, `THREAD_SIZE`, `IRQ_STACK_SIZE`,
+/// `EXCEPTION_STKSZ`).
+pub const STACK_PAGES: u64 = 4;
+
 /// The SWAPGS behind which Linux puts RSP on a stack that cannot be written and has never been touched (6.1,
 /// `native_irq_return_ldt`, to hide the upper half of RSP from 16-bit user mode): a page fault there could be pushed nowhere.
 ///

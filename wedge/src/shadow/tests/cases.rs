@@ -53,6 +53,27 @@ fn a_kernel_stack_is_there_as_a_whole() {
     });
 }
 
+/// Not every stack lies in one block: that of interrupts, where stacks are mapped by pages, begins at any page.
+#[test]
+fn a_kernel_stack_is_there_as_a_whole_wherever_it_begins() {
+    for first in (1..16).chain(509..512) {
+        let mut machine = guest();
+        *machine.entry(4, 1) = 0x6000 | ALL;
+        for page in first..first + 4 {
+            *machine.entry(5 + page / 512, page % 512) = 0x20_0000 | (page as u64) << 12 | 0x43;
+        }
+        with(machine, |shadow, machine| {
+            let write = Access { write: true, ..READ };
+            let at = |page: usize| KERNEL + page as u64 * 0x1000;
+            assert_eq!(shadow.fault(at(first + 3), write, machine), Outcome::Filled);
+            for page in first..first + 4 {
+                assert!(machine.walk(at(page), false).is_some(), "page {page} of a stack from {first} on");
+            }
+            assert!(machine.walk(at(first - 1), false).is_none(), "there is nothing below it");
+        });
+    }
+}
+
 #[test]
 fn neighbours_that_were_not_used_are_not_filled() {
     let mut machine = guest();
