@@ -14,6 +14,7 @@ use core::fmt;
 
 use annotate::record::RECORD_SIZE;
 
+use crate::sites::Memory;
 use crate::x86::paging::PAGE;
 
 /// The section of the wedge that holds its [`Parameters`].
@@ -125,13 +126,8 @@ impl core::error::Error for Misplaced {}
 #[must_use]
 pub const fn arena_length(sites: u64) -> u64 {
     const SITES_OF_MODULES: u64 = 4096;
-    const STUB: u64 = 64;
-    const COUNTER: u64 = 8;
-    const SNAPSHOT: u64 = 8;
-    const ENTRY: u64 = 64;
-    const ORDER: u64 = 4;
     const GRANULE: u64 = 2 << 20;
-    (sites + SITES_OF_MODULES).saturating_mul(STUB + COUNTER + SNAPSHOT + ENTRY + ORDER).next_multiple_of(GRANULE)
+    (sites + SITES_OF_MODULES).saturating_mul(Memory::EACH as u64).next_multiple_of(GRANULE)
 }
 
 /// The first bytes of a payload.

@@ -38,23 +38,10 @@ use std::io::{self, Write};
 use super::lookup::{Candidate, spellings};
 use super::operands::{CONTROL_REGISTERS, DEBUG_REGISTERS};
 use crate::instructions::{Class, When};
+use crate::pad::NOPS;
 use crate::record::{
     Flags, Liveness, MINIMUM_SLOT, NOTE_NAME, NOTE_SECTION, RECORD_SIZE, UNPADDED_DISPLACEMENT, VERSION,
 };
-
-/// Recommended multi-byte NOPs (SDM Vol. 2B, NOP, Table 4-12), as `.byte` operands, by length.
-const NOPS: [&str; 10] = [
-    "",
-    "0x90",
-    "0x66,0x90",
-    "0x0f,0x1f,0",
-    "0x0f,0x1f,0x40,0",
-    "0x0f,0x1f,0x44,0,0",
-    "0x66,0x0f,0x1f,0x44,0,0",
-    "0x0f,0x1f,0x80,0,0,0,0",
-    "0x0f,0x1f,0x84,0,0,0,0,0",
-    "0x66,0x0f,0x1f,0x84,0,0,0,0,0",
-];
 
 const SITE: &str = "28110";
 const PAD: &str = "28111";
@@ -335,8 +322,12 @@ impl Insertion {
 
     fn behind(&self, class: &str, pad: u8, objtool_hints: bool, out: &mut impl Write) -> io::Result<()> {
         write!(out, ";{PAD}:")?;
-        if let Some(nop) = NOPS.get(usize::from(pad)).filter(|nop| !nop.is_empty()) {
-            write!(out, ".byte {nop};")?;
+        if let Some([first, rest @ ..]) = NOPS.get(usize::from(pad)) {
+            write!(out, ".byte {first:#04x}")?;
+            for byte in rest {
+                if *byte == 0 { out.write_all(b",0")? } else { write!(out, ",{byte:#04x}")? }
+            }
+            out.write_all(b";")?;
         }
         write!(out, "{END}:")?;
         let displacement = if self.is_padded() { 0 } else { UNPADDED_DISPLACEMENT };

@@ -9,7 +9,7 @@ use wedge::sites::{Memory, STUB_SIZE, Site};
 use super::{PAGE, WINDOW};
 
 /// The memory behind the wedge: stubs first, since they are executed, then counters, snapshot,
-/// entries, order.
+/// sites, order.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arena {
     span: Span,
@@ -20,10 +20,9 @@ impl Arena {
     /// As many sites as fit into a part of the image.
     pub(crate) fn new(span: Span) -> Self {
         let span = Span { offset: LOAD_ADDRESS + span.offset, ..span };
-        let each = STUB_SIZE + 2 * size_of::<u64>() + size_of::<Option<Site>>() + size_of::<u32>();
         // Each of the five parts may be followed by most of a page.
         let length = usize::try_from(span.length.saturating_sub(5 * PAGE)).unwrap_or(0);
-        Self { span, sites: length / each }
+        Self { span, sites: length / Memory::EACH }
     }
 
     /// Its end, as an offset in the window.

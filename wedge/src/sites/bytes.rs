@@ -22,6 +22,16 @@ const MASKS: [u128; 32] = {
 pub(super) struct Bytes(pub(super) u128);
 
 impl Bytes {
+    /// At most 16 bytes.
+    pub(super) const fn of(bytes: &[u8]) -> Self {
+        let (mut number, mut place) = (0, bytes.len());
+        while place > 0 {
+            place -= 1;
+            number = number << 8 | bytes[place] as u128;
+        }
+        Self(number)
+    }
+
     /// Reads a slot of a length that most have: 5 to 8 bytes.
     #[inline]
     pub(super) fn read_short(slot: &[u8]) -> Option<Self> {

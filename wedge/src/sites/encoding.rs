@@ -8,6 +8,7 @@
 
 use annotate::check::{Contradiction, check};
 use annotate::instructions::{Class, Part, sequence};
+use annotate::pad::NOPS;
 use annotate::record::AllegedSite;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Register};
 
@@ -44,17 +45,16 @@ pub(super) enum Operand {
     Other,
 }
 
-/// Recommended multi-byte NOPs by length (SDM Vol. 2B, NOP, Table 4-12), which are what the assembler stage pads with.
-const NOPS: [Bytes; 8] = [
-    Bytes(0),
-    Bytes(0x90),
-    Bytes(0x9066),
-    Bytes(0x00_1f0f),
-    Bytes(0x0040_1f0f),
-    Bytes(0x00_0044_1f0f),
-    Bytes(0x0000_441f_0f66),
-    Bytes(0x00_0000_0080_1f0f),
-];
+/// What the assembler stage pads with, by length.
+const PADS: [Bytes; NOPS.len()] = {
+    let mut pads = [Bytes(0); NOPS.len()];
+    let mut length = 0;
+    while length < pads.len() {
+        pads[length] = Bytes::of(NOPS[length]);
+        length += 1;
+    }
+    pads
+};
 
 impl Shape {
     /// Holds an alleged site against the bytes of its slot; `bytes` are the same, if they are few enough.
@@ -84,7 +84,7 @@ impl Shape {
             (second.end, Some(first.end))
         };
         let pad = usize::from(site.slot).checked_sub(end)?;
-        if end != usize::from(site.length) || bytes.behind(site.length) != NOPS.get(pad)?.up(site.length) {
+        if end != usize::from(site.length) || bytes.behind(site.length) != PADS.get(pad)?.up(site.length) {
             return None;
         }
         Some(Self {

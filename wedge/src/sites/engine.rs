@@ -31,6 +31,12 @@ pub struct Memory<'a> {
     pub order: &'a mut [u32],
 }
 
+impl Memory<'_> {
+    /// Bytes for each site.
+    pub const EACH: usize =
+        STUB_SIZE + size_of::<AtomicU64>() + size_of::<u64>() + size_of::<Option<Site>>() + size_of::<u32>();
+}
+
 /// The rewriter.
 #[derive(Debug)]
 pub struct Engine<'a> {

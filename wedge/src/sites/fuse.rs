@@ -21,7 +21,7 @@ use super::bytes::Bytes;
 const LONGEST: u8 = 15;
 
 /// Single-byte NOPs.
-pub(super) const NOPS: Bytes = Bytes(u128::from_le_bytes([0x90; 16]));
+pub(super) const SINGLE_NOPS: Bytes = Bytes(u128::from_le_bytes([0x90; 16]));
 
 /// The instructions of a site as they stand in its slot.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,6 @@ pub(super) fn fuse(site: &InSlot, prefix: u8) -> Option<Bytes> {
     let first = bytes.before(second);
     let last = bytes.before(length).behind(second).up(prefixes);
     let filler = Bytes(u128::from_le_bytes([prefix; 16])).before(second + prefixes).behind(second);
-    let nops = NOPS.before(site.slot).behind(length + prefixes);
+    let nops = SINGLE_NOPS.before(site.slot).behind(length + prefixes);
     Some(first.or(filler).or(last).or(nops))
 }

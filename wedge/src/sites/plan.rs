@@ -9,7 +9,7 @@ use annotate::record::{AllegedSite, Flags, RECORD_SIZE, RawRecord};
 use super::bytes::Bytes;
 use super::encoding::Shape;
 use super::engine::Engine;
-use super::fuse::{NOPS, fuse};
+use super::fuse::{SINGLE_NOPS, fuse};
 use super::moves::Fields;
 use super::policy::{Case, Form, Left, Mode, Native, Policy as _, Probe, Way, is_lost};
 use super::site::{Key, Kind, Seen, Site};
@@ -146,7 +146,7 @@ impl Engine<'_> {
         let mut fields = Fields::default();
         match site.form() {
             Form::Fused => site.kind.rewritten = fuse(&site.in_slot(), filler).ok_or(Left::OutOfReach)?,
-            Form::Trap => site.kind.rewritten = Bytes(INT3.into()).or(NOPS.before(site.slot()).behind(1)),
+            Form::Trap => site.kind.rewritten = Bytes(INT3.into()).or(SINGLE_NOPS.before(site.slot()).behind(1)),
             Form::Inline => {
                 let template = site.kind.template.ok_or(Left::NoStub)?;
                 let inline = templates::inline(template, &site, &self.policy)?;

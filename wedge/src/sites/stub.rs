@@ -15,7 +15,7 @@
 //! a program that disassembles a stub finds what it expects.
 
 use super::bytes::Bytes;
-use super::fuse::NOPS;
+use super::fuse::SINGLE_NOPS;
 use super::moves::{Fields, Place, Target};
 use super::policy::{Form, Hook, Left};
 use super::site::Site;
@@ -96,7 +96,7 @@ pub(super) fn branch(form: Form, place: u64, slot: u8, stub: u64) -> Result<Byte
     let opcode = if form == Form::Call { CALL } else { JMP };
     let distance = distance(place.wrapping_add(BRANCH.into()), stub)?;
     let branch = u128::from(opcode) | u128::from(u32::from_le_bytes(distance)) << 8;
-    Ok(Bytes(branch).or(NOPS.before(slot).behind(BRANCH)))
+    Ok(Bytes(branch).or(SINGLE_NOPS.before(slot).behind(BRANCH)))
 }
 
 /// The 32-bit distance between two addresses.

@@ -19,7 +19,7 @@
 //! * There is no red zone.
 
 use super::bytes::Bytes;
-use super::fuse::NOPS;
+use super::fuse::SINGLE_NOPS;
 use super::moves::Target;
 use super::policy::{Deprivileged, Template, popped, readable};
 use super::policy::{Form, Left};
@@ -159,7 +159,7 @@ impl<'a> Listing<'a> {
     pub(super) fn in_slot(&self) -> Option<Bytes> {
         let length = u8::try_from(self.code.length()).ok()?;
         let bytes = Bytes::read(self.code.bytes().get(..length.into())?)?;
-        (length <= self.site.slot()).then(|| bytes.or(NOPS.before(self.site.slot()).behind(length)))
+        (length <= self.site.slot()).then(|| bytes.or(SINGLE_NOPS.before(self.site.slot()).behind(length)))
     }
 
     /// Where a context is that was interrupted at the instruction at this offset; `None` if there starts none.
