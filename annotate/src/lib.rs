@@ -3,6 +3,7 @@
 //! * [`instructions`]: the one table of sensitive instructions.
 //! * [`pad`]: the NOPs of a slot.
 //! * [`record`]: the annotation record; [`check`]: an allegation held against the bytes it talks about.
+//! * [`linux`]: what is known of Linux.
 //! * [`text`]: the assembler stage, GAS text in and GAS text out.
 //! * [`object`]: the other side, objects and kernels: reading records, verifying them, the census.
 //!
@@ -13,11 +14,10 @@
 
 pub mod check;
 pub mod instructions;
+pub mod linux;
 pub mod pad;
 pub mod record;
 
-#[cfg(feature = "std")]
-mod linux;
 #[cfg(feature = "std")]
 pub mod object;
 #[cfg(feature = "std")]

@@ -2,6 +2,7 @@
 //! `arch/x86`).
 
 use annotate::object::elf::Place;
+use wedge::guest::linux::symbol;
 use wedge::image::GuestFacts;
 
 use super::kernel::Kernel;
@@ -24,11 +25,11 @@ const LARGE_PAGE: u64 = 2 << 20;
 /// Finds out what the wedge must know of a kernel.
 pub(super) fn facts(kernel: &Kernel<'_>) -> anyhow::Result<GuestFacts> {
     Ok(GuestFacts {
-        window_entry: physical(kernel, "level3_kernel_pgt")? + WINDOW_ENTRY * 8,
+        window_entry: physical(kernel, symbol::POINTERS)? + WINDOW_ENTRY * 8,
         user_window_entry: user_window_entry(kernel)?,
         modules_start: KERNEL_MAP + image_space(kernel)?,
         modules_end: MODULES_END,
-        stack_switch: address(kernel, "__switch_to_asm").unwrap_or(0),
+        stack_switch: address(kernel, symbol::STACK_SWITCH).unwrap_or(0),
     })
 }
 
@@ -40,7 +41,7 @@ const fn index(address: u64, shift: u32) -> u64 {
 /// The entry for the upper 512 GB in the page table of user mode. A kernel with page-table isolation has `init_top_pgt` as
 /// two pages, of which the second is that of user mode (`PGD_ALLOCATION_ORDER`, `include/asm/pgalloc.h`).
 fn user_window_entry(kernel: &Kernel<'_>) -> anyhow::Result<u64> {
-    const NAME: &str = "init_top_pgt";
+    const NAME: &str = symbol::ROOT;
     match table_size(kernel, NAME)? {
         PAGE => Ok(0),
         TWO_PAGES => Ok(physical(kernel, NAME)? + PAGE + index(WINDOW.start, 39) * 8),
@@ -67,7 +68,7 @@ fn table_size(kernel: &Kernel<'_>, name: &str) -> anyhow::Result<u64> {
 pub(super) fn image_space(kernel: &Kernel<'_>) -> anyhow::Result<u64> {
     const PRESENT: u64 = 1 << 0;
     const ADDRESS: u64 = 0x000f_ffff_ffe0_0000;
-    const NAME: &str = "level2_kernel_pgt";
+    const NAME: &str = symbol::DIRECTORY;
     place(kernel, NAME)?;
     let maps = |page: &u64| {
         kernel.word(NAME, *page).is_ok_and(|entry| entry & PRESENT != 0 && entry & ADDRESS == page * LARGE_PAGE)

@@ -5,8 +5,9 @@
 //! where the image may not reach. A kernel of which that is not true would boot into anything, some way behind the wedge's
 //! last word. So it is refused here, where somebody reads why.
 
-use annotate::object::linux::{ALTERNATIVES, alternatives};
+use annotate::linux::tables::{ALTERNATIVES, alternatives};
 use anyhow::ensure;
+use wedge::guest::linux::symbol::{DIRECTORY, ENTRY, POINTERS, ROOT};
 use wedge::loader::elf::STEP;
 use wedge::x86::paging::PAGE;
 use wedge::x86::paging::entry::{ADDRESS, PRESENT};
@@ -16,9 +17,6 @@ use super::kernel::Kernel;
 
 /// Linux's `KERNEL_IMAGE_SIZE`, without and with `CONFIG_RANDOMIZE_BASE` (`include/asm/page_64_types.h`).
 const IMAGE_SPACES: [u64; 2] = [512 << 20, 1 << 30];
-
-/// Where a kernel is entered in 64-bit mode (`kernel/head_64.S`).
-const ENTRY: &str = "startup_64";
 
 /// Refuses a kernel that the wedge cannot serve.
 pub(super) fn check(kernel: &Kernel<'_>) -> anyhow::Result<()> {
@@ -92,9 +90,7 @@ fn check_sites(kernel: &Kernel<'_>) -> anyhow::Result<()> {
 
 /// The entry that the window goes into is free, and the one behind it leads to what maps the image.
 fn check_tables(kernel: &Kernel<'_>) -> anyhow::Result<()> {
-    const POINTERS: &str = "level3_kernel_pgt";
-    const DIRECTORY: &str = "level2_kernel_pgt";
-    for name in [POINTERS, DIRECTORY, "init_top_pgt"] {
+    for name in [POINTERS, DIRECTORY, ROOT] {
         let address = kernel.elf.address(place(kernel, name)?);
         ensure!(
             address.is_multiple_of(PAGE),

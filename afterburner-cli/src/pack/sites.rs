@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use annotate::linux::tables::{Alternative, alternatives};
 use annotate::object::elf::Place;
-use annotate::object::linux::{Alternative, alternatives};
 use annotate::object::report::Site;
 use annotate::record::{Flags, MINIMUM_SLOT, RECORD_SIZE, RawRecord, UNPADDED_DISPLACEMENT};
 use wedge::image::Copied;

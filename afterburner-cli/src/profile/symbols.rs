@@ -1,6 +1,6 @@
 //! What the addresses of counters mean: functions and source lines of the kernel.
 
-use annotate::object::linux::Linux;
+use annotate::linux::tables::Linux;
 use annotate::object::report::Within;
 use annotate::object::sources::{SourceLine, Sources};
 use annotate::object::text::{Function, Functions};

@@ -20,10 +20,10 @@
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
 use super::elf::{Elf, Place};
-use super::linux::originals::Originals;
-use super::linux::patched::Patched;
-use super::linux::{Alternative, Linux, alternatives};
 use super::report::Site;
+use crate::linux::originals::Originals;
+use crate::linux::patched::Patched;
+use crate::linux::tables::{Alternative, Linux, alternatives};
 use crate::record::{Flags, LiveFlags};
 
 /// Instructions that are looked at for one site, on all ways together.

@@ -7,13 +7,13 @@
 //! * [`mod@compare`]: the padded object held against the plain one.
 //! * `liveness`: which status flags matter after a site, where the linked text tells more than the assembler's.
 //! * [`sources`]: the source line of an address.
-//! * [`linux`]: the only module that knows what is special about a Linux kernel.
+//!
+//! What is special about a Linux kernel is in [`linux`](crate::linux).
 //!
 //! All of it reads files that anybody may have written: a wrong file gives an error or a finding, never a panic.
 
 pub mod compare;
 pub mod elf;
-pub mod linux;
 mod liveness;
 pub mod records;
 mod references;

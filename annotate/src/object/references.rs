@@ -17,7 +17,7 @@ use ::object::elf::{R_X86_64_32, R_X86_64_32S, R_X86_64_64, STT_SECTION};
 use iced_x86::{Instruction, OpKind};
 
 use super::elf::{Elf, Place, Relocation, Section};
-use super::linux::without_physical_bias;
+use crate::linux::tables::without_physical_bias;
 
 /// Where compilers put jump tables: words that are relative to the start of their table, in position-independent code.
 pub(super) const JUMP_TABLES: &str = ".rodata";

@@ -17,7 +17,6 @@ use std::collections::HashSet;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Register};
 
 use super::elf::{Elf, Error, Place, Section};
-use super::linux::Linux;
 use super::liveness;
 use super::records::{BadRecord, Record, Records};
 use super::references::{Instructions, Kind, Marks, Reference, References};
@@ -25,6 +24,7 @@ use super::report::{Location, Miss, Problem, Report, Site, Within};
 use super::text::{Data, Function, Functions, Rows, landmarks, sweep};
 use crate::check::check;
 use crate::instructions::{Class, Part};
+use crate::linux::tables::Linux;
 use crate::record::Flags;
 
 /// Why an instruction without a record is no miss.

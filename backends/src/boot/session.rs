@@ -8,8 +8,8 @@
 use core::fmt;
 use core::ops::Range;
 
+use wedge::guest::linux::boot_params::Display;
 use wedge::image::{Damage, Misplaced, Parameters, Payload};
-use wedge::loader::boot_params::Display;
 use wedge::loader::command_line::{CommandLine, CommandLineError};
 use wedge::loader::initramfs::Archives;
 use wedge::loader::{Guest, LoadError, Plan};

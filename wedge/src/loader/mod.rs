@@ -14,7 +14,6 @@
 //! This module and those below it are what the wedge knows of Linux as a guest to be booted; [`elf`] alone would do for
 //! any kernel.
 
-pub mod boot_params;
 pub mod command_line;
 pub mod elf;
 pub mod initramfs;
@@ -25,8 +24,8 @@ mod synthetic;
 use core::fmt;
 use core::ops::Range;
 
+use crate::guest::linux::boot_params::{self, BootParams, Display};
 use crate::memory::{MemoryMap, OutOfMemory, PhysicalMemory, overlap};
-use boot_params::{BootParams, Display};
 use command_line::{CommandLine, Word};
 use elf::{ElfError, Kernel};
 use initramfs::{Archives, Initramfs, NoRoom};

@@ -19,6 +19,7 @@ use super::fuse::SINGLE_NOPS;
 use super::moves::{Fields, Place, Target};
 use super::policy::{Form, Hook, Left};
 use super::site::Site;
+use crate::guest::linux::BEHIND_MODULES;
 use crate::vm::port::PORT;
 use annotate::instructions::Class;
 
@@ -184,11 +185,10 @@ impl Code {
     }
 
     /// Branches off to call the wedge, for a flush of one page only if that is from the last 4 GB of the address space but not
-    /// from the last 16 MB: modules are between, and Linux maps and flushes the pages of its fixmap behind them by the ten
-    /// thousand. 16 MB more make such an address a negative 32-bit number, and no other. Without flags: neither LEA nor NOT
+    /// from the last 16 MB: modules are between. What is behind them is flushed too often ([`BEHIND_MODULES`]). 16 MB more make
+    /// such an address a negative 32-bit number, and no other. Without flags: neither LEA nor NOT
     /// nor BSWAP changes any (SDM Vol. 1, appendix A).
     fn flush_filter(&mut self, base: Option<u8>) -> Result<Option<Filter>, Left> {
-        const BEHIND_MODULES: u32 = 16 << 20;
         let Some(base) = base else { return Ok(None) };
         self.push(&[0x51])?; // push %rcx
         self.push(&[0x48 | base >> 3, 0x8d, 0x88 | base & 7])?; // lea BEHIND_MODULES(base), %rcx

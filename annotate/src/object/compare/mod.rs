@@ -36,12 +36,12 @@ use tables::Tables;
 use walk::{Side, Walked, walk};
 
 use super::elf::{Elf, Place, Relocation, Section, Symbol, Target};
-use super::linux::{self, Alternative};
 use super::records::{Record, Records};
 use super::references::JUMP_TABLES;
 use super::text::{Data, Functions};
 use super::verify::SITE_IN_DATA;
 use crate::check::check;
+use crate::linux::tables::{self as linux, Alternative};
 use crate::record::NOTE_SECTION;
 
 /// What was compared, where nothing differs.

@@ -6,8 +6,8 @@
 use core::fmt;
 use core::ops::Range;
 
+use wedge::guest::linux::boot_params::{self, Display};
 use wedge::image::{LOAD_ADDRESS, Parameters, Span};
-use wedge::loader::boot_params::{self, Display};
 use wedge::loader::command_line::CommandLine;
 use wedge::memory::{MemoryMap, OutOfMemory, TooManyRegions};
 use wedge::sites::{Engine, Mode};

@@ -11,12 +11,10 @@
 
 use core::arch::global_asm;
 
+use wedge::guest::linux::{BOOT_CS, BOOT_DS};
 use wedge::x86::control::{cr0, cr4, efer};
 use wedge::x86::msr;
 use wedge::x86::segment::{FLAT_CODE, FLAT_DATA};
-
-/// The code selector that Linux's 64-bit boot protocol wants (Documentation/x86/boot.rst: `__BOOT_CS`; `__BOOT_DS` is 0x18).
-pub(super) const CODE_SELECTOR: u16 = 0x10;
 
 global_asm!(
     r#"
@@ -92,7 +90,7 @@ mark:
     .code64
     .globl start64
 start64:
-    movl $0x18, %eax
+    movl ${BOOT_DS}, %eax
     movl %eax, %ds
     movl %eax, %es
     movl %eax, %ss
@@ -118,11 +116,11 @@ boot_descriptors:                       // the operand of LGDT, then the table (
     .word 0
     .quad 0
     .quad 0
-    .quad {FLAT_CODE}                   // 0x10
-    .quad {FLAT_DATA}                   // 0x18
+    .quad {FLAT_CODE}                   // BOOT_CS
+    .quad {FLAT_DATA}                   // BOOT_DS
     .quad 0
     .long 0                             // operand of the far jump
-    .word 0x10
+    .word {BOOT_CS}
     .word 0
 
     .bss
@@ -136,6 +134,8 @@ boot_stack:
 boot_stack_end:
     .text
     "#,
+    BOOT_CS = const BOOT_CS,
+    BOOT_DS = const BOOT_DS,
     PAE = const cr4::PAE,
     EFER = const msr::EFER,
     LME = const efer::LME,

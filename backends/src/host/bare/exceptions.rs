@@ -20,12 +20,12 @@ use core::arch::global_asm;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use wedge::guest::linux::BOOT_CS;
 use wedge::x86::segment::system::INTERRUPT_GATE;
 use wedge::x86::vector::{self, COUNT, Vectors};
 use x86_64::instructions::tables::sidt;
 
 use super::context::{Frame, Registers};
-use super::entry::CODE_SELECTOR;
 use super::paging::WriteUnprotected;
 use crate::runtime::exclusive::Exclusive;
 use crate::runtime::log::stop;
@@ -98,7 +98,7 @@ pub(super) fn set_up() {
     // SAFETY: defined below, never written.
     let entries = unsafe { &fatal_entries };
     for (gate, entry) in table.iter_mut().zip(entries) {
-        *gate = Gate { selector: CODE_SELECTOR, kind: Gate::PRESENT | INTERRUPT_GATE, ..Gate::NONE };
+        *gate = Gate { selector: BOOT_CS, kind: Gate::PRESENT | INTERRUPT_GATE, ..Gate::NONE };
         gate.set_offset(*entry);
     }
     let pointer =

@@ -12,6 +12,7 @@ use core::arch::global_asm;
 use core::hint;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use wedge::guest::linux::NMI_WORDS;
 use wedge::x86::msr::{self, apic_base};
 use wedge::x86::paging::entry::ADDRESS;
 use wedge::x86::vector::NMI;
@@ -121,7 +122,7 @@ struct Interrupted {
     /// Where to go on: the guest's handler, or 0 to return.
     handler: u64,
     /// What the code below leaves alone.
-    gap: [u64; 16],
+    gap: [u64; NMI_WORDS],
     frame: Frame,
 }
 
@@ -150,12 +151,10 @@ unsafe extern "C" {
 
 global_asm!(
     r#"
-    // Linux keeps a mark for nested NMIs in the words right below the frame that the processor pushes (entry_64.S,
-    // asm_exc_nmi): they stay untouched.
     .text
     .globl gate_2
 gate_2:
-    leaq -128(%rsp), %rsp
+    leaq -{GAP}(%rsp), %rsp
     pushq $0
     .irp register, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
     pushq %\register
@@ -171,11 +170,12 @@ gate_2:
     .endr
     cmpq $0, (%rsp)
     jne 1f
-    leaq 136(%rsp), %rsp
+    leaq {GAP}+8(%rsp), %rsp
     iretq
-1:  leaq 136(%rsp), %rsp                // flags and this word are free to use: the frame holds the guest's
-    jmpq *-136(%rsp)
+1:  leaq {GAP}+8(%rsp), %rsp                // flags and this word are free to use: the frame holds the guest's
+    jmpq *-({GAP}+8)(%rsp)
     "#,
     interrupted = sym interrupted,
+    GAP = const 8 * NMI_WORDS,
     options(att_syntax)
 );

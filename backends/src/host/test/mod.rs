@@ -23,8 +23,8 @@ use std::vec::Vec;
 
 use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
 use wedge::guest::linux;
+use wedge::guest::linux::boot_params::Display;
 use wedge::image::Parameters;
-use wedge::loader::boot_params::Display;
 use wedge::loader::command_line::CommandLine;
 use wedge::memory::{Kind, MemoryMap, Region as MemoryRegion};
 use wedge::platform::{self, Pci, Platform};

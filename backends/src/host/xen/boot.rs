@@ -8,9 +8,9 @@ use core::ops::Range;
 
 use annotate::instructions::Class;
 use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
+use wedge::guest::linux::boot_params::Display;
 use wedge::guest::linux::{self, SYSTEM_CALL, StackSwitch};
 use wedge::image::{LOAD_ADDRESS, Misplaced, Parameters, Span};
-use wedge::loader::boot_params::Display;
 use wedge::loader::command_line::{CommandLine, words};
 use wedge::loader::elf::{ElfError, Kernel};
 use wedge::memory::MemoryMap;
@@ -460,8 +460,8 @@ fn write_first_tables() {
         for entry in 0..512 {
             word(FIRST_TABLES + PAGE + 8 * entry).write(entry << 30 | LARGE | PRESENT | WRITABLE);
         }
-        word(FIRST_DESCRIPTORS + 0x10).write(FLAT_CODE.0);
-        word(FIRST_DESCRIPTORS + 0x18).write(FLAT_DATA.0);
+        word(FIRST_DESCRIPTORS + u64::from(linux::BOOT_CS)).write(FLAT_CODE.0);
+        word(FIRST_DESCRIPTORS + u64::from(linux::BOOT_DS)).write(FLAT_DATA.0);
     }
 }
 

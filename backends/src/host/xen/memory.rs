@@ -18,17 +18,18 @@ use core::ops::Range;
 
 use wedge::memory::{Kind, MemoryMap, OutOfMemory, PhysicalMemory, Region, TooManyRegions};
 
+use wedge::guest::linux::FREE_ROOT_ENTRY;
 use wedge::x86::paging::{entry, index};
 
 use super::hypercall::{self, Refused};
 use super::interface::{DOMID_SELF, MACHINE_TO_PHYSICAL, MmuUpdate, StartInfo};
 use crate::runtime::{PAGE, WINDOW, WINDOW_LENGTH};
 
-/// Where the domain's memory is mapped, by machine address: PML4 entry 272, the first behind Xen's own, which Linux leaves
-/// empty unless page tables are isolated (`Documentation/x86/x86_64/mm.rst`).
+/// Where the domain's memory is mapped, by machine address: the first PML4 entry behind Xen's own.
 pub(super) const LINEAR: u64 = 0xffff_8800_0000_0000;
 /// Its PML4 entry.
-pub(super) const LINEAR_SLOT: usize = 272;
+pub(super) const LINEAR_SLOT: usize = FREE_ROOT_ENTRY;
+const _: () = assert!(index(LINEAR, 4) == LINEAR_SLOT);
 /// Below this address the guest's memory is not the machine's.
 pub(super) const LOW: u64 = 1 << 20;
 /// Machine addresses that are served: 512 GB would fit into the entry.

@@ -1,10 +1,75 @@
-//! What has to be known of Linux's code.
+//! What is known of Linux.
 //!
-//! The wedge goes by the architecture, by the records, and by the boot protocol; a kernel that keeps to these needs nothing of
-//! what follows, which holds of Linux 6.1 to 6.12. What is left: selectors that are nowhere recorded, and two places where
-//! Linux does what a kernel in ring 3 cannot.
+//! The wedge goes by the architecture and by the records. A kernel that keeps to these, and to the boot protocol, needs nothing of
+//! what follows but that. All of it, with where Linux says so (`arch/x86/` unless it starts otherwise) and for which
+//! releases it was looked up there:
+//!
+//! | what | for | Linux | releases |
+//! |---|---|---|---|
+//! | [`boot_params`] | what the kernel is told | `include/uapi/asm/bootparam.h` | 6.1, 6.12 |
+//! | entry in 64-bit mode, [`BOOT_CS`] | how it is entered | `Documentation/x86/boot.rst` (since 6.3 `Documentation/arch/`) | 6.1, 6.12 |
+//! | [`symbol`] | what `afterburner pack` asks a kernel for | `kernel/head_64.S`, `entry/entry_64.S` | 6.1, 6.12 |
+//! | [`KERNEL_CS`], [`USER_CS`], [`TLS_ENTRIES`] | a deprivileged kernel's segments | `include/asm/segment.h` | 6.1, 6.12 |
+//! | [`SYSTEM_CALL`] | 32-bit system calls | `include/asm/irq_vectors.h` | 6.1, 6.12 |
+//! | [`FREE_ROOT_ENTRY`] | room in a deprivileged kernel's root | `Documentation/x86/x86_64/mm.rst` | 6.1, 6.12 |
+//! | [`BEHIND_MODULES`] | flushes that do not concern modules | `include/asm/pgtable_64_types.h`, `include/asm/fixmap.h` | 6.1, 6.12 |
+//! | [`NMI_WORDS`] | an NMI that the wedge takes | `entry/entry_64.S`, `asm_exc_nmi` | 6.1, 6.12 |
+//! | [`executed_for`] | what stays in ring 3 | `include/asm/msr.h`, `include/asm/nospec-branch.h` | 6.1, 6.12 |
+//! | [`unwritable_stack`] | where Linux does what ring 3 cannot | `entry/entry_64.S`, `native_irq_return_ldt` | 6.1, 6.12 |
+//! | [`stack_switch`] | where it changes stacks | `entry/entry_64.S`, `__switch_to_asm` | since 4.9 |
+//! | [`annotate::linux`] | sections, tables and functions that a site may be in | `kernel/vmlinux.lds.S` and others | 6.1, 6.12 |
+//!
+//! What a command line means to Linux is in [`loader`](crate::loader), where the kernel lies and is mapped in
+//! `afterburner pack`; a note in the instruction's policy says where Linux copies replacements to.
+
+pub mod boot_params;
 
 use core::ops::Range;
+
+use annotate::instructions::Class;
+
+/// What is in CS at the entry in 64-bit mode, and in the other segment registers (`__BOOT_CS`, `__BOOT_DS`).
+pub const BOOT_CS: u16 = 0x10;
+/// See [`BOOT_CS`].
+pub const BOOT_DS: u16 = 0x18;
+
+/// Symbols of a kernel.
+pub mod symbol {
+    /// The upper page-directory-pointer table that it boots with.
+    pub const POINTERS: &str = "level3_kernel_pgt";
+    /// The directory that maps its image.
+    pub const DIRECTORY: &str = "level2_kernel_pgt";
+    /// The root, and behind it that of user mode if page tables are isolated (`PGD_ALLOCATION_ORDER`,
+    /// `include/asm/pgalloc.h`).
+    pub const ROOT: &str = "init_top_pgt";
+    /// Where it is entered in 64-bit mode.
+    pub const ENTRY: &str = "startup_64";
+    /// Where it goes from one thread's stack to another's; see [`stack_switch`](super::stack_switch).
+    pub const STACK_SWITCH: &str = "__switch_to_asm";
+}
+
+/// The entry of the root that is the first behind a hypervisor's own. Linux leaves it empty unless page tables are isolated:
+/// then it maps local descriptor tables.
+pub const FREE_ROOT_ENTRY: usize = 272;
+
+/// Bytes of the address space behind the range of modules. There is the fixmap, whose pages Linux maps and flushes by the ten
+/// thousand.
+pub const BEHIND_MODULES: u32 = 16 << 20;
+
+/// Words right below the frame of an NMI that have to stay as they are: Linux keeps a mark there, by which it tells nested NMIs,
+/// and two frames more. Those are twelve.
+pub const NMI_WORDS: usize = 16;
+
+/// What Linux executes an instruction of this class for, where its result may be another's: RDTSCP for the time
+/// (`rdtsc_ordered`), but not for `IA32_TSC_AUX`; VERW for its side effect (`mds_clear_cpu_buffers`).
+#[must_use]
+pub const fn executed_for(class: Class) -> Option<&'static str> {
+    match class {
+        Class::Rdtscp => Some("executed for the time"),
+        Class::Verw => Some("executed for its side effect"),
+        _ => None,
+    }
+}
 
 /// What the kernel has in CS and SS (`arch/x86/include/asm/segment.h`, `__KERNEL_CS`, `__KERNEL_DS`).
 pub const KERNEL_CS: u64 = 0x10;

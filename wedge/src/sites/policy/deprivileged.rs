@@ -20,6 +20,7 @@ use annotate::instructions::Class;
 use annotate::record::{AllegedSite, Flags, LiveFlags, MINIMUM_SLOT};
 
 use super::{Case, Form, Left, Native, Policy, Way};
+use crate::guest::linux::executed_for;
 use crate::sites::bytes::Bytes;
 
 /// The guest's kernel runs without privileges. What its rewritten sites see of the virtual processor: addresses within 2 GB of
@@ -249,12 +250,9 @@ pub fn stays(class: Class) -> Option<&'static str> {
     Some(match class {
         Class::Rdtsc | Class::Rdpru | Class::Umonitor | Class::Umwait | Class::Tpause | Class::Xgetbv | Class::Rdpkru
         | Class::Wrpkru => "the same in every ring",
-        // Linux 6.1, `rdtsc_ordered`. IA32_TSC_AUX is the host's.
-        Class::Rdtscp => "executed for the time",
+        Class::Rdtscp | Class::Verw => return executed_for(class),
         // The base of GS is not always, nor are the selectors in CS and SS.
         Class::Rdfsbase | Class::Wrfsbase | Class::PushSeg | Class::MovFromSeg => "the registers are the guest's own",
-        // The side effect is the same, and the result is not looked at (Linux 6.1, `mds_clear_cpu_buffers`).
-        Class::Verw => "executed for its side effect",
         // As the processor would.
         Class::Int3 => "the host delivers the breakpoint",
         // The guest never executes these. SMAP,

@@ -4,7 +4,7 @@
 //! search. An original or a replacement is at most 255 bytes long, so what reaches a place starts not far before it; but a
 //! file may allege any number of alternatives of one place, so there is a bound, and "too many" is an answer.
 
-use super::Alternative;
+use super::tables::Alternative;
 use crate::object::elf::Place;
 
 /// The most alternatives of one original. Linux has three.

@@ -2,16 +2,13 @@
 //! `arch/x86`; what only one of them has says so).
 //!
 //! What the assembler stage could not know of a site is completed here, from the object. What a record claims is never
-//! taken back but refused, where the object says otherwise. Plain names are in [`crate::linux`].
-
-pub mod originals;
-pub mod patched;
+//! taken back but refused, where the object says otherwise. Plain names are in the module [above](super).
 
 use std::collections::HashSet;
 
-use super::elf::{Elf, Place, Relocation, Section, Target};
-use super::text::Functions;
-use crate::linux::{EXCEPTION_TABLE, EXCEPTION_TABLE_FIELDS, REPLACEMENTS, function_flags, section_flags};
+use super::{EXCEPTION_TABLE, EXCEPTION_TABLE_FIELDS, REPLACEMENTS, function_flags, section_flags};
+use crate::object::elf::{Elf, Place, Relocation, Section, Target};
+use crate::object::text::Functions;
 use crate::record::Flags;
 
 /// The table that says which replacement goes over which original: `struct alt_instr` (`include/asm/alternative.h`).

@@ -1,6 +1,6 @@
 //! Text that a running kernel patches: what stands in the file is only one of the things that it may be.
 //!
-//! Alternatives are patched once, at boot, and have a table of their own ([`alternatives`](super::alternatives)). Jump
+//! Alternatives are patched once, at boot, and have a table of their own ([`alternatives`](super::tables::alternatives)). Jump
 //! labels and static calls are switched at any time. Other patching keeps every flag and every register as it was (`lock`
 //! prefixes, `ENDBR`, kprobes), or replaces calls and indirect jumps by others (retpolines, return thunks, ftrace).
 

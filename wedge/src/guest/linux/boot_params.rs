@@ -9,7 +9,7 @@
 
 use core::ops::Range;
 
-use super::command_line;
+use crate::loader::command_line;
 use crate::memory::MemoryMap;
 
 /// Bytes of `struct boot_params`.

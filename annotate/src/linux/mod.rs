@@ -1,25 +1,34 @@
-//! What a Linux kernel calls its sections, and the code that it copies: by the names of Linux 6.1 (`arch/x86` unless said
-//! otherwise), which 6.12 has as well.
+//! What the crate knows of Linux: what a kernel calls its sections, the code that it copies, and, in [`tables`], what points
+//! into its text. The names are those of Linux 6.1 (`arch/x86` unless said otherwise), which 6.12 has as well; what only one of
+//! them has says so.
 //!
 //! Nothing breaks where a guest has other names. What the text stage cannot tell of a site, for it sees one file at a time
 //! and macro bodies without knowing where they will be expanded, the object side completes; and the wedge takes an
 //! unflagged site for an ordinary one.
 
+#[cfg(feature = "std")]
+pub mod originals;
+#[cfg(feature = "std")]
+pub mod patched;
+#[cfg(feature = "std")]
+pub mod tables;
+
 use crate::record::Flags;
 
 /// The exception table: entries of three words, the places of the instruction and of the fix-up, relative to themselves,
 /// and data (`struct exception_table_entry`, `include/asm/extable.h`).
-pub(crate) const EXCEPTION_TABLE: &str = "__ex_table";
+pub const EXCEPTION_TABLE: &str = "__ex_table";
 /// The words of an entry.
-pub(crate) const EXCEPTION_TABLE_FIELDS: usize = 3;
+pub const EXCEPTION_TABLE_FIELDS: usize = 3;
 
 /// Alternative instructions (`kernel/vmlinux.lds.S`), copied over their originals at boot and at `insmod`.
-pub(crate) const REPLACEMENTS: &str = ".altinstr_replacement";
+pub const REPLACEMENTS: &str = ".altinstr_replacement";
 
 /// What the unwinder is told of a place (`include/linux/objtool.h`), and how the names of the macros start that tell it
 /// (`include/asm/unwind_hints.h`).
-pub(crate) const UNWIND_HINTS: &str = ".discard.unwind_hints";
-pub(crate) const UNWIND_HINT_MACRO: &str = "UNWIND_HINT";
+pub const UNWIND_HINTS: &str = ".discard.unwind_hints";
+/// See [`UNWIND_HINTS`].
+pub const UNWIND_HINT_MACRO: &str = "UNWIND_HINT";
 
 /// Freed when the kernel is up, or thrown away with `rmmod` (`include/linux/init.h`).
 const INIT: [&str; 2] = [".init.text", ".exit.text"];
@@ -55,7 +64,8 @@ const COPIED_FUNCTIONS: [&str; 14] = [
 ];
 
 /// What a section's name says of the sites in it.
-pub(crate) fn section_flags(section: &str) -> Flags {
+#[must_use]
+pub fn section_flags(section: &str) -> Flags {
     let mut flags = Flags::empty();
     flags.set(Flags::REPLACEMENT, section == REPLACEMENTS);
     flags.set(Flags::INIT, in_family(section, &INIT));
@@ -65,7 +75,8 @@ pub(crate) fn section_flags(section: &str) -> Flags {
 }
 
 /// What a function's name says of the sites in it.
-pub(crate) fn function_flags(function: &str) -> Flags {
+#[must_use]
+pub fn function_flags(function: &str) -> Flags {
     if COPIED_FUNCTIONS.contains(&function) { Flags::COPIED } else { Flags::empty() }
 }
 
