@@ -1,4 +1,27 @@
 //! The walk over the text that finds its sites.
+//!
+//! It goes over the text once, statement by statement. Whether a statement is a site depends on
+//! what came before, and on a little of what comes behind; so the walk carries the state of the
+//! assembler with it, as far as it matters: section, size of code, syntax, macros. The parts of
+//! that are in modules of their own. What is here is their order, which is the hard thing.
+//!
+//! * *Directives* change what the same letters mean: in `.rodata` they are no code, behind
+//!   `.code32` a site gets a record and no pad, under `.intel_syntax` operands stand the other way
+//!   round.
+//! * *What a statement says of others*: labels, and places that it reaches by a number. That holds
+//!   of every statement, also of those that are no site, and must be known when all sites are: no
+//!   site between a place and what counts to it is padded. So sites are collected, and the decision
+//!   about pads is made at the end ([`Stage::finish`]).
+//! * *Whether it is a site* comes then. A sequence goes before its parts, bytes before an
+//!   instruction that could be spelled like them, and the prefix on a line of its own is part of
+//!   what stands behind it.
+//! * *Macros* are not expanded. A body is walked where it is defined, for sites in it are padded
+//!   there, although the section is not known. Arguments of a call that are code are walked where
+//!   they stand.
+//!
+//! The walk never fails. What it does not understand it passes over: the assembler reads the same
+//! text, and says what is wrong with it in its own words; and a sensitive instruction that was
+//! missed is found by the census in the object.
 
 use std::ops::Range;
 

@@ -1,13 +1,16 @@
 //! What lives in the wedge for good, and who may touch it when.
 //!
-//! The wedge is entered from outside, by the processor or a hypervisor: nothing hands it its state, so its state is in
-//! statics. Rust lets a static be written to only by what proves that nobody else does. There are two cases.
+//! The wedge is entered from outside, by the processor or a hypervisor: nothing hands it its state,
+//! so its state is in statics. Rust lets a static be written to only by what proves that nobody
+//! else does. There are two cases.
 //!
-//! * *The value is the wedge's own.* It is an [`Exclusive`]. Who wants it says so and gets the one `&mut` to it; whoever comes
-//!   second is stopped with a message. That someone comes second is no mere theory: an exception in the wedge enters the
-//!   wedge again. Then the first reference still lives, and a second one would be undefined behaviour.
-//! * *Others access the same memory by themselves*: the processor, a hypervisor, user mode. There cannot be a `&mut` at all.
-//!   Such memory is [`Pages`], which consist of atomic words. One word at a time is all that the other side promises, too.
+//! * *The value is the wedge's own.* It is an [`Exclusive`]. Who wants it says so and gets the one
+//!   `&mut` to it; whoever comes second is stopped with a message. That someone comes second is no
+//!   mere theory: an exception in the wedge enters the wedge again. Then the first reference still
+//!   lives, and a second one would be undefined behaviour.
+//! * *Others access the same memory by themselves*: the processor, a hypervisor, user mode. There
+//!   cannot be a `&mut` at all. Such memory is [`Pages`], which consist of atomic words. One word
+//!   at a time is all that the other side promises, too.
 #![expect(unsafe_code, reason = "this is where a static becomes something to write to")]
 
 use core::cell::UnsafeCell;

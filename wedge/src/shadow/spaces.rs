@@ -1,4 +1,21 @@
 //! Spaces: the tagged part. One for each process-context identifier that the guest has used lately.
+//!
+//! A guest that changes its address space means "forget" or, with process-context identifiers,
+//! "these are the translations of number n". A TLB may keep several numbers at a time; so does the
+//! shadow, [`SPACES`] of them, each with roots of its own. Of a number that was told to be
+//! forgotten nothing is thrown away: its space is *stale*, and its tables are compared with the
+//! guest's when it is used again. Most of what it had still holds, since a number goes on to a
+//! process that shares its pages.
+//!
+//! * *Two roots.* A host that runs kernel and programs in the same ring tells them apart by the
+//!   root in force. The user root has no kernel half, and links to a level-3 table of the low half
+//!   only if nothing under it is withheld from programs; which ones it links to is noted in the
+//!   space.
+//! * *One kernel half.* It is in no space: all kernel roots link to the same level-3 tables.
+//! * *Without identifiers* there is one space, the current one, and each load makes it stale.
+//! * *Room.* Page tables are finite. If they run out, the tables go that were filled least
+//!   recently, and then the space that was not used for longest. The current space stays, and so do
+//!   tables that were touched since the fault that needs room.
 
 use super::entry::Note;
 use super::host::{Host, Level, Link, Table};

@@ -1,4 +1,19 @@
-//! Walks through the guest's tables (SDM 3, 4.5 to 4.8).
+//! Walks through the guest's tables (SDM Vol. 3A, 4.5 to 4.8), and what the shadow takes from them.
+//!
+//! The shadow walks where hardware would: at a fault, to decide whether it is the guest's, and when
+//! it fills or compares its own tables. The way through the tables is [`paging::Walk`]; here is
+//! what a walk means to a processor in a certain mode.
+//!
+//! * *Rights are those of the whole path.* The shadow's tables above the leaves allow everything,
+//!   so a leaf's note has the rights of all entries above it as well.
+//! * *Flags are set as hardware sets them*: accessed in every entry on the way, dirty in the leaf,
+//!   each by an exchange that fails if another processor has changed the entry since it was read.
+//!   Then the walk starts over. A leaf that is not dirty is shadowed read-only, so that the first
+//!   store faults and the flag can be set.
+//! * *What has not been accessed is not cached.* Whatever is filled ahead of an access stops where
+//!   the accessed flag is clear: the guest looks at that flag to tell what it can do without.
+//! * *CR0.WP* lets the kernel write to what is read-only. Such a page is shadowed for the kernel
+//!   alone, writable, until that is over ([`Note::overridden`]).
 
 use core::ops::Deref;
 

@@ -1,9 +1,9 @@
 //! The engine: what is known of each site that is taken.
 //!
-//! A site has a number, which is the index of all that is kept of it: itself, its stub, its counter. What happens to sites is
-//! in modules of their own: [`plan`](super::plan) takes them, [`build`](super::build) makes their stubs,
-//! [`live`](super::live) switches them while the guest runs, [`present`](super::present) says where in the guest a stub's
-//! instruction belongs.
+//! A site has a number, which is the index of all that is kept of it: itself, its stub, its
+//! counter. What happens to sites is in modules of their own: [`plan`](super::plan) takes them,
+//! [`build`](super::build) makes their stubs, [`live`](super::live) switches them while the guest
+//! runs, [`present`](super::present) says where in the guest a stub's instruction belongs.
 
 use core::sync::atomic::AtomicU64;
 

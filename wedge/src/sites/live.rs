@@ -1,9 +1,10 @@
 //! Sites while the guest runs: those of modules come and go, and all can be switched off and on.
 //!
-//! The guest's text is the guest's. Others write to it as well: kprobes put an INT3 on a site, alternatives copy code over
-//! it. So a slot is only ever changed from exactly what the engine expects there, and what somebody else has written stays.
-//! Some text does not last: that of initialisation, and the replacements, of which only the copies do. After boot only what
-//! lasts is touched.
+//! The guest's text is the guest's. Others write to it as well: kprobes put an INT3 on a site,
+//! alternatives copy code over it. So a slot is only ever changed from exactly what the engine
+//! expects there, and what somebody else has written stays. Some text does not last: that of
+//! initialisation, and the replacements, of which only the copies do. After boot only what lasts is
+//! touched.
 
 use core::ops::Range;
 use core::sync::atomic::Ordering;

@@ -1,7 +1,8 @@
 //! The plan: which sites are taken, and how, before anything is written.
 //!
-//! A table is taken as a whole or not at all. Most of its sites are like one before, and take over what was found out about
-//! that one; the others are examined, and the policy of the engine's mode decides.
+//! A table is taken as a whole or not at all. Most of its sites are like one before, and take over
+//! what was found out about that one; the others are examined, and the policy of the engine's mode
+//! decides.
 
 use annotate::check::Contradiction;
 use annotate::record::{AllegedSite, Flags, RECORD_SIZE, RawRecord};

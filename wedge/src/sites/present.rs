@@ -1,7 +1,8 @@
 //! The *precise exception*: where in the guest a context belongs that was interrupted at a site.
 //!
-//! Whoever sees RIP in a stub is told the address in the guest ([`Engine::site_of`]), and a context that was interrupted inside
-//! a slot while that held its original instructions goes on behind the branch that now stands there ([`Engine::resume`]).
+//! Whoever sees RIP in a stub is told the address in the guest ([`Engine::site_of`]), and a context
+//! that was interrupted inside a slot while that held its original instructions goes on behind the
+//! branch that now stands there ([`Engine::resume`]).
 
 use super::engine::Engine;
 use super::policy::{Form, Mode};

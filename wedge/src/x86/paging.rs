@@ -1,8 +1,9 @@
 //! Paging with four levels of tables (SDM Vol. 3A, 4.5).
 //!
-//! A guest's tables are walked for several reasons: for an access that has faulted, to fill the shadow ahead of one, to find
-//! modules. The reasons differ in what they read the tables with and in what they do at the end. Where a walk goes and ends,
-//! and which rights are left there, must be the same for all. So there is one, [`Walk`], which is handed the reading.
+//! A guest's tables are walked for several reasons: for an access that has faulted, to fill the
+//! shadow ahead of one, to find modules. The reasons differ in what they read the tables with and
+//! in what they do at the end. Where a walk goes and ends, and which rights are left there, must be
+//! the same for all. So there is one, [`Walk`], which is handed the reading.
 
 /// Size of a page.
 pub const PAGE: u64 = 4096;

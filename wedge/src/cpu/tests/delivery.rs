@@ -1,4 +1,14 @@
 //! Delivery of events.
+//!
+//! | dimension | values |
+//! |---|---|
+//! | from | user mode; the kernel; on an aligned stack or not |
+//! | event | exception with and without an error code; external interrupt; INT n |
+//! | gate | interrupt, trap; call, task; absent; outside the table; of a lower privilege level than INT n |
+//! | handler | null, outside the table, data, 32-bit, outer level, absent, conforming, not canonical |
+//! | stack | the same; of the TSS; of the interrupt stack table; not canonical; unmapped; no TSS |
+//! | a fault meanwhile | after a benign, a contributory, a page fault, a double fault: table 6-5 |
+//! | written | frame, RF, IF, TF, NT, accessed flags |
 
 use super::*;
 

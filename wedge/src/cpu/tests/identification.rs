@@ -1,4 +1,11 @@
 //! What the guest sees of the processor.
+//!
+//! | dimension | values |
+//! |---|---|
+//! | processor | has all features; has none |
+//! | leaf | each with a rule; behind the last; in the hypervisor's range; subleaves |
+//! | state | CR4.OSXSAVE, CR4.TSD |
+//! | instruction | CPUID, RDTSC, RDTSCP, RDPID, RDPMC |
 
 use super::*;
 

@@ -1,4 +1,14 @@
 //! Flags, segments, tables, TLBs; what is not there.
+//!
+//! | dimension | values |
+//! |---|---|
+//! | privilege level | kernel; user mode, IOPL 0 and 3 |
+//! | flags | each that POPF may or may not change; 64 and 16 bits; a stack that faults |
+//! | selector | null, of GDT and LDT, outside, system, absent, never loaded; DPL below and above |
+//! | register | ES, SS, DS, FS, GS; LDTR, TR; GDTR, IDTR |
+//! | memory | mapped; across pages; unmapped; not canonical; by FS and GS; 32-bit addresses |
+//! | flush | INVLPG, each kind of INVPCID, with and without PCIDs |
+//! | feature | hidden by CPUID; not sensitive; no instruction at all |
 
 use annotate::instructions::row_of;
 

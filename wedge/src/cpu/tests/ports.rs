@@ -1,4 +1,11 @@
 //! Port I/O.
+//!
+//! | dimension | values |
+//! |---|---|
+//! | instruction | IN, OUT, INS, OUTS; by DX and by immediate; 1, 2, 4 bytes |
+//! | privilege | kernel; user mode with IOPL 0 to 3 |
+//! | bitmap | allows, forbids; each byte of the access; its end at and behind the TSS's limit; none |
+//! | string | REP, direction, segment override; a fault in the middle |
 
 use super::*;
 

@@ -1,4 +1,10 @@
 //! What holds of every instruction, frame and event.
+//!
+//! | given | holds |
+//! |---|---|
+//! | any bytes, registers, level | what is sensitive is handled, nothing else; a fault changes nothing |
+//! | any frame of IRETQ | a program never becomes the kernel, nor gets another IOPL; RIP is canonical |
+//! | any event, any gates | a handler at a canonical address, of no outer level, or the CPU stops |
 
 use annotate::instructions::row_of;
 use iced_x86::{Mnemonic, OpKind};

@@ -1,4 +1,12 @@
 //! Control, debug and model-specific registers.
+//!
+//! | dimension | values |
+//! |---|---|
+//! | register | CR0, CR2, CR3, CR4, CR8, XCR0; DR0 to DR7; each MSR that exists, and some that do not |
+//! | value | each reserved bit or range; combinations that are not legal; the same as before |
+//! | processor | with and without the feature that a bit needs |
+//! | instruction | MOV, LMSW, SMSW, CLTS; RDMSR, WRMSR; XGETBV, XSETBV |
+//! | told to the host | a change; none |
 
 use super::*;
 use crate::x86::control::{cr0, cr4, efer, xcr0};

@@ -1,4 +1,15 @@
 //! IRET, far transfers, fast system calls.
+//!
+//! | dimension | values |
+//! |---|---|
+//! | to | kernel, user mode, compatibility mode; the same level, outwards, inwards |
+//! | CS | null, outside, data, system, DPL below and above RPL, absent, L with D, conforming, of the LDT |
+//! | SS | null, RPL, DPL, code, read-only, outside, absent; of 16, 32, 64 bits |
+//! | RIP, RSP | canonical or not; wider than the code |
+//! | flags | each, by CPL and IOPL; NT |
+//! | frame | of 16, 32, 64 bits; on a stack that faults |
+//! | data segments | those that user mode may not hold |
+//! | SYSCALL, SYSRET, SYSENTER, SYSEXIT | enabled or not; to 32 and 64 bits; null selectors |
 
 use super::*;
 

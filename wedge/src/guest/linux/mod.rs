@@ -1,8 +1,8 @@
 //! What is known of Linux.
 //!
-//! The wedge goes by the architecture and by the records. A kernel that keeps to these, and to the boot protocol, needs nothing of
-//! what follows but that. All of it, with where Linux says so (`arch/x86/` unless it starts otherwise) and for which
-//! releases it was looked up there:
+//! The wedge goes by the architecture and by the records. A kernel that keeps to these, and to the
+//! boot protocol, needs nothing of what follows but that. All of it, with where Linux says so
+//! (`arch/x86/` unless it starts otherwise) and for which releases it was looked up there:
 //!
 //! | what | for | Linux | releases |
 //! |---|---|---|---|
@@ -19,8 +19,9 @@
 //! | [`stack_switch`] | where it changes stacks | `entry/entry_64.S`, `__switch_to_asm` | since 4.9 |
 //! | [`annotate::linux`] | sections, tables and functions that a site may be in | `kernel/vmlinux.lds.S` and others | 6.1, 6.12 |
 //!
-//! What a command line means to Linux is in [`loader`](crate::loader), where the kernel lies and is mapped in
-//! `afterburner pack`; a note in the instruction's policy says where Linux copies replacements to.
+//! What a command line means to Linux is in [`loader`](crate::loader), where the kernel lies and is
+//! mapped in `afterburner pack`; a note in the instruction's policy says where Linux copies
+//! replacements to.
 
 pub mod boot_params;
 

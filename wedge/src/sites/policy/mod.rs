@@ -1,12 +1,13 @@
 //! How a site is taken: what its slot becomes, and whether the wedge is called.
 //!
-//! A site is *fused* (the instruction stays, see [`fuse`](super::fuse)), or becomes a branch to its stub: `jmp`, which needs
-//! nothing of the site, or `call`, which needs a stack but may stand in a replacement, for the kernel relocates a lone
-//! 5-byte call when it copies the replacement over its original (Linux 6.1, `arch/x86/kernel/alternative.c`,
-//! `apply_alternatives`).
+//! A site is *fused* (the instruction stays, see [`fuse`](super::fuse)), or becomes a branch to its
+//! stub: `jmp`, which needs nothing of the site, or `call`, which needs a stack but may stand in a
+//! replacement, for the kernel relocates a lone 5-byte call when it copies the replacement over its
+//! original (Linux 6.1, `arch/x86/kernel/alternative.c`, `apply_alternatives`).
 //!
-//! Which of these is decided by a [`Policy`], which knows nothing of other sites and nothing of addresses. There are three:
-//! [`Native`] and [`Probe`] for a guest that has its privileges, [`Deprivileged`] for one that has not.
+//! Which of these is decided by a [`Policy`], which knows nothing of other sites and nothing of
+//! addresses. There are three: [`Native`] and [`Probe`] for a guest that has its privileges,
+//! [`Deprivileged`] for one that has not.
 
 mod deprivileged;
 mod native;
