@@ -36,6 +36,7 @@ fn elf(segments: &[(u32, &[u8])]) -> Vec<u8> {
 
 /// What any kernel may be like.
 const FACTS: GuestFacts = GuestFacts {
+    image: 0xffff_ffff_8000_0000,
     window_entry: 509 * 8,
     user_window_entry: 0,
     modules_start: 0xffff_ffff_a000_0000,
@@ -192,7 +193,7 @@ fn what_cannot_run_is_refused() {
         (&["damaged"], "damaged: the payload is damaged: its checksum is"),
         (&["damaged", "--host", "xen"], "damaged has no Xen PV entry"),
         (&["damaged-for-xen", "--host", "xen"], "damaged-for-xen: the payload is damaged: its checksum is"),
-        (&["of-tomorrow"], "an image of another version of Afterburner: its payload is of version 0003, not 0002"),
+        (&["of-tomorrow"], "an image of another version of Afterburner: its payload is of version 0004, not 0003"),
         (&["xen-image", "--host", "xen", "--mode", "identity"], "afterburn.mode=identity: modes are for bare hardware"),
         (
             &["xen-image", "--host", "xen", "--append", "afterburn.mode=profile"],

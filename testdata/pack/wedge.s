@@ -5,8 +5,10 @@
 	.globl parameters
 parameters:
 	.skip 40
+	.set PARAMETERS, 40
 
 	.text
+text:
 	.code32
 	.globl start32
 start32:
@@ -19,7 +21,7 @@ start32:
 mark:
 	pop %ebp
 	mov %esi, (%ebx)
-	sub $mark_offset, %ebp
+	sub $PARAMETERS + mark - text, %ebp
 
 	mov $0x3f8, %dx
 	mov $'?', %al
@@ -49,6 +51,12 @@ mark:
 	out %al, %dx
 6:	hlt
 	jmp 6b
+
+	.data
+	.balign 8
+	.globl words
+words:
+	.quad start32, table + 8, 0
 
 	.globl table
 	.bss

@@ -11,9 +11,11 @@
 //! any way at all. So the payload has a checksum, and [`Payload::check`] believes nothing before that holds.
 
 use core::fmt;
+use core::ops::Range;
 
 use annotate::record::RECORD_SIZE;
 
+use crate::guest::layout::{Layout, Layouts};
 use crate::sites::Memory;
 use crate::x86::paging::PAGE;
 
@@ -21,7 +23,7 @@ use crate::x86::paging::PAGE;
 pub const PARAMETERS_SECTION: &str = ".parameters";
 
 /// First bytes of a payload.
-pub const MAGIC: [u8; 16] = *b"Afterburner 0002";
+pub const MAGIC: [u8; 16] = *b"Afterburner 0003";
 
 /// Physical address that the wedge is loaded at, and its distance from the start of its window: 1 MB. That is where usable
 /// memory begins behind what firmware reserves, so that the memory map which the guest gets has no more regions than the
@@ -184,11 +186,13 @@ impl Copied {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct GuestFacts {
+    /// Where the map of its image begins, by which its [`Layout`] is known.
+    pub image: u64,
     /// Physical address of the page-directory-pointer entry that maps the GB with the wedge's window in the kernel's page
-    /// tables (in Linux, entry 509 of `level3_kernel_pgt`).
+    /// tables (in Linux, an entry of `level3_kernel_pgt`).
     pub window_entry: u64,
-    /// Physical address of the PML4 entry of the upper 512 GB in the page table that user mode runs on, where the kernel
-    /// keeps a separate one (in Linux, the second page of `init_top_pgt`); 0 if it does not.
+    /// Physical address of the PML4 entry for the window in the page table that user mode runs on, where the kernel keeps a
+    /// separate one (in Linux, in the second page of `init_top_pgt`); 0 if it does not.
     pub user_window_entry: u64,
     /// First address of the range that modules are loaded to.
     pub modules_start: u64,
@@ -200,29 +204,27 @@ pub struct GuestFacts {
 }
 
 impl GuestFacts {
-    /// Holds them against what all kernels here have in common: they lie with their modules in the 2 GB at the top of the
-    /// address space, and the window in the GB below that. Its entries have numbers 509 and, a level above, 511.
-    fn check(&self) -> Result<(), Damage> {
-        const KERNEL: u64 = 0xffff_ffff_8000_0000;
-        // Up to where branches from the window reach.
-        const REACHED: u64 = 0xffff_ffff_ff00_0000;
+    /// Holds them against what all kernels of a layout have in common, and returns that.
+    fn check(&self) -> Result<&'static Layout, Damage> {
         let Self { window_entry, user_window_entry, modules_start: start, modules_end: end, .. } = *self;
-        let in_pages = start.is_multiple_of(PAGE) && end.is_multiple_of(PAGE);
-        if !in_pages || start < KERNEL || start > end || end > REACHED {
+        let layout = Layout::of_image(self.image).ok_or(Damage::Layout(self.image))?;
+        let (in_pages, text) = (start.is_multiple_of(PAGE) && end.is_multiple_of(PAGE), layout.text());
+        if !in_pages || start < text.start || start > end || end > text.end {
             return Err(Damage::Modules { start, end });
         }
-        let is_entry = |address: u64, number: u64| address % PAGE == number * 8 && address < 4 << 30;
-        if !is_entry(window_entry, 509) {
+        let leads_to_window =
+            |address: u64, level| address % PAGE == layout.window_index(level) as u64 * 8 && address < 4 << 30;
+        if !leads_to_window(window_entry, 3) {
             return Err(Damage::TableEntry(window_entry));
         }
-        if user_window_entry != 0 && !is_entry(user_window_entry, 511) {
+        if user_window_entry != 0 && !leads_to_window(user_window_entry, 4) {
             return Err(Damage::TableEntry(user_window_entry));
         }
-        Ok(())
+        Ok(layout)
     }
 }
 
-const _: () = assert!(size_of::<Header>() == 32 + 16 * 6 + 8 + 40 && size_of::<Parameters>() == 40);
+const _: () = assert!(size_of::<Header>() == 32 + 16 * 6 + 8 + 48 && size_of::<Parameters>() == 40);
 
 /// A checksum that finds every changed word, every swap of words, and a change of length: each 8-byte word is mixed into
 /// one of four sums (so that a CPU can work on four at a time) by a multiplication with an odd constant, which loses no bit.
@@ -263,6 +265,8 @@ pub struct Payload<'a> {
     pub command_line: &'a str,
     /// What was found out about the kernel.
     pub guest: GuestFacts,
+    /// Where it lies in the address space.
+    pub layout: &'static Layout,
 }
 
 /// Why a payload is refused.
@@ -298,6 +302,24 @@ pub enum Damage {
         record: u64,
         /// How many records there are.
         records: u64,
+    },
+    /// No kernel's image is mapped from there on.
+    Layout(u64),
+    /// The kernel does not lie where its layout has it.
+    Kernel {
+        /// Its first address.
+        start: u64,
+        /// The address behind it.
+        end: u64,
+        /// That layout.
+        layout: &'static Layout,
+    },
+    /// The wedge was put into the window of another layout.
+    Window {
+        /// Where the window is.
+        window: u64,
+        /// Where the kernel's layout has it.
+        expected: u64,
     },
     /// The range of modules is none.
     Modules {
@@ -336,6 +358,18 @@ impl fmt::Display for Damage {
                 f,
                 "number {number} of the payload's copies is of record {record}; there are {records}, and they come in order"
             ),
+            Self::Layout(image) => {
+                write!(f, "the payload has a kernel whose image is mapped from {image:#x} on; there are {Layouts}")
+            }
+            Self::Kernel { start, end, layout } => write!(
+                f,
+                "the payload's kernel lies at {start:#x}-{end:#x}, outside {:#x}-{:#x}, where its layout has it",
+                layout.text().start,
+                layout.text().end
+            ),
+            Self::Window { window, expected } => {
+                write!(f, "the wedge's window is at {window:#x}, and the payload's kernel wants it at {expected:#x}")
+            }
             Self::Modules { start, end } => {
                 write!(f, "the payload says that modules lie at {start:#x}-{end:#x}, where no kernel has them")
             }
@@ -373,6 +407,7 @@ impl Header {
             initramfs: words.span(),
             command_line: words.span(),
             guest: GuestFacts {
+                image: words.next(),
                 window_entry: words.next(),
                 user_window_entry: words.next(),
                 modules_start: words.next(),
@@ -390,13 +425,11 @@ impl Header {
         let [[r0, r1], [i0, i1], [l0, l1]] = [self.relocations, self.initramfs, self.command_line].map(span);
         let facts = self.guest;
         let words = [
-            [self.length, self.checksum, k0, k1, s0, s1, self.sites_address, c0, c1, r0],
+            [self.length, self.checksum, k0, k1, s0, s1, self.sites_address],
+            [c0, c1, r0, r1, i0, i1, l0],
             [
-                r1,
-                i0,
-                i1,
-                l0,
                 l1,
+                facts.image,
                 facts.window_entry,
                 facts.user_window_entry,
                 facts.modules_start,
@@ -460,8 +493,8 @@ impl<'a> Payload<'a> {
             command_line: core::str::from_utf8(part("command line", header.command_line)?)
                 .map_err(|_| Damage::CommandLine)?,
             guest: header.guest,
+            layout: header.guest.check()?,
         };
-        payload.guest.check()?;
         payload.check_copies()?;
         Ok(payload)
     }
@@ -483,6 +516,30 @@ impl<'a> Payload<'a> {
             least = record;
         }
         Ok(())
+    }
+
+    /// Holds the addresses of the kernel's image, as far as it may be moved, against its layout: from elsewhere no branch reaches
+    /// the wedge, and none of the sites would be rewritten.
+    ///
+    /// # Errors
+    ///
+    /// When it does not lie where the layout has it.
+    pub fn check_kernel(&self, image: &Range<u64>) -> Result<(), Damage> {
+        let (text, layout) = (self.layout.text(), self.layout);
+        if text.start <= image.start && image.end <= text.end {
+            return Ok(());
+        }
+        Err(Damage::Kernel { start: image.start, end: image.end, layout })
+    }
+
+    /// Holds the window that the wedge finds itself in against the kernel's layout.
+    ///
+    /// # Errors
+    ///
+    /// When it is that of another.
+    pub fn check_window(&self, window: u64) -> Result<(), Damage> {
+        let expected = self.layout.window().start;
+        if window == expected { Ok(()) } else { Err(Damage::Window { window, expected }) }
     }
 
     /// Holds an arena against the number of sites.

@@ -6,17 +6,6 @@ use wedge::guest::linux::symbol;
 use wedge::image::GuestFacts;
 
 use super::kernel::Kernel;
-use super::wedge_file::WINDOW;
-
-/// `__START_KERNEL_map` (`include/asm/page_64_types.h`): where physical address 0 is mapped in the kernel's image.
-pub(super) const KERNEL_MAP: u64 = WINDOW.end;
-
-/// The entry of `level3_kernel_pgt` for the GB with the window.
-pub(super) const WINDOW_ENTRY: u64 = index(WINDOW.start, 30);
-
-/// `MODULES_END` (`include/asm/pgtable_64_types.h`). Kernels that trace origins of memory (KMSAN) end it earlier; what lies
-/// behind holds no text.
-const MODULES_END: u64 = 0xffff_ffff_ff00_0000;
 
 const PAGE: u64 = 4096;
 const TWO_PAGES: u64 = 2 * PAGE;
@@ -24,28 +13,27 @@ const LARGE_PAGE: u64 = 2 << 20;
 
 /// Finds out what the wedge must know of a kernel.
 pub(super) fn facts(kernel: &Kernel<'_>) -> anyhow::Result<GuestFacts> {
+    let layout = kernel.layout;
     Ok(GuestFacts {
-        window_entry: physical(kernel, symbol::POINTERS)? + WINDOW_ENTRY * 8,
+        image: layout.image,
+        window_entry: physical(kernel, symbol::POINTERS)? + layout.window_index(3) as u64 * 8,
         user_window_entry: user_window_entry(kernel)?,
-        modules_start: KERNEL_MAP + image_space(kernel)?,
-        modules_end: MODULES_END,
+        modules_start: layout.image + image_space(kernel)?,
+        modules_end: layout.modules_end(),
         stack_switch: address(kernel, symbol::STACK_SWITCH).unwrap_or(0),
     })
 }
 
-/// The index of an address in the page-table level whose entries map 2^`shift` bytes.
-const fn index(address: u64, shift: u32) -> u64 {
-    (address >> shift) & 511
-}
-
-/// The entry for the upper 512 GB in the page table of user mode. A kernel with page-table isolation has `init_top_pgt` as
-/// two pages, of which the second is that of user mode (`PGD_ALLOCATION_ORDER`, `include/asm/pgalloc.h`).
+/// The entry for the 512 GB with the window in the page table of user mode. A kernel with page-table isolation has
+/// `init_top_pgt` as two pages, of which the second is that of user mode (`PGD_ALLOCATION_ORDER`, `include/asm/pgalloc.h`).
+/// It is filled up to the entry for the kernel's image, which in the lower half is not the last of a page.
 fn user_window_entry(kernel: &Kernel<'_>) -> anyhow::Result<u64> {
     const NAME: &str = symbol::ROOT;
-    match table_size(kernel, NAME)? {
+    let size = table_size(kernel, NAME)?;
+    match size.next_multiple_of(PAGE) {
         PAGE => Ok(0),
-        TWO_PAGES => Ok(physical(kernel, NAME)? + PAGE + index(WINDOW.start, 39) * 8),
-        size => Err(kernel.error(format_args!(
+        TWO_PAGES => Ok(physical(kernel, NAME)? + PAGE + kernel.layout.window_index(4) as u64 * 8),
+        _ => Err(kernel.error(format_args!(
             "{NAME} has {size:#x} bytes, neither a page nor, with page-table isolation, two: which it is cannot be told"
         ))),
     }

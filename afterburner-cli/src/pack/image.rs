@@ -19,16 +19,17 @@ use backends::boot::headers::{
     xen_pv_notes,
 };
 use object::elf::{
-    PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE, SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_NOTE, SHT_PROGBITS, STB_LOCAL,
-    STT_FILE, STT_SECTION, SectionFlags, SymbolInfo, SymbolOther, SymbolSection,
+    PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE, SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS, SHT_NOTE, SHT_PROGBITS, SHT_RELA,
+    STB_LOCAL, STT_FILE, STT_SECTION, SectionFlags, SymbolInfo, SymbolOther, SymbolSection,
 };
 use object::write::elf::{ProgramHeader, SectionHeader, SinglePhaseWriter, Sym};
+use wedge::guest::layout::{Layout, WINDOW_LENGTH};
 use wedge::image::{Header, LOAD_ADDRESS, Parameters, Span, arena_length};
 use wedge::x86::paging::PAGE;
 
 use super::elf_file::{self, Section, Symbol, section_index};
 use super::payload::Contents;
-use super::wedge_file::{WINDOW, Wedge};
+use super::wedge_file::Wedge;
 
 /// The end of the window, which the wedge needs besides: on bare hardware to look at other memory, on Xen for the fewest page
 /// tables that a guest can do with.
@@ -41,15 +42,15 @@ pub(super) struct Image {
 }
 
 /// Writes an image.
-pub(super) fn write(wedge: &Wedge, contents: &Contents) -> anyhow::Result<Image> {
+pub(super) fn write(wedge: &Wedge, layout: &Layout, contents: &Contents) -> anyhow::Result<Image> {
     let (payload, header) = contents.payload();
     let parameters = parameters(wedge, contents, payload.len() as u64)?;
     let entry = u32::try_from(parameters.load_address + wedge.entry)?;
     let elf = wedge.elf()?;
-    let symbols = symbols(&elf);
+    let symbols = symbols(&elf, layout);
     let bytes = elf_file::write(entry.into(), 3, &symbols, |writer| {
-        let notes = write_headers(writer, wedge, entry);
-        let mut content = wedge.content.clone();
+        let notes = write_headers(writer, wedge, layout, entry);
+        let mut content = wedge.content_in(layout);
         let place = content.get_mut(wedge.parameters..).and_then(<[u8]>::first_chunk_mut);
         *place.context("the wedge's parameters are not in the file")? = parameters.to_bytes();
         let start = writer.write_align(PAGE);
@@ -61,7 +62,7 @@ pub(super) fn write(wedge: &Wedge, contents: &Contents) -> anyhow::Result<Image>
             load(payload_start, &parameters, parameters.payload, parameters.payload.length),
             note_segment(notes),
         ];
-        let mut sections = wedge_sections(&elf, wedge, start);
+        let mut sections = wedge_sections(&elf, layout, start);
         sections.push(note_section(notes));
         sections.extend(payload_sections(&header, &parameters, payload_start));
         Ok((segments, sections))
@@ -75,7 +76,7 @@ fn parameters(wedge: &Wedge, contents: &Contents, length: u64) -> anyhow::Result
         Span { offset: wedge.length.next_multiple_of(PAGE), length: arena_length(contents.sites.count() as u64) };
     let load_address = LOAD_ADDRESS;
     let end = load_address + arena.offset + arena.length;
-    let in_window = (WINDOW.end - KEPT_FREE).saturating_sub(wedge.address);
+    let in_window = WINDOW_LENGTH - LOAD_ADDRESS - KEPT_FREE;
     let room = in_window.min(contents.extent.start.saturating_sub(load_address));
     ensure!(
         end - load_address <= room,
@@ -98,11 +99,12 @@ pub(super) fn end_of_arena(parameters: &Parameters) -> u64 {
 }
 
 /// Writes what boot loaders look for, and returns where the notes are.
-fn write_headers(writer: &mut SinglePhaseWriter<'_>, wedge: &Wedge, entry: u32) -> Span {
+fn write_headers(writer: &mut SinglePhaseWriter<'_>, wedge: &Wedge, layout: &Layout, entry: u32) -> Span {
     writer.write_align(MULTIBOOT2_ALIGNMENT);
     writer.write(&multiboot2_header(entry));
     let mut notes = vec![pvh_note(entry)];
-    notes.extend(wedge.xen_entry.into_iter().flat_map(|entry| xen_pv_notes(entry, wedge.address - LOAD_ADDRESS)));
+    let xen_entry = wedge.xen_entry.map(|offset| layout.wedge() + offset);
+    notes.extend(xen_entry.into_iter().flat_map(|entry| xen_pv_notes(entry, layout.window().start)));
     let offset = writer.write_align(NOTE_ALIGNMENT);
     writer.write(notes.as_flattened());
     // Behind the place where QEMU looks, which would refuse a 64-bit file; GRUB looks here too.
@@ -177,17 +179,22 @@ fn part(span: Span, sh_addralign: u64) -> SectionHeader {
     }
 }
 
+/// Whether a section of the wedge is loaded: not what it was moved by, which lies behind its end.
+fn is_loaded(section: &elf::Section<'_>) -> bool {
+    section.alloc && section.kind != SHT_RELA
+}
+
 /// The sections of the wedge that are loaded; its first byte is at an offset of the file.
-fn wedge_sections<'data>(elf: &Elf<'data>, wedge: &Wedge, start: u64) -> Vec<Section<'data>> {
-    let loaded = elf.sections().iter().filter(|section| section.alloc);
+fn wedge_sections<'data>(elf: &Elf<'data>, layout: &Layout, start: u64) -> Vec<Section<'data>> {
+    let loaded = elf.sections().iter().filter(|section| is_loaded(section));
     let header = loaded.map(|section| {
         let is_bss = section.kind == SHT_NOBITS;
-        let offset = if is_bss { 0 } else { start + section.address.wrapping_sub(wedge.address) };
+        let offset = if is_bss { 0 } else { start + section.address };
         let executable = if section.executable { SHF_EXECINSTR } else { SectionFlags(0) };
         let header = SectionHeader {
             sh_type: section.kind,
             sh_flags: SHF_ALLOC | executable,
-            sh_addr: section.address,
+            sh_addr: layout.wedge().wrapping_add(section.address),
             ..part(Span { offset, length: section.size }, section.align)
         };
         Section { name: section.name.as_bytes(), header }
@@ -196,8 +203,8 @@ fn wedge_sections<'data>(elf: &Elf<'data>, wedge: &Wedge, start: u64) -> Vec<Sec
 }
 
 /// The symbols of the wedge's loaded sections, local ones first.
-fn symbols<'data>(elf: &Elf<'data>) -> Vec<Symbol<'data>> {
-    let loaded = elf.sections().iter().enumerate().filter(|(_, section)| section.alloc).map(|(index, _)| index);
+fn symbols<'data>(elf: &Elf<'data>, layout: &Layout) -> Vec<Symbol<'data>> {
+    let loaded = elf.sections().iter().enumerate().filter(|(_, section)| is_loaded(section)).map(|(index, _)| index);
     let loaded: Vec<usize> = loaded.collect();
     let symbol = |symbol: elf::Symbol<'data>| {
         let place = symbol.place.filter(|_| symbol.kind != STT_SECTION && symbol.kind != STT_FILE)?;
@@ -208,7 +215,7 @@ fn symbols<'data>(elf: &Elf<'data>) -> Vec<Symbol<'data>> {
             st_info: SymbolInfo(symbol.info),
             st_other: SymbolOther(0),
             st_shndx: SymbolSection(0),
-            st_value: elf.address(place),
+            st_value: layout.wedge().wrapping_add(elf.address(place)),
             st_size: symbol.size,
         };
         Some(Symbol { name: symbol.name.as_bytes(), symbol: entry })

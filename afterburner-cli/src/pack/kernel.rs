@@ -9,6 +9,7 @@ use annotate::object::report::Report;
 use annotate::object::sources::Sources;
 use annotate::object::{Elf, verify};
 use anyhow::{Context as _, anyhow, bail, ensure};
+use wedge::guest::layout::{Layout, Layouts};
 use wedge::loader::elf;
 use wedge::memory::Buffer;
 
@@ -24,6 +25,8 @@ pub(super) struct Kernel<'data> {
     pub(super) elf: Elf<'data>,
     /// What the wedge will see of it.
     pub(super) loaded: elf::Kernel<'data>,
+    /// Where in the address space it lies.
+    pub(super) layout: &'static Layout,
     pub(super) report: Report<'data>,
 }
 
@@ -56,7 +59,15 @@ impl<'data> Kernel<'data> {
             return Ok(None);
         }
         let loaded = elf::Kernel::parse(data).with_context(|| file.to_string())?;
-        Ok(Some(Self { path: path.to_owned(), data, elf, loaded, report }))
+        let (physical, linked) = (loaded.extent().start, loaded.virtual_extent().start);
+        let map = linked.wrapping_sub(physical);
+        let layout = Layout::of_image(map).with_context(|| {
+            format!(
+                "{file}: is linked at {linked:#x} to be loaded at {physical:#x}, so its image is mapped from {map:#x} on; \
+                 the wedge serves kernels that have it at {Layouts} (Linux's __START_KERNEL_map)"
+            )
+        })?;
+        Ok(Some(Self { path: path.to_owned(), data, elf, loaded, layout, report }))
     }
 
     /// A file of the kernel's build, from the top directory.

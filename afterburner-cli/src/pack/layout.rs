@@ -12,7 +12,7 @@ use wedge::loader::elf::STEP;
 use wedge::x86::paging::PAGE;
 use wedge::x86::paging::entry::{ADDRESS, PRESENT};
 
-use super::facts::{KERNEL_MAP, WINDOW_ENTRY, image_space, place};
+use super::facts::{image_space, place};
 use super::kernel::Kernel;
 
 /// Linux's `KERNEL_IMAGE_SIZE`, without and with `CONFIG_RANDOMIZE_BASE` (`include/asm/page_64_types.h`).
@@ -27,17 +27,9 @@ pub(super) fn check(kernel: &Kernel<'_>) -> anyhow::Result<()> {
     check_alternatives(kernel)
 }
 
-/// Where it is linked, and to be loaded.
+/// Where it is to be loaded, and what it has mapped there. Where it is linked its layout says (`kernel.rs`).
 fn check_place(kernel: &Kernel<'_>) -> anyhow::Result<()> {
-    let (physical, linked) = (kernel.loaded.extent(), kernel.loaded.virtual_extent());
-    ensure!(
-        linked.start.wrapping_sub(physical.start) == KERNEL_MAP,
-        kernel.error(format_args!(
-            "is linked at {:#x} to be loaded at {:#x}; the wedge serves kernels that are linked {KERNEL_MAP:#x} above where \
-             they are loaded (Linux's __START_KERNEL_map)",
-            linked.start, physical.start
-        ))
-    );
+    let physical = kernel.loaded.extent();
     ensure!(
         physical.start.is_multiple_of(STEP),
         kernel.error(format_args!(
@@ -97,12 +89,13 @@ fn check_tables(kernel: &Kernel<'_>) -> anyhow::Result<()> {
             kernel.error(format_args!("{name} lies at {address:#x}, where no page begins"))
         );
     }
-    let [window, image] = [WINDOW_ENTRY, WINDOW_ENTRY + 1].map(|entry| kernel.word(POINTERS, entry));
+    let entry = kernel.layout.window_index(3) as u64;
+    let [window, image] = [entry, entry + 1].map(|entry| kernel.word(POINTERS, entry));
     let (window, image) = (window?, image?);
     ensure!(
         window == 0,
         kernel.error(format_args!(
-            "entry {WINDOW_ENTRY} of {POINTERS} is {window:#x}, not free: the wedge's window cannot go there"
+            "entry {entry} of {POINTERS} is {window:#x}, not free: the wedge's window cannot go there"
         ))
     );
     let directory = kernel.loaded.physical(kernel.elf.address(place(kernel, DIRECTORY)?));
@@ -110,7 +103,7 @@ fn check_tables(kernel: &Kernel<'_>) -> anyhow::Result<()> {
         image & PRESENT == 0 || Some(image & ADDRESS) == directory,
         kernel.error(format_args!(
             "entry {} of {POINTERS} is {image:#x}, which does not lead to {DIRECTORY}: what maps its image is not known",
-            WINDOW_ENTRY + 1
+            entry + 1
         ))
     );
     Ok(())

@@ -82,7 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     layout::check(&kernel)?;
     let relocations = Relocations::find(&kernel, arguments.relocs.as_deref())?;
     let contents = Contents::of(&kernel, relocations, initramfs, &arguments.cmdline)?;
-    let image = image::write(&wedge, &contents)?;
+    let image = image::write(&wedge, kernel.layout, &contents)?;
     if arguments.iso {
         iso::write(&image.bytes, &arguments.output)?;
     } else {

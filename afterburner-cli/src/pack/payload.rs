@@ -15,7 +15,6 @@ use super::kernel::Kernel;
 use super::reduced::reduced;
 use super::relocations::Relocations;
 use super::sites::Sites;
-use super::wedge_file::WINDOW;
 
 /// What a payload consists of.
 pub(super) struct Contents {
@@ -57,6 +56,7 @@ impl Contents {
     fn check(&self, kernel: &Kernel<'_>) -> anyhow::Result<()> {
         let (bytes, _) = self.payload();
         let payload = Payload::check(&bytes)?;
+        payload.check_kernel(&kernel.loaded.virtual_extent())?;
         let reduced = elf::Kernel::parse(payload.kernel)?;
         ensure!(
             reduced.entry() == kernel.loaded.entry() && reduced.segments() == kernel.loaded.segments(),
@@ -110,9 +110,9 @@ fn rewrite(payload: &Payload<'_>, text: &mut Piece<'_>) -> Result<(), Refusal> {
     let memory = Memory {
         sites: &mut sites,
         stubs: &mut vec![[0; STUB_SIZE]; table.len()],
-        stubs_address: WINDOW.start,
+        stubs_address: payload.layout.window().start,
         counters: &counters,
-        counters_address: WINDOW.start,
+        counters_address: payload.layout.window().start,
         snapshot: &mut vec![0; table.len()],
         order: &mut vec![0; table.len()],
     };

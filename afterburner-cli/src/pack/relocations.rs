@@ -21,7 +21,7 @@ use object::elf::{R_X86_64_32, R_X86_64_32S, R_X86_64_64, R_X86_64_PC32, R_X86_6
 use wedge::loader::relocations::Relocations as Lists;
 
 use super::addresses::{self, Field};
-use super::facts::{KERNEL_MAP, image_space};
+use super::facts::image_space;
 use super::kernel::Kernel;
 use crate::verify::read;
 
@@ -255,6 +255,8 @@ struct Contents {
     memory: Vec<u8>,
     /// Virtual address of the first byte.
     start: u64,
+    /// Its physical address.
+    physical: u64,
     /// Bytes of the per-CPU area, 0 if it is not linked at 0.
     per_cpu: u64,
 }
@@ -263,7 +265,8 @@ impl Contents {
     fn of(kernel: &Kernel<'_>) -> anyhow::Result<Self> {
         let (memory, start) = kernel.memory()?;
         let of_per_cpu = kernel.loaded.segments().iter().find(|segment| segment.virtual_address == 0);
-        Ok(Self { memory, start, per_cpu: of_per_cpu.map_or(0, |segment| segment.size) })
+        let physical = kernel.loaded.extent().start;
+        Ok(Self { memory, start, physical, per_cpu: of_per_cpu.map_or(0, |segment| segment.size) })
     }
 
     /// The bytes at a virtual address.
@@ -287,10 +290,9 @@ impl Contents {
         let near =
             |value: u64, start: u64, length: u64| value.wrapping_sub(start.wrapping_sub(SLACK)) <= length + 2 * SLACK;
         let length = self.memory.len() as u64;
-        let physical = self.start.wrapping_sub(KERNEL_MAP);
         match list {
-            List::Wide => near(value, self.start, length) || near(value & !ENTRY_BITS, physical, length),
-            List::Narrow => near(value, self.start, length) || near(value, physical, length),
+            List::Wide => near(value, self.start, length) || near(value & !ENTRY_BITS, self.physical, length),
+            List::Narrow => near(value, self.start, length) || near(value, self.physical, length),
             List::Inverse => self.per_cpu > 0 && near(address.wrapping_add(value), 0, self.per_cpu),
         }
     }
@@ -301,7 +303,7 @@ impl Kernel<'_> {
     fn address_in_image(&self, linked: u64) -> Option<u64> {
         self.loaded.segments().iter().find_map(|segment| {
             let inside = linked.checked_sub(segment.virtual_address)?;
-            (inside < segment.size).then(|| KERNEL_MAP + segment.physical_address + inside)
+            (inside < segment.size).then(|| self.layout.image + segment.physical_address + inside)
         })
     }
 

@@ -1,27 +1,24 @@
 //! The wedge: found, and held to the shape that an image needs.
 //!
-//! It is a static executable, linked at the place in its window where it will stay. Its entry code does not depend on where
-//! it is in physical memory, so physical addresses in the file mean nothing. In memory it is one piece.
+//! It is a position-independent executable, linked at 0, and moved here to the place in the window where it will stay: which
+//! window that is, the kernel's layout says ([`wedge::guest::layout`]). Its entry code does not depend on where it is in physical
+//! memory, so physical addresses in the file mean nothing. In memory it is one piece.
 
 use std::env;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use annotate::object::Elf;
 use annotate::object::elf::Symbol;
 use anyhow::{Context as _, anyhow, bail, ensure};
 use object::LittleEndian;
-use object::elf::{FileHeader64, PT_DYNAMIC, PT_INTERP, PT_LOAD};
-use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use object::elf::{
+    ET_DYN, FileHeader64, PT_INTERP, PT_LOAD, R_X86_64_RELATIVE, SHF_ALLOC, SHT_REL, SHT_RELA, SHT_RELR,
+};
+use object::read::elf::{FileHeader as _, ProgramHeader as _, Rela as _, SectionHeader as _};
+use wedge::guest::layout::{Layout, WINDOW_LENGTH};
 use wedge::image::{LOAD_ADDRESS, PARAMETERS_SECTION, Parameters};
 
 use crate::verify::{named, read};
-
-/// The virtual addresses that a wedge may be linked at: the 64 MB directly below the kernel's image.
-pub(super) const WINDOW: Range<u64> = 0xffff_ffff_7c00_0000..0xffff_ffff_8000_0000;
-
-/// Where it begins, physically and virtually: the entry code maps it by large pages.
-const LARGE_PAGE: u64 = 2 << 20;
 
 /// The symbol of its entry from a boot loader.
 const ENTRY: &str = "start32";
@@ -41,14 +38,14 @@ pub(super) struct Wedge {
     /// The file.
     pub(super) data: Vec<u8>,
     /// Its bytes in memory, as far as the file has them.
-    pub(super) content: Vec<u8>,
-    /// Virtual address of the first.
-    pub(super) address: u64,
+    content: Vec<u8>,
+    /// Where in these there is an address.
+    addresses: Vec<Address>,
     /// Bytes in memory.
     pub(super) length: u64,
     /// Offset of the entry.
     pub(super) entry: u64,
-    /// Virtual address of the entry from Xen, if there is one.
+    /// Offset of the entry from Xen, if there is one.
     pub(super) xen_entry: Option<u64>,
     /// Offset of the parameters.
     pub(super) parameters: usize,
@@ -78,6 +75,17 @@ impl Wedge {
         self.content.len()
     }
 
+    /// Its bytes in the window of a layout.
+    pub(super) fn content_in(&self, layout: &Layout) -> Vec<u8> {
+        let mut content = self.content.clone();
+        for &Address { place, offset } in &self.addresses {
+            if let Some(word) = content.get_mut(place..).and_then(<[u8]>::first_chunk_mut) {
+                *word = layout.wedge().wrapping_add(offset).to_le_bytes();
+            }
+        }
+        content
+    }
+
     /// Its sections and symbols.
     pub(super) fn elf(&self) -> anyhow::Result<Elf<'_>> {
         Elf::parse(&self.data).map_err(|error| named(&self.path, error))
@@ -92,16 +100,10 @@ impl Wedge {
         let elf = Elf::parse(&data)?;
         ensure!(!elf.relocatable(), "it is not linked");
         let (content, address, length) = memory(&data)?;
-        ensure!(
-            WINDOW.contains(&address) && length <= WINDOW.end - address && address % LARGE_PAGE == LOAD_ADDRESS,
-            "it is linked at {address:#x}, and not 1 MB behind a multiple of 2 MB in {:#x}-{:#x}",
-            WINDOW.start,
-            WINDOW.end
-        );
-        let inside = |at: u64, length: u64| {
-            let offset = at.checked_sub(address)?;
-            (offset.checked_add(length)? <= content.len() as u64).then_some(offset)
-        };
+        ensure!(address == 0, "it is linked at {address:#x}, not at 0, from where it can be put into any window");
+        ensure!(length <= WINDOW_LENGTH - LOAD_ADDRESS, "its {length:#x} bytes do not fit into a window");
+        let addresses = addresses(&data, content.len())?;
+        let inside = |at: u64, length: u64| (at.checked_add(length)? <= content.len() as u64).then_some(at);
         let parameters = elf.section_named(PARAMETERS_SECTION).map(|(_, section)| section);
         let parameters = parameters.with_context(|| format!("it has no section {PARAMETERS_SECTION}"))?;
         ensure!(
@@ -116,10 +118,10 @@ impl Wedge {
             let Some(address) = place.map(|place| elf.address(place)) else { return Ok(None) };
             inside(address, 1).map(Some).with_context(|| format!("{name} is not in the file"))
         };
-        let xen_entry = entry(XEN_ENTRY)?.map(|offset| address + offset);
+        let xen_entry = entry(XEN_ENTRY)?;
         let entry = entry(ENTRY)?.with_context(|| format!("it has no symbol {ENTRY}"))?;
         let parameters = usize::try_from(parameters)?;
-        Ok(Self { path: path.to_owned(), content, address, length, entry, xen_entry, parameters, data })
+        Ok(Self { path: path.to_owned(), content, addresses, length, entry, xen_entry, parameters, data })
     }
 }
 
@@ -128,8 +130,9 @@ fn memory(data: &[u8]) -> anyhow::Result<(Vec<u8>, u64, u64)> {
     const PAGE: u64 = 4096;
     let header = FileHeader64::<LittleEndian>::parse(data)?;
     let segments = header.program_headers(LittleEndian, data)?;
-    let is_dynamic = |kind| kind == PT_DYNAMIC || kind == PT_INTERP;
-    ensure!(!segments.iter().any(|segment| is_dynamic(segment.p_type(LittleEndian))), "it is not linked statically");
+    let is_interpreted = segments.iter().any(|segment| segment.p_type(LittleEndian) == PT_INTERP);
+    ensure!(!is_interpreted, "it is not linked statically");
+    ensure!(header.e_type(LittleEndian) == ET_DYN, "it is linked to a fixed place, not position-independent");
     let loads = segments.iter().filter(|segment| segment.p_type(LittleEndian) == PT_LOAD);
     let mut loads: Vec<_> = loads.filter(|segment| segment.p_memsz(LittleEndian) > 0).collect();
     loads.sort_by_key(|segment| segment.p_vaddr(LittleEndian));
@@ -147,4 +150,37 @@ fn memory(data: &[u8]) -> anyhow::Result<(Vec<u8>, u64, u64)> {
         }
     }
     Ok((content, start, end - start))
+}
+
+/// A word of the wedge that is an address in it.
+#[derive(Clone, Copy, Debug)]
+struct Address {
+    /// Offset of the word.
+    place: usize,
+    /// Offset of what it names.
+    offset: u64,
+}
+
+/// The words that are addresses, by the linker's relocations: what is linked at 0 and does not move needs none, and what
+/// cannot be moved does not get through a link of this kind.
+fn addresses(data: &[u8], length: usize) -> anyhow::Result<Vec<Address>> {
+    let header = FileHeader64::<LittleEndian>::parse(data)?;
+    let sections = header.sections(LittleEndian, data)?;
+    let mut addresses = Vec::new();
+    for section in sections.iter().filter(|section| section.sh_flags(LittleEndian).contains(SHF_ALLOC)) {
+        let kind = section.sh_type(LittleEndian);
+        ensure!(kind != SHT_REL && kind != SHT_RELR, "its relocations are not of the kind with addends (RELA)");
+        if kind != SHT_RELA {
+            continue;
+        }
+        let Some((relocations, _)) = section.rela(LittleEndian, data)? else { continue };
+        for relocation in relocations {
+            let (at, kind) = (relocation.r_offset(LittleEndian), relocation.r_type(LittleEndian, false));
+            ensure!(kind == R_X86_64_RELATIVE, "its relocation at {at:#x} is of type {kind}, not R_X86_64_RELATIVE");
+            let place = usize::try_from(at).ok().filter(|place| place.checked_add(8).is_some_and(|end| end <= length));
+            let place = place.with_context(|| format!("its relocation at {at:#x} is not in the file"))?;
+            addresses.push(Address { place, offset: relocation.r_addend(LittleEndian).cast_unsigned() });
+        }
+    }
+    Ok(addresses)
 }

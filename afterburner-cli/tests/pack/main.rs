@@ -22,6 +22,10 @@ const RELOCATIONS: &str = "arch/x86/boot/compressed/vmlinux.relocs";
 /// Where the wedge is loaded.
 const LOAD_ADDRESS: u64 = 0x10_0000;
 
+/// Where the wedge lies in a kernel of the standard layout, and in one of the lower half.
+const WEDGE: u64 = 0xffff_ffff_7f10_0000;
+const LOW_WEDGE: u64 = 0x5fff_7f10_0000;
+
 /// The first page behind the kernel of `testdata/pack`, which ends at 0x1216345: where the payload lies.
 const BEHIND_KERNEL: u64 = 0x121_7000;
 
@@ -64,7 +68,12 @@ fn make_kernel_by(lab: &Lab, tables: Tables, text: &str, script: &str) {
 fn make_wedge(lab: &Lab, text: &str, script: &str) {
     lab.write_all(&[("wedge.s", text), ("wedge.ld", script)]);
     lab.run("as", &["wedge.s", "-o", "wedge.o"]).silent_success();
-    lab.run("ld", &["--no-warn-rwx-segments", "-T", "wedge.ld", "wedge.o", "-o", "wedge"]).silent_success();
+    link_wedge(lab, &["-pie", "--no-dynamic-linker"]);
+}
+
+fn link_wedge(lab: &Lab, options: &[&str]) {
+    let arguments = ["--no-warn-rwx-segments", "-T", "wedge.ld", "wedge.o", "-o", "wedge"];
+    lab.run("ld", &[options, &arguments].concat()).silent_success();
 }
 
 /// Packs with the lab's kernel and wedge, and with these further arguments.
@@ -150,7 +159,7 @@ fn the_wedge_is_told_where_everything_is() {
 fn every_loader_finds_its_header_and_the_entry() {
     let lab = lab();
     let image = image(&lab, &[]);
-    let entry = u32::try_from(LOAD_ADDRESS + address(&lab.read("wedge"), "start32") - 0xffff_ffff_7f10_0000).unwrap();
+    let entry = u32::try_from(LOAD_ADDRESS + address(&lab.read("wedge"), "start32")).unwrap();
     let header = FileHeader64::<LittleEndian>::parse(&*image).expect("an ELF file");
     assert_eq!(header.e_entry(LittleEndian), entry.into());
     let mut notes = header.program_headers(LittleEndian, &*image).expect("segments").iter();
@@ -181,11 +190,11 @@ fn notes(image: &[u8]) -> Vec<(u32, u64)> {
 #[test]
 fn an_image_can_be_entered_by_xen_if_the_wedge_can() {
     let lab = lab();
-    let start32 = LOAD_ADDRESS + address(&lab.read("wedge"), "start32") - 0xffff_ffff_7f10_0000;
+    let start32 = LOAD_ADDRESS + address(&lab.read("wedge"), "start32");
     assert_eq!(notes(&image(&lab, &[])), [(18, start32)]);
     let text = source("wedge.s").replace("\t.globl table\n", "\t.globl start_xen\nstart_xen:\n\tjmp start_xen\n");
     make_wedge(&lab, &text, &source("wedge.ld"));
-    let entry = address(&lab.read("wedge"), "start_xen");
+    let entry = WEDGE + address(&lab.read("wedge"), "start_xen");
     let text = |text: &[u8; 8]| u64::from_le_bytes(*text);
     let expected = [
         (18, start32),
@@ -197,7 +206,11 @@ fn an_image_can_be_entered_by_xen_if_the_wedge_can() {
         (17, 1 << 11),
     ];
     assert_eq!(notes(&image(&lab, &[])), expected);
-    make_wedge(&lab, &source("wedge.s").replace("\ntable:", "\n.globl start_xen\nstart_xen:"), &source("wedge.ld"));
+    make_wedge(
+        &lab,
+        &source("wedge.s").replace("\ntable:", "\n.globl start_xen\ntable:\nstart_xen:"),
+        &source("wedge.ld"),
+    );
     assert!(pack(&lab, &[]).stderr.contains("start_xen is not in the file"));
 }
 
@@ -215,7 +228,7 @@ fn tools_see_the_parts_and_the_wedges_symbols() {
     assert_eq!(file.section_by_name(".afterburn").unwrap().address(), payload.sites_address);
     assert_eq!(data(".text"), object::File::parse(&*wedge).unwrap().section_by_name(".text").unwrap().data().unwrap());
     for name in ["start32", "table"] {
-        assert_eq!(address(&image, name), address(&lab.read("wedge"), name), "{name}");
+        assert_eq!(address(&image, name), WEDGE + address(&lab.read("wedge"), name), "{name}");
     }
 }
 
@@ -227,6 +240,7 @@ fn the_wedge_is_told_what_the_kernels_symbols_tell() {
         payload(&image(&lab, &[])).guest
     };
     let isolated = GuestFacts {
+        image: 0xffff_ffff_8000_0000,
         window_entry: 0x120_2000 + 509 * 8,
         user_window_entry: 0x120_1000 + 511 * 8,
         modules_start: 0xffff_ffff_c000_0000,
@@ -284,17 +298,28 @@ fn a_kernel_that_lies_elsewhere_is_refused() {
         (
             ISOLATED,
             linked("0x1000000", "0"),
-            "is linked at 0x1000000 to be loaded at 0x1000000; the wedge serves kernels that are linked 0xffffffff80000000",
+            "is linked at 0x1000000 to be loaded at 0x1000000, so its image is mapped from 0x0 on; the wedge serves \
+             kernels that have it at 0xffffffff80000000 (standard) and 0x5fff80000000 (low)",
         ),
         (
             ISOLATED,
             linked("0xffffffff41000000", "0xffffffff40000000"),
-            "is linked at 0xffffffff41000000 to be loaded at 0x1000000; the wedge serves kernels",
+            "is linked at 0xffffffff41000000 to be loaded at 0x1000000, so its image is mapped from 0xffffffff40000000 on",
         ),
         (
             ISOLATED,
             linked("0xffffffc081000000", "0xffffffc080000000"),
-            "is linked at 0xffffffc081000000 to be loaded at 0x1000000; the wedge serves kernels",
+            "is linked at 0xffffffc081000000 to be loaded at 0x1000000, so its image is mapped from 0xffffffc080000000 on",
+        ),
+        (
+            ISOLATED,
+            linked("0x7fff81000000", "0x7fff80000000"),
+            "is linked at 0x7fff81000000 to be loaded at 0x1000000, so its image is mapped from 0x7fff80000000 on",
+        ),
+        (
+            ISOLATED,
+            linked("0x5fffc1000000", "0x5fffc0000000"),
+            "is linked at 0x5fffc1000000 to be loaded at 0x1000000, so its image is mapped from 0x5fffc0000000 on",
         ),
         (ISOLATED, at("0xffffffff81001000"), "is to be loaded at 0x1001000, which is no multiple of 0x200000"),
         (
@@ -397,7 +422,7 @@ fn a_wrong_input_is_named() {
         (["--kernel", KERNEL, "--wedge", "wedge.o"], "wedge.o is no wedge: it is not linked\n"),
         (
             ["--kernel", KERNEL, "--wedge", KERNEL],
-            "vmlinux is no wedge: its segments are not contiguous at 0xffffffff81200000\n",
+            "vmlinux is no wedge: it is linked to a fixed place, not position-independent\n",
         ),
     ] {
         let result = lab.afterburner(&[&["pack", "-o", "image"], &arguments[..]].concat());
@@ -423,6 +448,10 @@ fn a_wrong_input_is_named() {
 fn a_wedge_has_its_shape() {
     let lab = lab();
     let (text, script) = (source("wedge.s"), source("wedge.ld"));
+    let apart = script
+        .replace("FLAGS(7);", "FLAGS(7); rest PT_LOAD FLAGS(6);")
+        .replace(". = ALIGN(4096)", ". += 0x10000")
+        .replace(".bss : { *(.bss) } :image", ".bss : { *(.bss) } :rest");
     for (text, script, expected) in [
         (text.replace(".skip 40", ".skip 48"), script.clone(), "its section .parameters has 48 bytes, not 40"),
         (
@@ -431,15 +460,11 @@ fn a_wedge_has_its_shape() {
             "it has no section .parameters",
         ),
         (text.replace("start32", "start64"), script.replace("start32", "start64"), "it has no symbol start32"),
-        (
-            text.clone(),
-            script.replace("0xffffffff7f100000", "0xffffffff7f101000"),
-            "it is linked at 0xffffffff7f101000, and",
-        ),
-        (text.clone(), script.replace(". = ALIGN(4096)", ". += 0x10000"), "its segments are not contiguous at 0x"),
+        (text.replace(".skip 0x3000", ".skip 0xf00000"), script.clone(), "0xf01000 bytes do not fit into a window"),
+        (text.clone(), apart, "its segments are not contiguous at 0x"),
         (text.replace(".skip 0x3000", ".skip 0xe00000"), script.clone(), "the wedge and its arena for 6 sites take"),
         (
-            text.replace("\nstart32:", "\nother:").replace("\ntable:", "\nstart32:"),
+            text.replace("\nstart32:", "\nother:").replace("\ntable:", "\ntable:\nstart32:"),
             script,
             "start32 is not in the file",
         ),
@@ -449,6 +474,92 @@ fn a_wedge_has_its_shape() {
         assert_eq!(result.status.code(), Some(2), "{result:?}");
         assert!(result.stderr.contains(expected), "{expected}: {result:?}");
     }
+}
+
+#[test]
+fn a_wedge_that_cannot_be_moved_is_refused() {
+    let lab = lab();
+    link_wedge(&lab, &[]);
+    assert!(
+        pack(&lab, &[]).stderr.contains("wedge is no wedge: it is linked to a fixed place, not position-independent")
+    );
+    lab.write("wedge.ld", source("wedge.ld").replace(". = 0;", ". = 0x1000;").as_bytes());
+    link_wedge(&lab, &[]);
+    let mut elsewhere = lab.read("wedge");
+    elsewhere[16] = 3; // e_type: ET_DYN
+    lab.write("wedge", &elsewhere);
+    assert!(
+        pack(&lab, &[])
+            .stderr
+            .contains("wedge is no wedge: it is linked at 0x1000, not at 0, from where it can be put")
+    );
+    make_wedge(&lab, &source("wedge.s"), &source("wedge.ld"));
+    let wedge = lab.read("wedge");
+    let file = object::File::parse(&*wedge).expect("an ELF file");
+    let (at, size) = file.section_by_name(".rela.dyn").expect("relocations").file_range().expect("in the file");
+    let (at, content) = (usize::try_from(at).unwrap(), wedge[..].len());
+    assert_eq!(size, 48, "two relocations: where, type and symbol, what");
+    for (field, value, expected) in [
+        (8, 1, "its relocation at 0x88 is of type 1, not R_X86_64_RELATIVE"),
+        (8, 37, "its relocation at 0x88 is of type 37, not R_X86_64_RELATIVE"),
+        (24, 0xcc, "its relocation at 0xcc is not in the file"),
+        (24, u64::MAX - 3, "its relocation at 0xfffffffffffffffc is not in the file"),
+        (24, content as u64, "is not in the file"),
+    ] {
+        let mut wedge = wedge.clone();
+        wedge[at + field..at + field + 8].copy_from_slice(&u64::to_le_bytes(value));
+        lab.write("wedge", &wedge);
+        lab.write("image", b"as it was");
+        let result = pack(&lab, &[]);
+        assert_eq!(result.status.code(), Some(2), "{result:?}");
+        assert!(result.stderr.contains(expected), "{expected}: {result:?}");
+        assert_eq!(lab.read("image"), b"as it was");
+    }
+}
+
+/// A kernel in the lower half of the address space: the same, linked elsewhere.
+fn make_low_kernel(lab: &Lab, tables: Tables) {
+    let script = source("kernel.ld").replace("0xffffffff8", "0x5fff8");
+    make_kernel_by(lab, tables, &source("kernel.s"), &script);
+}
+
+#[test]
+fn the_wedge_goes_where_the_layout_of_the_kernel_has_it() {
+    let lab = lab();
+    let wedge = lab.read("wedge");
+    let offset = |name| address(&wedge, name);
+    let words = |image: &[u8]| -> Vec<u64> {
+        let content = &loads(image)[0].1[usize::try_from(offset("words")).unwrap()..];
+        content.as_chunks().0.iter().take(3).map(|word| u64::from_le_bytes(*word)).collect()
+    };
+    let standard = image(&lab, &[]);
+    make_low_kernel(&lab, ISOLATED);
+    let low = image(&lab, &[]);
+    for (image, start, map, root_entry) in
+        [(&standard, WEDGE, 0xffff_ffff_8000_0000, 511), (&low, LOW_WEDGE, 0x5fff_8000_0000, 191)]
+    {
+        assert_eq!(words(image), [start + offset("start32"), start + offset("table") + 8, 0], "what it refers to");
+        for name in ["start32", "table", "words"] {
+            assert_eq!(address(image, name), start + offset(name), "{name}");
+        }
+        let payload = payload(image);
+        let facts = GuestFacts {
+            image: map,
+            window_entry: 0x120_2000 + 509 * 8,
+            user_window_entry: 0x120_1000 + root_entry * 8,
+            modules_start: map + (1 << 30),
+            modules_end: map + 0x7f00_0000,
+            stack_switch: 0,
+        };
+        assert_eq!(payload.guest, facts);
+        assert_eq!(payload.layout.image, map);
+    }
+    let text =
+        |image: &[u8]| object::File::parse(image).unwrap().section_by_name(".text").unwrap().data().unwrap().to_vec();
+    assert_eq!((text(&standard), text(&low)), (text(&wedge), text(&wedge)), "code is the same everywhere");
+    let read_back = lab.afterburner(&["unpack", "image", "-d", "parts"]).success();
+    assert_eq!(read_back.stdout.lines().count(), 3, "{read_back:?}");
+    assert_eq!(lab.read("parts/vmlinux"), payload(&low).kernel);
 }
 
 #[test]

@@ -39,6 +39,9 @@ pub(crate) trait Boot {
     /// wedge's first on.
     fn image(&self) -> (Parameters, u64, u64);
 
+    /// Where the wedge's window begins.
+    fn window(&self) -> u64;
+
     /// The payload, where the parameters say that it lies.
     fn payload(&mut self, parameters: &Parameters) -> Result<&'static [u8], Self::Error>;
 
@@ -206,6 +209,7 @@ fn prepare<B: Boot>(mut host: B, line: &mut Option<CommandLine>) -> Result<Ready
     parameters.check(own_length, room).map_err(Failure::Misplaced)?;
     let payload = Payload::check(host.payload(&parameters).map_err(Failure::Host)?).map_err(Failure::Payload)?;
     payload.check_arena(parameters.arena).map_err(Failure::Payload)?;
+    payload.check_window(host.window()).map_err(Failure::Payload)?;
     let line: &CommandLine = line.insert(host.command_line(payload.command_line)?);
     let options = Options::parse(line.as_str()).map_err(Failure::Option)?;
     let (entered, hypervisor) = host.entered();
@@ -227,6 +231,7 @@ fn prepare<B: Boot>(mut host: B, line: &mut Option<CommandLine>) -> Result<Ready
         entropy: ground.entropy,
     };
     let plan = guest.plan(ground.busy.as_slice()).map_err(Failure::Load)?;
+    payload.check_kernel(&plan.kernel.virtual_extent()).map_err(Failure::Payload)?;
     plan.load(&mut host.memory(&ground.map).map_err(Failure::Host)?).map_err(Failure::Memory)?;
     rewrite_and_take_over(host, &contents, &plan, &ground.map)?;
     Ok(Ready { entry: plan.kernel.entry(), boot_params: plan.boot_params })

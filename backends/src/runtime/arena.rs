@@ -6,7 +6,7 @@ use core::slice;
 use wedge::image::{LOAD_ADDRESS, Span};
 use wedge::sites::{Memory, STUB_SIZE, Site};
 
-use super::{PAGE, WINDOW};
+use super::PAGE;
 
 /// The memory behind the wedge: stubs first, since they are executed, then counters, snapshot,
 /// sites, order.
@@ -36,17 +36,19 @@ impl Arena {
         self.span.offset..self.span.offset + length.next_multiple_of(PAGE)
     }
 
+    /// The arena in the window that begins at an address.
+    ///
     /// # Safety
     ///
-    /// The arena is mapped in the window, and this is called once.
-    pub(crate) unsafe fn memory(&self) -> Memory<'static> {
+    /// It is mapped there, and this is called once.
+    pub(crate) unsafe fn memory(&self, window: u64) -> Memory<'static> {
         let stubs = self.stubs();
-        let counters = WINDOW + stubs.end;
+        let counters = window + stubs.end;
         let bytes = (self.sites * size_of::<u64>()) as u64;
         let snapshot = (counters + bytes).next_multiple_of(PAGE);
         let entries = (snapshot + bytes).next_multiple_of(PAGE);
         let order = (entries + (self.sites * size_of::<Option<Site>>()) as u64).next_multiple_of(PAGE);
-        let stubs_address = WINDOW + stubs.start;
+        let stubs_address = window + stubs.start;
         let empty = place::<Option<Site>>(entries);
         for number in 0..self.sites {
             // SAFETY: in the arena, by `new`, and aligned to a page.

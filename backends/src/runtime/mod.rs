@@ -13,13 +13,8 @@ pub(crate) mod sites;
 
 pub(crate) use log::say;
 #[cfg(target_os = "none")]
-pub(crate) use program::{own_length, parameters};
+pub(crate) use program::{own_length, parameters, window};
 pub(crate) use wedge::x86::paging::PAGE;
-
-/// Where the wedge is linked, and stays.
-pub(crate) const WINDOW: u64 = 0xffff_ffff_7f00_0000;
-/// Bytes of the window from there on.
-pub(crate) const WINDOW_LENGTH: u64 = 16 << 20;
 
 /// The time-stamp counter.
 pub(crate) fn timestamp() -> u64 {

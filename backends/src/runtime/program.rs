@@ -2,16 +2,24 @@
 
 use wedge::image::{LOAD_ADDRESS, Parameters, Span};
 
-use super::{WINDOW, log, say};
+use super::{log, say};
 
 unsafe extern "C" {
+    /// The wedge's first byte.
+    static image_start: u8;
     /// The end of what is linked, in whole pages.
     static image_end: u8;
 }
 
+/// Where the window begins that `afterburner pack` has put the wedge into.
+#[inline]
+pub(crate) fn window() -> u64 {
+    (&raw const image_start).addr() as u64 - LOAD_ADDRESS
+}
+
 /// Bytes of the wedge itself.
 pub(crate) fn own_length() -> u64 {
-    (&raw const image_end).addr() as u64 - WINDOW - LOAD_ADDRESS
+    (&raw const image_end).addr() as u64 - window() - LOAD_ADDRESS
 }
 
 /// Written by `afterburner pack`.

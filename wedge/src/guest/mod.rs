@@ -1,3 +1,4 @@
 //! What the wedge knows of its guest.
 
+pub mod layout;
 pub mod linux;

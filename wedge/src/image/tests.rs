@@ -31,6 +31,7 @@ fn header() -> Header {
         initramfs: span(55, 9),
         command_line: span(65, 8),
         guest: GuestFacts {
+            image: 0xffff_ffff_8000_0000,
             window_entry: 0x182_2fe8,
             user_window_entry: 0x182_1ff8,
             modules_start: 0xffff_ffff_a000_0000,
@@ -135,10 +136,61 @@ fn what_is_said_of_the_kernel_is_within_what_any_kernel_is() {
         let facts = GuestFacts { window_entry: address, ..facts };
         assert_eq!(check(facts), Err(Damage::TableEntry(address)));
     }
+    let low = GuestFacts {
+        image: 0x5fff_8000_0000,
+        window_entry: 0x182_2fe8,
+        user_window_entry: 0x182_1000 + 191 * 8,
+        modules_start: 0x5fff_a000_0000,
+        modules_end: 0x5fff_ff00_0000,
+        ..facts
+    };
+    assert_eq!(check(low), Ok(()));
+    let mixed = GuestFacts { user_window_entry: facts.user_window_entry, ..low };
+    assert_eq!(check(mixed), Err(Damage::TableEntry(mixed.user_window_entry)));
+    let mixed = GuestFacts { image: facts.image, ..low };
+    assert_eq!(check(mixed), Err(Damage::Modules { start: low.modules_start, end: low.modules_end }));
+    for image in [0, 1, 0x7fff_8000_0000, 0xffff_8000_0000_0000, u64::MAX] {
+        let damage = Damage::Layout(image);
+        assert_eq!(check(GuestFacts { image, ..facts }), Err(damage), "{damage}");
+    }
     for address in [1, 0x182_1ff0, 0x182_1ff9, 1 << 40 | 0xff8, u64::MAX, u64::MAX - 7] {
         let facts = GuestFacts { user_window_entry: address, ..facts };
         assert_eq!(check(facts), Err(Damage::TableEntry(address)));
     }
+}
+
+#[test]
+fn a_kernel_and_its_window_are_where_the_layout_has_them() {
+    let low = Header {
+        guest: GuestFacts {
+            image: 0x5fff_8000_0000,
+            user_window_entry: 0,
+            modules_start: 0x5fff_a000_0000,
+            modules_end: 0x5fff_ff00_0000,
+            ..header().guest
+        },
+        ..header()
+    };
+    let (standard, low) = (payload(header()), payload(low));
+    let [standard, low] = [&standard, &low].map(|bytes| Payload::check(bytes).unwrap());
+    let (high_image, low_image) = (0xffff_ffff_8100_0000..0xffff_ffff_8200_0000, 0x5fff_8100_0000..0x5fff_8200_0000);
+    assert_eq!((standard.check_kernel(&high_image), low.check_kernel(&low_image)), (Ok(()), Ok(())));
+    for (payload, image) in [
+        (standard, low_image.clone()),
+        (low, high_image.clone()),
+        (low, 0x7fff_8100_0000..0x7fff_8200_0000),
+        (low, 0x5fff_7fff_f000..0x5fff_8200_0000),
+        (low, 0x5fff_8100_0000..0x5fff_ff00_1000),
+        (standard, 0x100_0000..0x200_0000),
+    ] {
+        let damage = Damage::Kernel { start: image.start, end: image.end, layout: payload.layout };
+        assert_eq!(payload.check_kernel(&image), Err(damage), "{damage}");
+    }
+    let (high_window, low_window) = (0xffff_ffff_7f00_0000, 0x5fff_7f00_0000);
+    assert_eq!((standard.check_window(high_window), low.check_window(low_window)), (Ok(()), Ok(())));
+    let damage = Damage::Window { window: low_window, expected: high_window };
+    assert_eq!(standard.check_window(low_window), Err(damage), "{damage}");
+    assert!(low.check_window(high_window).is_err() && low.check_window(0).is_err());
 }
 
 #[test]

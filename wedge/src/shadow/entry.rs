@@ -6,11 +6,6 @@ use crate::x86::paging::entry::{
 };
 use crate::x86::paging::{EXECUTABLE, RIGHTS, restricted, shift};
 
-/// Whether a virtual address lies in the kernel half.
-pub(super) const fn is_kernel(address: u64) -> bool {
-    address >> 63 != 0
-}
-
 /// What a shadow's entry was made from: the guest's entry, with the rights of the whole path that leads to it, or the number
 /// of a shadow table. 0 is an absent one.
 ///

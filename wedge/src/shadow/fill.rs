@@ -1,18 +1,18 @@
 //! Filling the shadow: one page that is needed, and its neighbours.
 //!
 //! A fault costs some two thousand instructions, on its way through the host and back. An entry filled in advance costs a
-//! quarter of that, and as much again when it is dropped: it must be more likely needed than not. In the low half that is
-//! the case for the other page of a pair, if it has been used before, which its accessed flag tells; farther away it is not,
-//! least of all after a `fork`. In the kernel half all that are present are filled: a fault on the stack that the fault
-//! itself is pushed to cannot be taken, so a kernel stack has to be there as a whole from its first touch on. But ahead of
-//! need only memory is mapped: a device is accessed by whoever means it. A stack that begins in one block and ends in the next
-//! is filled by its first store, too ([`Shadow::fill_below`]).
+//! quarter of that, and as much again when it is dropped: it must be more likely needed than not. In a space's own part that
+//! is the case for the other page of a pair, if it has been used before, which its accessed flag tells; farther away it is
+//! not, least of all after a `fork`. In the kernel's part all that are present are filled: a fault on the stack that the
+//! fault itself is pushed to cannot be taken, so a kernel stack has to be there as a whole from its first touch on. But
+//! ahead of need only memory is mapped: a device is accessed by whoever means it. A stack that begins in one block and ends
+//! in the next is filled by its first store, too ([`Shadow::fill_below`]).
 //!
 //! Where no table is left, the ones that were filled least recently go, whosever they are: another space's, the current
-//! one's, the kernel half's. What has just been filled goes last, so each fill gets its access farther; and what is in use but
+//! one's, the kernel part's. What has just been filled goes last, so each fill gets its access farther; and what is in use but
 //! was filled long ago costs a fault each time that all others have had their turn.
 
-use super::entry::{Note, is_kernel};
+use super::entry::Note;
 use super::host::{BLOCK, Frame, Host, Level, Link};
 use super::tables::MIXED;
 use super::walk::{Source, Walk};
@@ -93,7 +93,7 @@ impl Shadow<'_> {
     /// in: then that is filled, too.
     pub(super) fn fill_below(&mut self, address: u64, host: &mut impl Host) {
         let within = (index(address, 1) % BLOCK) as u64;
-        if is_kernel(address) && within < STACK_PAGES - 1 {
+        if self.is_kernel(address) && within < STACK_PAGES - 1 {
             self.prefill((address & !(PAGE - 1)).wrapping_sub((within + 1) * PAGE), host);
         }
     }
@@ -101,7 +101,7 @@ impl Shadow<'_> {
     /// What nearly all fills of a space are: a page of a program's, in a table that it reaches, where there was none.
     fn add(&mut self, target: Target, walk: &Walk, host: &mut impl Host) -> Option<()> {
         let Target { address, leaf, .. } = target;
-        if walk.level() > 1 || is_kernel(address) || !leaf.is_user() || !self.is_linked(index(address, 4)) {
+        if walk.level() > 1 || self.is_kernel(address) || !leaf.is_user() || !self.is_linked(index(address, 4)) {
             return None;
         }
         let (table, at) = (self.find_l1(address)?, index(address, 1));
@@ -135,7 +135,7 @@ impl Shadow<'_> {
         self.comes_from(table, walk.level());
         let outcome = self.fill_entry(target, top, table, link, host);
         match outcome {
-            Outcome::Filled if is_kernel(address) => self.fill_block(target, table, walk, host),
+            Outcome::Filled if self.is_kernel(address) => self.fill_block(target, table, walk, host),
             Outcome::Filled => self.fill_other(target, table, walk, host),
             _ => {}
         }
@@ -166,8 +166,8 @@ impl Shadow<'_> {
         let at = index(address, super::tables::number(level));
         let old = self.note(table, at);
         // Before the leaf is admitted, which may link what is spurious now.
-        let linked = is_kernel(address) || self.is_linked(index(address, 4));
-        if !is_kernel(address) {
+        let linked = self.is_kernel(address) || self.is_linked(index(address, 4));
+        if !self.is_kernel(address) {
             self.info(table).supervisor |= !leaf.is_user();
             self.admit(address, leaf, fault.is_some_and(|access| access.user), top, host);
         }
@@ -194,12 +194,12 @@ impl Shadow<'_> {
 
     /// Notes that a kernel table has an entry that is not global.
     fn unglobal(&mut self, table: u32, leaf: Note, address: u64) {
-        if is_kernel(address) && !leaf.is_global() {
+        if self.is_kernel(address) && !leaf.is_global() {
             self.relist(table, MIXED);
         }
     }
 
-    /// Fills the other page of a pair in the low half.
+    /// Fills the other page of a pair in a space's own part.
     fn fill_other(&mut self, target: Target, table: u32, walk: &Walk, host: &mut impl Host) {
         let other = index(target.address, 1) ^ 1;
         if !self.note(table, other).is_present() {
@@ -211,7 +211,7 @@ impl Shadow<'_> {
         }
     }
 
-    /// Fills the rest of a block in the kernel half.
+    /// Fills the rest of a block in the kernel's part.
     fn fill_block(&mut self, target: Target, table: u32, walk: &Walk, host: &mut impl Host) {
         let address = target.address;
         let source = walk.source(self.mode, address, 1);
@@ -236,7 +236,7 @@ impl Shadow<'_> {
         }
     }
 
-    /// Sets the accessed flag of a present entry in the kernel half. Returns what the entry is then.
+    /// Sets the accessed flag of a present entry in the kernel's part. Returns what the entry is then.
     fn mark_accessed(source: &Source, index: usize, entry: u64, host: &mut impl Host) -> u64 {
         match source.place(index) {
             Some(place) if entry & (PRESENT | ACCESSED) == PRESENT => {

@@ -1,6 +1,6 @@
 //! What the algorithm needs of a host, and the words in which it speaks to it.
 
-/// How many neighbouring entries are compared together, and in the kernel half filled: a power of two, 32 at most.
+/// How many neighbouring entries are compared together, and in the kernel's part filled: a power of two, 32 at most.
 pub const BLOCK: usize = 16;
 
 /// The number of one of the host's page-table pages, below the length of [`Memory`](super::Memory)'s slices.
@@ -16,9 +16,9 @@ pub enum Level {
     L2,
     /// Level 3: 1 GB each.
     L3,
-    /// Level 4, in force while the guest's kernel runs: the low half of a space, and the kernel half, which all share.
+    /// Level 4, in force while the guest's kernel runs: a space's own part, and the kernel's part, which all share.
     KernelRoot,
-    /// Level 4, in force while the guest's programs run: the low half of a space only.
+    /// Level 4, in force while the guest's programs run: a space's own part only.
     UserRoot,
 }
 
@@ -84,7 +84,7 @@ pub enum Link {
 pub enum Flush {
     /// The page at this virtual address.
     Page(u64),
-    /// All pages of the current space, and of the kernel half.
+    /// All pages of the current space, and of the kernel's part.
     All,
 }
 
@@ -142,6 +142,6 @@ pub trait Host {
     /// Makes the real TLB forget. It may forget more.
     fn flush(&mut self, what: Flush);
 
-    /// Makes these the roots in force. What the real TLB has of the low half of any space goes.
+    /// Makes these the roots in force. What the real TLB has of any space's own part goes.
     fn switch(&mut self, kernel: Table, user: Table);
 }

@@ -10,13 +10,14 @@
 //! what is different (`resync.rs`). That is why a process-context identifier which goes from one process to another, as it
 //! does at each `fork`, keeps the pages that the two have in common.
 //!
-//! Two things are simpler than hardware. The kernel half is shadowed once, for all spaces: its entries of the guest's root
-//! have to be the same in all of them, as Linux's are. And leaves carry the rights of their whole path; tables above allow
-//! everything, so that a right that is taken away above is found by looking at leaves alone.
+//! Two things are simpler than hardware. The kernel's part ([`guest::layout`](crate::guest::layout)) is shadowed once, for
+//! all spaces: its entries of the guest's root have to be the same in all of them, as Linux's are. And leaves carry the
+//! rights of their whole path; tables above allow everything, so that a right that is taken away above is found by looking
+//! at leaves alone.
 //!
 //! Hosts that run the guest's kernel in ring 3 tell it from its programs by the root. So each space has two, and the one for
-//! programs must not reach what the guest has withheld from them. In the low half a level-3 table with such a leaf (Linux
-//! has them while it boots) is linked to by the root for the kernel only.
+//! programs must not reach what the guest has withheld from them. In a space's own part a level-3 table with such a leaf
+//! (Linux has them while it boots) is linked to by the root for the kernel only.
 
 mod entry;
 mod fill;
@@ -31,13 +32,14 @@ pub use tables::TableInfo;
 
 use core::ops::Range;
 
-use entry::is_kernel;
 use fill::Why;
 use spaces::{SPACES, Space};
 use tables::{LISTS, List, NONE, Stale};
 use walk::Walk;
 
 use crate::x86::paging::{Dead, entry::ADDRESS, index};
+
+use crate::guest::layout::Slots;
 
 /// The guest's virtual paging mode. Four-level paging is always on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,9 +126,9 @@ pub struct Statistics {
     pub resyncs: u64,
     /// Entries that were found to be different and changed or dropped.
     pub changes: u64,
-    /// Tables of the low half dropped for want of tables.
+    /// Tables of a space's own part dropped for want of tables.
     pub evictions: u64,
-    /// Tables of the kernel half dropped, or not made, for want of tables: pages that were mapped no longer are.
+    /// Tables of the kernel's part dropped, or not made, for want of tables: pages that were mapped no longer are.
     pub kernel_evictions: u64,
 }
 
@@ -134,6 +136,8 @@ pub struct Statistics {
 #[derive(Debug)]
 pub struct Shadow<'a> {
     memory: Memory<'a>,
+    /// The kernel's part of the address space.
+    slots: Slots,
     reserved: &'a [Range<u64>],
     /// The lowest address of these.
     reserved_from: u64,
@@ -145,7 +149,7 @@ pub struct Shadow<'a> {
     clock: u64,
     /// Counts what happens to tables.
     time: u64,
-    /// The level-3 tables of the kernel half.
+    /// The level-3 tables of the kernel's part, from its first slot on.
     kernel: [u32; 256],
     lists: [List; LISTS],
     stale: Stale,
@@ -155,17 +159,18 @@ pub struct Shadow<'a> {
 }
 
 impl<'a> Shadow<'a> {
-    /// A shadow of the tables at `cr3`, put in force.
+    /// A shadow of the tables at `cr3`, put in force. `slots` is the kernel's part of the address space.
     ///
     /// `reserved` are ranges of virtual addresses, multiples of 1 GB (the last may end at `u64::MAX`), that belong to the
     /// host: what it has put into tables for them is left alone, and an access there is the guest's fault. Where one is but
-    /// a part of the 512 GB that an entry of a root covers, in the kernel half, all kernel roots have the table below it.
+    /// a part of the 512 GB that an entry of a root covers, in the kernel's part, all kernel roots have the table below it.
     ///
     /// # Errors
     ///
     /// When the host has not even the tables to begin with.
     pub fn new(
         memory: Memory<'a>,
+        slots: Slots,
         reserved: &'a [Range<u64>],
         mode: Mode,
         cr3: u64,
@@ -173,6 +178,7 @@ impl<'a> Shadow<'a> {
     ) -> Result<Self, OutOfTables> {
         let mut shadow = Self {
             memory,
+            slots,
             reserved,
             reserved_from: reserved.iter().map(|range| range.start).min().unwrap_or(u64::MAX),
             mode,
@@ -207,7 +213,7 @@ impl<'a> Shadow<'a> {
         }
         match self.walk(address, access, host) {
             Err(error) => Outcome::Fault { error },
-            Ok(_) if access.user && is_kernel(address) => Outcome::Fault { error: self.mode.error(access, None) },
+            Ok(_) if access.user && self.is_kernel(address) => Outcome::Fault { error: self.mode.error(access, None) },
             Ok(walk) => {
                 let outcome = self.fill(address, Why::Fault(access), &walk, host);
                 if access.write && outcome == Outcome::Filled {
@@ -239,14 +245,14 @@ impl<'a> Shadow<'a> {
         }
     }
 
-    /// Fills a page and its neighbours before they fault, if the guest's tables map it, and it has been used: after the guest
-    /// has handled a fault. In the kernel half whether it has been used or not, if it is memory. Whether it is mapped now: it
-    /// is not if there is no table for it.
+    /// Fills a page and its neighbours before they fault, if the guest's tables map it, and it has been used: after the
+    /// guest has handled a fault. In the kernel's part whether it has been used or not, if it is memory. Whether it is
+    /// mapped now: it is not if there is no table for it.
     pub fn prefill(&mut self, address: u64, host: &mut impl Host) -> bool {
         if self.is_reserved(address) {
             return false;
         }
-        let outcome = if is_kernel(address) {
+        let outcome = if self.is_kernel(address) {
             match self.walk(address, Access { write: false, user: false, fetch: false }, host) {
                 Ok(walk) if is_memory(walk.translate(address), host) => self.fill(address, Why::Ahead, &walk, host),
                 _ => return false,
@@ -257,7 +263,7 @@ impl<'a> Shadow<'a> {
                 _ => return false,
             }
         };
-        self.statistics.kernel_evictions += u64::from(is_kernel(address) && outcome == Outcome::OutOfTables);
+        self.statistics.kernel_evictions += u64::from(self.is_kernel(address) && outcome == Outcome::OutOfTables);
         matches!(outcome, Outcome::Filled | Outcome::Spurious)
     }
 
@@ -276,10 +282,11 @@ impl<'a> Shadow<'a> {
         self.held = address;
     }
 
-    /// Drops what maps a page of the kernel half, a table of level 1 or the link to a ready-made one, as if the table were wanted
+    /// Drops what maps a page of the kernel's part, a table of level 1 or the link to a ready-made one, as if the table were wanted
     /// for something else, and whoever holds it. This is for tests of those who keep pages mapped.
     pub fn evict(&mut self, address: u64, host: &mut impl Host) {
-        let Some(parent) = self.find_l2(address).filter(|_| is_kernel(address) && !self.is_reserved(address)) else {
+        let Some(parent) = self.find_l2(address).filter(|_| self.is_kernel(address) && !self.is_reserved(address))
+        else {
             return;
         };
         let at = index(address, 2);
@@ -333,6 +340,13 @@ impl<'a> Shadow<'a> {
         }
     }
 
+    /// Whether an address lies in the kernel's part.
+    #[inline]
+    #[must_use]
+    pub fn is_kernel(&self, address: u64) -> bool {
+        self.slots.contains(address)
+    }
+
     #[inline]
     fn is_reserved(&self, address: u64) -> bool {
         address >= self.reserved_from && self.reserved.iter().any(|range| range.contains(&address))
@@ -348,7 +362,7 @@ impl<'a> Shadow<'a> {
             walk.check(self.mode, access)?;
             tries += 1;
             // Flags that cannot be set, as in a table in read-only memory, do not stop hardware either.
-            if walk.mark(access.write || walk.is_kernel_large(address), host) || tries == 3 {
+            if walk.mark(access.write || walk.is_writable_large() && self.is_kernel(address), host) || tries == 3 {
                 return Ok(walk);
             }
         }

@@ -5,7 +5,7 @@
 //! that the host need not be asked.
 
 use super::Shadow;
-use super::entry::{Note, is_kernel};
+use super::entry::Note;
 use super::host::{BLOCK, Host, Level};
 use super::tables::{GLOBAL, MIXED, NONE, TableInfo, number};
 use super::walk::Source;
@@ -72,7 +72,7 @@ impl Shadow<'_> {
             self.comes_from(table, level);
         }
         let new = source.note(self.mode, at, source.entry(at, host), level);
-        if !self.resync_leaf(table, at, new, host) && is_kernel(address) {
+        if !self.resync_leaf(table, at, new, host) && self.is_kernel(address) {
             self.relist(table, MIXED);
         }
     }
@@ -98,7 +98,7 @@ impl Shadow<'_> {
                 global &= self.resync_block(table, &source, block, present, host);
             }
         }
-        if is_kernel(info.base) {
+        if self.is_kernel(info.base) {
             self.relist(table, if global { GLOBAL } else { MIXED });
         }
     }
@@ -139,7 +139,7 @@ impl Shadow<'_> {
     fn change(&mut self, table: u32, at: usize, old: Note, new: Note, host: &mut impl Host) {
         let TableInfo { base, level, .. } = *self.info(table);
         let address = base + ((at as u64) << shift(number(level)));
-        let reachable = new.is_present() && (is_kernel(base) || new.is_user());
+        let reachable = new.is_present() && (self.is_kernel(base) || new.is_user());
         let link = Self::link(new, level, host).filter(|_| reachable);
         self.statistics.changes += 1;
         if link.is_none() || !new.only_raises(old) {
@@ -149,12 +149,12 @@ impl Shadow<'_> {
             return self.put(table, at, new, link, host);
         }
         self.clear(table, at, host);
-        if level == Level::L2 && is_kernel(base) {
+        if level == Level::L2 && self.is_kernel(base) {
             self.refill(address, host);
         }
     }
 
-    /// Fills what a large page of the kernel half has been split into. A stack may be there that is not in use now: it was
+    /// Fills what a large page of the kernel's part has been split into. A stack may be there that is not in use now: it was
     /// mapped, so no fault may be taken on it.
     fn refill(&mut self, base: u64, host: &mut impl Host) {
         for first in (0..512).step_by(BLOCK) {

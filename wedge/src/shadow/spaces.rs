@@ -39,7 +39,7 @@ pub(super) struct Space {
     stale: bool,
     /// The guest-physical address of the guest's level-4 table.
     pub(super) root: u64,
-    /// The root for the guest's kernel; its notes are those of the low half.
+    /// The root for the guest's kernel; its notes are those of a space's own part.
     pub(super) kernel: u32,
     /// The root for its programs.
     user: u32,
@@ -91,7 +91,7 @@ impl Shadow<'_> {
             for end in [range.start, range.end.wrapping_sub(1)] {
                 let slot = end & (!0 << 39);
                 let whole = range.start <= slot && range.end.wrapping_sub(1) >= slot | ((1 << 39) - 1);
-                if !whole && super::entry::is_kernel(slot) {
+                if !whole && self.is_kernel(slot) {
                     self.reach_l3(slot, host)?;
                 }
             }
@@ -109,7 +109,7 @@ impl Shadow<'_> {
         let tag = Self::tag(self.mode, cr3);
         self.spaces[place] = Space { tag, root: cr3 & ADDRESS, kernel, user, ..Space::FREE };
         for (at, &table) in self.kernel.iter().enumerate().filter(|&(_, &table)| table != NONE) {
-            host.set(Table(kernel), Level::KernelRoot, 256 + at, Link::Own(Table(table)));
+            host.set(Table(kernel), Level::KernelRoot, self.slots.first() + at, Link::Own(Table(table)));
         }
         Ok(())
     }
@@ -144,8 +144,8 @@ impl Shadow<'_> {
         place
     }
 
-    /// Makes the tables at `cr3` the current ones. Those of the space are compared with the guest's unless they are kept; so are
-    /// those of the kernel half that are not global.
+    /// Makes the tables at `cr3` the current ones. Those of the space are compared with the guest's unless they are kept; so
+    /// are those of the kernel's part that are not global.
     pub(super) fn load(&mut self, cr3: u64, keep: bool, host: &mut impl Host) {
         let place = self.obtain(cr3, host);
         self.clock += 1;
@@ -156,7 +156,7 @@ impl Shadow<'_> {
         if !fresh {
             self.resync_space(place, host);
         }
-        // In force before the kernel half is compared: that may have to make room, and drops any space but the current one.
+        // In force before the kernel's part is compared: that may have to make room, and drops any space but the current one.
         if core::mem::replace(&mut self.current, place) != place {
             self.switch(host);
         }

@@ -1,10 +1,10 @@
 //! Shadow tables: what is known of each, the lists they are in, how they come and go.
 //!
-//! Tables of a space's low half are in the space's list, in the order in which they were made, so that a table comes behind
-//! the one that links to it. Tables of the kernel half are in one of two lists: those with entries that a change of CR3 does
+//! Tables of a space's own part are in the space's list, in the order in which they were made, so that a table comes behind
+//! the one that links to it. Tables of the kernel's part are in one of two lists: those with entries that a change of CR3 does
 //! not flush, and those that have others, too.
 
-use super::entry::{Note, is_kernel};
+use super::entry::Note;
 use super::host::{BLOCK, Flush, Host, Level, Link, Table};
 use super::spaces::SPACES;
 use super::{OutOfTables, Shadow};
@@ -27,7 +27,7 @@ pub struct TableInfo {
     pub(super) base: u64,
     /// Which of its entries are present, the host's own aside.
     pub(super) present: [u64; 8],
-    /// The table that links to it; none for a root, and for level 3 of the kernel half, which all kernel roots link to.
+    /// The table that links to it; none for a root, and for level 3 of the kernel's part, which all kernel roots link to.
     parent: u32,
     next: u32,
     previous: u32,
@@ -250,26 +250,26 @@ impl Shadow<'_> {
         (table != NONE).then_some(table)
     }
 
-    /// Whether a table can be dropped: no other hangs on it, it does not map the stack in use, and in the kernel half it is no
-    /// part of what all roots link to, nor of the linear mapping.
+    /// Whether a table can be dropped: no other hangs on it, it does not map the stack in use, and in the kernel's part it
+    /// is no part of what all roots link to, nor of the linear mapping.
     fn is_droppable(&self, table: u32) -> bool {
         let TableInfo { base, level, children, leaves, .. } = self.memory.tables[table as usize];
         let covered = 1 << shift(number(level) + 1);
-        let is_kept = is_kernel(base) && (level == Level::L3 || leaves);
+        let is_kept = self.is_kernel(base) && (level == Level::L3 || leaves);
         children == 0 && !is_kept && self.held & !(covered - 1) != base
     }
 
-    /// Drops a table, and the tables of the low half that led to nothing else.
+    /// Drops a table, and the tables of a space's own part that led to nothing else.
     pub(super) fn drop_table(&mut self, mut table: u32, host: &mut impl Host) {
         let TableInfo { base, .. } = *self.info(table);
         let count =
-            if is_kernel(base) { &mut self.statistics.kernel_evictions } else { &mut self.statistics.evictions };
+            if self.is_kernel(base) { &mut self.statistics.kernel_evictions } else { &mut self.statistics.evictions };
         *count += 1;
         loop {
             let parent = self.info(table).parent;
             self.remove(table, host);
             let is_root = parent == NONE || matches!(self.info(parent).level, Level::KernelRoot | Level::UserRoot);
-            if is_root || is_kernel(base) || !self.info(parent).is_empty() {
+            if is_root || self.is_kernel(base) || !self.info(parent).is_empty() {
                 return;
             }
             table = parent;
@@ -310,8 +310,8 @@ impl Shadow<'_> {
     /// The level-3 table for an address of the current space.
     pub(super) fn find_l3(&self, address: u64) -> Option<u32> {
         let slot = index(address, 4);
-        if is_kernel(address) {
-            return Some(self.kernel[slot - 256]).filter(|&table| table != NONE);
+        if self.is_kernel(address) {
+            return Some(self.kernel[slot - self.slots.first()]).filter(|&table| table != NONE);
         }
         self.child(self.spaces[self.current].kernel, slot)
     }
@@ -333,9 +333,9 @@ impl Shadow<'_> {
         }
         let slot = index(address, 4);
         let table = self.allocate(Level::L3, address & (!0 << 39), host)?;
-        if is_kernel(address) {
+        if self.is_kernel(address) {
             self.append(table, GLOBAL);
-            self.kernel[slot - 256] = table;
+            self.kernel[slot - self.slots.first()] = table;
             for space in self.spaces.iter().filter(|space| space.is_live()) {
                 host.set(Table(space.kernel), Level::KernelRoot, slot, Link::Own(Table(table)));
             }
@@ -372,7 +372,7 @@ impl Shadow<'_> {
         if self.note(parent, at).is_present() {
             self.lowered_below(parent);
         }
-        let list = if is_kernel(address) { GLOBAL } else { self.current };
+        let list = if self.is_kernel(address) { GLOBAL } else { self.current };
         self.append(table, list);
         self.info(table).parent = parent;
         self.info(parent).children += 1;
@@ -380,7 +380,7 @@ impl Shadow<'_> {
         Ok(table)
     }
 
-    /// Takes a table out of the shadow: one of level 1, or one that is empty, of a space's low half.
+    /// Takes a table out of the shadow: one of level 1, or one that is empty, of a space's own part.
     pub(super) fn remove(&mut self, table: u32, host: &mut impl Host) {
         let TableInfo { base, parent, level, list, .. } = *self.info(table);
         self.lowered_below(table);

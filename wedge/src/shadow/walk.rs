@@ -17,7 +17,7 @@
 
 use core::ops::Deref;
 
-use super::entry::{Note, is_kernel};
+use super::entry::Note;
 use super::host::{BLOCK, Host};
 use super::{Access, Mode};
 use crate::x86::paging::entry::{ACCESSED, ADDRESS, DIRTY, LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE};
@@ -87,9 +87,9 @@ impl Walk {
         if mode.allows(self.rights(), access) { Ok(()) } else { Err(mode.error(access, None)) }
     }
 
-    /// Whether a large page of the kernel half can be written: it is made dirty at once.
-    pub(super) fn is_kernel_large(&self, address: u64) -> bool {
-        is_kernel(address) && self.is_large() && self.rights() & WRITABLE != 0
+    /// Whether it has ended at a large page that can be written: in the kernel's part it is made dirty at once.
+    pub(super) fn is_writable_large(&self) -> bool {
+        self.is_large() && self.rights() & WRITABLE != 0
     }
 
     /// Sets the flags of an access; `false` if an entry has changed meanwhile.

@@ -43,7 +43,7 @@ impl<H: Host> Vm<H> {
             Outcome::Filled | Outcome::Spurious => {}
             Outcome::Fault { error } => {
                 self.present(context);
-                if access.user || address >> 63 == 0 {
+                if access.user || !self.machine.space.shadow.is_kernel(address) {
                     self.vcpu.wanted = Some(address);
                     H::note_work(self);
                 }

@@ -23,7 +23,7 @@ use crate::boot::session::{self, Boot, Contents, Ground, Loaded, PIECES, Pieces,
 use crate::boot::{self, BootInformation, Framebuffer, InvalidBootInformation, Pixels, ReadMemory as _};
 use crate::runtime::arena::Arena;
 use crate::runtime::exclusive::Exclusive;
-use crate::runtime::{entropy, own_length, parameters, say};
+use crate::runtime::{entropy, own_length, parameters, say, window};
 
 /// Copied here, since it may lie in memory that the guest takes.
 static RSDP: Exclusive<[u8; 64]> = Exclusive::new([0; 64]);
@@ -115,6 +115,10 @@ impl Boot for Machine {
         (parameters(), own_length(), USABLE - LOAD_ADDRESS)
     }
 
+    fn window(&self) -> u64 {
+        window()
+    }
+
     fn payload(&mut self, parameters: &Parameters) -> Result<&'static [u8], Failure> {
         let start = self.base + LOAD_ADDRESS;
         if parameters.load_address != start {
@@ -187,7 +191,8 @@ impl Boot for Machine {
     /// Puts the window into the loaded kernel's page tables.
     fn prepare(&mut self, loaded: &Loaded<'_>, image: &mut [u8]) -> Result<(), Failure> {
         let arena = Arena::new(loaded.contents.parameters.arena);
-        let window = Window::new(self.base, &arena.stubs(), arena.end());
+        let layout = loaded.contents.payload.layout;
+        let window = Window::new(self.base, layout, &arena.stubs(), arena.end());
         let facts = &loaded.contents.payload.guest;
         let users = facts.user_window_entry;
         if users != 0 && !loaded.extent.contains(&users) {
@@ -208,7 +213,7 @@ impl Boot for Machine {
     fn engine(&mut self, contents: &Contents<'_>) -> Engine<'static> {
         let arena = Arena::new(contents.parameters.arena);
         // SAFETY: the arena is in the window, and this is the only call.
-        Engine::new(contents.options.mode, hooks(), unsafe { arena.memory() })
+        Engine::new(contents.options.mode, hooks(), unsafe { arena.memory(window()) })
     }
 
     fn take_over(self, rewritten: Rewritten<'_>, _: &mut [u8]) -> Result<(), Failure> {

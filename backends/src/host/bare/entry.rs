@@ -2,16 +2,19 @@
 //!
 //! PVH and both multiboots enter in 32-bit protected mode without paging, at whatever physical address the image lies, with
 //! EBX pointing to what the loader has to say, and without a stack (Xen public header `arch-x86/hvm/start_info.h`; Multiboot
-//! Specification 0.6.96, 3.2; Multiboot2 Specification 2.0, 3.5). Rust code is linked at the wedge's window. So the entry code
-//! finds out where it is, writes page tables that map the first 4 GB at their own addresses and the wedge at its window,
-//! enters 64-bit mode, and goes there.
+//! Specification 0.6.96, 3.2; Multiboot2 Specification 2.0, 3.5). Rust code belongs into the window that `afterburner pack` has
+//! moved the wedge to. So the entry code finds out where it is, writes page tables that map the first 4 GB at their own
+//! addresses and the wedge at its window, enters 64-bit mode, and goes there. Which window that is it reads in `linked`: the
+//! address of the wedge's first byte, which was moved like all addresses.
 //!
 //! How it finds out: a CALL pushes the address, and the one piece of memory that is known to be writable is the loader's
 //! structure at EBX. Its first word serves as a stack for one instruction and is put back.
 
 use core::arch::global_asm;
 
+use wedge::guest::layout::WINDOW_LENGTH;
 use wedge::guest::linux::{BOOT_CS, BOOT_DS};
+use wedge::image::LOAD_ADDRESS;
 use wedge::x86::control::{cr0, cr4, efer};
 use wedge::x86::msr;
 use wedge::x86::segment::{FLAT_CODE, FLAT_DATA};
@@ -41,7 +44,10 @@ mark:
     leal 0x1003(%ebx), %eax
     movl %eax, (%ebx)                   // entry 0: first 512 GB
     leal 0x2003(%ebx), %eax
-    movl %eax, 511*8(%ebx)              // entry 511: last 512 GB
+    movl linked_offset+4(%ebp), %ecx    // the 512 GB with the window: bits 39 to 47
+    shrl $7, %ecx
+    andl $511, %ecx
+    movl %eax, (%ebx,%ecx,8)
     leal 0x4003(%ebx), %eax             // four directories of 1 GB each, at their own addresses
     movl $0, %ecx
 1:  movl %eax, 0x1000(%ebx,%ecx,8)
@@ -56,14 +62,21 @@ mark:
     incl %ecx
     cmpl $2048, %ecx
     jne 2b
-    leal 0x3003(%ebx), %eax             // the GB with the window, the last but two
-    movl %eax, 0x2000+509*8(%ebx)
-    leal 0x83-0x100000(%ebp), %eax      // the last 16 MB of it: the image, and what is in front of it
-    movl $504, %ecx
-3:  movl %eax, 0x3000(%ebx,%ecx,8)
+    leal 0x3003(%ebx), %eax             // the GB with the window: bits 30 to 38
+    movl linked_offset(%ebp), %edx
+    movl linked_offset+4(%ebp), %ecx
+    shldl $2, %edx, %ecx
+    andl $511, %ecx
+    movl %eax, 0x2000(%ebx,%ecx,8)
+    shrl $21, %edx                      // the window, from bits 21 to 29 on: what is in front of the image, and the image
+    andl $511, %edx
+    leal 0x3000(%ebx,%edx,8), %edx
+    leal 0x83-{LOAD_ADDRESS}(%ebp), %eax
+    movl $0, %ecx
+3:  movl %eax, (%edx,%ecx,8)
     addl $0x200000, %eax
     incl %ecx
-    cmpl $512, %ecx
+    cmpl ${WINDOW_LENGTH} >> 21, %ecx
     jne 3b
 
     leal boot_descriptors_offset(%ebp), %eax
@@ -97,12 +110,11 @@ start64:
     xorl %eax, %eax
     movl %eax, %fs
     movl %eax, %gs
-    movabsq $4f, %rax
-    jmpq *%rax                          // from the physical address to the window
+    jmpq *in_window(%rip)               // from the physical address to the window
 4:  leaq boot_stack_end(%rip), %rsp
     movl %edi, %edi                     // what EAX said
     movl %esi, %esi                     // the loader's structure
-    leal -0x100000(%ebp), %edx          // physical address of the window
+    leal -{LOAD_ADDRESS}(%ebp), %edx          // physical address of the window
     xorl %ebp, %ebp
     call bare_start
     ud2
@@ -122,6 +134,13 @@ boot_descriptors:                       // the operand of LGDT, then the table (
     .long 0                             // operand of the far jump
     .word {BOOT_CS}
     .word 0
+
+    .balign 8
+    .globl linked
+linked:
+    .quad image_start
+in_window:
+    .quad 4b
 
     .bss
     .balign 4096
@@ -145,5 +164,7 @@ boot_stack_end:
     NW = const cr0::NW,
     FLAT_CODE = const FLAT_CODE.0,
     FLAT_DATA = const FLAT_DATA.0,
+    LOAD_ADDRESS = const LOAD_ADDRESS,
+    WINDOW_LENGTH = const WINDOW_LENGTH,
     options(att_syntax)
 );

@@ -20,7 +20,9 @@ use core::arch::global_asm;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use wedge::guest::layout::WINDOW_LENGTH;
 use wedge::guest::linux::BOOT_CS;
+use wedge::image::LOAD_ADDRESS;
 use wedge::x86::segment::system::INTERRUPT_GATE;
 use wedge::x86::vector::{self, COUNT, Vectors};
 use x86_64::instructions::tables::sidt;
@@ -29,7 +31,7 @@ use super::context::{Frame, Registers};
 use super::paging::WriteUnprotected;
 use crate::runtime::exclusive::Exclusive;
 use crate::runtime::log::stop;
-use crate::runtime::{WINDOW, WINDOW_LENGTH, say};
+use crate::runtime::{say, window};
 
 /// Exceptions with an error code that a sensitive instruction can raise. A double fault is of an IRET on an unmapped stack.
 const INTERPOSED: Vectors = Vectors::of(&[
@@ -178,7 +180,7 @@ struct Fatal {
 /// The end of a boot by an exception.
 extern "C" fn fatal(stack: &Fatal) -> ! {
     let cr2 = x86_64::registers::control::Cr2::read_raw();
-    let window: Range<u64> = WINDOW..WINDOW + WINDOW_LENGTH;
+    let window: Range<u64> = window()..window() + WINDOW_LENGTH;
     let whose = if window.contains(&stack.frame.rip) { "the wedge" } else { "the guest's first code" };
     say!(
         "exception {} in {whose} at {:#x}, error code {:#x}, CR2 {cr2:#x}, RSP {:#x}",
@@ -200,7 +202,7 @@ extern "C" fn fatal(stack: &Fatal) -> ! {
 global_asm!(
     r#"
     .text
-    .pushsection .rodata
+    .pushsection .data.rel.ro, "aw"
     .balign 8
     .globl fatal_entries
 fatal_entries:
@@ -212,7 +214,7 @@ fatal_entries:
     .endif
     pushq $vector
     jmp fatal_common
-    .pushsection .rodata
+    .pushsection .data.rel.ro, "aw"
     .quad 1b
     .popsection
     .set vector, vector + 1
@@ -227,16 +229,22 @@ fatal_common:
     call {fatal}
     ud2
 
+    // Sets CF if RIP, at this place on the stack, lies in the window: if what is from there to the last byte of the window is
+    // less than its length. RAX is on the stack then.
+    .macro IS_IN_WINDOW rip
+    pushq %rax
+    leaq image_start-{LOAD_ADDRESS}+{WINDOW_LENGTH}-1(%rip), %rax
+    subq 8+\rip(%rsp), %rax
+    cmpq ${WINDOW_LENGTH}, %rax
+    .endm
+
     // A step (DR6.BS, bit 14) that ends in the window goes on, whether TF is still set or a POPF has just cleared it. The guest
     // does not get to see the bit. A breakpoint that was met in the same step (DR6.B0 to B3) is the guest's to see. RIP is on
     // top of the stack.
     .globl gate_debug
 gate_debug:
-    cmpl $-1, 4(%rsp)
-    jne 1f
-    cmpb $0x7f, 3(%rsp)
-    jne 1f
-    pushq %rax
+    IS_IN_WINDOW 0
+    jae 2f
     movq %dr6, %rax
     btrq $14, %rax
     jnc 2f
@@ -246,10 +254,10 @@ gate_debug:
     popq %rax
     iretq
 2:  popq %rax
-1:  jmpq *{handlers}+8*{DEBUG}(%rip)
+    jmpq *{handlers}+8*{DEBUG}(%rip)
 
-    // RIP is at 8(%rsp), behind the error code. The window is all addresses that begin with ffff_ffff_7f.
-    .pushsection .rodata
+    // RIP is at 8(%rsp), behind the error code.
+    .pushsection .data.rel.ro, "aw"
     .balign 8
     .globl gate_entries
 gate_entries:
@@ -257,14 +265,13 @@ gate_entries:
     .set vector, 0
     .rept {COUNT}
     .if ({INTERPOSED} >> vector) & 1
-    .pushsection .rodata
+    .pushsection .data.rel.ro, "aw"
     .quad 3f
     .popsection
-3:  cmpl $-1, 12(%rsp)
-    jne 1f
-    cmpb $0x7f, 11(%rsp)
-    je 2f
-1:  jmpq *{handlers}+8*vector(%rip)
+3:  IS_IN_WINDOW 8
+    popq %rax
+    jb 2f
+    jmpq *{handlers}+8*vector(%rip)
 2:  pushq $vector
     jmp present_common
     .endif
@@ -291,5 +298,7 @@ present_common:
     COUNT = const COUNT,
     WITH_ERROR = const vector::WITH_ERROR.0,
     INTERPOSED = const INTERPOSED.0,
+    LOAD_ADDRESS = const LOAD_ADDRESS,
+    WINDOW_LENGTH = const WINDOW_LENGTH,
     options(att_syntax)
 );

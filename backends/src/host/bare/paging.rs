@@ -1,7 +1,7 @@
 //! The wedge's place in the guest's address space.
 //!
 //! On bare hardware the guest's page tables are the machine's. What the wedge puts into them is one entry: the one of the
-//! upper page-directory-pointer table that covers the GB below the kernel image, which the kernel leaves empty. It points to
+//! kernel's page-directory-pointer table that covers the GB below its image, which the kernel leaves empty. It points to
 //! a directory of the wedge's own, so that from the guest's first page table on, in every address space, the window is there.
 //! Where user mode runs on tables of its own (page-table isolation), the same entry goes into those once they exist: entry
 //! code runs on them.
@@ -12,6 +12,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use wedge::guest::layout::{Layout, WINDOW_LENGTH};
 use wedge::image::LOAD_ADDRESS;
 use wedge::vm::modules::PAGE_LENGTH;
 use wedge::x86::paging::entry::{
@@ -24,29 +25,21 @@ use x86_64::registers::control::{Cr0, Cr0Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
 use crate::runtime::exclusive::Pages;
-use crate::runtime::{PAGE, WINDOW, WINDOW_LENGTH};
-
-/// What the kernel's text is mapped above its physical address (Linux, `__START_KERNEL_map`).
-const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+use crate::runtime::{PAGE, window};
 
 /// Registers of devices are not cached.
 const UNCACHED: u64 = WRITE_THROUGH | CACHE_DISABLE;
 
-/// First entry of that directory for the window.
-const WINDOW_DIRECTORY_ENTRY: usize = 504;
-
-/// Of the boot tables, the last page-directory-pointer table and the one that is not in use.
-const LAST_POINTERS: usize = 2;
+/// Of the boot tables, the PML4, the page-directory-pointer table that leads to the window, and the table that is not in use.
+const ROOT: usize = 0;
+const POINTERS: usize = 2;
 const SPARE: usize = 8;
 
 /// The last pages of the window each show a physical page: one for each level of page tables, one for memory, and one for a
-/// device.
-const PEEPHOLES: u64 = WINDOW + WINDOW_LENGTH - 6 * PAGE;
+/// device. What lies in front of them may hold the wedge and its arena.
+pub(super) const USABLE: u64 = WINDOW_LENGTH - 6 * PAGE;
 const MEMORY: usize = 4;
-const DEVICE: u64 = PEEPHOLES + 5 * PAGE;
-
-/// Bytes of the window that hold the wedge and its arena, at most.
-pub(super) const USABLE: u64 = PEEPHOLES - WINDOW;
+const DEVICE: usize = 5;
 
 type Table = [u64; 512];
 
@@ -55,8 +48,8 @@ static DIRECTORY: Pages<1> = Pages::new();
 static TABLES: Pages<8> = Pages::new();
 
 unsafe extern "C" {
-    /// The tables that the entry code made: PML4, the first and last page-directory-pointer tables, the window's directory,
-    /// four directories of the first 4 GB, and a spare one.
+    /// The tables that the entry code made: PML4, the page-directory-pointer tables for the first 4 GB and for the window, the
+    /// window's directory, four directories of the first 4 GB, and a spare one.
     static mut boot_tables: [Table; 9];
     static text_end: u8;
     static rodata_end: u8;
@@ -64,7 +57,7 @@ unsafe extern "C" {
 
 /// Offset in the window of something that is linked into it.
 fn offset<T: ?Sized>(symbol: *const T) -> u64 {
-    symbol.addr() as u64 - WINDOW
+    symbol.addr() as u64 - window()
 }
 
 /// The wedge's window.
@@ -72,6 +65,8 @@ fn offset<T: ?Sized>(symbol: *const T) -> u64 {
 pub(super) struct Window {
     /// Physical address of its first byte.
     base: u64,
+    /// Which one it is.
+    layout: &'static Layout,
     /// The bit that forbids execution, if the processor has it.
     no_execute: u64,
     /// What the peepholes show to the processor that used them last.
@@ -82,7 +77,7 @@ pub(super) struct Window {
 impl Window {
     /// Makes the window's tables. `stubs` is what may be executed of the arena, `length` the end of the arena; offsets in the
     /// window.
-    pub(super) fn new(base: u64, stubs: &Range<u64>, length: u64) -> Self {
+    pub(super) fn new(base: u64, layout: &'static Layout, stubs: &Range<u64>, length: u64) -> Self {
         // CPUID 8000_0001, EDX bit 20: execute-disable. Linux sets EFER.NXE itself, but only after it has turned to tables
         // that contain ours.
         let has_no_execute = core::arch::x86_64::__cpuid(0x8000_0001).edx & 1 << 20 != 0;
@@ -91,9 +86,9 @@ impl Window {
             unsafe { Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE)) };
         }
         let no_execute = if has_no_execute { NO_EXECUTE } else { 0 };
-        let window = Self { base, no_execute, shown: [NOTHING; 5], processor: 0 };
+        let window = Self { base, layout, no_execute, shown: [NOTHING; 5], processor: 0 };
         let (text, rodata) = (offset(&raw const text_end), offset(&raw const rodata_end));
-        for (number, entry) in DIRECTORY.page(0)[WINDOW_DIRECTORY_ENTRY..].iter().enumerate() {
+        for (number, entry) in DIRECTORY.page(0)[layout.window_index(2)..].iter().enumerate() {
             let table = base + offset(TABLES.page(number));
             entry.store(table | PRESENT | WRITABLE | ACCESSED_AND_DIRTY, Ordering::Relaxed);
         }
@@ -120,12 +115,13 @@ impl Window {
     /// address to the window leads from there to as far below the top of the address space. `moved` is how far above its
     /// linked address the kernel was put.
     pub(super) fn show_to_head_code(&self, moved: u64) {
-        let alias = WINDOW.wrapping_sub(KERNEL_MAP).wrapping_sub(moved);
+        let alias = self.layout.window().start.wrapping_sub(self.layout.image).wrapping_sub(moved);
         let tables = &raw mut boot_tables;
         // SAFETY: the boot tables belong to the wedge until the guest turns to its own; these entries are not in use.
         let tables = unsafe { &mut *tables };
         // A kernel is moved by less than 1 GB, so one directory will do.
-        tables[LAST_POINTERS][index(alias, 3)] = (self.base + offset(&raw const tables[SPARE])) | PRESENT | WRITABLE;
+        tables[ROOT][index(alias, 4)] = (self.base + offset(&raw const tables[POINTERS])) | PRESENT | WRITABLE;
+        tables[POINTERS][index(alias, 3)] = (self.base + offset(&raw const tables[SPARE])) | PRESENT | WRITABLE;
         for page in (0..WINDOW_LENGTH).step_by(2 << 20) {
             tables[SPARE][index(alias + page, 2)] = (self.base + page) | PRESENT | WRITABLE | LARGE;
         }
@@ -141,7 +137,7 @@ impl Window {
 
     /// Shows a physical page at one of the last pages of the window.
     fn show(&mut self, at: u64, physical: u64, attributes: u64) {
-        let page = usize::try_from((at - WINDOW) / PAGE).unwrap_or(0);
+        let page = usize::try_from((at - window()) / PAGE).unwrap_or(0);
         if let Some(entry) = TABLES.words().get(page) {
             let value = physical | PRESENT | WRITABLE | ACCESSED_AND_DIRTY | attributes | self.no_execute;
             entry.store(value, Ordering::Relaxed);
@@ -151,7 +147,7 @@ impl Window {
 
     /// Where a physical page is seen, through a peephole that stays as it is until it is used for another page.
     fn peephole(&mut self, number: usize, page: u64) -> u64 {
-        let at = PEEPHOLES + number as u64 * PAGE;
+        let at = place_of(number);
         if self.shown[number] != page {
             self.show(at, page, 0);
             self.shown[number] = page;
@@ -188,24 +184,29 @@ impl Window {
 
     /// A register of a device, 32 bits wide, at a physical address.
     pub(super) fn device(&mut self, physical: u64) -> *mut u32 {
-        self.show(DEVICE, physical & ADDRESS, UNCACHED);
-        core::ptr::with_exposed_provenance_mut(usize::try_from(DEVICE + (physical & (PAGE - 1))).unwrap_or(0))
+        self.show(place_of(DEVICE), physical & ADDRESS, UNCACHED);
+        core::ptr::with_exposed_provenance_mut(usize::try_from(place_of(DEVICE) + (physical & (PAGE - 1))).unwrap_or(0))
     }
 
     /// Puts the window into the tables that user mode runs on, if the guest has made them. `entry` is the physical address
-    /// of their PML4 entry for the last 512 GB. Returns whether the window is there now.
+    /// of their PML4 entry for the window. Returns whether the window is there now.
     pub(super) fn show_to_user_tables(&mut self, entry: u64) -> bool {
-        const LAST: u64 = u64::MAX;
-        let pointers = self.read(4, entry & ADDRESS, LAST);
+        let address = self.layout.window().start;
+        let pointers = self.read(4, entry & ADDRESS, address);
         if pointers & PRESENT == 0 {
             return false;
         }
         let window = self.entry();
-        let place = self.entry_for(3, pointers & ADDRESS, WINDOW);
+        let place = self.entry_for(3, pointers & ADDRESS, address);
         // SAFETY: as in `read`; nothing else is mapped there, or the kernel's own tables would have had it.
         unsafe { place.write_volatile(window) };
         true
     }
+}
+
+/// The page of the window that is a peephole.
+fn place_of(peephole: usize) -> u64 {
+    window() + USABLE + peephole as u64 * PAGE
 }
 
 /// No page table has this address.

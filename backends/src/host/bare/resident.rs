@@ -22,7 +22,7 @@ use super::lock::{Lock, processor};
 use super::paging::{Window, WriteUnprotected};
 use super::world;
 use crate::Backend;
-use crate::runtime::{WINDOW, say};
+use crate::runtime::{say, window};
 
 static RESIDENT: Lock<Option<Resident>> = Lock::new(None);
 
@@ -31,7 +31,7 @@ static DISTANCE: AtomicU64 = AtomicU64::new(0);
 
 /// Remembers where the wedge lies.
 pub(super) fn set_base(base: u64) {
-    DISTANCE.store(base.wrapping_sub(WINDOW), Ordering::Relaxed);
+    DISTANCE.store(base.wrapping_sub(window()), Ordering::Relaxed);
 }
 
 /// Physical address of something of the wedge's.

@@ -22,6 +22,7 @@ use std::string::String;
 use std::vec::Vec;
 
 use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
+use wedge::guest::layout::{Layout, WINDOW_LENGTH};
 use wedge::guest::linux;
 use wedge::guest::linux::boot_params::Display;
 use wedge::image::Parameters;
@@ -42,7 +43,10 @@ use crate::Backend;
 use crate::boot::options::Options;
 use crate::boot::selection::{Entry, Protocol};
 use crate::boot::session::{self, Boot, Contents, Ground, Loaded, Pieces, Rewritten};
-use crate::runtime::WINDOW;
+
+/// Where the guest's kernel and the window are.
+const LAYOUT: &Layout = &Layout::STANDARD;
+const WINDOW: u64 = LAYOUT.window().start;
 
 /// What the guest's kernel really has in CS and SS.
 const KERNEL_CS: u64 = 0xe033;
@@ -242,7 +246,11 @@ impl Boot for Bare {
     const BACKEND: Backend = Backend::Bare;
 
     fn image(&self) -> (Parameters, u64, u64) {
-        (self.parameters, self.own_length, crate::runtime::WINDOW_LENGTH)
+        (self.parameters, self.own_length, WINDOW_LENGTH)
+    }
+
+    fn window(&self) -> u64 {
+        WINDOW
     }
 
     fn payload(&mut self, _: &Parameters) -> Result<&'static [u8], Failure> {
@@ -304,7 +312,7 @@ impl Boot for Bare {
             tables: Box::leak(std::vec![TableInfo::UNUSED; TABLES as usize].into_boxed_slice()),
             notes: Box::leak(std::vec![[0; 512]; TABLES as usize].into_boxed_slice()),
         };
-        let shadow = Shadow::new(working, &[], FIRST_MODE, FIRST_TABLES, &mut tables);
+        let shadow = Shadow::new(working, LAYOUT.kernel, &[], FIRST_MODE, FIRST_TABLES, &mut tables);
         let shadow = shadow.map_err(|_| Failure("not even the first page tables find room"))?;
         let board = Board { clock: Rc::clone(&self.clock), console: String::new() };
         let facts = loaded.contents.payload.guest;
@@ -325,7 +333,7 @@ impl Boot for Bare {
         cpu.gdt = Table { base: 0, limit: 0 };
         machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
         let head_distance = loaded.extent.start.wrapping_sub(loaded.kernel.start);
-        let window = WINDOW..WINDOW + crate::runtime::WINDOW_LENGTH;
+        let window = LAYOUT.window();
         let regions: &'static mut [Region] = Box::leak(Box::new([]));
         let text = Text::new(engine, loaded.kernel, head_distance, window, modules, regions);
         *self.vm.borrow_mut() = Some(Vm { vcpu: Vcpu::new(cpu), machine, text, host: Test { window: self.window } });

@@ -76,6 +76,7 @@ fn payload(kernel: &[u8]) -> (Vec<u8>, u64) {
     };
     let guest = GuestFacts {
         window_entry: 509 * 8,
+        image: 0xffff_ffff_8000_0000,
         modules_start: 0xffff_ffff_a000_0000,
         modules_end: 0xffff_ffff_a000_0000,
         ..GuestFacts::default()

@@ -8,6 +8,7 @@ use core::ops::Range;
 
 use annotate::instructions::Class;
 use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
+use wedge::guest::layout::{Layout, WINDOW_LENGTH};
 use wedge::guest::linux::boot_params::Display;
 use wedge::guest::linux::{self, SYSTEM_CALL, StackSwitch};
 use wedge::image::{LOAD_ADDRESS, Misplaced, Parameters, Span};
@@ -40,11 +41,10 @@ use crate::boot::selection::Entry;
 use crate::boot::session::{self, Boot, Contents, Ground, Loaded, PIECES, Pieces, Ready, Rewritten};
 use crate::runtime::arena::Arena;
 use crate::runtime::exclusive::{Exclusive, Pages};
-use crate::runtime::{PAGE, WINDOW, WINDOW_LENGTH, entropy, own_length, parameters, say};
+use crate::runtime::{PAGE, entropy, own_length, parameters, say, window};
 
 /// Addresses that the guest cannot have: Xen's and the linear mapping's, and the GB that ends with the window.
-static RESERVED: [Range<u64>; 2] =
-    [0xffff_8000_0000_0000..0xffff_8880_0000_0000, 0xffff_ffff_4000_0000..0xffff_ffff_8000_0000];
+static RESERVED: Exclusive<[Range<u64>; 2]> = Exclusive::new([0xffff_8000_0000_0000..0xffff_8880_0000_0000, 0..0]);
 
 /// Where the guest finds what a boot loader leaves in memory, below 1 MB.
 const FIRST_TABLES: u64 = 0x1000;
@@ -142,16 +142,20 @@ impl Boot for Domain {
         (parameters(), own_length(), WINDOW_LENGTH - LOAD_ADDRESS)
     }
 
+    fn window(&self) -> u64 {
+        window()
+    }
+
     fn payload(&mut self, parameters: &Parameters) -> Result<&'static [u8], Failure> {
         let Span { offset, length } = parameters.payload;
         let start = LOAD_ADDRESS + offset;
         // Xen puts its list of frames behind the image (`xen.h`, "Start-of-day memory layout").
-        if WINDOW + start + length > self.start.mfn_list {
+        if window() + start + length > self.start.mfn_list {
             return Err(Failure::Misplaced(Misplaced::Payload(parameters.payload)));
         }
         self.payload = start / PAGE..(start + length).div_ceil(PAGE);
         // SAFETY: Xen has loaded the image to the window, and mapped all up to its list; nobody writes there.
-        Ok(unsafe { core::slice::from_raw_parts(pointer(WINDOW + start), length as usize) })
+        Ok(unsafe { core::slice::from_raw_parts(pointer(window() + start), length as usize) })
     }
 
     fn entered(&self) -> (Entry, Option<[u8; 12]>) {
@@ -160,7 +164,7 @@ impl Boot for Domain {
 
     /// In front is what the guest would otherwise have to measure by a timer that is not there: Xen knows how fast the
     /// time-stamp counter is. Behind, where it counts, the guest is told not to isolate its page tables: there is a root without
-    /// the kernel for user mode anyway, and all others have to have the same kernel half.
+    /// the kernel for user mode anyway, and all others have to have the same in the kernel's part.
     fn command_line(&self, of_image: &str) -> Result<CommandLine, session::Failure<'static, Failure>> {
         let line = self.start.command_line.split(|byte| *byte == 0).next().unwrap_or_default();
         let line = core::str::from_utf8(line).map_err(|_| session::Failure::Host(Failure::CommandLineText))?;
@@ -215,7 +219,7 @@ impl Boot for Domain {
 
     fn engine(&mut self, contents: &Contents<'_>) -> Engine<'static> {
         // SAFETY: the arena is in the window, and this is the only call.
-        Engine::deprivileged(sites_see(), unsafe { Arena::new(contents.parameters.arena).memory() })
+        Engine::deprivileged(sites_see(), unsafe { Arena::new(contents.parameters.arena).memory(window()) })
     }
 
     fn take_over(self, rewritten: Rewritten<'_>, image: &mut [u8]) -> Result<(), Failure> {
@@ -233,7 +237,7 @@ fn connect(start: &StartInfo, privileged: bool) -> Result<(), Failure> {
         // SAFETY: Xen shows the table to every guest, and has mapped the console's page like all that the domain booted with.
         unsafe {
             let frame = pointer::<u64>(MACHINE_TO_PHYSICAL + 8 * start.console_mfn).read();
-            use_ring(WINDOW + frame * PAGE, start.console_event_channel);
+            use_ring(window() + frame * PAGE, start.console_event_channel);
         }
     }
     set_traps().map_err(refused("the exception handlers"))
@@ -364,10 +368,14 @@ fn take_over(
     let address = kernel.start;
     let segments = Segments::new(memory).map_err(refused("descriptor tables"))?;
     let board = Board::new(privileged, console::port()).map_err(refused("event channels"))?;
-    let (mut tables, working) = shadow_memory(memory, place, privileged);
+    let layout = contents.payload.layout;
+    let (mut tables, working) = shadow_memory(memory, place, layout, privileged);
+    let reserved = RESERVED.take();
+    reserved[1] = layout.image - (1 << 30)..layout.image;
     let switch = find_stack_switch(facts.stack_switch.wrapping_add(moved), image, address);
     let stacks = Stacks::new(&engine, trap_stack_change(&engine, image, address), switch);
-    let shadow = Shadow::new(working, &RESERVED, FIRST_MODE, FIRST_TABLES, &mut tables).map_err(Failure::Shadow)?;
+    let shadow = Shadow::new(working, layout.kernel, reserved, FIRST_MODE, FIRST_TABLES, &mut tables);
+    let shadow = shadow.map_err(Failure::Shadow)?;
     let springboard = Springboard::new(&mut tables).ok_or(Failure::Shadow(OutOfTables))?;
     let pci = if privileged { Pci::PassedThrough } else { Pci::Absent };
     let modules = facts.modules_start..facts.modules_end;
@@ -393,7 +401,7 @@ fn take_over(
     let sysret = sysret.map_or(usize::MAX, |(number, _)| number);
     let regions = crate::runtime::modules::WATCHED.take();
     let head_distance = extent.start.wrapping_sub(address);
-    let window = WINDOW..WINDOW + WINDOW_LENGTH;
+    let window = layout.window();
     let mut vm = Vm {
         vcpu: Vcpu::new(cpu),
         machine,
@@ -452,10 +460,10 @@ fn sites_see() -> Deprivileged {
 /// flat segments at 10H and 18H.
 fn write_first_tables() {
     use paging::entry::{LARGE, PRESENT, WRITABLE};
-    let word = |address: u64| pointer::<u64>(WINDOW + address);
+    let word = |address: u64| pointer::<u64>(window() + address);
     // SAFETY: the first MB of the window shows the guest's, which nobody has yet.
     unsafe {
-        pointer::<[u8; 0x10_0000]>(WINDOW).write_bytes(0, 1);
+        pointer::<[u8; 0x10_0000]>(window()).write_bytes(0, 1);
         word(FIRST_TABLES).write((FIRST_TABLES + PAGE) | PRESENT | WRITABLE);
         for entry in 0..512 {
             word(FIRST_TABLES + PAGE + 8 * entry).write(entry << 30 | LARGE | PRESENT | WRITABLE);
@@ -466,7 +474,12 @@ fn write_first_tables() {
 }
 
 /// The pool of tables, and what the shadow keeps beside each.
-fn shadow_memory(memory: &'static Memory, place: ShadowPlace, devices: bool) -> (Tables, ShadowMemory<'static>) {
+fn shadow_memory(
+    memory: &'static Memory,
+    place: ShadowPlace,
+    layout: &'static Layout,
+    devices: bool,
+) -> (Tables, ShadowMemory<'static>) {
     let count = place.tables as usize;
     let notes = LINEAR + place.address;
     let information = notes + (count * size_of::<Notes>()) as u64;
@@ -481,7 +494,7 @@ fn shadow_memory(memory: &'static Memory, place: ShadowPlace, devices: bool) -> 
     unsafe {
         let free = core::slice::from_raw_parts_mut(pointer(free), count);
         let nothing = memory.machine_address(pool.end - 1);
-        let tables = Tables::new(Parts { memory, frames, free, devices, nothing });
+        let tables = Tables::new(Parts { memory, frames, free, layout, devices, nothing });
         let notes = core::slice::from_raw_parts_mut(pointer(notes), count);
         let information = core::slice::from_raw_parts_mut(pointer(information), count);
         (tables, ShadowMemory { tables: information, notes })

@@ -149,12 +149,12 @@ start_xen:
     .endif
     pushq $\number
     jmp xen_common
-    .pushsection .rodata
+    .pushsection .data.rel.ro, "aw"
     .quad 1b
     .popsection
     .endm
 
-    .pushsection .rodata
+    .pushsection .data.rel.ro, "aw"
     .balign 8
     .globl xen_handlers
 xen_handlers:
@@ -444,7 +444,7 @@ xen_sysret:
 2:  movq {cpu}+{saved_rsp}(%rip), %rsp
 1:  WITHOUT_STACK {SYSRET}
 
-    .section .rodata
+    .section .data.rel.ro, "aw"
     .balign 8
     .globl xen_unmasked
 xen_unmasked:

@@ -34,7 +34,7 @@ pub(super) struct Stacks {
     pub(super) unwritable: Option<u64>,
     /// The sites of SYSRET: of SYSCALL's entry code, and of that for compatibility mode.
     pub(super) returns: [u64; 2],
-    /// Tables of the kernel half that had been dropped when all stacks were mapped last.
+    /// Tables of the kernel's part that had been dropped when all stacks were mapped last.
     pub(super) evictions: u64,
     /// Where the kernel goes from one thread's stack to another's, if that is known.
     pub(super) switch: Option<StackSwitch>,

@@ -16,6 +16,7 @@
 
 use core::ops::Range;
 
+use wedge::guest::layout::WINDOW_LENGTH;
 use wedge::memory::{Kind, MemoryMap, OutOfMemory, PhysicalMemory, Region, TooManyRegions};
 
 use wedge::guest::linux::FREE_ROOT_ENTRY;
@@ -23,7 +24,7 @@ use wedge::x86::paging::{entry, index};
 
 use super::hypercall::{self, Refused};
 use super::interface::{DOMID_SELF, MACHINE_TO_PHYSICAL, MmuUpdate, StartInfo};
-use crate::runtime::{PAGE, WINDOW, WINDOW_LENGTH};
+use crate::runtime::{PAGE, window};
 
 /// Where the domain's memory is mapped, by machine address: the first PML4 entry behind Xen's own.
 pub(super) const LINEAR: u64 = 0xffff_8800_0000_0000;
@@ -179,7 +180,7 @@ impl Memory {
         if pages <= FEWEST_TABLES {
             return Err(MemoryError::SmallPool { pages });
         }
-        let tables = (start.pt_base - WINDOW) / PAGE;
+        let tables = (start.pt_base - window()) / PAGE;
         self.boot_tables = tables..tables + start.nr_pt_frames;
         self.find_runs()?;
         self.linear_tables = self.place_linear_tables(start)?;
@@ -231,7 +232,7 @@ impl Memory {
     fn clear_pool(&self) {
         for frame in self.pool.clone() {
             // SAFETY: Xen has mapped the domain's first pages at the window, and nobody uses these yet.
-            unsafe { pointer::<[u64; 512]>(WINDOW + frame * PAGE).write_bytes(0, 1) };
+            unsafe { pointer::<[u64; 512]>(window() + frame * PAGE).write_bytes(0, 1) };
         }
     }
 
@@ -301,7 +302,7 @@ impl Memory {
 
     /// Address in the window where a table is written.
     fn desk(&self, desk: Desk) -> u64 {
-        WINDOW + (self.pool.start + desk as u64) * PAGE
+        window() + (self.pool.start + desk as u64) * PAGE
     }
 
     /// Puts a page on a desk, and clears it.
@@ -326,7 +327,7 @@ impl Memory {
         let mut length = 0;
         for frame in self.pool.clone() {
             let value = self.machine_address(frame) | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
-            updates[length] = MmuUpdate { address: self.boot_entry(WINDOW + frame * PAGE), value };
+            updates[length] = MmuUpdate { address: self.boot_entry(window() + frame * PAGE), value };
             length += 1;
             if length == updates.len() || frame + 1 == self.pool.end {
                 // SAFETY: the pool is only read from here on.
@@ -353,7 +354,7 @@ impl Memory {
 
     /// Machine address of a page of the window.
     pub(super) fn machine_of(&self, address: u64) -> u64 {
-        self.machine_address((address - WINDOW) / PAGE) + address % PAGE
+        self.machine_address((address - window()) / PAGE) + address % PAGE
     }
 
     /// Entry of an address in one of the tables that Xen booted the domain with, at the given level, 1 being the lowest.
@@ -373,7 +374,7 @@ impl Memory {
 
     /// Where Xen has mapped a page that it booted the domain with.
     fn boot_address(machine: u64) -> u64 {
-        WINDOW + physical(machine / PAGE) * PAGE
+        window() + physical(machine / PAGE) * PAGE
     }
 
     /// Pages of the domain.
@@ -459,7 +460,7 @@ impl Memory {
 
     #[cold]
     fn place_in_part(&self, address: u64) -> Option<u64> {
-        if address < LOW { Some(WINDOW + address) } else { self.is_guests(address).then_some(LINEAR + address) }
+        if address < LOW { Some(window() + address) } else { self.is_guests(address).then_some(LINEAR + address) }
     }
 
     /// Whether a machine address is in one of the domain's pages, whoever uses it.

@@ -24,7 +24,7 @@ use super::hypercall::{self, Refused};
 use super::ldt::Ldt;
 use super::memory::{Memory, pointer};
 use crate::runtime::exclusive::{PAGE_WORDS, Pages};
-use crate::runtime::{PAGE, WINDOW};
+use crate::runtime::{PAGE, window};
 
 /// The global table. Xen writes to it.
 static GDT: Pages<1> = Pages::new();
@@ -45,7 +45,7 @@ impl Segments {
     /// Makes the tables' pages read-only, and loads the global one, which is empty.
     pub(super) fn new(memory: &'static Memory) -> Result<Self, Refused> {
         let address = GDT.address(0);
-        debug_assert!(address >= WINDOW);
+        debug_assert!(address >= window());
         let gdt = memory.machine_of(address);
         // SAFETY: the wedge only reads the page from here on.
         unsafe { hypercall::update_va_mapping(address, gdt | entry::PRESENT | entry::ACCESSED_AND_DIRTY)? };

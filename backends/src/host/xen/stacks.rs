@@ -23,7 +23,7 @@
 //! The words in the last column have the stack of that row evicted all the time (`eviction`).
 //!
 //! A stack's first touch fills its whole block (`wedge/src/shadow/fill.rs`), so all that is left are tables that were dropped.
-//! After that has happened in the kernel half, `keep_stacks` maps again what is named here, and it has the tables dropped
+//! After that has happened in the kernel's part, `keep_stacks` maps again what is named here, and it has the tables dropped
 //! last. Threads that sleep are too many for that. Linux goes from one to another in one place, which touches nothing of
 //! the new stack beforehand: from the first time on that a table is dropped there is a breakpoint there.
 
@@ -74,7 +74,7 @@ impl Xen {
     /// Maps the stack that the kernel goes on with, below RSP.
     pub(super) fn reach_stack(vm: &mut Vm, rsp: u64) {
         let top = rsp.wrapping_sub(8);
-        if top >> 63 == 0 && vm.vcpu.has_run_user {
+        if vm.vcpu.has_run_user && !vm.machine.space.shadow.is_kernel(top) {
             return;
         }
         vm.machine.space.shadow.hold(top);
@@ -84,7 +84,7 @@ impl Xen {
         }
     }
 
-    /// If tables of the kernel half have been dropped, maps the stacks that the kernel can come to, and looks after the others.
+    /// If tables of the kernel's part have been dropped, maps the stacks that the kernel can come to, and looks after the others.
     /// `current` is the RSP that the kernel goes on with, if it does.
     pub(super) fn keep_stacks(vm: &mut Vm, context: &Context, current: Option<u64>) {
         if vm.machine.space.shadow.statistics().kernel_evictions == vm.host.stacks.evictions {
@@ -131,7 +131,7 @@ impl Xen {
     fn keep_stack(vm: &mut Vm, top: u64) -> Result<(), OutOfTables> {
         for page in 0..STACK_PAGES {
             let address = top.wrapping_sub(8).wrapping_sub(page * PAGE);
-            if top >> 63 == 0 || !Self::require(vm, address, true)? {
+            if !vm.machine.space.shadow.is_kernel(top) || !Self::require(vm, address, true)? {
                 break;
             }
         }

@@ -5,7 +5,7 @@
 //! keep it while they are; one that is unlinked is an ordinary page again, full of entries that mean nothing, and is cleared
 //! before it is used anew.
 //!
-//! Entries of the kernel half lack the user bit: Xen adds it (everything of a 64-bit PV guest runs in ring 3), but takes such
+//! Entries of the kernel's part lack the user bit: Xen adds it (everything of a 64-bit PV guest runs in ring 3), but takes such
 //! an entry for one of the guest's kernel and does not make it global in the TLB. With the bit it does, for a page of user
 //! mode is in both roots; a page of the kernel must not survive the change to user mode's (`xen/arch/x86/pv/mm.h`,
 //! `adjust_guest_l1e`).
@@ -13,6 +13,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use wedge::guest::layout::Layout;
 use wedge::shadow::{Flush, Frame, Host, Leaf, Level, Linear, Link, Table};
 use wedge::vm::{Memory, Reached};
 use wedge::x86::paging::{entry, index};
@@ -20,14 +21,10 @@ use wedge::x86::paging::{entry, index};
 use super::hypercall;
 use super::interface::{DOMID_IO, DOMID_SELF, MmuExtended, MmuUpdate, mmuext};
 use super::memory::{LINEAR, LINEAR_SLOT, LOW, Memory as DomainMemory, pointer};
-use crate::runtime::{PAGE, WINDOW, say};
+use crate::runtime::{PAGE, say, window};
 
 /// Changes that are carried out by one hypercall.
 const BATCH: usize = 128;
-
-/// PML4 entry of the window, and the entry of the page-directory-pointer table below it.
-const WINDOW_SLOT: usize = 511;
-const WINDOW_POINTER: usize = 509;
 
 /// The pool, and what is to be written into it.
 #[derive(Debug)]
@@ -43,6 +40,8 @@ pub(super) struct Tables {
     free_count: usize,
     queue: [MmuUpdate; BATCH],
     queued: usize,
+    /// Where the guest's kernel and the window are.
+    layout: &'static Layout,
     /// Whether devices may be mapped.
     devices: bool,
     /// Machine address of the page that stands for whatever is not there.
@@ -53,7 +52,7 @@ pub(super) struct Tables {
     /// The roots in force.
     kernel_root: u64,
     user_root: u64,
-    /// Pages of the kernel half that were found mapped since an entry was last replaced or dropped.
+    /// Pages of the kernel's part that were found mapped since an entry was last replaced or dropped.
     mapped: Mapped,
     /// Entries that Xen has refused.
     refused: u64,
@@ -95,6 +94,7 @@ pub(super) struct Parts {
     pub(super) memory: &'static DomainMemory,
     pub(super) frames: Range<u64>,
     pub(super) free: &'static mut [u32],
+    pub(super) layout: &'static Layout,
     pub(super) devices: bool,
     pub(super) nothing: u64,
 }
@@ -102,7 +102,7 @@ pub(super) struct Parts {
 impl Tables {
     /// All of a pool.
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { memory, frames, free, devices, nothing } = parts;
+        let Parts { memory, frames, free, layout, devices, nothing } = parts;
         let count = u32::try_from(frames.end - frames.start).unwrap_or(0);
         Self {
             memory,
@@ -113,10 +113,11 @@ impl Tables {
             free_count: 0,
             queue: [MmuUpdate::default(); BATCH],
             queued: 0,
+            layout,
             devices,
             nothing,
             linear_pointers: memory.boot_table(LINEAR, 3),
-            window_directory: memory.boot_table(WINDOW, 2),
+            window_directory: memory.boot_table(window(), 2),
             kernel_root: 0,
             user_root: 0,
             mapped: Mapped::NONE,
@@ -233,7 +234,9 @@ impl Tables {
     fn furnish(&mut self, table: Table, level: Level, address: u64) {
         let own = match level {
             Level::KernelRoot => Some((LINEAR_SLOT, self.linear_pointers)),
-            Level::L3 if index(address, 4) == WINDOW_SLOT => Some((WINDOW_POINTER, self.window_directory)),
+            Level::L3 if index(address, 4) == self.layout.window_index(4) => {
+                Some((self.layout.window_index(3), self.window_directory))
+            }
             _ => None,
         };
         if let Some((index, to)) = own {
@@ -289,7 +292,7 @@ impl Memory for Tables {
             writable &= found & entry::WRITABLE != 0;
             table = found & entry::ADDRESS;
         }
-        if address >> 63 != 0 {
+        if self.layout.kernel.contains(address) {
             self.mapped.add(address, writable);
         }
         writable || !write

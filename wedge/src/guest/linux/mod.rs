@@ -19,9 +19,9 @@
 //! | [`stack_switch`] | where it changes stacks | `entry/entry_64.S`, `__switch_to_asm` | since 4.9 |
 //! | [`annotate::linux`] | sections, tables and functions that a site may be in | `kernel/vmlinux.lds.S` and others | 6.1, 6.12 |
 //!
-//! What a command line means to Linux is in [`loader`](crate::loader), where the kernel lies and is
-//! mapped in `afterburner pack`; a note in the instruction's policy says where Linux copies
-//! replacements to.
+//! What a command line means to Linux is in [`loader`](crate::loader), where the kernel and its
+//! modules lie in [`layout`](super::layout), and how it is mapped in `afterburner pack`; a note in
+//! the instruction's policy says where Linux copies replacements to.
 
 pub mod boot_params;
 
@@ -36,7 +36,7 @@ pub const BOOT_DS: u16 = 0x18;
 
 /// Symbols of a kernel.
 pub mod symbol {
-    /// The upper page-directory-pointer table that it boots with.
+    /// The page-directory-pointer table of its image, which it boots with.
     pub const POINTERS: &str = "level3_kernel_pgt";
     /// The directory that maps its image.
     pub const DIRECTORY: &str = "level2_kernel_pgt";

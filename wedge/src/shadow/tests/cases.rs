@@ -3,13 +3,15 @@
 extern crate std;
 
 use super::super::{Access, Flush, Memory, Mode, OutOfTables, Outcome, Shadow, TableInfo};
-use super::machine::{DEVICES_END, MEMORY_END, Machine, May, OFFSET, RESERVED};
+use super::machine::{DEVICES_END, MEMORY_END, Machine, May, OFFSET, reserved};
+use crate::guest::layout::Layout;
 
 const READ: Access = Access { write: false, user: false, fetch: false };
 const USER: Access = Access { user: true, ..READ };
 const MODE: Mode = Mode { pcid: true, global: true, write_protect: true, no_execute: true, physical_bits: 40 };
 /// P, W, U, A, D.
 const ALL: u64 = 0x67;
+const LAYOUT: Layout = Layout::STANDARD;
 const KERNEL: u64 = 0xffff_c900_0000_0000;
 
 /// Two roots (pages 1 and 2) that lead by pages 3, 4 and 5 to a level-1 table, both from 0 and from [`KERNEL`].
@@ -18,7 +20,7 @@ fn guest() -> Machine {
 }
 
 fn guest_with(pool: usize) -> Machine {
-    let mut machine = Machine::new(pool);
+    let mut machine = Machine::new(&LAYOUT, pool);
     for root in [1, 2] {
         *machine.entry(root, 0) = 0x3000 | ALL;
         *machine.entry(root, (KERNEL >> 39) as usize & 511) = 0x3000 | ALL;
@@ -32,7 +34,8 @@ fn guest_with(pool: usize) -> Machine {
 fn with(mut machine: Machine, act: impl FnOnce(&mut Shadow<'_>, &mut Machine)) {
     let (mut tables, mut notes) = (std::vec![TableInfo::UNUSED; 32], std::vec![[0; 512]; 32]);
     let memory = Memory { tables: &mut tables, notes: &mut notes };
-    let mut shadow = Shadow::new(memory, &RESERVED, MODE, 0x1000, &mut machine).expect("enough tables");
+    let reserved = reserved(&LAYOUT);
+    let mut shadow = Shadow::new(memory, LAYOUT.kernel, &reserved, MODE, 0x1000, &mut machine).expect("enough tables");
     act(&mut shadow, &mut machine);
     machine.check();
 }
@@ -218,7 +221,7 @@ fn what_is_required_stays_while_more_is() {
     });
 }
 
-/// The kernel half has filled the pool; a program works in more parts than are left. Then what the kernel no longer uses goes,
+/// The kernel's part has filled the pool; a program works in more parts than are left. Then what the kernel no longer uses goes,
 /// instead of what the program uses; and the other way round.
 #[test]
 fn what_is_used_gets_the_tables_in_the_end() {
@@ -259,7 +262,7 @@ fn what_is_evicted_is_missing_until_it_is_filled_whoever_holds_it() {
                 assert!(machine.walk(KERNEL, false).is_some());
             }
             shadow.evict(0, machine);
-            shadow.evict(RESERVED[2].start, machine);
+            shadow.evict(reserved(&LAYOUT)[2].start, machine);
             assert_eq!(shadow.statistics().evictions, 0);
         });
     }

@@ -3,6 +3,7 @@
 extern crate std;
 
 use super::super::{Flush, Frame, Host, Leaf, Level, Link, Table};
+use crate::guest::layout::Layout;
 use core::ops::Range;
 use std::collections::{HashMap, HashSet};
 use std::vec::Vec;
@@ -20,12 +21,20 @@ pub(super) const HOLE_END: u64 = 96 << 20;
 /// The page that stands for all in the hole.
 pub(super) const SUBSTITUTE: u64 = OFFSET + MEMORY_END - 0x1000;
 
-/// As on Xen: 16 entries of the root, one that is the wedge's, and its window.
-pub(super) const RESERVED: [Range<u64>; 3] = [
-    0xffff_8000_0000_0000..0xffff_8800_0000_0000,
-    0xffff_8800_0000_0000..0xffff_8880_0000_0000,
-    0xffff_ffff_4000_0000..0xffff_ffff_8000_0000,
-];
+/// What a host has to itself whatever the layout, as Xen does: 16 entries of the root, and one that is the wedge's.
+const OF_THE_HOST: [Range<u64>; 2] =
+    [0xffff_8000_0000_0000..0xffff_8800_0000_0000, 0xffff_8800_0000_0000..0xffff_8880_0000_0000];
+
+/// All that is reserved with a layout: the GB with the window, too.
+pub(super) const fn reserved(layout: &Layout) -> [Range<u64>; 3] {
+    let [first, second] = OF_THE_HOST;
+    [first, second, layout.image - (1 << 30)..layout.image]
+}
+
+/// The canonical address at which a slot of the root begins.
+pub(super) const fn address_of(slot: usize) -> u64 {
+    (slot as u64) << 39 | if slot < 256 { 0 } else { 0xffff << 48 }
+}
 
 /// Which flags an operation may set in the guest's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +54,7 @@ struct Shadow {
 
 #[derive(Debug)]
 pub(super) struct Machine {
+    pub(super) layout: &'static Layout,
     pub(super) guest: Vec<u64>,
     tables: Vec<Option<Shadow>>,
     queue: Vec<(u32, Level, usize, Link)>,
@@ -56,8 +66,9 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(pool: usize) -> Self {
+    pub(super) fn new(layout: &'static Layout, pool: usize) -> Self {
         Self {
+            layout,
             guest: std::vec![0; TABLE_PAGES * 512],
             tables: (0..pool).map(|_| None).collect(),
             queue: Vec::new(),
@@ -139,7 +150,12 @@ impl Machine {
             match table.level {
                 Level::KernelRoot => self.check_tree(number as u32, 4, false, &mut seen),
                 Level::UserRoot => {
-                    assert!(table.links[256..].iter().all(|link| *link == Link::Absent));
+                    for (slot, link) in table.links.iter().enumerate() {
+                        let address = address_of(slot);
+                        let is_programs = !self.layout.kernel.contains(address)
+                            && !OF_THE_HOST.iter().any(|range| range.contains(&address));
+                        assert!(*link == Link::Absent || is_programs, "slot {slot} of a user root");
+                    }
                     self.check_tree(number as u32, 4, true, &mut HashSet::new());
                 }
                 _ => {}
@@ -216,7 +232,9 @@ impl Host for Machine {
         let shadow = self.shadow(table.0);
         assert_eq!(shadow.level, level);
         assert!(level != Level::KernelRoot || !(256..=272).contains(&index), "reserved");
-        assert!(level != Level::L3 || shadow.address != 0xffff_ff80_0000_0000 || index != 509, "reserved");
+        let window = self.layout.window().start;
+        let is_windows = shadow.address == window & (!0 << 39) && index == self.layout.window_index(3);
+        assert!(level != Level::L3 || !is_windows, "reserved");
         self.queue.push((table.0, level, index, link));
         self.changes += 1;
     }
@@ -243,8 +261,10 @@ impl Host for Machine {
         assert!(self.queue.is_empty());
         assert_eq!(self.shadow(kernel.0).level, Level::KernelRoot);
         assert_eq!(self.shadow(user.0).level, Level::UserRoot);
-        assert!(matches!(self.shadow(kernel.0).links[511], Link::Own(_)), "the window is gone");
+        let window = self.layout.window_index(4);
+        assert!(matches!(self.shadow(kernel.0).links[window], Link::Own(_)), "the window is gone");
         self.roots = Some((kernel.0, user.0));
-        self.tlb.retain(|key, _| key.1 >> 51 != 0);
+        let kernel = self.layout.kernel;
+        self.tlb.retain(|key, _| kernel.contains(key.1 << 12));
     }
 }

@@ -4,6 +4,7 @@ extern crate std;
 
 use super::super::{Access, Frame, Host, Leaf, Mode};
 use super::machine::Machine;
+use crate::guest::layout::Slots;
 use std::collections::HashMap;
 use std::vec::Vec;
 
@@ -56,8 +57,8 @@ pub(super) fn walk(machine: &Machine, mode: Mode, root: u64, address: u64) -> Va
         page.writable &= bit(1);
         page.user &= bit(2);
         page.executable &= !bit(63);
-        // All spaces share what is below a root's entry for the kernel half: the first to use it sets the flag, in its root.
-        page.accessed &= bit(5) || name == "PML4E" && kernel(address);
+        // All spaces share what is below a root's entry for the kernel's part: the first to use it sets the flag, in its root.
+        page.accessed &= bit(5) || name == "PML4E" && machine.layout.kernel.contains(address);
         let frame = entry & 0x000f_ffff_ffff_f000;
         if leaf {
             let pat = if name == "PTE" { bit(7) } else { bit(12) };
@@ -111,14 +112,11 @@ pub(super) fn error(value: Value, mode: Mode, access: Access) -> Option<u32> {
 }
 
 /// What a TLB may know, by PCID and page: all that was true since the last flush that reached it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tlb {
+    kernel: Slots,
     roots: HashMap<u16, u64>,
     known: HashMap<(u16, u64), Vec<Value>>,
-}
-
-fn kernel(page: u64) -> bool {
-    page >> 63 != 0
 }
 
 fn add(values: &mut Vec<Value>, value: Value) {
@@ -128,6 +126,11 @@ fn add(values: &mut Vec<Value>, value: Value) {
 }
 
 impl Tlb {
+    /// One that knows nothing, for a kernel that has these slots.
+    pub(super) fn new(kernel: Slots) -> Self {
+        Self { kernel, roots: HashMap::new(), known: HashMap::new() }
+    }
+
     pub(super) fn known(&self, pcid: u16, page: u64) -> &[Value] {
         &self.known[&(pcid, page)]
     }
@@ -144,7 +147,7 @@ impl Tlb {
     /// CR3 is loaded. What is global and known under another PCID is known under this.
     pub(super) fn load(&mut self, pcid: u16, root: u64, keep: bool, pages: &[u64]) {
         if self.roots.insert(pcid, root).is_none() {
-            for &page in pages.iter().filter(|&&page| kernel(page)) {
+            for &page in pages.iter().filter(|&&page| self.kernel.contains(page)) {
                 let others: Vec<_> = self.known.iter().filter(|(key, _)| key.1 == page).collect();
                 let values = others.iter().flat_map(|(_, values)| values.iter().copied());
                 let global = values.filter(|value| value.is_ok_and(|page| page.global)).collect();
@@ -160,7 +163,7 @@ impl Tlb {
     pub(super) fn flush_pcid(&mut self, pcid: u16) {
         for (key, values) in &mut self.known {
             if key.0 == pcid {
-                values.retain(|value| kernel(key.1) && value.is_ok_and(|page| page.global));
+                values.retain(|value| self.kernel.contains(key.1) && value.is_ok_and(|page| page.global));
             }
         }
     }
@@ -181,7 +184,7 @@ impl Tlb {
             values.retain(|value| match value {
                 Ok(page) => {
                     let within = key.1 / page.size == address / page.size;
-                    !within || key.0 != pcid && !(page.global && kernel(address))
+                    !within || key.0 != pcid && !(page.global && self.kernel.contains(address))
                 }
                 Err(_) => key.0 != pcid || key.1 != address,
             });
@@ -192,7 +195,11 @@ impl Tlb {
     pub(super) fn flush_pcid_page(&mut self, pcid: u16, address: u64) {
         for (key, values) in &mut self.known {
             values.retain(|value| match value {
-                Ok(page) => key.0 != pcid || key.1 / page.size != address / page.size || page.global && kernel(address),
+                Ok(page) => {
+                    key.0 != pcid
+                        || key.1 / page.size != address / page.size
+                        || page.global && self.kernel.contains(address)
+                }
                 Err(_) => key.0 != pcid || key.1 != address,
             });
         }

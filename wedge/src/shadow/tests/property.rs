@@ -3,14 +3,19 @@
 extern crate std;
 
 use super::super::{Access, Memory, Mode, Outcome, Shadow, TableInfo};
-use super::machine::{DEVICES_END, HOLE_END, MEMORY_END, Machine, May, RESERVED};
+use super::machine::{DEVICES_END, HOLE_END, MEMORY_END, Machine, May, address_of, reserved};
 use super::oracle::{self, Tlb};
+use crate::guest::layout::Layout;
 use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
 
-/// Slots of the root, as far as they are used; then likewise for the levels below.
-const SLOTS: [usize; 5] = [0, 255, 273, 511, 272];
+/// Slots of the root, as far as they are used: two of programs, two of the kernel, of which the second has the window, and one
+/// of the host. Then likewise indices of the levels below.
+fn slots(layout: &Layout) -> [usize; 5] {
+    let kernel = layout.kernel;
+    [0, kernel.first() - 1, kernel.first() + 17, layout.window_index(4), 272]
+}
 const L3: [usize; 3] = [0, 511, 509];
 const L2: [usize; 2] = [0, 1];
 const L1: [usize; 5] = [0, 1, 15, 16, 511];
@@ -30,6 +35,10 @@ enum Op {
     FlushPcid { pcid: u16 },
     FlushAll { global: bool },
     Mode { bits: u8 },
+}
+
+fn layout() -> impl Strategy<Value = &'static Layout> {
+    prop::sample::select(&Layout::ALL[..])
 }
 
 fn access() -> impl Strategy<Value = Access> {
@@ -64,15 +73,13 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// The pages that are looked at: a few of each shape.
-fn pages() -> Vec<u64> {
+fn pages(layout: &Layout) -> Vec<u64> {
     let mut pages = Vec::new();
-    for l4 in SLOTS {
-        for l3 in &L3[..if l4 == 511 { 3 } else { 2 }] {
+    for l4 in slots(layout) {
+        let has_window = l4 == layout.window_index(4);
+        for l3 in &L3[..if has_window { 3 } else { 2 }] {
             for l2 in L2 {
-                pages.extend(L1.map(|l1| {
-                    let address = (l4 << 39 | l3 << 30 | l2 << 21 | l1 << 12) as u64;
-                    if l4 < 256 { address } else { address | 0xffff << 48 }
-                }));
+                pages.extend(L1.map(|l1| address_of(l4) | (l3 << 30 | l2 << 21 | l1 << 12) as u64));
             }
         }
     }
@@ -117,13 +124,14 @@ const MODE: Mode = Mode { pcid: true, global: true, write_protect: true, no_exec
 
 /// All pages mapped, in one way or another.
 fn populate(machine: &mut Machine) {
+    let slots = slots(machine.layout);
     for (level, (first, count)) in (1u8..).zip(TABLES) {
         for table in 0..count {
             let indices: &[usize] = match level {
                 1 => &L1,
                 2 => &L2,
                 3 => &L3,
-                _ => &SLOTS,
+                _ => &slots,
             };
             for (i, &index) in indices.iter().enumerate() {
                 let target = if level == 4 { i } else { table + i };
@@ -139,26 +147,35 @@ impl World<'_> {
         self.tlb.observe(&self.machine, self.mode, &self.pages);
     }
 
+    fn is_kernel(&self, page: u64) -> bool {
+        self.machine.layout.kernel.contains(page)
+    }
+
+    fn is_reserved(&self, page: u64) -> bool {
+        reserved(self.machine.layout).iter().any(|range| range.contains(&page))
+    }
+
     fn write(&mut self, level: u8, table: usize, index: usize, flags: u16, target: usize) {
         let (first, count) = TABLES[usize::from(level) - 1];
         let entry = entry(level, flags, target);
+        let slot = slots(self.machine.layout)[index % 5];
         match level {
             1 => *self.machine.entry(first + table % count, L1[index % 5]) = entry,
             2 => *self.machine.entry(first + table % count, L2[index % 2]) = entry,
             3 => *self.machine.entry(first + table % count, L3[index % 3]) = entry,
-            // The kernel half is the same in all spaces.
-            _ if SLOTS[index % 5] > 255 => {
-                (0..count).for_each(|table| *self.machine.entry(first + table, SLOTS[index % 5]) = entry);
+            // The kernel's part is the same in all spaces.
+            _ if self.is_kernel(address_of(slot)) => {
+                (0..count).for_each(|table| *self.machine.entry(first + table, slot) = entry);
             }
-            _ => *self.machine.entry(first + table % count, SLOTS[index % 5]) = entry,
+            _ => *self.machine.entry(first + table % count, slot) = entry,
         }
     }
 
     fn may(&mut self, page: u64, write: bool) {
-        self.machine.may = match (write, page >> 63) {
+        self.machine.may = match (write, self.is_kernel(page)) {
             (true, _) => May::Dirty,
-            (false, 0) => May::Accessed,
-            _ => May::DirtyIfLarge,
+            (false, false) => May::Accessed,
+            (false, true) => May::DirtyIfLarge,
         };
     }
 
@@ -194,7 +211,7 @@ impl World<'_> {
         let access = Access { write, user: false, fetch: false };
         let now = oracle::walk(&self.machine, self.mode, self.root, page);
         let allowed = oracle::error(now, self.mode, access).is_none()
-            && !RESERVED.iter().any(|range| range.contains(&page))
+            && !self.is_reserved(page)
             && now.is_ok_and(|page| page.address < HOLE_END);
         let required = self.shadow.require(page, write, &mut self.machine).expect("enough tables");
         assert_eq!(required, allowed, "{now:x?}");
@@ -206,9 +223,9 @@ impl World<'_> {
 
     fn check_fault(&self, page: u64, access: Access, now: oracle::Value, error: u32) {
         let by_tables = oracle::error(now, self.mode, access);
-        if RESERVED.iter().any(|range| range.contains(&page)) {
+        if self.is_reserved(page) {
             assert_eq!(error & 1, 0);
-        } else if page >> 63 != 0 && access.user {
+        } else if self.is_kernel(page) && access.user {
             assert_eq!(error, by_tables.unwrap_or(5 | u32::from(access.write) << 1 | error & 16));
         } else {
             assert_eq!(Some(error), by_tables, "{now:x?}");
@@ -252,7 +269,7 @@ impl World<'_> {
     }
 
     fn run(&mut self, op: &Op) {
-        // A split page of the kernel half is filled again at once: its leaves may be marked, as at a speculative access.
+        // A split page of the kernel's part is filled again at once: its leaves may be marked, as at a speculative access.
         self.machine.may = May::DirtyIfLarge;
         let page = |page: usize| self.pages[page % self.pages.len()];
         match *op {
@@ -261,7 +278,7 @@ impl World<'_> {
             Op::Translate { page: at, access } => self.translate(page(at), access),
             Op::Prefill { page: at } => {
                 let page = page(at);
-                self.machine.may = if page >> 63 != 0 { May::DirtyIfLarge } else { May::Nothing };
+                self.machine.may = if self.is_kernel(page) { May::DirtyIfLarge } else { May::Nothing };
                 let mapped = self.shadow.prefill(page, &mut self.machine);
                 assert_eq!(mapped, mapped && self.machine.walk(page, false).is_some());
             }
@@ -295,15 +312,23 @@ impl World<'_> {
     }
 }
 
+/// Runs a guest in each layout.
 fn run(pool: usize, ops: &[Op]) {
-    let mut machine = Machine::new(pool);
+    for layout in Layout::ALL {
+        run_in(layout, pool, ops);
+    }
+}
+
+fn run_in(layout: &'static Layout, pool: usize, ops: &[Op]) {
+    let mut machine = Machine::new(layout, pool);
     populate(&mut machine);
     let (mut tables, mut notes) = (std::vec![TableInfo::UNUSED; pool], std::vec![[0; 512]; pool]);
     let memory = Memory { tables: &mut tables, notes: &mut notes };
     let root = (TABLES[3].0 << 12) as u64;
-    let shadow = Shadow::new(memory, &RESERVED, MODE, root, &mut machine).expect("enough tables");
-    let pages = pages();
-    let mut tlb = Tlb::default();
+    let reserved = reserved(layout);
+    let shadow = Shadow::new(memory, layout.kernel, &reserved, MODE, root, &mut machine).expect("enough tables");
+    let pages = pages(layout);
+    let mut tlb = Tlb::new(layout.kernel);
     tlb.load(0, root, false, &pages);
     let mut world = World { machine, shadow, tlb, mode: MODE, pcid: 0, root, pages };
     world.observe();
@@ -312,7 +337,7 @@ fn run(pool: usize, ops: &[Op]) {
     }
 }
 
-/// A change of CR3 that makes room for what a page of the kernel half has been split into.
+/// A change of CR3 that makes room for what a page of the kernel's part has been split into.
 #[test]
 fn the_space_that_is_being_left_is_not_dropped_while_it_is_in_force() {
     let look = |page| Op::Access { page, access: Access { write: false, user: false, fetch: false } };
@@ -367,12 +392,16 @@ fn what_is_dropped_for_a_fault_to_decide_is_forgotten() {
 
 proptest! {
     #[test]
-    fn accesses_do_what_a_tlb_allows(ops in prop::collection::vec(op(), 1..200)) {
-        run(200, &ops);
+    fn accesses_do_what_a_tlb_allows(layout in layout(), ops in prop::collection::vec(op(), 1..200)) {
+        run_in(layout, 200, &ops);
     }
 
     #[test]
-    fn so_they_do_with_hardly_any_tables(pool in 14..30usize, ops in prop::collection::vec(op(), 1..200)) {
-        run(pool, &ops);
+    fn so_they_do_with_hardly_any_tables(
+        layout in layout(),
+        pool in 14..30usize,
+        ops in prop::collection::vec(op(), 1..200),
+    ) {
+        run_in(layout, pool, &ops);
     }
 }
