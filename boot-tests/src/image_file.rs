@@ -21,10 +21,14 @@ pub mod field {
     pub const LENGTH: usize = 16;
     /// The checksum of what is behind it.
     pub const CHECKSUM: usize = 24;
+    /// Where the map of the kernel's image begins.
+    pub const IMAGE: usize = 136;
     /// The page-directory-pointer entry for the wedge's window, a physical address.
-    pub const WINDOW_ENTRY: usize = 136;
+    pub const WINDOW_ENTRY: usize = 144;
     /// The first address of the range of modules.
-    pub const MODULES_START: usize = 152;
+    pub const MODULES_START: usize = 160;
+    /// The address behind that range.
+    pub const MODULES_END: usize = 168;
 }
 
 /// The parts of the payload, by the offset of their spans in its header.

@@ -170,7 +170,7 @@ const FOUND_BY_CHECKSUM: [(&str, Damage); 6] = [
 ];
 
 /// What is found before the checksum is looked at, and what is found although it is right.
-const FOUND_BESIDES: [(&str, Damage, &str); 16] = [
+const FOUND_BESIDES: [(&str, Damage, &str); 18] = [
     ("magic", |image| flip(&mut image.payload()[..16]), "the payload has no header of this version of the wedge"),
     ("length", |image| set(image, field::LENGTH, 1 << 30), "the payload is cut short: "),
     (
@@ -206,6 +206,21 @@ const FOUND_BESIDES: [(&str, Damage, &str); 16] = [
         "window",
         |image| set(image, field::WINDOW_ENTRY, 0x1234_5fe8),
         "the kernel's page table has no free entry for the wedge's window at 0x12345fe8",
+    ),
+    (
+        "layout",
+        |image| set(image, field::IMAGE, 0x7fff_8000_0000),
+        "the payload has a kernel whose image is mapped from 0x7fff80000000 on; there are 0xffffffff80000000 (standard) \
+         and 0x5fff80000000 (low)",
+    ),
+    (
+        "other-layout",
+        |image| {
+            set(image, field::IMAGE, 0x5fff_8000_0000)?;
+            set(image, field::MODULES_START, 0x5fff_a000_0000)?;
+            set(image, field::MODULES_END, 0x5fff_ff00_0000)
+        },
+        "the wedge's window is at 0xffffffff7f000000, and the payload's kernel wants it at 0x5fff7f000000",
     ),
     (
         "record-flags",
