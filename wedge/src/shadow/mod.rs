@@ -200,6 +200,7 @@ impl<'a> Shadow<'a> {
 
     /// What has happened so far.
     #[must_use]
+    #[inline]
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }

@@ -22,6 +22,7 @@ impl Decoded {
 
     /// A site's instruction, at an address; `None` if it is none. A site's bytes do not change while it is one;
     /// when modules come and go, everything is forgotten.
+    #[inline]
     fn of(&mut self, site: &Site, at: u64) -> Option<Instruction> {
         let place = &mut self.0[(at >> 2) as usize % 64];
         match place {
@@ -40,6 +41,7 @@ impl Decoded {
 
 impl<H: Host> Vm<H> {
     /// A site has called: the return address says which.
+    #[inline]
     pub fn site_called(&mut self, context: &mut Context) {
         let Some(site) = self.text.engine.at_stub(context.rip).copied() else {
             Self::die(context, "called from no site");
@@ -55,6 +57,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// A site without a stack has jumped, and has left its number behind.
+    #[inline]
     pub fn site_jumped(&mut self, context: &mut Context, number: usize) {
         let Some(site) = self.text.engine.site(number).copied() else {
             Self::die(context, "jumped from no site");
@@ -64,6 +67,7 @@ impl<H: Host> Vm<H> {
 
     /// An IRETQ, if it leads to a program in the plainest way: with the selectors of 64-bit programs and interrupts on. Whether
     /// it did.
+    #[inline]
     pub fn return_plainly(&mut self, context: &mut Context) -> bool {
         let Some([rip, cs, rflags, rsp, ss]) = self.machine.space.words(context.rsp) else { return false };
         let user = is_canonical(rip) && rip >> 63 == 0;
@@ -75,6 +79,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Carries out a site's instructions for a context that is at `at`; behind them it is at `end`.
+    #[inline]
     pub fn emulate_site(&mut self, context: &mut Context, site: &Site, at: u64, end: u64) {
         context.rip = at;
         let Some(first) = self.vcpu.decoded.of(site, at) else {
@@ -98,6 +103,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Executes one instruction of a site; says whether what is at `next` comes next.
+    #[inline]
     fn execute(&mut self, context: &mut Context, site: &Site, mut instruction: Instruction, next: u64) -> bool {
         instruction.set_next_ip(next);
         match emulate(&mut self.vcpu.cpu, context, &instruction, &mut self.machine) {

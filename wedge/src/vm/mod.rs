@@ -85,6 +85,7 @@ pub enum Exit {
 
 impl<H: Host> Vm<H> {
     /// Something has come in from outside.
+    #[inline]
     pub fn event(&mut self, context: &mut Context) {
         self.present(context);
         self.machine.touched = true;
@@ -92,6 +93,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Delivers what is due, and says where the guest goes on with the context.
+    #[inline]
     pub fn leave(&mut self, context: &mut Context) -> Exit {
         let Machine { platform, board, touched, .. } = &mut self.machine;
         if *touched {
@@ -128,6 +130,7 @@ impl<H: Host> Vm<H> {
         }
     }
 
+    #[inline]
     fn look_at_modules(&mut self) {
         if !core::mem::take(&mut self.machine.flushed) {
             return;
@@ -141,6 +144,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Delivers something to the guest.
+    #[inline]
     pub fn deliver(&mut self, context: &mut Context, event: Event) {
         if deliver(&mut self.vcpu.cpu, context, event, &mut self.machine).is_err() {
             H::say(format_args!("triple fault at {:#x}: {event:x?}", context.rip));

@@ -17,6 +17,7 @@ use super::{Host, Vm};
 
 impl<H: Host> Vm<H> {
     /// An exception, of the guest's or of its hardware.
+    #[inline]
     pub fn exception(&mut self, context: &mut Context) {
         let in_wedge = !context.is_user() && self.text.window.contains(&context.rip);
         if in_wedge && self.text.engine.at_stub(context.rip).is_none() {
@@ -32,6 +33,7 @@ impl<H: Host> Vm<H> {
         }
     }
 
+    #[inline]
     fn page_fault(&mut self, context: &mut Context) {
         let address = H::fault_address();
         let error = context.error;

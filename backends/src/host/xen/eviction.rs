@@ -48,6 +48,16 @@ impl Xen {
         }
     }
 
+    /// [`enter_kernel`](wedge::vm::Host::enter_kernel), with what is to be evicted evicted.
+    #[cold]
+    pub(super) fn enter_kernel_evicting(vm: &mut Vm, context: &Context) {
+        Self::evict(vm, Moment::Kernel, context);
+        Self::reach_stack(vm, context.rsp);
+        Self::check_eviction(vm, &[Stack::Current], context);
+        Self::keep_stacks(vm, context, Some(context.rsp));
+        Self::check_eviction(vm, &KEPT, context);
+    }
+
     #[cold]
     fn evict_stack(vm: &mut Vm, moment: Moment, context: &Context) {
         let Some(eviction) = &mut vm.host.eviction else { return };
@@ -119,6 +129,13 @@ impl Xen {
     /// Ends the guest if what was evicted is missing still, and it is one of the stacks that must be mapped by now.
     #[inline]
     pub(super) fn check_eviction(vm: &mut Vm, of: &[Stack], context: &Context) {
+        if vm.host.eviction.is_some() {
+            Self::check_missing(vm, of, context);
+        }
+    }
+
+    #[cold]
+    fn check_missing(vm: &mut Vm, of: &[Stack], context: &Context) {
         if let Some(Eviction { stack, missing, .. }) = vm.host.eviction
             && of.contains(&stack)
             && let Some(page) =

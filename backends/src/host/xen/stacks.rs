@@ -86,10 +86,15 @@ impl Xen {
 
     /// If tables of the kernel's part have been dropped, maps the stacks that the kernel can come to, and looks after the others.
     /// `current` is the RSP that the kernel goes on with, if it does.
+    #[inline]
     pub(super) fn keep_stacks(vm: &mut Vm, context: &Context, current: Option<u64>) {
-        if vm.machine.space.shadow.statistics().kernel_evictions == vm.host.stacks.evictions {
-            return;
+        if vm.machine.space.shadow.statistics().kernel_evictions != vm.host.stacks.evictions {
+            Self::map_stacks(vm, context, current);
         }
+    }
+
+    #[cold]
+    fn map_stacks(vm: &mut Vm, context: &Context, current: Option<u64>) {
         vm.host.stacks.prepared32 = None;
         CPU.syscall_target.store(xen_syscall_slow as *const () as u64, Ordering::Relaxed);
         Self::watch_the_switch(vm);

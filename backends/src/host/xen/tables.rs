@@ -271,7 +271,8 @@ impl Memory for Tables {
         self.memory
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a comparison, which each access makes")]
+    #[inline(always)]
     fn is_known(&self, address: u64, write: bool) -> bool {
         self.mapped.has(address, write)
     }
@@ -298,13 +299,15 @@ impl Memory for Tables {
         writable || !write
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the lengths are constants at the caller")]
+    #[inline(always)]
     fn load(&self, from: Reached, bytes: &mut [u8]) {
         // SAFETY: `Reached` says that it is mapped; the guest's memory is no Rust object.
         unsafe { core::ptr::copy_nonoverlapping(pointer::<u8>(from.address()), bytes.as_mut_ptr(), bytes.len()) };
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the lengths are constants at the caller")]
+    #[inline(always)]
     fn store(&mut self, to: Reached, bytes: &[u8]) {
         // SAFETY: as above; to be written, too.
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer::<u8>(to.address()), bytes.len()) };

@@ -26,7 +26,6 @@ use super::ldt::Ldt;
 use super::processor::Processor;
 use super::tables::Tables;
 use crate::Backend;
-use crate::boot::options::Stack;
 use crate::runtime::exclusive::Exclusive;
 use crate::runtime::say;
 
@@ -217,14 +216,16 @@ impl Host for Xen {
         }
     }
 
+    #[inline]
     fn enter_kernel(vm: &mut Vm, context: &mut Context) {
-        Self::evict(vm, Moment::Kernel, context);
+        if vm.host.eviction.is_some() {
+            return Self::enter_kernel_evicting(vm, context);
+        }
         Self::reach_stack(vm, context.rsp);
-        Self::check_eviction(vm, &[Stack::Current], context);
         Self::keep_stacks(vm, context, Some(context.rsp));
-        Self::check_eviction(vm, &KEPT, context);
     }
 
+    #[inline]
     fn enter_user(vm: &mut Vm, context: &mut Context) {
         CPU.work.store(0, Ordering::Relaxed);
         Self::evict(vm, Moment::User, context);
