@@ -55,7 +55,10 @@ impl Target {
 
 impl Shadow<'_> {
     /// The link for a leaf's note at a level; `None` if the host has nothing to link to.
-    #[expect(clippy::inline_always, reason = "each fault makes several, and a link is returned through memory otherwise")]
+    #[expect(
+        clippy::inline_always,
+        reason = "each fault makes several, and a link is returned through memory otherwise"
+    )]
     #[inline(always)]
     pub(super) fn link(note: Note, level: Level, host: &impl Host) -> Option<Link> {
         if level == Level::L2 {
