@@ -1,8 +1,10 @@
-//! Objects that came ready-made, without a source that could have been annotated, and are accepted as they are.
+//! Objects that came ready-made, without a source that could have been annotated, and are accepted
+//! as they are.
 //!
-//! What is accepted is an object, not a name or a place: in a linked file exactly those instructions that came from it. A
-//! section of the object is found again by its global symbols and must be there byte for byte, but for the fields that a
-//! linker fills in. Where it could be in several places nothing is accepted.
+//! What is accepted is an object, not a name or a place: in a linked file exactly those
+//! instructions that came from it. A section of the object is found again by its global symbols and
+//! must be there byte for byte, but for the fields that a linker fills in. Where it could be in
+//! several places nothing is accepted.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
@@ -24,12 +26,13 @@ use serde::Serialize;
 /// Which objects are accepted.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Accept {
-    /// Accept what is sensitive in an object or archive that came without source, for a reason that is listed with it; may be
-    /// given several times. `build` looks for FILE also where make starts and writes to. A FILE that is not there, or of which
-    /// nothing had to be accepted, is an error
+    /// Accept what is sensitive in an object or archive that came without source, for a reason that
+    /// is listed with it; may be given several times. `build` looks for FILE also where make starts
+    /// and writes to. A FILE that is not there, or of which nothing had to be accepted, is an error
     #[arg(long, value_name = "FILE=REASON", value_parser = acceptance)]
     accept: Vec<Acceptance>,
-    /// The same for each line of a file, FILE=REASON; empty ones and those that start with # are comments
+    /// The same for each line of a file, FILE=REASON; empty ones and those that start with # are
+    /// comments
     #[arg(long, value_name = "LIST")]
     accept_file: Vec<PathBuf>,
 }
@@ -221,7 +224,8 @@ impl<'elf, 'data> Whole<'elf, 'data> {
     }
 }
 
-/// The symbols of a section that a linker keeps: the global ones or, if there are none, the local ones.
+/// The symbols of a section that a linker keeps: the global ones or, if there are none, the local
+/// ones.
 fn anchors<'data>(elf: &Elf<'data>, index: usize) -> Vec<(&'data str, u64)> {
     let of = |binding: u8| {
         let symbols = elf.symbols().filter_map(move |symbol| {
@@ -269,8 +273,8 @@ impl<'part, 'data> Code<'part, 'data> {
     }
 }
 
-/// How many bytes before a field and in it may be different once it is linked. Linkers make shorter ways of those by the GOT
-/// (psABI, "Optimize GOTPCRELX Relocations"), objtool makes NOPs of calls.
+/// How many bytes before a field and in it may be different once it is linked. Linkers make shorter
+/// ways of those by the GOT (psABI, "Optimize GOTPCRELX Relocations"), objtool makes NOPs of calls.
 fn extent(relocation: &Relocation, bytes: &[u8]) -> (usize, usize) {
     const CALL: u8 = 0xe8;
     const JMP: u8 = 0xe9;

@@ -1,17 +1,19 @@
 //! Assembling an annotated text so that nobody can tell, but for the object.
 //!
-//! The padded text goes to the real tool first. As long as that is silent and successful, the object is there and there
-//! is nothing else to know. Otherwise what the tool has to say must be said of the *user's* text: the original command
-//! runs, untouched and seen by the user, and decides. Only if it succeeds does the padded text get another chance, and it
-//! counts only if the tool says of it what it says of the plain text: a directive that computes something else now shows
-//! in a warning, if at all.
+//! The padded text goes to the real tool first. As long as that is silent and successful, the
+//! object is there and there is nothing else to know. Otherwise what the tool has to say must be
+//! said of the *user's* text: the original command runs, untouched and seen by the user, and
+//! decides. Only if it succeeds does the padded text get another chance, and it counts only if the
+//! tool says of it what it says of the plain text: a directive that computes something else now
+//! shows in a warning, if at all.
 //!
-//! An object is not believed because a tool made it. Each of its records is held against the text, by the code of
-//! `afterburner verify`; and where people wrote the text, all of it is held against the plain object: there is no end to the
-//! ways in which they count bytes. A text that allows no pads gets records without them: the sites are known, stay as they are, and say so.
+//! An object is not believed because a tool made it. Each of its records is held against the text,
+//! by the code of `afterburner verify`; and where people wrote the text, all of it is held against
+//! the plain object: there is no end to the ways in which they count bytes. A text that allows no
+//! pads gets records without them: the sites are known, stay as they are, and say so.
 //!
-//! The tool writes into memory. An object gets its name when it is known to be whole and right, its first bytes last: what
-//! a killed shim leaves behind is no object.
+//! The tool writes into memory. An object gets its name when it is known to be whole and right, its
+//! first bytes last: what a killed shim leaves behind is no object.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -86,7 +88,8 @@ pub(crate) struct Assembly<'a> {
     pub(crate) annotated: Annotated<'a>,
     /// Whether the original command has more to do than to make the object.
     pub(crate) original_first: bool,
-    /// Whether the text is not quite what the original command reads. A candidate must then have the code of its object.
+    /// Whether the text is not quite what the original command reads. A candidate must then have
+    /// the code of its object.
     pub(crate) is_expanded: bool,
     /// Hold the object against the plain one.
     pub(crate) check: bool,
@@ -106,8 +109,8 @@ struct Made {
 }
 
 impl Assembly<'_> {
-    /// Makes the object of the padded text, or of the one without pads, if the tool takes it without a word that it would not
-    /// have said anyway.
+    /// Makes the object of the padded text, or of the one without pads, if the tool takes it
+    /// without a word that it would not have said anyway.
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         let mut first = if self.original_first { None } else { Some(self.padded(&self.annotated)?) };
         if let Some(made) = &first
@@ -142,8 +145,8 @@ impl Assembly<'_> {
         Ok(plain.is_silent() && compare(&plain.object.content()?, &made.object.content()?).is_ok())
     }
 
-    /// Makes the object of the plain text, which costs less than the original command if that would have to make the text
-    /// again.
+    /// Makes the object of the plain text, which costs less than the original command if that would
+    /// have to make the text again.
     pub(crate) fn run_plain(&self) -> anyhow::Result<ExitCode> {
         journal::note(self.object, Outcome::Plain);
         if self.original_first {
@@ -153,11 +156,12 @@ impl Assembly<'_> {
         if made.is_silent() && self.place(&made).is_ok() { Ok(ExitCode::SUCCESS) } else { self.original.hand_over() }
     }
 
-    /// Puts what was made of a candidate in its place. Where the plain text was assembled, the original command has run.
+    /// Puts what was made of a candidate in its place. Where the plain text was assembled, the
+    /// original command has run.
     fn finish(&self, candidate: &Annotated, made: &Made, plain: Option<&Made>) -> anyhow::Result<ExitCode> {
         let object = made.object.content()?;
-        // Where every site stands in a macro body or a conditional, perhaps none was assembled. Then the object is to be
-        // what the plain text gives, to the byte.
+        // Where every site stands in a macro body or a conditional, perhaps none was assembled.
+        // Then the object is to be what the plain text gives, to the byte.
         if !candidate.is_certain() && !has_records(&object) {
             journal::note(self.object, Outcome::Plain);
             return plain.map_or_else(|| self.original.hand_over(), |_| Ok(ExitCode::SUCCESS));
@@ -253,8 +257,8 @@ impl Assembly<'_> {
 }
 
 impl Made {
-    /// What is wrong with the object of a candidate, if there is anything. Where nothing is padded, a reference that goes
-    /// astray does so in the plain object too.
+    /// What is wrong with the object of a candidate, if there is anything. Where nothing is padded,
+    /// a reference that goes astray does so in the plain object too.
     fn fault(&self, candidate: &Annotated) -> anyhow::Result<Option<String>> {
         let object = self.object.content()?;
         let elf = Elf::parse(&object)?;
@@ -308,8 +312,8 @@ pub(crate) fn line_marker(line: usize, name: &str) -> Vec<u8> {
     format!("# {line} \"{name}\"\n").into_bytes()
 }
 
-/// Writes an object as GNU as does (bfd/cache.c, `bfd_open_file`; as/as.c): a file that is there and not empty gives way to
-/// a new one, and after a failure there is none. The header comes last.
+/// Writes an object as GNU as does (bfd/cache.c, `bfd_open_file`; as/as.c): a file that is there
+/// and not empty gives way to a new one, and after a failure there is none. The header comes last.
 fn place(path: &Path, object: &[u8]) -> anyhow::Result<()> {
     const HEADER: usize = 64;
     if fs::metadata(path).is_ok_and(|existing| existing.len() > 0) {

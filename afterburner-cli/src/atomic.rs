@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Writes a file under another name beside `path`, then renames it. What is no file, a device or a pipe, is written to and
-/// not replaced.
+/// Writes a file under another name beside `path`, then renames it. What is no file, a device or a
+/// pipe, is written to and not replaced.
 pub(crate) fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let is_special = fs::metadata(&path).is_ok_and(|existing| !existing.is_file());

@@ -30,9 +30,9 @@ Examples:
 
 /// Prepares a kernel to run on any host, at the stage of the assembler
 ///
-/// An afterburnt kernel is built from stock source by the usual compiler. Each of its sensitive instructions is padded with
-/// NOPs and recorded, so that it still runs on bare hardware and can be rewritten, when it is loaded, for whatever host it
-/// finds itself on.
+/// An afterburnt kernel is built from stock source by the usual compiler. Each of its sensitive
+/// instructions is padded with NOPs and recorded, so that it still runs on bare hardware and can be
+/// rewritten, when it is loaded, for whatever host it finds itself on.
 #[derive(Debug, Parser)]
 #[command(name = "afterburner", version, after_help = EXIT_STATUS, after_long_help = help())]
 struct CommandLine {
@@ -57,15 +57,18 @@ enum Command {
     Profile(profile::Arguments),
     /// The assembler: GNU as, except that the object is padded and annotated
     ///
-    /// Also under the name `as` or one that ends in `-as`: a directory with a copy of, or a link to, this program called `as`
-    /// does for `gcc -B`. Takes any option of GNU as, which does the work; what it prints and returns is its own. Texts that
-    /// need no annotation, and 32-bit code, go to it as they are.
+    /// Also under the name `as` or one that ends in `-as`: a directory with a copy of, or a link
+    /// to, this program called `as` does for `gcc -B`. Takes any option of GNU as, which does the
+    /// work; what it prints and returns is its own. Texts that need no annotation, and 32-bit code,
+    /// go to it as they are.
     #[command(disable_help_flag = true)]
     As(Passed),
-    /// The compiler: clang with its integrated assembler, except that objects are padded and annotated
+    /// The compiler: clang with its integrated assembler, except that objects are padded and
+    /// annotated
     ///
-    /// Also under the name `clang` or one that starts with `clang-`. Takes any option of clang, which does the work; what is
-    /// not the compilation of one C or assembly source to an object goes to it as it is.
+    /// Also under the name `clang` or one that starts with `clang-`. Takes any option of clang,
+    /// which does the work; what is not the compilation of one C or assembly source to an object
+    /// goes to it as it is.
     #[command(disable_help_flag = true)]
     Clang(Passed),
     /// Print the completions for a shell

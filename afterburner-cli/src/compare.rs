@@ -9,10 +9,11 @@ use crate::verify::{named, read};
 
 /// Check that a padded object is the plain one plus padding, and nothing else
 ///
-/// With the pads removed, every instruction of the padded object has to be that of the plain one, and every branch,
-/// operand, relocation and symbol has to mean the corresponding place; data has to be equal. What the assembler adds by
-/// address may differ: NOPs before an aligned place, and NOPs and prefixes before an aligned branch. Ends with 0 where that is
-/// so, with 1 and the first difference where it is not, with 2 where a file cannot be read.
+/// With the pads removed, every instruction of the padded object has to be that of the plain one,
+/// and every branch, operand, relocation and symbol has to mean the corresponding place; data has
+/// to be equal. What the assembler adds by address may differ: NOPs before an aligned place, and
+/// NOPs and prefixes before an aligned branch. Ends with 0 where that is so, with 1 and the first
+/// difference where it is not, with 2 where a file cannot be read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The object that the plain assembler made

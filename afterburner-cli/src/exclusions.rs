@@ -1,7 +1,8 @@
 //! The objects of a Linux build that must be left alone, and why.
 //!
-//! The make flags that bring the shim in do not reach most of them, for those directories set their own flags; a clang
-//! wrapper, or a compiler that finds the shim in `PATH`, is asked for all of them.
+//! The make flags that bring the shim in do not reach most of them, for those directories set their
+//! own flags; a clang wrapper, or a compiler that finds the shim in `PATH`, is asked for all of
+//! them.
 
 use std::path::Path;
 
@@ -31,8 +32,8 @@ pub(crate) fn of_path(path: &Path) -> Option<&'static str> {
     EXCLUSIONS.iter().find(|(pattern, _)| excluded(pattern)).map(|(_, reason)| *reason)
 }
 
-/// The reason for leaving alone the object made from this text, by what the text says of its origin: distcc gives the
-/// object another name.
+/// The reason for leaving alone the object made from this text, by what the text says of its
+/// origin: distcc gives the object another name.
 pub(crate) fn of_text(text: &[u8]) -> Option<&'static str> {
     const WITHIN: usize = 10;
     text.split(|&byte| byte == b'\n').take(WITHIN).find_map(of_line)

@@ -1,8 +1,9 @@
 //! Files that an assembler reads by itself, put in the place of the `.include` that asks for them.
 //!
-//! Line markers keep messages and debug information at the files' own lines. A file that is not found leaves the directive
-//! to the assembler, which may never come to it (`.if 0`); so does one that includes itself, for only the assembler knows
-//! when that ends. What is left in such ways is not annotated, and the census of the object tells.
+//! Line markers keep messages and debug information at the files' own lines. A file that is not
+//! found leaves the directive to the assembler, which may never come to it (`.if 0`); so does one
+//! that includes itself, for only the assembler knows when that ends. What is left in such ways is
+//! not annotated, and the census of the object tells.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -23,8 +24,8 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// GNU as (gas/read.c, `s_include` and `add_include_dir`): where there is any directory, the current one comes first, by
-    /// name; the name as it is comes last.
+    /// GNU as (gas/read.c, `s_include` and `add_include_dir`): where there is any directory, the
+    /// current one comes first, by name; the name as it is comes last.
     pub(crate) fn of_gas(directories: Vec<String>) -> Self {
         let here = (!directories.is_empty()).then(|| ".".to_owned());
         Self { prefixes: here.into_iter().chain(directories).map(Some).chain([None]).collect() }

@@ -1,11 +1,13 @@
 //! What the shims of one build tell `afterburner build`.
 //!
-//! Every shim appends one entry in a single write, so that any number of them may do so at once. It says which objects were
-//! made, and so where to look for what they were linked into; but a compiler cache answers without asking a shim, and on
-//! another machine there is no journal. The final word is the verification of what was built.
+//! Every shim appends one entry in a single write, so that any number of them may do so at once. It
+//! says which objects were made, and so where to look for what they were linked into; but a
+//! compiler cache answers without asking a shim, and on another machine there is no journal. The
+//! final word is the verification of what was built.
 //!
-//! The journal is a file in memory that the shims open by way of `/proc`. It needs no place on a disk that could be missing or
-//! full, and it ends with the build, however that ends. That holds of the file that each make of the build writes to, too.
+//! The journal is a file in memory that the shims open by way of `/proc`. It needs no place on a
+//! disk that could be missing or full, and it ends with the build, however that ends. That holds of
+//! the file that each make of the build writes to, too.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -21,8 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::complain;
 
-/// The environment variable that names the journal: its path and, to tell it from what may have that path once the build has
-/// ended, its name.
+/// The environment variable that names the journal: its path and, to tell it from what may have
+/// that path once the build has ended, its name.
 pub(crate) const VARIABLE: &str = "AFTERBURNER_JOURNAL";
 
 /// What became of one object.
@@ -101,7 +103,8 @@ impl Journal {
     }
 }
 
-/// Notes what became of an object, if there is a journal. Without an entry the build knows less; the object is as good.
+/// Notes what became of an object, if there is a journal. Without an entry the build knows less;
+/// the object is as good.
 pub(crate) fn note(object: &Path, outcome: Outcome) {
     let Some(journal) = env::var_os(VARIABLE).and_then(|journal| journal.into_string().ok()) else { return };
     if let Err(error) = append(&journal, object, outcome) {

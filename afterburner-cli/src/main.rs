@@ -1,8 +1,9 @@
 //! The `afterburner` command.
 //!
-//! Under its own name it is an ordinary command line (`cli`). Under the name of an assembler or of clang, or as
-//! `afterburner as` and `afterburner clang`, it stands in for that tool (`gas`, `clang`), once per object of a build: that
-//! way must not cost time, and what it prints and returns is the tool's.
+//! Under its own name it is an ordinary command line (`cli`). Under the name of an assembler or of
+//! clang, or as `afterburner as` and `afterburner clang`, it stands in for that tool (`gas`,
+//! `clang`), once per object of a build: that way must not cost time, and what it prints and
+//! returns is the tool's.
 
 mod accept;
 mod assembly;

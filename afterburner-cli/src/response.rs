@@ -1,7 +1,7 @@
 //! Response files: `@FILE` on a command line stands for the arguments in the file.
 //!
-//! The rules are those of libiberty (`libiberty/argv.c`, `expandargv` and `buildargv`), which every GNU tool uses, and clang
-//! for what its driver passes on.
+//! The rules are those of libiberty (`libiberty/argv.c`, `expandargv` and `buildargv`), which every
+//! GNU tool uses, and clang for what its driver passes on.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -13,7 +13,8 @@ use crate::scratch::Scratch;
 /// How many files libiberty reads before it suspects that they include each other.
 const MOST_FILES: usize = 2000;
 
-/// The arguments with every response file replaced by what it holds. `None` where the tool would complain.
+/// The arguments with every response file replaced by what it holds. `None` where the tool would
+/// complain.
 pub(crate) fn expand(arguments: &[OsString]) -> Option<Vec<OsString>> {
     let mut expanded = Vec::with_capacity(arguments.len());
     let mut rest: Vec<OsString> = arguments.iter().rev().cloned().collect();
@@ -35,10 +36,11 @@ pub(crate) fn expand(arguments: &[OsString]) -> Option<Vec<OsString>> {
     Some(expanded)
 }
 
-/// Arguments that the kernel takes, with the file that some of them may stand in: it has to live as long as the tool.
+/// Arguments that the kernel takes, with the file that some of them may stand in: it has to live as
+/// long as the tool.
 pub(crate) fn shorten(arguments: Vec<OsString>) -> anyhow::Result<(Vec<OsString>, Option<Scratch>)> {
-    /// The kernel's limits are 128 KB for one argument and, on most machines, 2 MB for all with the environment and the
-    /// pointers to them.
+    /// The kernel's limits are 128 KB for one argument and, on most machines, 2 MB for all with the
+    /// environment and the pointers to them.
     const MOST: usize = 1 << 16;
     if arguments.iter().map(|argument| argument.len() + size_of::<usize>()).sum::<usize>() <= MOST {
         return Ok((arguments, None));
@@ -76,7 +78,8 @@ fn content(path: &OsStr) -> Content {
     }
 }
 
-/// Splits at white space, outside of quotes; a backslash takes the next byte literally, within quotes too.
+/// Splits at white space, outside of quotes; a backslash takes the next byte literally, within
+/// quotes too.
 fn split(bytes: &[u8]) -> Vec<OsString> {
     // libiberty's string ends at a NUL.
     let bytes = bytes.split(|&byte| byte == 0).next().unwrap_or_default();

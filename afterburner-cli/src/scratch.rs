@@ -1,7 +1,8 @@
 //! Files that only this process and its children see.
 //!
-//! They are in memory, so they need neither `TMPDIR` nor room on a disk, and whatever ends this process removes them.
-//! Children open them by their path under `/proc`, which is also how a tool that has a file name for its output writes one.
+//! They are in memory, so they need neither `TMPDIR` nor room on a disk, and whatever ends this
+//! process removes them. Children open them by their path under `/proc`, which is also how a tool
+//! that has a file name for its output writes one.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -21,7 +22,8 @@ impl Scratch {
     /// An empty file.
     pub(crate) fn new() -> anyhow::Result<Self> {
         let create = |flags| memfd_create("afterburner", MemfdFlags::CLOEXEC | flags);
-        // Where executable ones are forbidden, that has to be said; older kernels do not know the word.
+        // Where executable ones are forbidden, that has to be said; older kernels do not know the
+        // word.
         let file = create(MemfdFlags::NOEXEC_SEAL).or_else(|error| match error {
             Errno::INVAL => create(MemfdFlags::empty()),
             error => Err(error),

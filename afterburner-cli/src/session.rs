@@ -1,7 +1,7 @@
 //! What `afterburner build` tells the shims that its make runs.
 //!
-//! It stands in a file beside the shim, not in the environment: make, ccache and distcc may all drop variables, and a
-//! directory that holds everything can be copied to another machine as it is.
+//! It stands in a file beside the shim, not in the environment: make, ccache and distcc may all
+//! drop variables, and a directory that holds everything can be copied to another machine as it is.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -33,12 +33,14 @@ pub(crate) struct Session {
     pub(crate) objtool_hints: bool,
     /// Hold every object against what the real tool makes of the plain text.
     pub(crate) check: bool,
-    /// Stands for the shim and the real tools: a compiler cache that sees this file sees a change of any of them.
+    /// Stands for the shim and the real tools: a compiler cache that sees this file sees a change
+    /// of any of them.
     pub(crate) identity: u64,
 }
 
 impl Session {
-    /// The session of the directory that this program lies in. There is none if it was not put there by a build.
+    /// The session of the directory that this program lies in. There is none if it was not put
+    /// there by a build.
     pub(crate) fn current() -> anyhow::Result<Self> {
         match env::current_exe().ok().as_deref().and_then(Path::parent) {
             Some(directory) if is_shims(directory) => Self::read(&directory.join(FILE)),

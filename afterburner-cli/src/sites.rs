@@ -18,14 +18,15 @@ use crate::verify::{complain_of, named, percent, read};
 
 /// Count the sites of a file, by class, function, source file or source line
 ///
-/// Lists what each has, the most first: sites, their share, and the bytes of padding. Files and lines come from debug
-/// information.
+/// Lists what each has, the most first: sites, their share, and the bytes of padding. Files and
+/// lines come from debug information.
 ///
-/// With --json an object: `file`; `by`; `pad_bytes`; `rows`, the table, of which each row has `key`, the number of `sites` and
-/// `pad_bytes`; and `sites`, every site in the order of the text. A site has its `section`, its `address` (hexadecimal; in an
-/// object or a module, the offset in its section), the `length` of the instruction or sequence, that of its `slot`, its `class`,
-/// its `flags`, the `reason` if it is not padded, the `function` and the offset in it, and the source `line` and its
-/// `source_file`. What is not known is null.
+/// With --json an object: `file`; `by`; `pad_bytes`; `rows`, the table, of which each row has
+/// `key`, the number of `sites` and `pad_bytes`; and `sites`, every site in the order of the text.
+/// A site has its `section`, its `address` (hexadecimal; in an object or a module, the offset in
+/// its section), the `length` of the instruction or sequence, that of its `slot`, its `class`, its
+/// `flags`, the `reason` if it is not padded, the `function` and the offset in it, and the source
+/// `line` and its `source_file`. What is not known is null.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// An object, a module, a linked kernel

@@ -14,11 +14,12 @@ use crate::cli::Without;
 
 /// Pad and annotate a text for the assembler, without assembling it
 ///
-/// Every line stays where it is, behind the two that are put in front: a prelude, and a line marker that keeps the
-/// assembler's messages and debug information pointing at the original.
+/// Every line stays where it is, behind the two that are put in front: a prelude, and a line marker
+/// that keeps the assembler's messages and debug information pointing at the original.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The text to annotate, as a compiler or a preprocessor gives it to the assembler; `-` is standard input
+    /// The text to annotate, as a compiler or a preprocessor gives it to the assembler; `-` is
+    /// standard input
     #[arg(value_name = "IN.s")]
     input: PathBuf,
     /// Where to write the annotated text; `-` is standard output

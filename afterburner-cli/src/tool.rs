@@ -1,8 +1,9 @@
 //! The real tools: finding and running them.
 //!
-//! A tool that is started and waited for must not outlive this program: whoever kills a compiler's assembler, by SIGKILL
-//! too, wants no assembler. The kernel sees to that if the tool asks for it, which it does not; so what is started is this
-//! program, which asks and then becomes the tool ([`tethered`]).
+//! A tool that is started and waited for must not outlive this program: whoever kills a compiler's
+//! assembler, by SIGKILL too, wants no assembler. The kernel sees to that if the tool asks for it,
+//! which it does not; so what is started is this program, which asks and then becomes the tool
+//! ([`tethered`]).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
@@ -58,8 +59,8 @@ impl Tool {
         self.cannot_run(error)
     }
 
-    /// Runs the tool on what `text` writes, its input and output as the user set them but for that, and returns when it
-    /// is done.
+    /// Runs the tool on what `text` writes, its input and output as the user set them but for that,
+    /// and returns when it is done.
     pub(crate) fn feed(
         &self,
         mut command: Command,
@@ -124,7 +125,8 @@ pub(crate) fn search(name: &OsStr) -> Option<PathBuf> {
     candidates(name).into_iter().next()
 }
 
-/// The programs of this name in `PATH`, in its order, but neither this one nor another directory's shims.
+/// The programs of this name in `PATH`, in its order, but neither this one nor another directory's
+/// shims.
 pub(crate) fn candidates(name: &OsStr) -> Vec<PathBuf> {
     if Path::new(name).components().count() > 1 {
         return vec![PathBuf::from(name)];

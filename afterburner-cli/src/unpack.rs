@@ -15,8 +15,9 @@ use crate::verify::read;
 
 /// Take an image apart
 ///
-/// Writes the guest's parts to files: the kernel (vmlinux), which boots by itself, the initramfs, the command line (cmdline),
-/// the relocations (vmlinux.relocs), and the sites as a table to be read (sites.txt). A damaged image is refused.
+/// Writes the guest's parts to files: the kernel (vmlinux), which boots by itself, the initramfs,
+/// the command line (cmdline), the relocations (vmlinux.relocs), and the sites as a table to be
+/// read (sites.txt). A damaged image is refused.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// What `afterburner pack` wrote, unless with --iso

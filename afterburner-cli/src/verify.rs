@@ -17,11 +17,12 @@ use crate::complain;
 
 /// Check that every sensitive instruction has its record, and that every record holds
 ///
-/// Decodes all executable sections of objects, modules or linked kernels. Lists each sensitive instruction that has neither a
-/// record nor a stated reason, each record that does not agree with the text, and each reference (branch, operand, word of
-/// data) to a place within a slot or an instruction, with its source line where the file has debug information. What is
-/// accepted (`--accept`) is counted with its reason. Ends with 0 only where there is nothing to list, with 1 where there is, with 2 where a file cannot be
-/// read.
+/// Decodes all executable sections of objects, modules or linked kernels. Lists each sensitive
+/// instruction that has neither a record nor a stated reason, each record that does not agree with
+/// the text, and each reference (branch, operand, word of data) to a place within a slot or an
+/// instruction, with its source line where the file has debug information. What is accepted
+/// (`--accept`) is counted with its reason. Ends with 0 only where there is nothing to list, with 1
+/// where there is, with 2 where a file cannot be read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Objects, modules, linked kernels

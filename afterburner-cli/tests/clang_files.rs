@@ -1,4 +1,5 @@
-//! The clang wrapper: every file that clang leaves behind beside the object is where clang puts it, and says what it says.
+//! The clang wrapper: every file that clang leaves behind beside the object is where clang puts it,
+//! and says what it says.
 
 mod support;
 
@@ -39,7 +40,8 @@ fn run(lab: &Lab, clang: &[&str], arguments: &[&str], object: &str) -> Left {
     Left { result, files, names }
 }
 
-/// Whether two runs cannot leave the same: what holds code or its length, times, names of temporary files.
+/// Whether two runs cannot leave the same: what holds code or its length, times, names of temporary
+/// files.
 fn varies(path: &Path, arguments: &[&str]) -> bool {
     let is = |extension: &str| path.extension().is_some_and(|other| other == extension);
     is("o") || is("dwo") || (is("json") && ["-ftime-trace", "a.S"].iter().any(|other| arguments.contains(other)))

@@ -1,7 +1,9 @@
-//! GNU as's own test suite for x86: the shim has to do with each of its texts what the real assembler does.
+//! GNU as's own test suite for x86: the shim has to do with each of its texts what the real
+//! assembler does.
 //!
-//! Exit status, standard output and standard error are the same to the byte, and so is the object where nothing in it is
-//! sensitive. The corpus comes from Debian's package `binutils-source`; the part that is needed is unpacked once.
+//! Exit status, standard output and standard error are the same to the byte, and so is the object
+//! where nothing in it is sensitive. The corpus comes from Debian's package `binutils-source`; the
+//! part that is needed is unpacked once.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

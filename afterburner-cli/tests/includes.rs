@@ -1,4 +1,5 @@
-//! What an assembler reads by itself is annotated, and everything but the object is the real assembler's.
+//! What an assembler reads by itself is annotated, and everything but the object is the real
+//! assembler's.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! `afterburner run` and `afterburner profile`, as far as they can be seen without a guest: what they would run, and what
-//! they refuse. QEMU's command is taken from `--dry-run`.
+//! `afterburner run` and `afterburner profile`, as far as they can be seen without a guest: what
+//! they would run, and what they refuse. QEMU's command is taken from `--dry-run`.
 
 mod support;
 
@@ -44,7 +44,8 @@ const FACTS: GuestFacts = GuestFacts {
     stack_switch: 0,
 };
 
-/// An image: a wedge of four bytes, and a payload with a kernel of one segment, an initramfs, and a command line.
+/// An image: a wedge of four bytes, and a payload with a kernel of one segment, an initramfs, and a
+/// command line.
 fn image(notes: &[u8]) -> Vec<u8> {
     let kernel = kernel();
     let parts = [&kernel[..], b"initramfs", COMMAND_LINE.as_bytes()];
@@ -274,8 +275,8 @@ fn a_profile_needs_a_wedge_and_for_functions_a_kernel() {
     }
 }
 
-/// What stands in for QEMU: it notes its number and what it gets for an initramfs, and runs until somebody ends it. The
-/// stubborn one does not when it is asked to.
+/// What stands in for QEMU: it notes its number and what it gets for an initramfs, and runs until
+/// somebody ends it. The stubborn one does not when it is asked to.
 const EMULATOR: &str = "\
 #!/bin/sh
 [ -e stubborn ] && trap '' TERM HUP INT
@@ -291,7 +292,8 @@ exec sleep 1000
 fn lab_with_emulator() -> Lab {
     let lab = lab();
     lab.write("script", EMULATOR);
-    // Another process writes it: a program that a thread here has open for writing cannot be executed.
+    // Another process writes it: a program that a thread here has open for writing cannot be
+    // executed.
     lab.run("install", &["-D", "-m", "755", "script", "tools/qemu-system-x86_64"]).silent_success();
     fs::create_dir(lab.path("temporary")).expect("a directory");
     lab
@@ -318,7 +320,8 @@ fn wait_until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// Whether there is such a process; one that has ended and that nobody has asked about does not count.
+/// Whether there is such a process; one that has ended and that nobody has asked about does not
+/// count.
 fn lives(process: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))

@@ -1,4 +1,5 @@
-//! The scripts of the project, with other programs in place of those that need more than a test has.
+//! The scripts of the project, with other programs in place of those that need more than a test
+//! has.
 
 mod support;
 

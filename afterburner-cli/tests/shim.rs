@@ -405,7 +405,8 @@ fn a_copy_of_the_command_is_a_shim_too() {
     assert!(lab.has_records("a.o"));
 }
 
-/// Does the same with gcc alone and with gcc that finds the shim; compares what is said and left, and the objects' code.
+/// Does the same with gcc alone and with gcc that finds the shim; compares what is said and left,
+/// and the objects' code.
 #[track_caller]
 fn same_by_gcc(options: &[&str]) {
     const VARYING: &[&str] = &["o", "dwo"];

@@ -1,7 +1,8 @@
 //! Throughput of the text stage on 7 MB of compiler output.
 //!
-//! The text is what gcc makes of `testdata/bench/sample.c`, over and over; as in a kernel's own files, a few lines in a
-//! thousand are sites. `scripts/bench` holds the same text against the assembler.
+//! The text is what gcc makes of `testdata/bench/sample.c`, over and over; as in a kernel's own
+//! files, a few lines in a thousand are sites. `scripts/bench` holds the same text against the
+//! assembler.
 
 use std::hint::black_box;
 use std::path::Path;

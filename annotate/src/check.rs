@@ -1,8 +1,9 @@
 //! An alleged site held against the bytes it talks about.
 //!
-//! A record comes out of a file that anybody may have written. Whoever acts on it writes to kernel text, so every word of
-//! it is checked by decoding what really stands at the site: the instruction or sequence is what the class says, ends
-//! where the length says, and nothing but NOPs fills the slot behind it.
+//! A record comes out of a file that anybody may have written. Whoever acts on it writes to kernel
+//! text, so every word of it is checked by decoding what really stands at the site: the instruction
+//! or sequence is what the class says, ends where the length says, and nothing but NOPs fills the
+//! slot behind it.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 
@@ -17,7 +18,8 @@ pub struct CheckedSite {
 }
 
 impl CheckedSite {
-    /// What the record says, now known to be so. Liveness cannot be checked at the site: it is the assembler stage's word.
+    /// What the record says, now known to be so. Liveness cannot be checked at the site: it is the
+    /// assembler stage's word.
     #[must_use]
     pub fn site(&self) -> &AllegedSite {
         &self.alleged
@@ -41,7 +43,8 @@ pub enum Contradiction {
     Class(Option<Class>),
     /// The instruction or sequence has this length.
     Length(u8),
-    /// What the record takes for the end of the instruction or sequence is that of an LFENCE behind it.
+    /// What the record takes for the end of the instruction or sequence is that of an LFENCE behind
+    /// it.
     Barrier,
     /// Something else than a NOP stands behind it, at this offset in the slot.
     NotPadding(u8),
@@ -65,7 +68,8 @@ impl core::fmt::Display for Contradiction {
 
 impl core::error::Error for Contradiction {}
 
-/// Holds an alleged site against `text`, the bytes from the site's address to the end of its section.
+/// Holds an alleged site against `text`, the bytes from the site's address to the end of its
+/// section.
 ///
 /// # Errors
 ///

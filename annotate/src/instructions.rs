@@ -1,15 +1,18 @@
 //! Which instructions are sensitive.
 //!
-//! Sensitive is what depends on, or changes, privileged state (Popek and Goldberg, 1974): an instruction that would trap
-//! or, worse, do something else without a word when the kernel no longer runs at CPL 0. x86 has many of the second kind
-//! (`popf`, `smsw`, `sgdt`, `mov %cs`, `verw` ...), so "privileged" in the SDM's sense is not the criterion.
+//! Sensitive is what depends on, or changes, privileged state (Popek and Goldberg, 1974): an
+//! instruction that would trap or, worse, do something else without a word when the kernel no
+//! longer runs at CPL 0. x86 has many of the second kind (`popf`, `smsw`, `sgdt`, `mov %cs`, `verw`
+//! ...), so "privileged" in the SDM's sense is not the criterion.
 //!
-//! One row says all that the project knows of an instruction: how GAS spells it, how the decoder names it, its shortest
-//! encoding, and where it is defined. The text stage, the check of a record, the census and the documentation read the
-//! same row; to add an instruction is to add a row. Class numbers stand in object files: never renumber, only append.
+//! One row says all that the project knows of an instruction: how GAS spells it, how the decoder
+//! names it, its shortest encoding, and where it is defined. The text stage, the check of a record,
+//! the census and the documentation read the same row; to add an instruction is to add a row. Class
+//! numbers stand in object files: never renumber, only append.
 //!
-//! What is *not* here, and why: `lds`, `les`, `into`, `bound`, `arpl` and `push %cs` do not exist in 64-bit mode; `ud2`,
-//! `pause`, `lfence`, `rdrand`, `xsave` and `fxsave` mean the same at every privilege level.
+//! What is *not* here, and why: `lds`, `les`, `into`, `bound`, `arpl` and `push %cs` do not exist
+//! in 64-bit mode; `ud2`, `pause`, `lfence`, `rdrand`, `xsave` and `fxsave` mean the same at every
+//! privilege level.
 
 use iced_x86::{Code, Decoder, Instruction, Mnemonic, OpKind, Register};
 
@@ -56,11 +59,13 @@ pub struct Row {
     pub class: Class,
     /// GAS mnemonics, lower case, without operand-size suffix.
     pub mnemonics: &'static [&'static str],
-    /// The operand-size suffixes that GAS takes for it; a capital one costs a prefix byte (66, or REX.W).
+    /// The operand-size suffixes that GAS takes for it; a capital one costs a prefix byte (66, or
+    /// REX.W).
     pub suffixes: &'static str,
     /// Length in bytes of the shortest encoding in 64-bit mode.
     pub length: u8,
-    /// Slot that an ordinary site gets; at least 5, and more where a longer inlined replacement pays.
+    /// Slot that an ordinary site gets; at least 5, and more where a longer inlined replacement
+    /// pays.
     pub slot: u8,
     /// The decoder's mnemonics.
     pub decoded: &'static [Mnemonic],
@@ -68,12 +73,14 @@ pub struct Row {
     pub when: When,
     /// Whether it is annotated unless the user says otherwise.
     pub by_default: bool,
-    /// Where it is defined. "SDM" is Intel's manual, order number 325462; "APM" is AMD's, 24593 and 24594.
+    /// Where it is defined. "SDM" is Intel's manual, order number 325462; "APM" is AMD's, 24593
+    /// and 24594.
     pub source: &'static str,
 }
 
-/// Two instructions that share one slot, because a pad between them would change what they mean (the interrupt shadow of
-/// `sti`, SDM Vol. 2B, STI; a prefix for a hypervisor), or because together they have a far shorter replacement than apart.
+/// Two instructions that share one slot, because a pad between them would change what they mean
+/// (the interrupt shadow of `sti`, SDM Vol. 2B, STI; a prefix for a hypervisor), or because
+/// together they have a far shorter replacement than apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence {
     /// The class that its sites are counted under.
@@ -101,10 +108,11 @@ pub enum Part {
     Any,
 }
 
-/// What asks a hypervisor to emulate the instruction behind it, although the processor might execute that: UD2, at which
-/// the hypervisor gets control, and letters that it knows (Xen, `xen/include/public/arch-x86/xen.h`, `XEN_EMULATE_PREFIX`;
-/// KVM, `arch/x86/include/asm/emulate_prefix.h` of Linux, `__KVM_EMULATE_PREFIX`). The processor itself never gets to the
-/// letters, which decode to something else.
+/// What asks a hypervisor to emulate the instruction behind it, although the processor might
+/// execute that: UD2, at which the hypervisor gets control, and letters that it knows (Xen,
+/// `xen/include/public/arch-x86/xen.h`, `XEN_EMULATE_PREFIX`; KVM,
+/// `arch/x86/include/asm/emulate_prefix.h` of Linux, `__KVM_EMULATE_PREFIX`). The processor itself
+/// never gets to the letters, which decode to something else.
 pub const EMULATION_PREFIXES: [[u8; 5]; 2] = [*b"\x0f\x0bxen", *b"\x0f\x0bkvm"];
 
 /// Whether bytes start with one of the [`EMULATION_PREFIXES`].
@@ -113,8 +121,8 @@ pub fn starts_with_emulation_prefix(bytes: &[u8]) -> bool {
     EMULATION_PREFIXES.iter().any(|prefix| bytes.starts_with(prefix))
 }
 
-/// Decodes the next instruction of `bytes`, those that the decoder was made for. One of the [`EMULATION_PREFIXES`] is one
-/// UD2, of all its bytes.
+/// Decodes the next instruction of `bytes`, those that the decoder was made for. One of the
+/// [`EMULATION_PREFIXES`] is one UD2, of all its bytes.
 pub fn decode_next(decoder: &mut Decoder<'_>, bytes: &[u8]) -> Instruction {
     let (start, address) = (decoder.position(), decoder.ip());
     let mut instruction = decoder.decode();
@@ -139,7 +147,8 @@ macro_rules! sensitive {
             $first:expr, $second:expr, in $sequence_slot:literal, $sequence_source:literal;
         )*}
     ) => {
-        /// What a site is counted and rewritten as: one class per sensitive instruction or known sequence.
+        /// What a site is counted and rewritten as: one class per sensitive instruction or known
+        /// sequence.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Class {
@@ -199,9 +208,10 @@ macro_rules! sensitive {
 use RegisterFile::{ControlRegisters, DebugRegisters, SegmentRegisters};
 use When::{Always, Destination, Far, Source, Vector};
 
-// `cli` and `pushf; pop` are the hottest sites of a boot. Their inlined replacements are one store or load of the virtual
-// interrupt flag at a RIP-relative address: `movb $imm8, disp32(%rip)` (C6 05, SDM Vol. 2B, MOV) and
-// `mov disp32(%rip), %r64` (REX 8B, ditto) are 7 bytes each. A slot's length costs text, but not instructions.
+// `cli` and `pushf; pop` are the hottest sites of a boot. Their inlined replacements are one store
+// or load of the virtual interrupt flag at a RIP-relative address: `movb $imm8, disp32(%rip)` (C6
+// 05, SDM Vol. 2B, MOV) and `mov disp32(%rip), %r64` (REX 8B, ditto) are 7 bytes each. A slot's
+// length costs text, but not instructions.
 #[rustfmt::skip]
 sensitive! {
     instructions {
@@ -269,7 +279,8 @@ sensitive! {
 
         // Transfers of control between privilege levels
         Int = 55 "int": ["int"] "" [Int] Vector, 2 in 5, on, "SDM Vol. 2A, INT n";
-        // Left alone by default: a kernel uses INT3 as filler (after `ret`, between functions) and to patch its own text.
+        // Left alone by default: a kernel uses INT3 as filler (after `ret`, between functions) and
+        // to patch its own text.
         Int3 = 56 "int3": ["int3"] "" [Int3] Always, 1 in 5, off, "SDM Vol. 2A, INT3";
         Int1 = 57 "int1": ["int1", "icebp"] "" [Int1] Always, 1 in 5, on, "SDM Vol. 2A, INT1";
         Iret = 58 "iret": ["iret", "iretd"] "WlQ" [Iret, Iretd, Iretq] Always, 1 in 5, on, "SDM Vol. 2A, IRET/IRETD/IRETQ";

@@ -1,18 +1,21 @@
 //! The annotation record: what the assembler stage tells the wedge about one site.
 //!
-//! A record has to survive an assembler, `ld -r`, objtool, a final link with or without relocation, `insmod`, and a
-//! kernel image loaded at a random address, without anybody on that way knowing what it is. So it is:
+//! A record has to survive an assembler, `ld -r`, objtool, a final link with or without relocation,
+//! `insmod`, and a kernel image loaded at a random address, without anybody on that way knowing
+//! what it is. So it is:
 //!
-//! * *self-relative*: `site` holds the distance from the field itself to the site. That is one `R_X86_64_PC32`
-//!   relocation, resolved for good when the kernel is linked; KASLR moves both ends together.
+//! * *self-relative*: `site` holds the distance from the field itself to the site. That is one
+//!   `R_X86_64_PC32` relocation, resolved for good when the kernel is linked; KASLR moves both ends
+//!   together.
 //! * *fixed-size and little-endian*, read by `no_std` code that allocates nothing.
-//! * carried in an ELF *note* (ELF gABI, "Note Section"). Linux's linker script collects `.note.*` without a patch, and
-//!   the note's type is the version of the format. One note per object file; a link merely puts them end to end.
+//! * carried in an ELF *note* (ELF gABI, "Note Section"). Linux's linker script collects `.note.*`
+//!   without a patch, and the note's type is the version of the format. One note per object file; a
+//!   link merely puts them end to end.
 //!
 //! The original bytes are not stored: they stand at the site until the wedge has decoded them.
 //!
-//! Everything here describes what a record *alleges*. Nothing may be written to a site before [`crate::check`] has held
-//! the allegation against the bytes it talks about.
+//! Everything here describes what a record *alleges*. Nothing may be written to a site before
+//! [`crate::check`] has held the allegation against the bytes it talks about.
 
 use bitflags::bitflags;
 
@@ -30,31 +33,34 @@ pub const NOTE_SECTION: &str = ".note.afterburn";
 /// The section that holds the records in a packed image.
 pub const IMAGE_SECTION: &str = ".afterburn";
 
-/// A slot is never shorter than `call rel32` or `jmp rel32` (SDM Vol. 2A, CALL and JMP: opcodes E8 and E9, 5 bytes), for
-/// that is what makes every site rewritable.
+/// A slot is never shorter than `call rel32` or `jmp rel32` (SDM Vol. 2A, CALL and JMP: opcodes E8
+/// and E9, 5 bytes), for that is what makes every site rewritable.
 pub const MINIMUM_SLOT: u8 = 5;
 
-/// Added to `site` in the record of a site that is not padded. Linux's objtool takes a relocation that points at an
-/// instruction for a code pointer that escapes, and wants an ENDBR64 there (`validate_ibt`). A padded site it can be told
-/// not to mind, but not one in 32-bit code, whose boundaries it does not see. So such a record points nowhere.
+/// Added to `site` in the record of a site that is not padded. Linux's objtool takes a relocation
+/// that points at an instruction for a code pointer that escapes, and wants an ENDBR64 there
+/// (`validate_ibt`). A padded site it can be told not to mind, but not one in 32-bit code, whose
+/// boundaries it does not see. So such a record points nowhere.
 pub const UNPADDED_DISPLACEMENT: i32 = 1 << 30;
 
 bitflags! {
-    /// What is known of a site beside its place and class. In a record that the text stage wrote, a clear bit says nothing:
-    /// of a site in a macro or its arguments it cannot tell where that will be expanded. [`object::verify`] completes the
-    /// flags from the object.
+    /// What is known of a site beside its place and class. In a record that the text stage wrote, a
+    /// clear bit says nothing: of a site in a macro or its arguments it cannot tell where that will
+    /// be expanded. [`object::verify`] completes the flags from the object.
     ///
     /// [`object::verify`]: ../object/verify/index.html
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Flags: u16 {
         /// In text that is freed after boot (`.init.text`, `.exit.text`): never touch it later.
         const INIT = 1 << 0;
-        /// No usable stack at the site (`.entry.text`, apart from functions that are called): a replacement must not push, nor
-        /// call.
+        /// No usable stack at the site (`.entry.text`, apart from functions that are called): a
+        /// replacement must not push, nor call.
         const NO_STACK = 1 << 1;
-        /// In `.altinstr_replacement`: copied over another place when the kernel applies alternatives.
+        /// In `.altinstr_replacement`: copied over another place when the kernel applies
+        /// alternatives.
         const REPLACEMENT = 1 << 2;
-        /// In text that the guest copies elsewhere and runs there: a relative branch in it would break.
+        /// In text that the guest copies elsewhere and runs there: a relative branch in it would
+        /// break.
         const COPIED = 1 << 3;
         /// The exception table has an entry for the site.
         const EXTABLE = 1 << 4;
@@ -68,7 +74,8 @@ bitflags! {
         const COUNTED = 1 << 10;
         /// Not padded: its interrupt shadow has to reach the next instruction (SDM Vol. 2B, STI).
         const SHADOW = 1 << 11;
-        /// Not padded: what tells the unwinder of a change of context has to stand directly behind it.
+        /// Not padded: what tells the unwinder of a change of context has to stand directly behind
+        /// it.
         const HINTED = 1 << 12;
         /// Not padded: no instruction at all, but data in text that would pass for one.
         const DATA = 1 << 13;
@@ -127,8 +134,9 @@ bitflags! {
 }
 
 bitflags! {
-    /// General-purpose registers that may be read after the site before they are written; one bit per register, in
-    /// encoding order (SDM Vol. 2A, Table 2-4: RAX is 0, R15 is 15). RSP is always live.
+    /// General-purpose registers that may be read after the site before they are written; one bit
+    /// per register, in encoding order (SDM Vol. 2A, Table 2-4: RAX is 0, R15 is 15). RSP is always
+    /// live.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub struct LiveRegisters: u16 {
         /// RSP.
@@ -160,11 +168,13 @@ impl Liveness {
     pub const UNKNOWN: Self = Self { registers: LiveRegisters::all(), flags: LiveFlags::all() };
 }
 
-/// One record as it stands in the file. All fields are little-endian; there is no padding and no alignment.
+/// One record as it stands in the file. All fields are little-endian; there is no padding and no
+/// alignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, packed)]
 pub struct RawRecord {
-    /// Address of the site minus the address of this field, plus [`UNPADDED_DISPLACEMENT`] if the site is not padded.
+    /// Address of the site minus the address of this field, plus [`UNPADDED_DISPLACEMENT`] if the
+    /// site is not padded.
     pub site: i32,
     /// Bytes of the sensitive instruction, prefixes included, or of the sequence.
     pub length: u8,
@@ -222,7 +232,8 @@ impl RawRecord {
         i64::from(self.site) - i64::from(self.displacement())
     }
 
-    /// What the record alleges about the site at `address` (the address of the record plus [`Self::distance`]).
+    /// What the record alleges about the site at `address` (the address of the record plus
+    /// [`Self::distance`]).
     ///
     /// # Errors
     ///

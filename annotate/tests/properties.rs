@@ -1,7 +1,7 @@
 //! Properties of the text stage that hold for any text.
 //!
-//! The inputs are arbitrary bytes, and programs put together from lines that are sensitive, look sensitive, or surround
-//! what is. `PROPTEST_CASES` makes a longer run of it.
+//! The inputs are arbitrary bytes, and programs put together from lines that are sensitive, look
+//! sensitive, or surround what is. `PROPTEST_CASES` makes a longer run of it.
 
 use std::fs;
 use std::path::Path;

@@ -139,7 +139,8 @@ proptest! {
         }
     }
 
-    /// A checked site is a sensitive instruction or sequence followed by NOPs, whatever the record and the text.
+    /// A checked site is a sensitive instruction or sequence followed by NOPs, whatever the record
+    /// and the text.
     #[test]
     fn what_passes_is_sensitive_and_padded(
         class in proptest::sample::select(Class::ALL),

@@ -7,11 +7,12 @@
 //! # site-start: CLASS [FLAG...]                   it starts on an earlier one
 //! ```
 //!
-//! A file that says `# data in text` has bytes there that only look sensitive; its census is not taken.
+//! A file that says `# data in text` has bytes there that only look sensitive; its census is not
+//! taken.
 //!
-//! `dispatched` stands for a site whose class is known only when a macro is expanded. The text is then assembled plain
-//! and annotated: the census of the annotated object must be complete, every record must hold, and with the pads removed
-//! the two objects must be the same.
+//! `dispatched` stands for a site whose class is known only when a macro is expanded. The text is
+//! then assembled plain and annotated: the census of the annotated object must be complete, every
+//! record must hold, and with the pads removed the two objects must be the same.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -28,7 +28,8 @@ pub fn subdirectory(name: &str) -> Result<PathBuf> {
     made(directory()?.join(name))
 }
 
-/// Holds the lock with this name until the returned file is dropped, so that two processes do not build the same thing.
+/// Holds the lock with this name until the returned file is dropped, so that two processes do not
+/// build the same thing.
 ///
 /// # Errors
 ///

@@ -1,8 +1,9 @@
-//! The independent census: `objdump` and a list of mnemonics find the sensitive instructions of a file, and each must
-//! have its record.
+//! The independent census: `objdump` and a list of mnemonics find the sensitive instructions of a
+//! file, and each must have its record.
 //!
-//! It goes both ways. Every sensitive instruction lies in a record's instruction; every record begins at an instruction,
-//! covers a sensitive one, and is followed by NOPs up to the end of its slot.
+//! It goes both ways. Every sensitive instruction lies in a record's instruction; every record
+//! begins at an instruction, covers a sensitive one, and is followed by NOPs up to the end of its
+//! slot.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -57,8 +58,9 @@ fn disassemble(path: &Path) -> Result<String> {
     command::output(Command::new("objdump").args(["--disassemble", "--wide", "--no-show-raw-insn"]).arg(path))
 }
 
-/// `objdump` of binutils 2.40 does not know LKGS, which Linux encodes by hand since 6.12, and is led astray by it. A copy of a
-/// file that has some, with WRGSBASE of the same register in their places: that is as long, and as sensitive.
+/// `objdump` of binutils 2.40 does not know LKGS, which Linux encodes by hand since 6.12, and is
+/// led astray by it. A copy of a file that has some, with WRGSBASE of the same register in their
+/// places: that is as long, and as sensitive.
 fn with_known_instructions(data: &[u8], file: &object::File, listing: &str) -> Result<Option<NamedTempFile>> {
     let mut copy = data.to_vec();
     for section in file.sections().filter(|section| section.kind() == object::SectionKind::Text) {

@@ -1,7 +1,9 @@
-//! Counts the sensitive instructions that a boot executes, exactly and by class: the oracle for the wedge's own counters.
+//! Counts the sensitive instructions that a boot executes, exactly and by class: the oracle for the
+//! wedge's own counters.
 //!
-//! A plugin of QEMU's counts every execution of what could be sensitive, with its bytes. `objdump` and the census's list of
-//! mnemonics say what each was. Nothing of this shares code or tables with the annotations, nor with the wedge.
+//! A plugin of QEMU's counts every execution of what could be sensitive, with its bytes. `objdump`
+//! and the census's list of mnemonics say what each was. Nothing of this shares code or tables with
+//! the annotations, nor with the wedge.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,13 +22,14 @@ use crate::{command, icount};
 /// The longest instruction (SDM Vol. 2A, 2.3.11) and a NOP, so that each begins at a multiple.
 const STRIDE: usize = 16;
 
-/// Between which two moments of a boot is counted. Neither address should hold a sensitive instruction.
+/// Between which two moments of a boot is counted. Neither address should hold a sensitive
+/// instruction.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Window {
     /// The counts start from zero whenever the instruction at this address is about to be executed.
     pub zero: Option<u64>,
-    /// The counts are frozen when the instruction at this address is about to be executed for the given time since then;
-    /// without one, at the end of the boot.
+    /// The counts are frozen when the instruction at this address is about to be executed for the
+    /// given time since then; without one, at the end of the boot.
     pub snapshot: Option<(u64, u64)>,
 }
 
@@ -37,7 +40,8 @@ pub struct Executed {
     pub address: u64,
     /// Its class, by the names that annotations use for single instructions.
     pub class: String,
-    /// How often. An execution that faults is one; so is each iteration of a repeated string instruction.
+    /// How often. An execution that faults is one; so is each iteration of a repeated string
+    /// instruction.
     pub count: u64,
 }
 
@@ -144,7 +148,8 @@ fn classify(file: &Path) -> Result<BTreeMap<usize, String>> {
     Ok(classes)
 }
 
-/// The class of a sensitive instruction as `objdump` prints it: in AT&T syntax the source operand comes first.
+/// The class of a sensitive instruction as `objdump` prints it: in AT&T syntax the source operand
+/// comes first.
 fn class(text: &str) -> String {
     let mut words = text.split_whitespace().skip_while(|word| is_prefix(word));
     let mnemonic = words.next().unwrap_or_default();

@@ -1,15 +1,17 @@
 //! What the kernel's operations cost on several systems, in executed instructions.
 //!
-//! Nobody has the same machine, and a loaded one is not even the same as itself; under TCG, time says more about QEMU than
-//! about the guest. What a guest executes is the same on every machine and every run, and counts a hypervisor's part
-//! alike. The guest measures its own operations by the time-stamp counter, which under `-icount shift=0` counts
-//! instructions (`testdata/programs/costs.c`). A boot idles, and the counter goes on then: so its instructions are counted
-//! by a plugin (`plugin/markers.c`), which also holds the counter to account.
+//! Nobody has the same machine, and a loaded one is not even the same as itself; under TCG, time
+//! says more about QEMU than about the guest. What a guest executes is the same on every machine
+//! and every run, and counts a hypervisor's part alike. The guest measures its own operations by
+//! the time-stamp counter, which under `-icount shift=0` counts instructions
+//! (`testdata/programs/costs.c`). A boot idles, and the counter goes on then: so its instructions
+//! are counted by a plugin (`plugin/markers.c`), which also holds the counter to account.
 //!
-//! What is compared must do the same: one source of Linux, one configuration, one initramfs, memory of one size, one CPU
-//! model, and a command line that lets nothing run for a time (no calibration of a timer, no search for entropy) and prints
-//! hardly a character, for the serial console polls and Xen's does not. Only the kernel's first look at the PIT is left,
-//! 11 million instructions at most (`quick_pit_calibrate`): nothing turns it off. What the peer has because it is a dom0 of
+//! What is compared must do the same: one source of Linux, one configuration, one initramfs, memory
+//! of one size, one CPU model, and a command line that lets nothing run for a time (no calibration
+//! of a timer, no search for entropy) and prints hardly a character, for the serial console polls
+//! and Xen's does not. Only the kernel's first look at the PIT is left, 11 million instructions at
+//! most (`quick_pit_calibrate`): nothing turns it off. What the peer has because it is a dom0 of
 //! Linux's own, and the others have not, is turned off: ACPI, and bounce buffers of 64 MB.
 
 use std::collections::BTreeMap;
@@ -30,8 +32,9 @@ mod table;
 
 pub use table::Table;
 
-/// The model without what Xen and QEMU cannot do together (`Machine::on_xen`), and without ERMS: a kernel that has that clears
-/// pages byte by byte, and each of these 4,096 iterations would count as an instruction and hide the others.
+/// The model without what Xen and QEMU cannot do together (`Machine::on_xen`), and without ERMS: a
+/// kernel that has that clears pages byte by byte, and each of these 4,096 iterations would count
+/// as an instruction and hide the others.
 pub(crate) const CPU: &str = "max,-smap,-erms";
 
 /// On every command line.
@@ -96,9 +99,9 @@ impl System {
         Ok(Machine { append, cpu: CPU, ..machine })
     }
 
-    /// Addresses of which the first to be executed is where a boot starts. On QEMU's machine that is the kernel's entry
-    /// (Linux, `CONFIG_PHYSICAL_START`), whoever has loaded it. On Xen it is dom0's: Xen has loaded the peer, but the wedge
-    /// loads its kernel itself, and that counts.
+    /// Addresses of which the first to be executed is where a boot starts. On QEMU's machine that
+    /// is the kernel's entry (Linux, `CONFIG_PHYSICAL_START`), whoever has loaded it. On Xen it is
+    /// dom0's: Xen has loaded the peer, but the wedge loads its kernel itself, and that counts.
     fn first(self) -> RangeInclusive<u64> {
         match self {
             Self::Plain | Self::Native => 0x100_0000..=0x7ff_ffff,

@@ -1,12 +1,15 @@
-//! A real userland: Debian on a virtual disk, with a network card whose other end is a server in this process.
+//! A real userland: Debian on a virtual disk, with a network card whose other end is a server in
+//! this process.
 //!
-//! The other guests are an initramfs of one program. This one has what makes a system large: a disk that is written and
-//! read again, a dynamic linker, thousands of processes, an init, a login. Its disk is made by `scripts/debian-disk` and
-//! used as a snapshot, so that every boot begins with the same one; and what runs there has run in a chroot on the build
-//! machine before, so that its verdicts have an oracle which is no virtual machine at all.
+//! The other guests are an initramfs of one program. This one has what makes a system large: a disk
+//! that is written and read again, a dynamic linker, thousands of processes, an init, a login. Its
+//! disk is made by `scripts/debian-disk` and used as a snapshot, so that every boot begins with the
+//! same one; and what runs there has run in a chroot on the build machine before, so that its
+//! verdicts have an oracle which is no virtual machine at all.
 //!
-//! The end is a conversation, for only somebody who logs in can tell a login prompt from its picture. QEMU's standard
-//! input is the guest's keyboard, and an answer is typed when its prompt has been read.
+//! The end is a conversation, for only somebody who logs in can tell a login prompt from its
+//! picture. QEMU's standard input is the guest's keyboard, and an answer is typed when its prompt
+//! has been read.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -38,7 +41,8 @@ const SOURCES: [&str; 5] = [
     "testdata/debian/transfer.py",
 ];
 
-/// Prompts of the guest, and what is typed there. `scripts/debian-disk` sets the name of the machine and the password.
+/// Prompts of the guest, and what is typed there. `scripts/debian-disk` sets the name of the
+/// machine and the password.
 const CONVERSATION: [(&str, &str); 3] = [
     ("afterburner login: ", "root\n"),
     ("Password: ", "afterburner\n"),
@@ -140,8 +144,8 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// When the machine cannot be started, the time runs out, an expectation is not met, the guest did not receive what
-    /// was sent to it, or a verdict is not the build machine's.
+    /// When the machine cannot be started, the time runs out, an expectation is not met, the guest
+    /// did not receive what was sent to it, or a verdict is not the build machine's.
     pub fn boot(&self, boot: Boot<'_>, name: &str) -> Result<Session> {
         let Boot { host, kernel, append, initramfs, cpus, expected } = boot;
         let peer = Peer::listen()?;
@@ -208,7 +212,8 @@ fn transfer(mut guest: TcpStream) -> Result<String> {
     Ok(format!("ok: received {sent}, sent {}", sha256(&received)?))
 }
 
-/// Bytes without a pattern, the same each time. Xorshift with the shifts of Marsaglia, "Xorshift RNGs", 2003.
+/// Bytes without a pattern, the same each time. Xorshift with the shifts of Marsaglia, "Xorshift
+/// RNGs", 2003.
 fn noise() -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let next = || {
@@ -226,8 +231,8 @@ fn sha256(data: &[u8]) -> Result<String> {
     Ok(line.split(' ').next().unwrap_or_default().to_owned())
 }
 
-/// An archive of nothing, with which the kernel mounts the disk as its root. Every host takes an initramfs, and those with
-/// one take [`WORDS`](crate::qemu::WORDS) along.
+/// An archive of nothing, with which the kernel mounts the disk as its root. Every host takes an
+/// initramfs, and those with one take [`WORDS`](crate::qemu::WORDS) along.
 fn no_initramfs() -> Result<Unnamed> {
     Unnamed::new(&Archive::default().finish())
 }

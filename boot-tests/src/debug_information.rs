@@ -1,10 +1,11 @@
-//! Debug information and the sites: an object of a kernel, made once more with debug information, has the same text and the
-//! same records.
+//! Debug information and the sites: an object of a kernel, made once more with debug information,
+//! has the same text and the same records.
 //!
-//! With `-g` the compiler's output is full of what assembles to nothing: `.loc` and `.cfi_*` between any two instructions,
-//! labels for ranges and for variables' places. A stage that takes two instructions for one site, or knows which registers are
-//! dead behind one, must not be led astray by them. GCC promises the same code (gcc(1), `-fcompare-debug`), so whatever
-//! differs is ours; unless GNU as alone makes a difference, too, which is looked at then.
+//! With `-g` the compiler's output is full of what assembles to nothing: `.loc` and `.cfi_*`
+//! between any two instructions, labels for ranges and for variables' places. A stage that takes
+//! two instructions for one site, or knows which registers are dead behind one, must not be led
+//! astray by them. GCC promises the same code (gcc(1), `-fcompare-debug`), so whatever differs is
+//! ours; unless GNU as alone makes a difference, too, which is looked at then.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +22,8 @@ use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarge
 use crate::command;
 use crate::kernel::{Kernel, afterburner};
 
-/// The kinds of debug information, each for a part of the objects: all of them for each would take minutes.
+/// The kinds of debug information, each for a part of the objects: all of them for each would take
+/// minutes.
 const KINDS: [&str; 3] = ["-g", "-gdwarf-4", "-gdwarf-5"];
 
 /// What became of the objects with records.
@@ -103,7 +105,8 @@ fn objects(directory: &Path) -> Result<Vec<Object>> {
     Ok(objects)
 }
 
-/// The object that a file of Kbuild's is about, if a compiler made it: `cmd_PATH := COMMAND`, since 6.3 `savedcmd_PATH`.
+/// The object that a file of Kbuild's is about, if a compiler made it: `cmd_PATH := COMMAND`, since
+/// 6.3 `savedcmd_PATH`.
 fn object(text: &str) -> Option<Object> {
     let line = text.lines().next()?;
     let (path, command) = line.strip_prefix("saved").unwrap_or(line).strip_prefix("cmd_")?.split_once(" := ")?;
@@ -129,7 +132,8 @@ struct Laboratory<'a> {
 }
 
 impl Laboratory<'_> {
-    /// What differs between the object of the kernel, which was made without, and the same with debug information.
+    /// What differs between the object of the kernel, which was made without, and the same with
+    /// debug information.
     fn difference(&self, object: &Object, kind: &str) -> Result<Option<String>> {
         let text = self.text(object, kind)?;
         let mut shim = Command::new(self.shim);
@@ -156,7 +160,8 @@ impl Laboratory<'_> {
         Ok(text)
     }
 
-    /// The object that an assembler makes of a text. The debug information of a text for the assembler is the assembler's.
+    /// The object that an assembler makes of a text. The debug information of a text for the
+    /// assembler is the assembler's.
     fn assembled(&self, assembler: &mut Command, text: &Path, object: &Object, kind: &str) -> Result<PathBuf> {
         let path = self.stem.with_extension("o");
         let own = (object.assembly && kind != "-g0").then_some("--gdwarf-5");

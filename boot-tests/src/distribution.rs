@@ -1,7 +1,8 @@
-//! A distribution's kernel: all its modules, those that its disk and network card need among them, and code for hypervisors.
+//! A distribution's kernel: all its modules, those that its disk and network card need among them,
+//! and code for hypervisors.
 //!
-//! Such a kernel can be a guest of Xen and of KVM by its own means. On the wedge it must not try: what it finds is a PC, and it
-//! runs on that whether it has its privileges or not.
+//! Such a kernel can be a guest of Xen and of KVM by its own means. On the wedge it must not try:
+//! what it finds is a PC, and it runs on that whether it has its privileges or not.
 
 use anyhow::{Result, ensure};
 use initramfs::Archive;

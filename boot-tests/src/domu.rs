@@ -1,8 +1,9 @@
 //! A machine on which Xen runs Debian's kernel as dom0, and that one domU.
 //!
-//! A domU exists only by the tools of a dom0, and those need a dom0 of their own kind: Linux with Xen's drivers. So dom0 is
-//! Debian's, unchanged, with an initramfs made by `scripts/domu-initramfs`. The domU's console is dom0's, which is Xen's,
-//! which is the serial port: a log shows the hypervisor's lines, then dom0's, then the domU's.
+//! A domU exists only by the tools of a dom0, and those need a dom0 of their own kind: Linux with
+//! Xen's drivers. So dom0 is Debian's, unchanged, with an initramfs made by
+//! `scripts/domu-initramfs`. The domU's console is dom0's, which is Xen's, which is the serial
+//! port: a log shows the hypervisor's lines, then dom0's, then the domU's.
 
 use std::ffi::OsString;
 use std::fs;
@@ -32,7 +33,8 @@ pub struct Domu<'a> {
     pub ramdisk: Option<&'a Path>,
     /// Its command line.
     pub words: &'a str,
-    /// A file of lines that dom0 types, one at each prompt; a domU that reboots is started again then.
+    /// A file of lines that dom0 types, one at each prompt; a domU that reboots is started again
+    /// then.
     pub typed: Option<&'a Path>,
 }
 
@@ -51,7 +53,8 @@ impl Domu<'_> {
         let host = host()?;
         Ok(Machine {
             append: XEN_WORDS.to_owned(),
-            // Xen's SMAP and QEMU 7.2: an IRET of dom0 faults, for QEMU takes its stack for the supervisor's.
+            // Xen's SMAP and QEMU 7.2: an IRET of dom0 faults, for QEMU takes its stack for the
+            // supervisor's.
             cpu: "max,-smap",
             memory: 1024,
             options: vec!["-initrd".into(), modules(&host.dom0, initramfs)?],
@@ -85,7 +88,8 @@ fn script() -> Command {
     Command::new(cache::repository().join("scripts/domu-initramfs"))
 }
 
-/// Xen's modules as QEMU is told of them: each with its command line, commas between them, two for one in a name.
+/// Xen's modules as QEMU is told of them: each with its command line, commas between them, two for
+/// one in a name.
 fn modules(kernel: &Path, initramfs: &Path) -> Result<OsString> {
     let name = |path: &Path| -> Result<String> {
         let path = fs::canonicalize(path).with_context(|| format!("finding {}", path.display()))?;

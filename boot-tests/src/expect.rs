@@ -1,13 +1,13 @@
 //! What a boot must print, and what it must never print.
 //!
-//! An expectation file stands beside the guest script it belongs to (`testdata/guests/NAME.expect`). One expectation per
-//! line, each a plain substring:
+//! An expectation file stands beside the guest script it belongs to
+//! (`testdata/guests/NAME.expect`). One expectation per line, each a plain substring:
 //!
 //! ```text
 //! # a comment
 //! text        some line contains this; the lines that match stand in the order of the file
 //! ! text      no line contains this
-//! [CONFIG_X] text    as `text`, where the kernel is configured with that option; others need not have it
+//! [CONFIG_X] text    as `text`, where the kernel is configured with that option
 //! ```
 //!
 //! `never.expect` holds what no boot may print, and is part of every other file.
@@ -26,7 +26,8 @@ pub struct Expectations {
     never: Vec<String>,
 }
 
-/// Linux's test of NMIs, in `hard`, sends itself one by the APIC. Where that is not there, this is what it prints.
+/// Linux's test of NMIs, in `hard`, sends itself one by the APIC. Where that is not there, this is
+/// what it prints.
 pub const NMI_TEST: [&str; 2] = ["Call Trace", "BUG:"];
 
 impl Expectations {

@@ -1,4 +1,5 @@
-//! The guest's user space: an initramfs of `BusyBox`, kernel modules, and a script from `testdata/guests`.
+//! The guest's user space: an initramfs of `BusyBox`, kernel modules, and a script from
+//! `testdata/guests`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

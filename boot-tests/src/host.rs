@@ -1,6 +1,7 @@
 //! What a kernel runs on: the machine itself, or the wedge in one of its modes.
 //!
-//! What must hold on one of them must hold on all: a test names what it runs, and runs it on a list of hosts.
+//! What must hold on one of them must hold on all: a test names what it runs, and runs it on a list
+//! of hosts.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -48,8 +49,9 @@ impl Host {
         }
     }
 
-    /// A machine that boots the kernel on this host. A randomisable kernel is not moved by a boot as [`Host::Plain`] from
-    /// its vmlinux; the wedge moves it, unless `nokaslr` is added to the command line.
+    /// A machine that boots the kernel on this host. A randomisable kernel is not moved by a boot
+    /// as [`Host::Plain`] from its vmlinux; the wedge moves it, unless `nokaslr` is added to the
+    /// command line.
     ///
     /// # Errors
     ///
@@ -106,7 +108,8 @@ pub fn xen() -> Result<PathBuf> {
     Ok(path.trim_end().into())
 }
 
-/// Packs a kernel, without an initramfs or command line of its own: those come from the boot loader.
+/// Packs a kernel, without an initramfs or command line of its own: those come from the boot
+/// loader.
 ///
 /// # Errors
 ///

@@ -1,8 +1,9 @@
 //! Counts the instructions of a boot, exactly.
 //!
-//! Under `-icount` with `sleep=off` and a virtual clock, time is the number of executed instructions and idle time is
-//! skipped, so the guest does the same on every run (QEMU, docs/devel/tcg-icount.rst). The guest's own TSC would count
-//! the skipped idle time too; a TCG plugin counts what was executed, and tells kernel from user by the address.
+//! Under `-icount` with `sleep=off` and a virtual clock, time is the number of executed
+//! instructions and idle time is skipped, so the guest does the same on every run (QEMU,
+//! docs/devel/tcg-icount.rst). The guest's own TSC would count the skipped idle time too; a TCG
+//! plugin counts what was executed, and tells kernel from user by the address.
 
 use std::fs;
 use std::ops::Range;
@@ -21,8 +22,8 @@ const KERNEL: u64 = 0x100_0000;
 /// Executed instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
-    /// In the kernel half of the address space. The few thousand that run at physical addresses, before the kernel has
-    /// turned to its page tables, are not among them.
+    /// In the kernel half of the address space. The few thousand that run at physical addresses,
+    /// before the kernel has turned to its page tables, are not among them.
     pub kernel: u64,
     /// In the range asked for.
     pub range: u64,
@@ -37,7 +38,8 @@ pub fn boot(machine: &Machine, name: &str, expectations: &Expectations, range: R
     let directory = tempfile::tempdir()?;
     let plugin = build_plugin("count", directory.path())?;
     let out = directory.path().join("count");
-    // Where every kernel here is entered, by PVH or by the wedge: what a loader does before is not counted.
+    // Where every kernel here is entered, by PVH or by the wedge: what a loader does before is not
+    // counted.
     let plugin = format!(
         "{},out={},low={:x},high={:x},start={KERNEL:x}",
         plugin.display(),

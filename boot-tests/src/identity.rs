@@ -1,11 +1,13 @@
 //! Rewrites every site of an annotated kernel, to show that each of them can be.
 //!
-//! In the copy that [`patch`] makes, a site is a branch to a stub which executes the original instruction and comes back.
-//! A kernel treated like that behaves as before, if the records say the truth about what may be overwritten.
+//! In the copy that [`patch`] makes, a site is a branch to a stub which executes the original
+//! instruction and comes back. A kernel treated like that behaves as before, if the records say the
+//! truth about what may be overwritten.
 //!
-//! The stubs lie in the gap that the linker leaves between the kernel's text and its read-only data. The kernel gives that
-//! gap back as free memory when it write-protects itself, so the copy has to be booted with `rodata=off`; with page-table
-//! isolation the gap is not mapped in user mode, so also with `nopti`.
+//! The stubs lie in the gap that the linker leaves between the kernel's text and its read-only
+//! data. The kernel gives that gap back as free memory when it write-protects itself, so the copy
+//! has to be booted with `rodata=off`; with page-table isolation the gap is not mapped in user
+//! mode, so also with `nopti`.
 
 mod image;
 mod stub;
@@ -22,7 +24,8 @@ use image::Image;
 use stub::{Original, Route};
 use tables::{Alternative, Exceptions};
 
-/// Text that the kernel copies and runs elsewhere, as pairs of symbols: the first byte, and the first beyond.
+/// Text that the kernel copies and runs elsewhere, as pairs of symbols: the first byte, and the
+/// first beyond.
 const COPIED: [(&str, &str); 3] = [
     ("ftrace_caller", "ftrace_caller_end"),
     ("ftrace_regs_caller", "ftrace_regs_caller_end"),
@@ -70,7 +73,8 @@ pub struct Report {
     pub skipped: BTreeMap<Skipped, Vec<u64>>,
     /// Addresses of the stubs.
     pub stubs: Range<u64>,
-    /// Records whose flags contradict the kernel's own tables and symbols. The patcher goes by those.
+    /// Records whose flags contradict the kernel's own tables and symbols. The patcher goes by
+    /// those.
     pub contradictions: Vec<String>,
 }
 
@@ -111,7 +115,8 @@ impl fmt::Display for Report {
 ///
 /// # Errors
 ///
-/// When the kernel has no records, a record covers no whole instructions, or the stubs do not fit their gap.
+/// When the kernel has no records, a record covers no whole instructions, or the stubs do not fit
+/// their gap.
 pub fn patch(vmlinux: Vec<u8>) -> Result<(Vec<u8>, Report)> {
     let mut image = Image::new(vmlinux)?;
     let records = records::read(&image.file()?)?;
@@ -169,8 +174,8 @@ impl Tables {
         })
     }
 
-    /// What the flags of a record say against the tables. A flag that is not set says nothing, but for `COPIED`: nothing
-    /// else tells that.
+    /// What the flags of a record say against the tables. A flag that is not set says nothing, but
+    /// for `COPIED`: nothing else tells that.
     fn contradiction(&self, site: u64, record: Record) -> Option<String> {
         let flagged = |flag| record.flags & flag != 0;
         if flagged(records::REPLACEMENT) && !self.replacements.contains(&site) {
@@ -226,7 +231,8 @@ mod tests {
     use super::*;
     use crate::{cache, command};
 
-    /// `testdata/identity/program.s`: the least of a kernel's layout, in a program that ends with status 42.
+    /// `testdata/identity/program.s`: the least of a kernel's layout, in a program that ends with
+    /// status 42.
     fn program(directory: &Path) -> Vec<u8> {
         let (object, linked) = (directory.join("program.o"), directory.join("program"));
         let source = cache::testdata("identity/program.s");
@@ -239,8 +245,8 @@ mod tests {
     fn run(directory: &Path, name: &str, program: &[u8]) -> ExitStatus {
         let (written, path) = (directory.join(format!("{name}.data")), directory.join(name));
         fs::write(&written, program).unwrap();
-        // By another process: what is open for writing here, another thread's `fork` may have open until its `exec`, and it
-        // could not be executed.
+        // By another process: what is open for writing here, another thread's `fork` may have open
+        // until its `exec`, and it could not be executed.
         command::output(Command::new("install").args(["-m", "755"]).args([&written, &path])).unwrap();
         Command::new(path).status().unwrap()
     }

@@ -1,7 +1,7 @@
 //! Takes a packed image by its bytes, to damage it.
 //!
-//! A checksum finds every change, and so hides what is behind it: that the wedge believes neither the kernel nor the table
-//! of sites. To get there, damage is followed by [`ImageFile::seal`].
+//! A checksum finds every change, and so hides what is behind it: that the wedge believes neither
+//! the kernel nor the table of sites. To get there, damage is followed by [`ImageFile::seal`].
 
 use std::fs;
 use std::ops::Range;
@@ -122,7 +122,8 @@ impl ImageFile {
     }
 }
 
-/// Words go to four sums in turn, the bytes of an incomplete block of four words to the first; then the sums are summed up.
+/// Words go to four sums in turn, the bytes of an incomplete block of four words to the first; then
+/// the sums are summed up.
 fn checksum(bytes: &[u8]) -> u64 {
     let add = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     let mut sums = [bytes.len() as u64, 1, 2, 3];

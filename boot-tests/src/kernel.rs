@@ -1,4 +1,5 @@
-//! Builds kernels, plain or through `afterburner build`, once for each combination of sources and tools.
+//! Builds kernels, plain or through `afterburner build`, once for each combination of sources and
+//! tools.
 
 use std::env;
 use std::ffi::OsString;
@@ -28,9 +29,11 @@ pub enum Config {
     Net,
     /// `hard`: SMP, KASLR, IBT, ORC, ftrace, kprobes, mitigations, and Linux's self-tests.
     Hard,
-    /// `cloud`: Debian's for virtual machines, as it is. What `build` makes of a whole distribution's kernel.
+    /// `cloud`: Debian's for virtual machines, as it is. What `build` makes of a whole
+    /// distribution's kernel.
     Cloud,
-    /// `xen-peer`: `min` with Linux's own para-virtualization for Xen, which is for dom0 with ACPI only.
+    /// `xen-peer`: `min` with Linux's own para-virtualization for Xen, which is for dom0 with ACPI
+    /// only.
     XenPeer,
 }
 
@@ -46,7 +49,8 @@ impl Config {
         }
     }
 
-    /// The fragments that are applied to `tinyconfig`, in this order; or to the distribution's configuration.
+    /// The fragments that are applied to `tinyconfig`, in this order; or to the distribution's
+    /// configuration.
     fn fragments(self) -> &'static [&'static str] {
         match self {
             Self::Min => &["min"],
@@ -201,7 +205,8 @@ impl Variant {
         Ok(kernel)
     }
 
-    /// User and system time, in seconds, of building again what is built: what each build costs, however little it compiles.
+    /// User and system time, in seconds, of building again what is built: what each build costs,
+    /// however little it compiles.
     ///
     /// # Errors
     ///
@@ -214,7 +219,8 @@ impl Variant {
         cpu_seconds(time.path())
     }
 
-    /// Builds modules for the kernel outside its tree, in a directory with their sources and a `Kbuild`.
+    /// Builds modules for the kernel outside its tree, in a directory with their sources and a
+    /// `Kbuild`.
     ///
     /// # Errors
     ///
@@ -268,7 +274,8 @@ impl Variant {
         command::logged(&mut timed, &kernel.log_path())
     }
 
-    /// The banner holds no date and no name of a machine: two builds of the same sources are the same.
+    /// The banner holds no date and no name of a machine: two builds of the same sources are the
+    /// same.
     fn make(self, tree: &Path, output: &Path) -> Command {
         let mut make = Command::new("make");
         let jobs = thread::available_parallelism().map_or(1, NonZero::get);
@@ -310,8 +317,8 @@ impl Variant {
     }
 }
 
-/// The sources that decide what an object of the kernel looks like, and whether it is padded; the rest of the command may
-/// change without a new kernel.
+/// The sources that decide what an object of the kernel looks like, and whether it is padded; the
+/// rest of the command may change without a new kernel.
 const SHIM: [&str; 6] = [
     "annotate/src",
     "afterburner-cli/src/assembly.rs",
@@ -364,7 +371,8 @@ impl Kernel {
         self.directory.join("vmlinux")
     }
 
-    /// All of the kernel in one relocatable object, as it is before the final link aligns its parts.
+    /// All of the kernel in one relocatable object, as it is before the final link aligns its
+    /// parts.
     #[must_use]
     pub fn vmlinux_object(&self) -> PathBuf {
         self.directory.join("vmlinux.o")
@@ -448,7 +456,8 @@ impl Kernel {
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     }
 
-    /// User and system time of the build, in seconds; of all its runs, if the sources changed in between.
+    /// User and system time of the build, in seconds; of all its runs, if the sources changed in
+    /// between.
     ///
     /// # Errors
     ///

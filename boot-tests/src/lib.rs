@@ -1,9 +1,11 @@
-//! Builds Linux through `afterburner`, boots it in QEMU, and holds the result against oracles of its own.
+//! Builds Linux through `afterburner`, boots it in QEMU, and holds the result against oracles of
+//! its own.
 //!
-//! But for the writer of initramfs archives, nothing here shares code with the parts it tests: the sensitive instructions are
-//! found by `objdump` and a list of mnemonics ([`census`]), the records are read straight from the file format
-//! ([`records`]), whether a site can be rewritten is tried by rewriting every one of them ([`identity`]), and what the wedge
-//! counts is counted by a plugin of QEMU's too ([`class_counts`]).
+//! But for the writer of initramfs archives, nothing here shares code with the parts it tests: the
+//! sensitive instructions are found by `objdump` and a list of mnemonics ([`census`]), the records
+//! are read straight from the file format ([`records`]), whether a site can be rewritten is tried
+//! by rewriting every one of them ([`identity`]), and what the wedge counts is counted by a plugin
+//! of QEMU's too ([`class_counts`]).
 
 pub mod cache;
 pub mod census;

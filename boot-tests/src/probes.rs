@@ -1,4 +1,5 @@
-//! Where to set kprobes: the sites inside given functions of a kernel, as the guest script `probes` takes them.
+//! Where to set kprobes: the sites inside given functions of a kernel, as the guest script `probes`
+//! takes them.
 
 use std::fs;
 use std::ops::Range;
@@ -9,8 +10,8 @@ use object::{Object as _, ObjectSymbol as _, SymbolKind};
 
 use crate::records;
 
-/// Functions of the kernel `hard` that have sites, may be probed, and are executed by the script's workload: by what it does, not
-/// only if a tick comes at the right time.
+/// Functions of the kernel `hard` that have sites, may be probed, and are executed by the script's
+/// workload: by what it does, not only if a tick comes at the right time.
 pub const FUNCTIONS: [&str; 18] = [
     "__rdmsr_safe_on_cpu",
     "_flat_send_IPI_mask",

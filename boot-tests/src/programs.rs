@@ -1,4 +1,5 @@
-//! Builds the guests' own programs, `testdata/programs/NAME.c`, and reads the verdicts that they print.
+//! Builds the guests' own programs, `testdata/programs/NAME.c`, and reads the verdicts that they
+//! print.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,7 +21,8 @@ pub fn build(names: &[&str], directory: &Path) -> Result<Vec<PathBuf>> {
     names.iter().map(|name| build_one(name, directory)).collect()
 }
 
-/// Without a red zone, for some of the programs push in inline assembly. Names that end in `-32` are those of 32-bit programs.
+/// Without a red zone, for some of the programs push in inline assembly. Names that end in `-32`
+/// are those of 32-bit programs.
 fn build_one(name: &str, directory: &Path) -> Result<PathBuf> {
     let program = directory.join(name);
     let mut gcc = Command::new("gcc");
@@ -41,8 +43,8 @@ fn build_one(name: &str, directory: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// The verdicts in a boot's log, by name: lines `ok NAME: TEXT`, `FAIL NAME: TEXT` and `skip NAME: TEXT` of a guest. A value
-/// holds the whole verdict, so that two boots can be compared.
+/// The verdicts in a boot's log, by name: lines `ok NAME: TEXT`, `FAIL NAME: TEXT` and `skip NAME:
+/// TEXT` of a guest. A value holds the whole verdict, so that two boots can be compared.
 #[must_use]
 pub fn verdicts(log: &str) -> BTreeMap<String, String> {
     log.lines().filter_map(verdict).collect()
@@ -85,7 +87,8 @@ pub fn listed(differences: &[Difference<'_>]) -> String {
     format!("{} verdicts differ:\n{}", lines.len(), lines.join("\n"))
 }
 
-/// A guest with programs from `testdata/programs`. The directory holds them until the guest has been booted.
+/// A guest with programs from `testdata/programs`. The directory holds them until the guest has
+/// been booted.
 ///
 /// # Errors
 ///

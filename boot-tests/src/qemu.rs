@@ -15,17 +15,21 @@ use anyhow::{Context, Result, anyhow};
 use crate::expect::Expectations;
 use crate::{cache, command, host};
 
-/// A boot that takes longer has failed. Most take seconds; beside much other work one took almost three minutes, whose firmware
-/// reads the image from a disk, sector by sector, and waits for QEMU each time.
+/// A boot that takes longer has failed. Most take seconds; beside much other work one took almost
+/// three minutes, whose firmware reads the image from a disk, sector by sector, and waits for QEMU
+/// each time.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a boot goes on after a line that must never appear: long enough for the rest of an oops.
+/// How long a boot goes on after a line that must never appear: long enough for the rest of an
+/// oops.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
-/// How long QEMU may take to end once it has closed its console: its plugins write what they have counted after that.
+/// How long QEMU may take to end once it has closed its console: its plugins write what they have
+/// counted after that.
 const FAREWELL: Duration = Duration::from_secs(20);
 
-/// What every kernel here is told: to speak on the serial console, to take what `/dev/kmsg` is given, to end with a panic.
+/// What every kernel here is told: to speak on the serial console, to take what `/dev/kmsg` is
+/// given, to end with a panic.
 pub const WORDS: &str = "console=ttyS0 printk.devkmsg=on panic=-1";
 
 /// Xen's own words: its console, and how little it may say there once it has booted.
@@ -40,20 +44,22 @@ const XEN_MEMORY: u32 = 128;
 /// A machine to boot.
 #[derive(Clone, Debug)]
 pub struct Machine<'a> {
-    /// A vmlinux or an image, entered by PVH, or a bzImage, which randomises its address. Without one the machine boots
-    /// what is in [`options`](Self::options).
+    /// A vmlinux or an image, entered by PVH, or a bzImage, which randomises its address. Without
+    /// one the machine boots what is in [`options`](Self::options).
     pub kernel: Option<PathBuf>,
     /// The initramfs. Without one it is in the image, and so are [`WORDS`].
     pub initramfs: Option<PathBuf>,
     /// Words added to the kernel's command line.
     pub append: String,
-    /// Number of CPUs, one per socket: the MP table of `SeaBIOS`, all that a kernel without ACPI has, lists sockets.
+    /// Number of CPUs, one per socket: the MP table of `SeaBIOS`, all that a kernel without ACPI
+    /// has, lists sockets.
     pub cpus: u32,
     /// CPU model.
     pub cpu: &'a str,
     /// Memory of the kernel in MB; below Xen the machine has more.
     pub memory: u32,
-    /// Xen, of which the kernel is the first guest; without it the kernel has the machine for itself.
+    /// Xen, of which the kernel is the first guest; without it the kernel has the machine for
+    /// itself.
     pub xen: Option<PathBuf>,
     /// The boot is given up after this time.
     pub timeout: Duration,
@@ -84,8 +90,8 @@ impl Machine<'_> {
         Self { options, ..Self::empty() }
     }
 
-    /// The same below Xen, on a CPU on which Xen works in QEMU: with SMAP, QEMU 7.2 lets `iretq` in ring 3 read its stack as
-    /// the supervisor would, and fault.
+    /// The same below Xen, on a CPU on which Xen works in QEMU: with SMAP, QEMU 7.2 lets `iretq` in
+    /// ring 3 read its stack as the supervisor would, and fault.
     ///
     /// # Errors
     ///
@@ -110,13 +116,15 @@ impl Machine<'_> {
         }
     }
 
-    /// The command that boots the machine with its serial console on `serial`. QEMU ends with the thread that starts it,
-    /// whatever ends that; the terminal that it may have got with its monitor it sets back.
+    /// The command that boots the machine with its serial console on `serial`. QEMU ends with the
+    /// thread that starts it, whatever ends that; the terminal that it may have got with its
+    /// monitor it sets back.
     #[must_use]
     pub fn command(&self, serial: &str) -> Command {
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", if serial.starts_with("mon:") { "TERM" } else { "KILL" }, "qemu-system-x86_64"]);
-        // One thread for all CPUs: with a thread for each, a busy host makes them wait for each other beyond measure.
+        // One thread for all CPUs: with a thread for each, a busy host makes them wait for each
+        // other beyond measure.
         qemu.args(["-accel", "tcg,thread=single", "-nodefaults", "-nographic", "-no-reboot"])
             .args(["-m", &(self.memory + self.xen.as_ref().map_or(0, |_| XEN_MEMORY)).to_string()])
             .args(["-serial", serial])
@@ -143,8 +151,8 @@ impl Machine<'_> {
         if self.initramfs.is_some() { format!("{WORDS} {}", self.append) } else { self.append.clone() }
     }
 
-    /// Xen's modules: the kernel with its words, then the initramfs. QEMU takes two commas for one that does not separate
-    /// modules (hw/i386/multiboot.c).
+    /// Xen's modules: the kernel with its words, then the initramfs. QEMU takes two commas for one
+    /// that does not separate modules (hw/i386/multiboot.c).
     fn modules(&self, kernel: &Path) -> OsString {
         let kernel = format!("{} {}", kernel.display(), self.words());
         let initramfs = self.initramfs.iter().map(|initramfs| initramfs.display().to_string());
@@ -153,12 +161,13 @@ impl Machine<'_> {
         modules.join(",").into()
     }
 
-    /// Boots until the guest ends, and holds what it printed against the expectations. The log is kept in the cache.
+    /// Boots until the guest ends, and holds what it printed against the expectations. The log is
+    /// kept in the cache.
     ///
     /// # Errors
     ///
-    /// When QEMU cannot be started, the time runs out, or an expectation is not met; the message holds the end of the
-    /// log and its path.
+    /// When QEMU cannot be started, the time runs out, or an expectation is not met; the message
+    /// holds the end of the log and its path.
     pub fn boot(&self, name: &str, expectations: &Expectations) -> Result<String> {
         let path = cache::subdirectory("logs")?.join(format!("{name}.log"));
         let started = Instant::now();

@@ -1,9 +1,11 @@
-//! A reader of annotation records, straight from the file format: no code is shared with the crate that writes them.
+//! A reader of annotation records, straight from the file format: no code is shared with the crate
+//! that writes them.
 //!
-//! An ELF note with the name `Afterburner` and type 1 holds records of 12 little-endian bytes:
-//! `i32 site` (minus the address of this field, plus 1 GiB if the site is not padded), `u8 length`, `u8 slot`, `u8 class`,
-//! `u8 live_flags`, `u16 live_registers`, `u16 flags`. In a linked kernel the notes are in `.notes`; in an object or a
-//! module they are in `.note.afterburn`, and each `site` has a relocation.
+//! An ELF note with the name `Afterburner` and type 1 holds records of 12 little-endian bytes: `i32
+//! site` (minus the address of this field, plus 1 GiB if the site is not padded), `u8 length`, `u8
+//! slot`, `u8 class`, `u8 live_flags`, `u16 live_registers`, `u16 flags`. In a linked kernel the
+//! notes are in `.notes`; in an object or a module they are in `.note.afterburn`, and each `site`
+//! has a relocation.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +33,8 @@ pub const UNPADDED: [(u16, &str); 6] = [
     (1 << 13, "data"),
 ];
 
-/// A place in a file: the name of a section, and the address that `objdump` prints there (an offset in an object).
+/// A place in a file: the name of a section, and the address that `objdump` prints there (an offset
+/// in an object).
 pub type Place = (String, u64);
 
 /// What a record says of its site.
@@ -57,8 +60,8 @@ impl Record {
 ///
 /// # Errors
 ///
-/// When the file is not ELF, or a record is cut short, lacks its relocation, lies in no executable section, or there is a
-/// second one for the same place.
+/// When the file is not ELF, or a record is cut short, lacks its relocation, lies in no executable
+/// section, or there is a second one for the same place.
 pub fn read(file: &object::File) -> Result<BTreeMap<Place, Record>> {
     let relocatable = file.kind() == ObjectKind::Relocatable;
     let section_name = if relocatable { ".note.afterburn" } else { ".notes" };
@@ -112,7 +115,8 @@ fn record_offsets(data: &[u8]) -> Result<Vec<usize>> {
     Ok(offsets)
 }
 
-/// The places that the PC-relative relocations of a section point at, by the offset of the relocated field.
+/// The places that the PC-relative relocations of a section point at, by the offset of the
+/// relocated field.
 fn relocations(file: &object::File, section: &object::Section) -> Result<BTreeMap<u64, Place>> {
     let mut places = BTreeMap::new();
     for (offset, relocation) in section.relocations() {

@@ -1,8 +1,9 @@
-//! Linux's own user-space tests of the x86 entry code, tools/testing/selftests/x86: all of them, for 64-bit and 32-bit programs.
+//! Linux's own user-space tests of the x86 entry code, tools/testing/selftests/x86: all of them,
+//! for 64-bit and 32-bit programs.
 //!
-//! The guest script `x86` runs each and says its verdict in one line, which [`crate::programs::verdicts`] reads. Some tests
-//! fail or skip on a plain kernel too, depending on its configuration and the CPU model; what counts is that the verdicts
-//! of two boots are the same.
+//! The guest script `x86` runs each and says its verdict in one line, which
+//! [`crate::programs::verdicts`] reads. Some tests fail or skip on a plain kernel too, depending on
+//! its configuration and the CPU model; what counts is that the verdicts of two boots are the same.
 
 use std::path::{Path, PathBuf};
 
@@ -59,7 +60,8 @@ pub const NAMES: [&str; 44] = [
     "vdso_restorer_32",
 ];
 
-/// Builds them all as static programs into a directory, and with them one of this project's own of the same kind.
+/// Builds them all as static programs into a directory, and with them one of this project's own of
+/// the same kind.
 ///
 /// # Errors
 ///

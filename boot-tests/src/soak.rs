@@ -1,7 +1,7 @@
 //! What goes wrong seldom: many boots in a row, and minutes of the mixed load.
 //!
-//! Every boot is judged as if it were the only one, and a failing one does not end the row: how many fail of how many is
-//! what one wants to know. Their logs are kept, each under its number.
+//! Every boot is judged as if it were the only one, and a failing one does not end the row: how
+//! many fail of how many is what one wants to know. Their logs are kept, each under its number.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -43,8 +43,8 @@ impl Soak {
     ///
     /// # Errors
     ///
-    /// When nothing could be booted at all: an image, a program or a file of the guest's is missing. A boot that fails is
-    /// in the report.
+    /// When nothing could be booted at all: an image, a program or a file of the guest's is
+    /// missing. A boot that fails is in the report.
     pub fn run(self, kernel: &Kernel) -> Result<Report> {
         let mut report = Report { soak: self, took: Vec::new(), failures: Vec::new(), load: None };
         let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?).initramfs()?;

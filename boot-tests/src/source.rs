@@ -1,4 +1,5 @@
-//! The Linux source trees: Debian's `linux-source-6.1` and `linux-source-6.12`, or the tree named by `AFTERBURNER_LINUX`.
+//! The Linux source trees: Debian's `linux-source-6.1` and `linux-source-6.12`, or the tree named
+//! by `AFTERBURNER_LINUX`.
 
 use std::env;
 use std::ffi::OsString;
@@ -63,7 +64,8 @@ impl Release {
         }
     }
 
-    /// Debian's configuration for virtual machines. It names no keys, so that the build makes its own.
+    /// Debian's configuration for virtual machines. It names no keys, so that the build makes its
+    /// own.
     ///
     /// # Errors
     ///
@@ -97,7 +99,8 @@ pub fn identity(tree: &Path) -> Result<String> {
     Ok(format!("Linux {version}.{patch}.{sub}{extra} in {}", tree.display()))
 }
 
-/// Unpacks beside the final place and renames, so that an interrupted run leaves no half tree behind.
+/// Unpacks beside the final place and renames, so that an interrupted run leaves no half tree
+/// behind.
 fn unpack(package: &str, tree: &Path) -> Result<()> {
     let tarball = Path::new("/usr/src").join(format!("{package}.tar.xz"));
     ensure!(
@@ -111,8 +114,8 @@ fn unpack(package: &str, tree: &Path) -> Result<()> {
     fs::rename(temporary.path().join(package), tree).with_context(|| format!("renaming to {}", tree.display()))
 }
 
-/// Builds one of the tree's user-space tests of the x86 entry code (tools/testing/selftests/x86) as a static program, under
-/// its name there: that of a 32-bit program ends with `_32`.
+/// Builds one of the tree's user-space tests of the x86 entry code (tools/testing/selftests/x86) as
+/// a static program, under its name there: that of a 32-bit program ends with `_32`.
 ///
 /// # Errors
 ///

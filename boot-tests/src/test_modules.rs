@@ -1,4 +1,5 @@
-//! Modules of our own, from `testdata/modules`, in as many copies as are wanted: each with another name, all else the same.
+//! Modules of our own, from `testdata/modules`, in as many copies as are wanted: each with another
+//! name, all else the same.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use crate::cache;
 use crate::kernel::Variant;
 
-/// A module that says what its sites are worth; one of these has sites that an alternative is applied over.
+/// A module that says what its sites are worth; one of these has sites that an alternative is
+/// applied over.
 const MODULES: [(&str, &str); 2] = [("nested", "nested_000"), ("ordered", "ordered_000")];
 
 /// Builds them for a kernel, so many copies of each, in a directory.

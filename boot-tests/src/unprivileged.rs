@@ -1,9 +1,11 @@
-//! What a program without any privilege can have the kernel do on Xen costs no more than some times what it costs without.
+//! What a program without any privilege can have the kernel do on Xen costs no more than some times
+//! what it costs without.
 //!
-//! What it costs is what it takes from all others. So it is not enough that the common operations are cheap
-//! ([`costs`](crate::costs)): these are the ones by which a program reaches what the wedge has to copy, to compare, or to look
-//! through, made as large as the kernel allows. They are measured by the guest itself
-//! (`testdata/programs/unprivileged.c`), in instructions, on a kernel with local descriptor tables and 32-bit programs.
+//! What it costs is what it takes from all others. So it is not enough that the common operations
+//! are cheap ([`costs`](crate::costs)): these are the ones by which a program reaches what the
+//! wedge has to copy, to compare, or to look through, made as large as the kernel allows. They are
+//! measured by the guest itself (`testdata/programs/unprivileged.c`), in instructions, on a kernel
+//! with local descriptor tables and 32-bit programs.
 
 use std::collections::BTreeMap;
 
@@ -21,11 +23,12 @@ use crate::qemu::Machine;
 /// How many times as much an operation may cost.
 const TIMES: u64 = 5;
 
-/// What one change of the machine may cost on top of that, in instructions: a hypercall, with the way into the wedge and back.
+/// What one change of the machine may cost on top of that, in instructions: a hypercall, with the
+/// way into the wedge and back.
 const HYPERCALL: u64 = 2000;
 
-/// Words for the kernel: its tests of events take half of its boot, and QEMU 7.2 heeds the prefix that Linux puts in place of
-/// LOCK on one processor.
+/// Words for the kernel: its tests of events take half of its boot, and QEMU 7.2 heeds the prefix
+/// that Linux puts in place of LOCK on one processor.
 const WORDS: &str = "trace_event=initcall noreplace-smp";
 
 /// An operation that the guest measures.
@@ -37,9 +40,9 @@ pub struct Operation {
     pub hypercalls: u64,
 }
 
-/// All of them. A selector of a local table that is loaded takes a fault, a page that is mapped and later not mapped again;
-/// a change of local tables takes one more, and in a round of yields there are two. A full page is compared before it is mapped,
-/// for as much as another.
+/// All of them. A selector of a local table that is loaded takes a fault, a page that is mapped and
+/// later not mapped again; a change of local tables takes one more, and in a round of yields there
+/// are two. A full page is compared before it is mapped, for as much as another.
 pub const OPERATIONS: [Operation; 18] = [
     operation("null-syscall", 0),
     operation("fork-exit", 0),
@@ -90,7 +93,8 @@ pub fn measure(host: Host) -> Result<BTreeMap<String, u64>> {
     Ok(operations(&log))
 }
 
-/// Holds what the operations cost on Xen against what they cost without, and returns both as a table.
+/// Holds what the operations cost on Xen against what they cost without, and returns both as a
+/// table.
 ///
 /// # Errors
 ///

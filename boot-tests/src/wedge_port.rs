@@ -1,4 +1,5 @@
-//! The wedge port from the outside: the program that guests talk to it with, and what the wedge's own file tells of it.
+//! The wedge port from the outside: the program that guests talk to it with, and what the wedge's
+//! own file tells of it.
 
 use std::fs;
 use std::ops::Range;

@@ -1,4 +1,5 @@
-//! Every sensitive instruction of a kernel and its modules has a record, by a census that shares nothing with the tool.
+//! Every sensitive instruction of a kernel and its modules has a record, by a census that shares
+//! nothing with the tool.
 
 use anyhow::{Result, ensure};
 use boot_tests::census;

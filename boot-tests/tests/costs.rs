@@ -1,5 +1,5 @@
-//! What the kernel's operations cost, in executed instructions, on the wedge: next to nothing on bare hardware, and within
-//! limits on Xen. `scripts/costs` measures the peer, too.
+//! What the kernel's operations cost, in executed instructions, on the wedge: next to nothing on
+//! bare hardware, and within limits on Xen. `scripts/costs` measures the peer, too.
 
 use anyhow::Result;
 use boot_tests::costs::{System, Table, measure};

@@ -1,14 +1,15 @@
-//! Debian runs on every host as it does on the build machine: apt, Perl's and Python's own tests, gcc, a tree of 100 MB on
-//! the disk, a transfer over the network, and a login.
+//! Debian runs on every host as it does on the build machine: apt, Perl's and Python's own tests,
+//! gcc, a tree of 100 MB on the disk, a transfer over the network, and a login.
 
 use anyhow::{Result, ensure};
 use boot_tests::debian::{Boot, Disk};
 use boot_tests::host::Host;
 use boot_tests::kernel::Variant;
 
-/// The hosts; words for the kernel's command line, and the interrupt controller that it must then find. The disk was made in
-/// a session on the build machine itself, with which each boot is compared. So the machine without a wedge need not be in the
-/// list: `(Host::Plain, "acpi=off noapic nolapic", "XT-PIC")` and `(Host::Native, "", "IO-APIC")` do as well.
+/// The hosts; words for the kernel's command line, and the interrupt controller that it must then
+/// find. The disk was made in a session on the build machine itself, with which each boot is
+/// compared. So the machine without a wedge need not be in the list: `(Host::Plain, "acpi=off
+/// noapic nolapic", "XT-PIC")` and `(Host::Native, "", "IO-APIC")` do as well.
 const HOSTS: [(Host, &str, &str); 1] = [(Host::Xen, "", "XT-PIC")];
 
 #[test]

@@ -1,10 +1,12 @@
-//! Debug information changes neither text nor records: every object of a kernel that has sites, with and without `-g`.
+//! Debug information changes neither text nor records: every object of a kernel that has sites,
+//! with and without `-g`.
 
 use anyhow::{Result, ensure};
 use boot_tests::debug_information;
 use boot_tests::kernel::Variant;
 
-/// `at_least` guards against a comparison of nothing: so many objects of the kernel are known to have sites.
+/// `at_least` guards against a comparison of nothing: so many objects of the kernel are known to
+/// have sites.
 fn makes_no_difference(variant: Variant, at_least: usize) -> Result<()> {
     let comparison = debug_information::compare(&variant.build()?)?;
     println!("{}: {comparison}", variant.name());

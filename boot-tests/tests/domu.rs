@@ -1,4 +1,5 @@
-//! Xen domains other than the first: a stock kernel, which says that the machine for them is in order, and an afterburnt one.
+//! Xen domains other than the first: a stock kernel, which says that the machine for them is in
+//! order, and an afterburnt one.
 
 use anyhow::Result;
 use boot_tests::domu::{self, Domu};

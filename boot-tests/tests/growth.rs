@@ -73,9 +73,10 @@ fn assembly_seconds(assembler: &str, text: &Path) -> Result<f64> {
     Ok(seconds / f64::from(RUNS))
 }
 
-/// Of two builds on a machine with other work, one may take half as much again as the other, whatever is built. So the limit
-/// is held against what can be measured in turns: what the shim adds to an object, times as if each object of the build had a
-/// site, and what `afterburner build` takes when there is nothing to compile.
+/// Of two builds on a machine with other work, one may take half as much again as the other,
+/// whatever is built. So the limit is held against what can be measured in turns: what the shim
+/// adds to an object, times as if each object of the build had a site, and what `afterburner build`
+/// takes when there is nothing to compile.
 #[test]
 fn a_build_takes_hardly_longer() -> Result<()> {
     const OBJECTS: f64 = 700.0;
@@ -102,7 +103,8 @@ fn a_build_takes_hardly_longer() -> Result<()> {
     Ok(())
 }
 
-/// By how much the second takes longer than the first; the least of each counts, of several rounds in which they take turns.
+/// By how much the second takes longer than the first; the least of each counts, of several rounds
+/// in which they take turns.
 fn added(rounds: usize, first: impl Fn() -> Result<f64>, second: impl Fn() -> Result<f64>) -> Result<f64> {
     let mut least = [f64::INFINITY; 2];
     for _ in 0..rounds {

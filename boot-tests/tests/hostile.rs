@@ -1,4 +1,5 @@
-//! Programs that do what no program should, and a load of everything at once: the same ends on every host.
+//! Programs that do what no program should, and a load of everything at once: the same ends on
+//! every host.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +19,8 @@ const HOSTS: [Host; 3] = [Host::Plain, Host::Native, Host::Xen];
 /// The model of CPU that Xen gets too, so that what user mode sees of it is the same.
 const CPU: &str = "max,-smap";
 
-/// On Xen there are hardly more page tables than have to be there at the same time: what can be dropped is dropped all the time.
+/// On Xen there are hardly more page tables than have to be there at the same time: what can be
+/// dropped is dropped all the time.
 const FEW_TABLES: &str = "afterburn.tables=64";
 
 const PROGRAMS: [&str; 9] = [

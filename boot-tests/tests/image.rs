@@ -27,12 +27,13 @@ fn self_contained(kernel: &Kernel, initramfs: &Path, iso: bool, image: &Path) ->
     Ok(())
 }
 
-/// Bytes of a module that GRUB, which takes the lowest memory that is free, puts across the kernel's place: longer than what
-/// is free below 16 MB, shorter than what is below the payload.
+/// Bytes of a module that GRUB, which takes the lowest memory that is free, puts across the
+/// kernel's place: longer than what is free below 16 MB, shorter than what is below the payload.
 const ACROSS_THE_KERNEL: usize = 15 << 20;
 
-/// A CD on which GRUB loads the image by multiboot 1, and two archives as modules: one that GRUB puts where the kernel is to go,
-/// and the guest's. Returns with it what the guest will say of the first.
+/// A CD on which GRUB loads the image by multiboot 1, and two archives as modules: one that GRUB
+/// puts where the kernel is to go, and the guest's. Returns with it what the guest will say of the
+/// first.
 fn multiboot1(image: &Path, guest: &Path, directory: &Path) -> Result<(OsString, String)> {
     let boot = directory.join("root/boot");
     fs::create_dir_all(boot.join("grub"))?;

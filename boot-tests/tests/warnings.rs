@@ -1,4 +1,5 @@
-//! A build through `afterburner` prints no warning that the plain build does not print; objtool's are among them.
+//! A build through `afterburner` prints no warning that the plain build does not print; objtool's
+//! are among them.
 
 use anyhow::{Result, ensure};
 use boot_tests::kernel::Variant;

@@ -144,8 +144,8 @@ fn exceptions_at_sites_reach_the_kernels_fix_ups() -> Result<()> {
     Ok(())
 }
 
-/// Signals, LDT, single steps, NT and odd selectors on the way in and out of the kernel: all that depends on where exactly
-/// an exception in the entry code is raised.
+/// Signals, LDT, single steps, NT and odd selectors on the way in and out of the kernel: all that
+/// depends on where exactly an exception in the entry code is raised.
 #[test]
 fn linux_tests_of_the_entry_code_have_the_same_verdicts() -> Result<()> {
     let kernel = Variant::HARD.build()?;
@@ -222,7 +222,8 @@ fn text(kernel: &Kernel) -> Result<(u64, u64)> {
 /// Longest slot of an IN or OUT in bytes.
 const PORT_SLOT: u64 = 5;
 
-/// The offsets in the text of the two instructions that the guest asks the wedge by, and that stay hooked.
+/// The offsets in the text of the two instructions that the guest asks the wedge by, and that stay
+/// hooked.
 fn kept(log: &str) -> Result<Vec<std::ops::Range<usize>>> {
     const TEXT: u64 = 0xffff_ffff_8100_0000;
     let addresses = log.lines().filter_map(|line| line.split("guest: kept ").nth(1));
@@ -235,8 +236,9 @@ fn kept(log: &str) -> Result<Vec<std::ops::Range<usize>>> {
     Ok(kept)
 }
 
-/// Off and on again under load, until the text is looked at from outside the machine: with the wedge off it is, byte for byte,
-/// the text of the same kernel booted without a wedge, but for the slots of the two instructions that the wedge is asked by.
+/// Off and on again under load, until the text is looked at from outside the machine: with the
+/// wedge off it is, byte for byte, the text of the same kernel booted without a wedge, but for the
+/// slots of the two instructions that the wedge is asked by.
 fn switches(variant: Variant, hardware: Hardware) -> Result<()> {
     let kernel = variant.build()?;
     let (start, length) = text(&kernel)?;
@@ -279,7 +281,8 @@ fn every_byte_is_restored_when_the_wedge_is_switched_off_under_load() -> Result<
 
 #[test]
 fn every_byte_is_restored_on_two_processors() -> Result<()> {
-    // Linux also patches what depends on whether it has found out the TSC's frequency, which it does not always on a busy machine.
+    // Linux also patches what depends on whether it has found out the TSC's frequency, which it
+    // does not always on a busy machine.
     let append = "trace_event=initcall nokaslr tsc_early_khz=2500000";
     switches(Variant::HARD, Hardware { append, ..HARD })
 }
@@ -318,14 +321,15 @@ fn the_counters_are_exact() -> Result<()> {
     Ok(())
 }
 
-/// Kernel instructions of a boot and a mix of system calls. What the wedge executes in its window is among them, what it
-/// does before the kernel runs as well.
+/// Kernel instructions of a boot and a mix of system calls. What the wedge executes in its window
+/// is among them, what it does before the kernel runs as well.
 fn instructions(host: Host, kernel: &Kernel, range: std::ops::Range<u64>) -> Result<icount::Count> {
     let (guest, _programs) = programs::guest_with(Guest::script("syscall-mix", Vec::new()), &["syscall-mix"])?;
     let initramfs = guest.initramfs()?;
     let machine = host.machine(kernel, initramfs.path())?;
-    // No random addresses. Nothing that runs for a time, for whoever is faster does more of it: no calibration of a timer, no search for entropy, and hardly
-    // a character for the console, which polls until it is sent.
+    // No random addresses. Nothing that runs for a time, for whoever is faster does more of it: no
+    // calibration of a timer, no search for entropy, and hardly a character for the console, which
+    // polls until it is sent.
     let append = format!("{} tsc_early_khz=1000000 random.trust_cpu=on loglevel=5 nolapic norandmaps", machine.append);
     let machine = Machine { append, cpu: "max", ..machine };
     icount::boot(&machine, &format!("icount-{host}"), &Expectations::read("syscall-mix")?, range)
@@ -356,7 +360,8 @@ fn native_costs_next_to_nothing() -> Result<()> {
     Ok(())
 }
 
-/// What the rewriting has cost at the last such boot. Under icount, the time-stamp counter counts instructions.
+/// What the rewriting has cost at the last such boot. Under icount, the time-stamp counter counts
+/// instructions.
 fn rewriting(host: Host) -> Result<u64> {
     let log = boot_tests::cache::subdirectory("logs")?.join(format!("icount-{host}.log"));
     let log = std::fs::read_to_string(log)?;

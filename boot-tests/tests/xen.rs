@@ -1,7 +1,8 @@
 //! What a kernel does on the wedge below Xen is what it does without one.
 //!
-//! The guests are those of `wedge.rs`. What is compared are not features: the model of CPU has next to nothing that the virtual
-//! one hides. The few verdicts that differ all the same are listed, each with its reason.
+//! The guests are those of `wedge.rs`. What is compared are not features: the model of CPU has next
+//! to nothing that the virtual one hides. The few verdicts that differ all the same are listed,
+//! each with its reason.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,11 +18,13 @@ use boot_tests::programs::Difference;
 use boot_tests::qemu::Machine;
 use boot_tests::{probes, programs, selftests, test_modules, wedge_port};
 
-/// For the kernel without a wedge, too. Xen enables SVM where there is it, and that changes what VMRUN does in user mode.
+/// For the kernel without a wedge, too. Xen enables SVM where there is it, and that changes what
+/// VMRUN does in user mode.
 const CPU: &str = "max,-smap,-svm,-pku,-mpx";
 
-/// The event tests of the `hard` kernel take half of its boot. On one processor Linux replaces LOCK by a DS prefix, which QEMU
-/// 7.2 does not ignore in 64-bit mode: while a program has a segment with a base in DS, the kernel would use it.
+/// The event tests of the `hard` kernel take half of its boot. On one processor Linux replaces LOCK
+/// by a DS prefix, which QEMU 7.2 does not ignore in 64-bit mode: while a program has a segment
+/// with a base in DS, the kernel would use it.
 const HARD: &str = "trace_event=initcall noreplace-smp";
 
 /// Verdicts that differ: what they start with on Xen, and why.
@@ -47,11 +50,12 @@ const STACKS: [&str; 10] = [
     "sysret",
 ];
 
-/// Programs that come to all of them: by signals, system calls of either kind on stacks that are none, single steps, threads,
-/// stacks of 16 bits.
+/// Programs that come to all of them: by signals, system calls of either kind on stacks that are
+/// none, single steps, threads, stacks of 16 bits.
 const EVICTING: [&str; 4] = ["calls-32", "hostile-stacks", "narrow-stack", "thread-areas"];
 
-/// Without being asked to, this guest evicts some 1,100 tables of the kernel half, for its stacks of 16 bits.
+/// Without being asked to, this guest evicts some 1,100 tables of the kernel half, for its stacks
+/// of 16 bits.
 const FEWEST_EVICTIONS: u64 = 2000;
 
 /// Boots a guest on a host.
@@ -163,8 +167,9 @@ fn exceptions_at_sites_reach_the_kernels_fix_ups() -> Result<()> {
     Ok(())
 }
 
-/// The ways to the stacks that Xen pushes frames on, each with that stack evicted all the time: who maps it again does so in
-/// time. Each has its own boot, so that it is known which stack was missing when Xen ended the guest.
+/// The ways to the stacks that Xen pushes frames on, each with that stack evicted all the time: who
+/// maps it again does so in time. Each has its own boot, so that it is known which stack was
+/// missing when Xen ended the guest.
 #[test]
 fn each_stack_is_mapped_again_before_it_is_needed() -> Result<()> {
     let kernel = Variant::HARD.build()?;
@@ -245,7 +250,8 @@ fn functions_full_of_sites_can_be_probed_and_traced() -> Result<()> {
     Ok(())
 }
 
-/// cpuid.ko has one site, msr.ko two; what they do natively in ring 3 would be counted as not annotated.
+/// cpuid.ko has one site, msr.ko two; what they do natively in ring 3 would be counted as not
+/// annotated.
 #[test]
 fn the_sites_of_modules_are_rewritten_while_they_are_loaded() -> Result<()> {
     let kernel = Variant::MIN.build()?;

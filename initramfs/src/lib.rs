@@ -1,10 +1,11 @@
 //! A writer for initramfs archives: cpio in the "newc" format.
 //!
-//! An initramfs may be several archives end to end, compressed or not: the kernel unpacks them over each other
-//! ([`concatenate`]).
+//! An initramfs may be several archives end to end, compressed or not: the kernel unpacks them over
+//! each other ([`concatenate`]).
 //!
-//! The format is that of Linux's Documentation/driver-api/early-userspace/buffer-format.rst: a header of `070701` and 13
-//! fields of 8 hexadecimal digits, the name with its NUL, the data; name and data each padded with NULs to 4 bytes.
+//! The format is that of Linux's Documentation/driver-api/early-userspace/buffer-format.rst: a
+//! header of `070701` and 13 fields of 8 hexadecimal digits, the name with its NUL, the data; name
+//! and data each padded with NULs to 4 bytes.
 
 use std::fmt::Write as _;
 
@@ -80,8 +81,8 @@ impl Archive {
     }
 }
 
-/// Puts archives end to end. Each starts at a multiple of 4 bytes, or the kernel (`unpack_to_rootfs`, init/initramfs.c) takes
-/// one that is not compressed for garbage.
+/// Puts archives end to end. Each starts at a multiple of 4 bytes, or the kernel
+/// (`unpack_to_rootfs`, init/initramfs.c) takes one that is not compressed for garbage.
 #[must_use]
 pub fn concatenate(archives: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(archives.iter().map(|archive| archive.len() + 3).sum());

@@ -1,14 +1,18 @@
-//! What `afterburner pack` and the wedge agree on: where in an image the guest lies, and what the guest consists of.
+//! What `afterburner pack` and the wedge agree on: where in an image the guest lies, and what the
+//! guest consists of.
 //!
-//! An image is one ELF file with two segments, contiguous in physical memory: the wedge with its *arena* (memory that the
-//! file does not hold, sized by `pack` for the number of sites), and behind it the *payload*: kernel, table of sites,
-//! initramfs, command line. The wedge keeps its own segment; the payload's memory goes to the guest, once it is unpacked.
+//! An image is one ELF file with two segments, contiguous in physical memory: the wedge with
+//! its *arena* (memory that the file does not hold, sized by `pack` for the number of sites), and
+//! behind it the *payload*: kernel, table of sites, initramfs, command line. The wedge keeps its
+//! own segment; the payload's memory goes to the guest, once it is unpacked.
 //!
-//! `pack` writes two structures. [`Parameters`] lies in the wedge's section [`PARAMETERS_SECTION`] and says where arena and
-//! payload are. [`Header`] is the start of the payload. Both are little-endian, `repr(C)`, without padding.
+//! `pack` writes two structures. [`Parameters`] lies in the wedge's section [`PARAMETERS_SECTION`]
+//! and says where arena and payload are. [`Header`] is the start of the payload. Both are
+//! little-endian, `repr(C)`, without padding.
 //!
-//! A file may be cut short, or have been through bad memory or a bad download; and a kernel with one wrong bit may fail in
-//! any way at all. So the payload has a checksum, and [`Payload::check`] believes nothing before that holds.
+//! A file may be cut short, or have been through bad memory or a bad download; and a kernel with
+//! one wrong bit may fail in any way at all. So the payload has a checksum, and [`Payload::check`]
+//! believes nothing before that holds.
 
 use core::fmt;
 use core::ops::Range;
@@ -25,9 +29,10 @@ pub const PARAMETERS_SECTION: &str = ".parameters";
 /// First bytes of a payload.
 pub const MAGIC: [u8; 16] = *b"Afterburner 0003";
 
-/// Physical address that the wedge is loaded at, and its distance from the start of its window: 1 MB. That is where usable
-/// memory begins behind what firmware reserves, so that the memory map which the guest gets has no more regions than the
-/// machine's. Linux asks the map once for each page.
+/// Physical address that the wedge is loaded at, and its distance from the start of its window: 1
+/// MB. That is where usable memory begins behind what firmware reserves, so that the memory map
+/// which the guest gets has no more regions than the machine's. Linux asks the map once for each
+/// page.
 pub const LOAD_ADDRESS: u64 = 1 << 20;
 
 /// The checksum covers a payload from here on.
@@ -43,7 +48,8 @@ pub struct Span {
     pub length: u64,
 }
 
-/// Where in the image things are, as offsets from the wedge's first byte. All zero in a wedge that was not packed.
+/// Where in the image things are, as offsets from the wedge's first byte. All zero in a wedge that
+/// was not packed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Parameters {
@@ -56,8 +62,9 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Holds them against a wedge of `own` bytes that has `room` of them, with its arena, in its window. They are not under the
-    /// payload's checksum, and whoever uses them reads and writes where they say.
+    /// Holds them against a wedge of `own` bytes that has `room` of them, with its arena, in its
+    /// window. They are not under the payload's checksum, and whoever uses them reads and writes
+    /// where they say.
     ///
     /// # Errors
     ///
@@ -122,9 +129,9 @@ impl fmt::Display for Misplaced {
 
 impl core::error::Error for Misplaced {}
 
-/// How long the arena has to be for a kernel with so many sites: for each, and for each of the sites that modules may
-/// bring, a stub, a counter, the counter's last snapshot, an entry in the list of rewritten sites, and its place in their
-/// order.
+/// How long the arena has to be for a kernel with so many sites: for each, and for each of the
+/// sites that modules may bring, a stub, a counter, the counter's last snapshot, an entry in the
+/// list of rewritten sites, and its place in their order.
 #[must_use]
 pub const fn arena_length(sites: u64) -> u64 {
     const SITES_OF_MODULES: u64 = 4096;
@@ -144,13 +151,16 @@ pub struct Header {
     pub checksum: u64,
     /// The kernel, an ELF file.
     pub kernel: Span,
-    /// The table of sites: records ([`annotate::record::RawRecord`]) with completed flags, ordered by site.
+    /// The table of sites: records ([`annotate::record::RawRecord`]) with completed flags, ordered
+    /// by site.
     pub sites: Span,
-    /// The link-time address at which the first record is to be taken to stand; a record is relative to itself.
+    /// The link-time address at which the first record is to be taken to stand; a record is
+    /// relative to itself.
     pub sites_address: u64,
     /// Where the kernel copies replacements to: [`Copied`], ordered by record.
     pub copies: Span,
-    /// What has to be changed in the kernel to run it at another address (Linux's `vmlinux.relocs`); may be empty.
+    /// What has to be changed in the kernel to run it at another address (Linux's
+    /// `vmlinux.relocs`); may be empty.
     pub relocations: Span,
     /// The initramfs; may be empty.
     pub initramfs: Span,
@@ -160,7 +170,8 @@ pub struct Header {
     pub guest: GuestFacts,
 }
 
-/// A site in a replacement, and the place that the kernel may copy it to when it applies alternatives.
+/// A site in a replacement, and the place that the kernel may copy it to when it applies
+/// alternatives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Copied {
@@ -188,18 +199,19 @@ impl Copied {
 pub struct GuestFacts {
     /// Where the map of its image begins, by which its [`Layout`] is known.
     pub image: u64,
-    /// Physical address of the page-directory-pointer entry that maps the GB with the wedge's window in the kernel's page
-    /// tables (in Linux, an entry of `level3_kernel_pgt`).
+    /// Physical address of the page-directory-pointer entry that maps the GB with the wedge's
+    /// window in the kernel's page tables (in Linux, an entry of `level3_kernel_pgt`).
     pub window_entry: u64,
-    /// Physical address of the PML4 entry for the window in the page table that user mode runs on, where the kernel keeps a
-    /// separate one (in Linux, in the second page of `init_top_pgt`); 0 if it does not.
+    /// Physical address of the PML4 entry for the window in the page table that user mode runs on,
+    /// where the kernel keeps a separate one (in Linux, in the second page of `init_top_pgt`); 0 if
+    /// it does not.
     pub user_window_entry: u64,
     /// First address of the range that modules are loaded to.
     pub modules_start: u64,
     /// The address behind that range.
     pub modules_end: u64,
-    /// Address of the function that goes from one thread's stack to another's (in Linux, `__switch_to_asm`); 0 if no symbol
-    /// tells it.
+    /// Address of the function that goes from one thread's stack to another's (in Linux,
+    /// `__switch_to_asm`); 0 if no symbol tells it.
     pub stack_switch: u64,
 }
 
@@ -226,8 +238,9 @@ impl GuestFacts {
 
 const _: () = assert!(size_of::<Header>() == 32 + 16 * 6 + 8 + 48 && size_of::<Parameters>() == 40);
 
-/// A checksum that finds every changed word, every swap of words, and a change of length: each 8-byte word is mixed into
-/// one of four sums (so that a CPU can work on four at a time) by a multiplication with an odd constant, which loses no bit.
+/// A checksum that finds every changed word, every swap of words, and a change of length: each
+/// 8-byte word is mixed into one of four sums (so that a CPU can work on four at a time) by a
+/// multiplication with an odd constant, which loses no bit.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u64 {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -518,8 +531,8 @@ impl<'a> Payload<'a> {
         Ok(())
     }
 
-    /// Holds the addresses of the kernel's image, as far as it may be moved, against its layout: from elsewhere no branch reaches
-    /// the wedge, and none of the sites would be rewritten.
+    /// Holds the addresses of the kernel's image, as far as it may be moved, against its layout:
+    /// from elsewhere no branch reaches the wedge, and none of the sites would be rewritten.
     ///
     /// # Errors
     ///

@@ -1,16 +1,18 @@
 //! The wedge: what runs between a kernel and the host that the kernel finds itself on.
 //!
-//! This is the part that every host shares; it knows no hypercall and no real device. What differs from host to host is
-//! handed in: memory ([`memory::PhysicalMemory`], [`vm::modules::ModuleMemory`]), text that can be written
-//! ([`sites::GuestText`]), routines that stubs call ([`sites::Hooks`], [`sites::Deprivileged`]), and what is behind
-//! the virtual CPU, the shadow and the devices ([`cpu::Host`], [`shadow::Host`], [`platform::Board`]). So all of it can
+//! This is the part that every host shares; it knows no hypercall and no real device. What differs
+//! from host to host is handed in: memory ([`memory::PhysicalMemory`],
+//! [`vm::modules::ModuleMemory`]), text that can be written ([`sites::GuestText`]), routines that
+//! stubs call ([`sites::Hooks`], [`sites::Deprivileged`]), and what is behind the virtual CPU, the
+//! shadow and the devices ([`cpu::Host`], [`shadow::Host`], [`platform::Board`]). So all of it can
 //! be tested as an ordinary program.
 //!
 //! [`x86`] has the architecture's facts. The rest, in the order in which a boot needs it:
 //!
 //! * [`image`]: what `afterburner pack` has put together; [`memory`]: what the machine has.
 //! * [`loader`]: the guest's boot loader. It knows that the guest is Linux.
-//! * [`sites`]: the table of sites, all or nothing; from a checked site to rewritten bytes, and back.
+//! * [`sites`]: the table of sites, all or nothing; from a checked site to rewritten bytes, and
+//!   back.
 //! * [`vm`]: the guest while it runs: its modules, and how its user space talks to the wedge.
 //! * [`guest`]: what has to be known of the guest.
 //!

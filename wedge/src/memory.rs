@@ -3,7 +3,8 @@
 use core::fmt;
 use core::ops::Range;
 
-/// What a range of physical memory is (the numbers are those of the e820 interface: ACPI 6.4, 15, table 15-374).
+/// What a range of physical memory is (the numbers are those of the e820 interface: ACPI 6.4, 15,
+/// table 15-374).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
@@ -48,7 +49,8 @@ impl Region {
     const NONE: Self = Self { start: 0, end: 0, kind: Kind::Reserved };
 }
 
-/// The ranges of a machine's physical memory, in no particular order until [`MemoryMap::reserve`] has sorted them.
+/// The ranges of a machine's physical memory, in no particular order until [`MemoryMap::reserve`]
+/// has sorted them.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryMap {
     regions: [Region; Self::CAPACITY],
@@ -150,8 +152,9 @@ impl MemoryMap {
         Ok(())
     }
 
-    /// The highest multiple of `alignment` from which on `length` bytes are free: they lie in one usable region and below
-    /// `limit`, and overlap neither another kind of region nor what is `busy`.
+    /// The highest multiple of `alignment` from which on `length` bytes are free: they lie in one
+    /// usable region and below `limit`, and overlap neither another kind of region nor what is
+    /// `busy`.
     #[must_use]
     pub fn place(
         &self,
@@ -167,7 +170,8 @@ impl MemoryMap {
     }
 }
 
-/// The highest multiple of `alignment` in a free range at which `length` bytes overlap nothing that is taken.
+/// The highest multiple of `alignment` in a free range at which `length` bytes overlap nothing that
+/// is taken.
 fn highest(
     free: &Range<u64>,
     taken: &(impl Iterator<Item = Range<u64>> + Clone),
@@ -208,7 +212,8 @@ pub trait PhysicalMemory {
     ///
     /// # Errors
     ///
-    /// When those to copy are not all memory, of whatever kind, or those to be written are none that may be.
+    /// When those to copy are not all memory, of whatever kind, or those to be written are none
+    /// that may be.
     fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory>;
 }
 

@@ -1,12 +1,14 @@
 //! The end of a build before its time.
 //!
-//! A signal to the whole group, as Ctrl-C sends it, reaches make and all that make runs. One to this process alone must end
-//! all of them as well: a compiler that goes on would race with the next build. GNU make passes SIGTERM on to its recipes
-//! only, no other signal, and not to what they run. So everything below this process is told, and what loses its parent comes to
-//! this process, not to init (`PR_SET_CHILD_SUBREAPER`). Make stays in the group of this process: job control works as ever.
+//! A signal to the whole group, as Ctrl-C sends it, reaches make and all that make runs. One to
+//! this process alone must end all of them as well: a compiler that goes on would race with the
+//! next build. GNU make passes SIGTERM on to its recipes only, no other signal, and not to what
+//! they run. So everything below this process is told, and what loses its parent comes to this
+//! process, not to init (`PR_SET_CHILD_SUBREAPER`). Make stays in the group of this process: job
+//! control works as ever.
 //!
-//! A signal that nobody can catch ends make by its parent-death signal, which `setpriv` (util-linux) sets: to set it from
-//! here would need code between fork and exec, which is unsafe.
+//! A signal that nobody can catch ends make by its parent-death signal, which `setpriv`
+//! (util-linux) sets: to set it from here would need code between fork and exec, which is unsafe.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -40,8 +42,8 @@ pub(super) struct Interruption {
 }
 
 impl Interruption {
-    /// From now on such signals are caught, but for those that were ignored when this process started (`nohup`, and SIGINT of
-    /// what a shell runs in the background).
+    /// From now on such signals are caught, but for those that were ignored when this process
+    /// started (`nohup`, and SIGINT of what a shell runs in the background).
     pub(super) fn catch() -> io::Result<Self> {
         set_child_subreaper(Some(getpid()))?;
         let ignored = ignored();
@@ -66,7 +68,8 @@ impl Interruption {
         self.signal.load(Ordering::SeqCst) != 0
     }
 
-    /// Ends this process by the signal that there was, if there was one and everything else has ended.
+    /// Ends this process by the signal that there was, if there was one and everything else has
+    /// ended.
     pub(super) fn finish(self) {
         self.is_over.store(true, Ordering::SeqCst);
         self.handle.close();
@@ -86,7 +89,8 @@ pub(super) fn bound(words: &[OsString]) -> Command {
         command.args(["--pdeathsig", "TERM"]).arg(program);
         command
     };
-    // Some have a setpriv without that option; and what cannot be run is to be found missing by this process.
+    // Some have a setpriv without that option; and what cannot be run is to be found missing by
+    // this process.
     let trial = setpriv("true".as_ref()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let is_there = tool::search(program).is_some_and(|path| path.is_file());
     let can_be_bound = is_there && trial.is_ok_and(|status| status.success());
@@ -102,7 +106,8 @@ fn ignored() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Tells each process below this one once, then kills what takes too long, until `is_over` and there is none.
+/// Tells each process below this one once, then kills what takes too long, until `is_over` and
+/// there is none.
 fn end_all(signal: i32, is_over: &AtomicBool) {
     let deadline = Instant::now() + PATIENCE;
     let signal = Signal::from_named_raw(signal).unwrap_or(Signal::TERM);
@@ -144,7 +149,8 @@ fn below() -> Vec<i32> {
     below
 }
 
-/// The parent of a process, and whether it runs (proc(5), `/proc/pid/stat`; the name in it may hold anything).
+/// The parent of a process, and whether it runs (proc(5), `/proc/pid/stat`; the name in it may hold
+/// anything).
 fn parent(stat: &[u8]) -> Option<(i32, bool)> {
     let end = stat.iter().rposition(|&byte| byte == b')')?;
     let mut fields = std::str::from_utf8(&stat[end + 1..]).ok()?.split_whitespace();

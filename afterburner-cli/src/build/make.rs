@@ -1,13 +1,15 @@
 //! The user's make command, as make itself reads it, and the makes that it runs.
 //!
-//! Where a build writes to, what it is to make, and with which compiler stands in options and variables, and GNU make has
-//! many ways to write those: joined options (`-sC dir`), abbreviated ones (`--dir=x`), `MAKEFLAGS`, `-e`, `O=$(HOME)/out`.
-//! So make is asked. An `--eval` put before its arguments prints what it has understood, then stops it before it reads any
-//! makefile or evaluates anything else (GNU make manual, "Summary of Options").
+//! Where a build writes to, what it is to make, and with which compiler stands in options and
+//! variables, and GNU make has many ways to write those: joined options (`-sC dir`), abbreviated
+//! ones (`--dir=x`), `MAKEFLAGS`, `-e`, `O=$(HOME)/out`. So make is asked. An `--eval` put before
+//! its arguments prints what it has understood, then stops it before it reads any makefile or
+//! evaluates anything else (GNU make manual, "Summary of Options").
 //!
-//! A makefile may run make again, anywhere. So each make of the build is asked the same, by a makefile that it reads before
-//! all others (`MAKEFILES`; manual, "The Variable `MAKEFILES`"), and appends its answer to a file. For the others that makefile
-//! is not there: it is no goal, it is never remade, and `MAKEFILE_LIST` does not have it.
+//! A makefile may run make again, anywhere. So each make of the build is asked the same, by a
+//! makefile that it reads before all others (`MAKEFILES`; manual, "The Variable `MAKEFILES`"), and
+//! appends its answer to a file. For the others that makefile is not there: it is no goal, it is
+//! never remade, and `MAKEFILE_LIST` does not have it.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -58,7 +60,8 @@ struct Answer {
 }
 
 impl Make {
-    /// The command as the user gave it, read by make. What is no make gets its variables read from its arguments.
+    /// The command as the user gave it, read by make. What is no make gets its variables read from
+    /// its arguments.
     pub(super) fn ask(command: &[OsString]) -> anyhow::Result<Self> {
         let mut make = Self { command: command.to_vec(), variables: BTreeMap::new(), answer: None };
         match command.iter().position(|word| is_make(word)) {
@@ -125,7 +128,8 @@ impl Make {
         self.variables.get(name).map_or("", |variable| variable.raw.as_str())
     }
 
-    /// Whether make is to do more than to say something. What it is to do is not known if it did not answer.
+    /// Whether make is to do more than to say something. What it is to do is not known if it did
+    /// not answer.
     pub(super) fn builds(&self) -> bool {
         self.answer.as_ref().is_none_or(|answer| !answer.is_dry)
     }
@@ -140,9 +144,9 @@ impl Make {
         self.answer.as_ref().map_or(Path::new("."), |answer| &answer.directory)
     }
 
-    /// The directories that the build may write kernels and modules to. A relative `O=` is relative to where make starts.
-    /// A relative `M=` was so to `O=`, too, up to Linux 6.12, and with its successor objects go to `MO=` or to where make
-    /// starts.
+    /// The directories that the build may write kernels and modules to. A relative `O=` is relative
+    /// to where make starts. A relative `M=` was so to `O=`, too, up to Linux 6.12, and with its
+    /// successor objects go to `MO=` or to where make starts.
     pub(super) fn output_directories(&self) -> Vec<PathBuf> {
         let inherited =
             |names: [&str; 2]| names.into_iter().find_map(|name| self.given_or_inherited(name)).map(expand_home);
@@ -193,7 +197,8 @@ pub(super) fn makefile() -> String {
     )
 }
 
-/// The variables of the environment for each make of a build, which are to read `makefile` and to answer to `file`.
+/// The variables of the environment for each make of a build, which are to read `makefile` and to
+/// answer to `file`.
 pub(super) fn environment(makefile: &str, file: &str) -> [(&'static str, OsString); 2] {
     let mut makefiles = OsString::from(makefile);
     if let Some(others) = env::var_os("MAKEFILES") {
@@ -219,7 +224,8 @@ fn is_make(word: &OsStr) -> bool {
     matches!(name, "make" | "gmake" | "remake") || name.starts_with("make-") || name.ends_with("-make")
 }
 
-/// A path with `~` for the user's home in it, which the shell that Linux's makefile asks would replace.
+/// A path with `~` for the user's home in it, which the shell that Linux's makefile asks would
+/// replace.
 fn expand_home(path: &str) -> PathBuf {
     let rest = path.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
     match (rest, env::var_os("HOME")) {

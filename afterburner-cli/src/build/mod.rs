@@ -32,12 +32,13 @@ use crate::{atomic, complain};
 
 /// Build an unmodified kernel tree so that the kernel can be afterburnt
 ///
-/// Runs the make command with the assembler shim in its way, then verifies the kernel and every module that it built: each
-/// sensitive instruction in them is annotated, or there is a stated reason why not. Works with gcc and with clang, with either
-/// assembler (`LLVM=1`, `LLVM_IAS=0`), with ccache, distcc or any other program in front, in and out of tree, for external
-/// modules and packages, and through other makefiles. distcc's other machines need the directory of the shims at the same
-/// path; it stays in the user's cache directory. With clang's integrated assembler its `clang` has to be in their
-/// `DISTCC_CMDLIST`.
+/// Runs the make command with the assembler shim in its way, then verifies the kernel and every
+/// module that it built: each sensitive instruction in them is annotated, or there is a stated
+/// reason why not. Works with gcc and with clang, with either assembler (`LLVM=1`, `LLVM_IAS=0`),
+/// with ccache, distcc or any other program in front, in and out of tree, for external modules and
+/// packages, and through other makefiles. distcc's other machines need the directory of the shims
+/// at the same path; it stays in the user's cache directory. With clang's integrated assembler its
+/// `clang` has to be in their `DISTCC_CMDLIST`.
 ///
 /// Make's output and input are left alone; the summary goes to standard error.
 #[derive(Debug, clap::Args)]

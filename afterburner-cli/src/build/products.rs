@@ -1,9 +1,10 @@
 //! What a build has made: the kernels and modules to verify.
 //!
-//! They are looked for where make was told to write, and each make that it ran; and around the objects that the shims saw
-//! being made. *New* is what changed since the start (`st_ctime`, which `cp -p` and `touch` cannot set back). What
-//! was there before is verified, too, where the goals ask for it: that it did not need to be built again does not make it
-//! right. But a module that no longer belongs to the tree is nobody's business, so where Linux lists them (`modules.order`),
+//! They are looked for where make was told to write, and each make that it ran; and around the
+//! objects that the shims saw being made. *New* is what changed since the start (`st_ctime`, which
+//! `cp -p` and `touch` cannot set back). What was there before is verified, too, where the goals
+//! ask for it: that it did not need to be built again does not make it right. But a module that no
+//! longer belongs to the tree is nobody's business, so where Linux lists them (`modules.order`),
 //! the others are left out; where it does not, the old ones count only if there are no new ones.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -115,8 +116,8 @@ impl Search {
         }
     }
 
-    /// Looks at each directory above an object and above the place that it was made from, and in all of those that are the
-    /// top of a tree.
+    /// Looks at each directory above an object and above the place that it was made from, and in
+    /// all of those that are the top of a tree.
     fn around(&mut self, journal: &[Entry]) {
         let of_kernel = journal.iter().filter(|entry| !matches!(entry.outcome, Outcome::Excluded(_)));
         let starts = of_kernel.flat_map(|entry| [entry.object.parent(), Some(entry.directory.as_path())]);
@@ -158,8 +159,8 @@ impl Search {
     }
 }
 
-/// Whether a file system's time is not before another. Its clock ticks no faster than Linux's timer, and in some it counts
-/// only seconds.
+/// Whether a file system's time is not before another. Its clock ticks no faster than Linux's
+/// timer, and in some it counts only seconds.
 fn is_since(start: SystemTime, seconds: i64, nanoseconds: i64) -> bool {
     const TICK: Duration = Duration::from_millis(10);
     let time = (start - TICK).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -167,7 +168,8 @@ fn is_since(start: SystemTime, seconds: i64, nanoseconds: i64) -> bool {
     (seconds, nanoseconds) >= start || nanoseconds == 0 && seconds == start.0
 }
 
-/// Whether a file has an image's debug information and none of its code (`objcopy --only-keep-debug`).
+/// Whether a file has an image's debug information and none of its code
+/// (`objcopy --only-keep-debug`).
 fn is_for_debuggers(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let data = &ReadCache::new(file);

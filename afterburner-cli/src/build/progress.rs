@@ -1,7 +1,7 @@
 //! What is seen of a build while it runs.
 //!
-//! Make's output is the user's and left alone. Where it goes elsewhere, a line on the terminal says how far the build is;
-//! what compilers complain of in the meantime is put above it.
+//! Make's output is the user's and left alone. Where it goes elsewhere, a line on the terminal says
+//! how far the build is; what compilers complain of in the meantime is put above it.
 
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
 use std::process::{Command, ExitStatus, Stdio};

@@ -1,7 +1,8 @@
 //! The directory that a build finds the shims in.
 //!
-//! Its name holds a hash of all that shapes the objects: this program, the settings, the real tools. So kbuild, which
-//! compares commands, and compiler caches, which hash them, see when one of those changes.
+//! Its name holds a hash of all that shapes the objects: this program, the settings, the real
+//! tools. So kbuild, which compares commands, and compiler caches, which hash them, see when one of
+//! those changes.
 
 use std::env;
 use std::ffi::OsString;

@@ -1,4 +1,5 @@
-//! The summary of a build: what became of the objects, and what was found in the kernel and its modules.
+//! The summary of a build: what became of the objects, and what was found in the kernel and its
+//! modules.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};

@@ -1,7 +1,8 @@
 //! The compiler of a build, and how the shims come into it.
 //!
-//! `CC` is a piece of a shell command: a compiler, its options behind it, and before it any programs that run it. Which of
-//! the words is the compiler is found out by asking them; a list of launchers would never be complete.
+//! `CC` is a piece of a shell command: a compiler, its options behind it, and before it any
+//! programs that run it. Which of the words is the compiler is found out by asking them; a list of
+//! launchers would never be complete.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -127,8 +128,8 @@ pub(super) fn shell(command: &str, directory: &Path) -> Command {
     shell
 }
 
-/// Which of the words of `CC` is the compiler: the last that says what it compiles for or, where it is not installed, is
-/// called like one.
+/// Which of the words of `CC` is the compiler: the last that says what it compiles for or, where it
+/// is not installed, is called like one.
 fn compiler_among(words: &[&str], directory: &Path) -> Option<usize> {
     let is_program = |word: &str| !word.starts_with('-') && !word.contains('=');
     let answers = |word: &&str| is_program(word) && is_compiler(word, directory);

@@ -1,5 +1,5 @@
-//! A compilation of one line, before make starts: whatever keeps the compiler from using the shims shows there, and not
-//! after hours of a plain build.
+//! A compilation of one line, before make starts: whatever keeps the compiler from using the shims
+//! shows there, and not after hours of a plain build.
 
 use std::fs;
 use std::path::Path;
@@ -15,8 +15,8 @@ use crate::journal::{Journal, Outcome};
 /// A sensitive instruction.
 const SOURCE: &str = "void trial(void);\nvoid trial(void)\n{\n\t__asm__ __volatile__(\"cli\");\n}\n";
 
-/// Compiles with the compiler and the flags that make will be given. Where they are of no use without the shims either, make
-/// will say so.
+/// Compiles with the compiler and the flags that make will be given. Where they are of no use
+/// without the shims either, make will say so.
 pub(super) fn run(make: &Make, toolchain: &Toolchain, cache: &Path, directory: &str) -> anyhow::Result<()> {
     let place = tempfile::Builder::new().prefix(".trial-").tempdir_in(cache).or_else(|_| tempfile::tempdir());
     let place = place.context("there is no place to try the compiler in")?;

@@ -1,15 +1,16 @@
 //! The command line of clang, as far as the driver's plan ([`super::jobs`]) does not tell.
 //!
-//! The plan says what is compiled, how, and where everything goes. To ask for it costs the start of a clang, so commands
-//! that certainly make no object are not asked about; and a few options have the driver itself write a file, which it
-//! does not do for a plan.
+//! The plan says what is compiled, how, and where everything goes. To ask for it costs the start of
+//! a clang, so commands that certainly make no object are not asked about; and a few options have
+//! the driver itself write a file, which it does not do for a plan.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 
 use crate::response;
 
-/// Options that have the driver write something beside what its jobs write, or that may stand for such.
+/// Options that have the driver write something beside what its jobs write, or that may stand for
+/// such.
 const DRIVER: &[&str] = &["-MJ", "-gen-cdb-fragment-path", "--gen-cdb-fragment-path", "-fproc-stat-report", "--config"];
 
 /// Options that ask for something else than an object.

@@ -1,7 +1,8 @@
 //! What clang's driver would do: the programs that it runs, and what it says while it plans them.
 //!
-//! `clang -###` prints one line for each program (`Command::Print` in LLVM's `clang/lib/Driver/Job.cpp`): a space, then
-//! every argument in double quotes, with a backslash before `"`, `\` and `$`.
+//! `clang -###` prints one line for each program (`Command::Print` in LLVM's
+//! `clang/lib/Driver/Job.cpp`): a space, then every argument in double quotes, with a backslash
+//! before `"`, `\` and `$`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};

@@ -1,10 +1,12 @@
 //! The clang wrapper: for the integrated assembler, which leaves no room for a shim.
 //!
-//! A compilation becomes three steps: clang to the text, the text stage, clang from the text to the object. That is so even
-//! where there is nothing to annotate: to run the original command after all would be to compile most files twice. What
-//! the first and the last step are is up to the driver, which is asked for its plan.
+//! A compilation becomes three steps: clang to the text, the text stage, clang from the text to the
+//! object. That is so even where there is nothing to annotate: to run the original command after
+//! all would be to compile most files twice. What the first and the last step are is up to the
+//! driver, which is asked for its plan.
 //!
-//! * `arguments` tells from a command line whether to ask, `jobs` reads the answer, `plan` makes the steps of it.
+//! * `arguments` tells from a command line whether to ask, `jobs` reads the answer, `plan` makes
+//!   the steps of it.
 
 mod arguments;
 mod jobs;
@@ -79,8 +81,8 @@ fn ask(tool: &Tool, arguments: &[OsString]) -> anyhow::Result<Option<Jobs>> {
     Ok(output.status.success().then(|| Jobs::parse(&output.stderr)))
 }
 
-/// Whether the source can be read and the object be replaced. Otherwise it is a question to the compiler (`-x c /dev/null`)
-/// rather than a compilation.
+/// Whether the source can be read and the object be replaced. Otherwise it is a question to the
+/// compiler (`-x c /dev/null`) rather than a compilation.
 fn is_ordinary(plan: &Plan) -> bool {
     let source = plan.input == Path::new("-") || fs::metadata(&plan.input).is_ok_and(|source| source.is_file());
     source && plan.object != Path::new("-") && fs::metadata(&plan.object).map_or(true, |object| object.is_file())
@@ -123,8 +125,8 @@ fn compile(
     if is_changed { assembly.run() } else { assembly.run_plain() }
 }
 
-/// The text for the assembler, and whether clang made it without a word. `None` if there is none; the original command
-/// will say why.
+/// The text for the assembler, and whether clang made it without a word. `None` if there is none;
+/// the original command will say why.
 fn text(plan: &Plan, stdin: Option<&[u8]>) -> anyhow::Result<Option<(Vec<u8>, bool)>> {
     let mut is_silent = true;
     for job in &plan.before {

@@ -1,9 +1,10 @@
 //! From the driver's plan to the steps that leave room for the text stage.
 //!
-//! The compiler proper gets the arguments that the driver would give it, so that every file it writes beside the object,
-//! and every path that it writes into the object, is what it would be; only that it prints its text instead of assembling
-//! it. The integrated assembler gets those of the driver too where that runs it. Where it does not, it gets those of the
-//! compiler that it knows: they are the same options of the same program.
+//! The compiler proper gets the arguments that the driver would give it, so that every file it
+//! writes beside the object, and every path that it writes into the object, is what it would be;
+//! only that it prints its text instead of assembling it. The integrated assembler gets those of
+//! the driver too where that runs it. Where it does not, it gets those of the compiler that it
+//! knows: they are the same options of the same program.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -22,7 +23,8 @@ pub(super) struct Plan {
     /// What has to run first, as it is.
     pub(super) before: Vec<Job>,
     pub(super) text: Text,
-    /// Whether a file beside the object tells how that was made, so that only the user's own command writes it right.
+    /// Whether a file beside the object tells how that was made, so that only the user's own
+    /// command writes it right.
     pub(super) needs_original: bool,
     /// The integrated assembler, without input and outputs.
     pub(super) assembler: Job,
@@ -161,7 +163,8 @@ impl Plan {
 }
 
 impl Job {
-    /// Removes the option that has the compiler name a file after its output; tells whether it was there.
+    /// Removes the option that has the compiler name a file after its output; tells whether it was
+    /// there.
     fn drop_trace(&mut self) -> bool {
         let count = self.arguments.len();
         self.arguments.retain(|argument| !argument.as_bytes().starts_with(b"-ftime-trace"));

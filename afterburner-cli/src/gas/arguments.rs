@@ -1,9 +1,10 @@
 //! The command line of GNU as, as far as it decides whether and how a text can be annotated.
 //!
-//! The options are those of binutils 2.40 (`gas/as.c`, `parse_args`; `gas/config/tc-i386.c`, `md_longopts`), read by the
-//! rules of `getopt_long_only`: one dash or two, `-oFILE` or `-o FILE`, several short options in one argument. An option
-//! that is not in the table, an abbreviated one, one that changes the language, and one that makes `as` do something else
-//! than assemble: all mean that the real assembler gets the command as it is.
+//! The options are those of binutils 2.40 (`gas/as.c`, `parse_args`; `gas/config/tc-i386.c`,
+//! `md_longopts`), read by the rules of `getopt_long_only`: one dash or two, `-oFILE` or `-o FILE`,
+//! several short options in one argument. An option that is not in the table, an abbreviated one,
+//! one that changes the language, and one that makes `as` do something else than assemble: all mean
+//! that the real assembler gets the command as it is.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -16,9 +17,11 @@ pub(super) struct Arguments {
     pub(super) inputs: Vec<Input>,
     /// The object.
     pub(super) output: Option<PathBuf>,
-    /// The options that shape the object: everything but inputs, output, and what leaves a trace elsewhere.
+    /// The options that shape the object: everything but inputs, output, and what leaves a trace
+    /// elsewhere.
     pub(super) options: Vec<OsString>,
-    /// Whether something else than the object and diagnostics is asked for: a listing, dependencies, statistics.
+    /// Whether something else than the object and diagnostics is asked for: a listing,
+    /// dependencies, statistics.
     pub(super) has_side_outputs: bool,
     /// Whether the code is for another mode than 64-bit mode.
     pub(super) is_32_bit: bool,
@@ -169,7 +172,8 @@ impl Arguments {
         self.apply(effect, arguments)
     }
 
-    /// An argument of short options: any number that take nothing, then perhaps one that takes the rest.
+    /// An argument of short options: any number that take nothing, then perhaps one that takes the
+    /// rest.
     fn short<'a>(&mut self, argument: &'a OsStr, rest: &mut impl Iterator<Item = &'a OsString>) -> Option<()> {
         let bytes = argument.as_bytes();
         for (at, &letter) in bytes.iter().enumerate().skip(1) {

@@ -1,7 +1,7 @@
 //! The assembler shim: GNU as, except that the object is padded and annotated.
 //!
-//! Whatever is not plainly the assembly of a text into an object is the real assembler's business, and gets there with
-//! the arguments as they are.
+//! Whatever is not plainly the assembly of a text into an object is the real assembler's business,
+//! and gets there with the arguments as they are.
 
 mod arguments;
 mod source;
@@ -87,7 +87,8 @@ fn assemble(
     assembly.run()
 }
 
-/// Whether the text is gcc's with `-flto`: code that gcc is to compile when it links. Its sections are the first.
+/// Whether the text is gcc's with `-flto`: code that gcc is to compile when it links. Its sections
+/// are the first.
 fn holds_intermediate_code(text: &[u8]) -> bool {
     const WITHIN: usize = 10;
     text.split(|&byte| byte == b'\n').take(WITHIN).any(|line| line.starts_with(b"\t.section\t.gnu.lto_"))

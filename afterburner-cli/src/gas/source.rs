@@ -27,8 +27,8 @@ pub(super) struct Source {
     stdin: Option<Range<usize>>,
     /// Copies of what can be read only once, by path.
     copies: Vec<(PathBuf, Scratch)>,
-    /// Whether the assembler has something to say that the text does not show: its end is not that of a line, or it
-    /// consists of several files, each of which must be complete.
+    /// Whether the assembler has something to say that the text does not show: its end is not that
+    /// of a line, or it consists of several files, each of which must be complete.
     pub(super) is_peculiar: bool,
 }
 
@@ -36,8 +36,8 @@ pub(super) struct Source {
 const STANDARD_INPUT: &str = "{standard input}";
 
 impl Source {
-    /// Reads the inputs. `None`, before anything was consumed, where the assembler would complain, or where there is no
-    /// object to be made.
+    /// Reads the inputs. `None`, before anything was consumed, where the assembler would complain,
+    /// or where there is no object to be made.
     pub(super) fn read(arguments: &Arguments) -> anyhow::Result<Option<Self>> {
         let output = fs::metadata(arguments.output()).ok();
         if output.as_ref().is_some_and(|output| !output.is_file()) || arguments.output() == "-" {
@@ -104,7 +104,8 @@ impl Source {
         at
     }
 
-    /// What the real assembler is to find on its standard input, if that is no longer what it was for this program.
+    /// What the real assembler is to find on its standard input, if that is no longer what it was
+    /// for this program.
     pub(super) fn stdin(&self) -> Option<&[u8]> {
         let replayed = self.stdin.clone().map(|part| &self.text[part]);
         replayed.or((!self.copies.is_empty()).then_some(&[]))

@@ -1,9 +1,10 @@
 //! The addresses in a kernel, as far as they can be told without its relocations.
 //!
-//! In data they are aligned words. In text they are fields of instructions: a displacement or an immediate operand that is
-//! sign-extended to an address in the image, a 64-bit immediate operand, a displacement from RIP that leads to the per-CPU
-//! area. Numbers that only look like an address would be mistaken for one, so masks are passed over, and so is the start of the
-//! image, which Linux also knows as a constant (`__START_KERNEL`, `include/asm/page_types.h`).
+//! In data they are aligned words. In text they are fields of instructions: a displacement or an
+//! immediate operand that is sign-extended to an address in the image, a 64-bit immediate operand,
+//! a displacement from RIP that leads to the per-CPU area. Numbers that only look like an address
+//! would be mistaken for one, so masks are passed over, and so is the start of the image, which
+//! Linux also knows as a constant (`__START_KERNEL`, `include/asm/page_types.h`).
 
 use std::ops::Range;
 
@@ -23,8 +24,8 @@ pub(super) struct Field {
     pub(super) value: u64,
 }
 
-/// The words in a kernel's data that are addresses in the image. In sections for special tables, smaller numbers may look like
-/// one when they are taken together.
+/// The words in a kernel's data that are addresses in the image. In sections for special tables,
+/// smaller numbers may look like one when they are taken together.
 pub(super) fn in_data(elf: &Elf<'_>, image: &Range<u64>) -> Vec<Field> {
     const DATA: [&str; 3] = [".rodata", ".data", ".init.data"];
     let mut fields = Vec::new();
@@ -41,8 +42,9 @@ pub(super) fn in_data(elf: &Elf<'_>, image: &Range<u64>) -> Vec<Field> {
     fields
 }
 
-/// The fields of a kernel's instructions that are addresses in the image, or distances to the per-CPU area; and those that are
-/// zero, which they are also when all of an address was taken away from it.
+/// The fields of a kernel's instructions that are addresses in the image, or distances to the
+/// per-CPU area; and those that are zero, which they are also when all of an address was taken away
+/// from it.
 pub(super) fn in_text(elf: &Elf<'_>, image: &Range<u64>, per_cpu: &Range<u64>) -> Vec<Field> {
     let functions = Functions::of(elf);
     let image = &(image.start + 1..image.end);
@@ -58,8 +60,8 @@ pub(super) fn in_text(elf: &Elf<'_>, image: &Range<u64>, per_cpu: &Range<u64>) -
     fields
 }
 
-/// The displacement and the immediate operand of an instruction, if they are addresses. The one stands before the other, at
-/// the end of the instruction (SDM Vol. 2A, 2.1).
+/// The displacement and the immediate operand of an instruction, if they are addresses. The one
+/// stands before the other, at the end of the instruction (SDM Vol. 2A, 2.1).
 fn of_instruction(instruction: &Instruction, image: &Range<u64>, per_cpu: &Range<u64>) -> [Option<Field>; 2] {
     /// The value of one that is too small for an address.
     const NONE: u64 = u64::MAX;

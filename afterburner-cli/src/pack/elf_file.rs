@@ -1,7 +1,7 @@
 //! ELF files, written from front to back.
 //!
-//! The `object` crate writes the structures. What it leaves open is their order: headers can only be written when all that
-//! they point to has its place.
+//! The `object` crate writes the structures. What it leaves open is their order: headers can only
+//! be written when all that they point to has its place.
 
 use object::Endianness;
 use object::elf::{EM_X86_64, ET_EXEC, STB_LOCAL};
@@ -19,8 +19,9 @@ pub(super) struct Symbol<'a> {
     pub(super) symbol: Sym,
 }
 
-/// Writes an executable with this entry point and number of segments. `contents` writes what lies between the headers at the
-/// front and the tables at the end, and returns what the headers say of it. Local symbols have to come first.
+/// Writes an executable with this entry point and number of segments. `contents` writes what lies
+/// between the headers at the front and the tables at the end, and returns what the headers say of
+/// it. Local symbols have to come first.
 pub(super) fn write<'a>(
     entry: u64,
     segments: usize,

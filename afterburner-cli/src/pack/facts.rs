@@ -1,5 +1,5 @@
-//! What the wedge must know of a kernel and cannot find out at boot, from the kernel's symbols (Linux 6.1 to 6.12,
-//! `arch/x86`).
+//! What the wedge must know of a kernel and cannot find out at boot, from the kernel's symbols
+//! (Linux 6.1 to 6.12, `arch/x86`).
 
 use annotate::object::elf::Place;
 use wedge::guest::linux::symbol;
@@ -24,9 +24,10 @@ pub(super) fn facts(kernel: &Kernel<'_>) -> anyhow::Result<GuestFacts> {
     })
 }
 
-/// The entry for the 512 GB with the window in the page table of user mode. A kernel with page-table isolation has
-/// `init_top_pgt` as two pages, of which the second is that of user mode (`PGD_ALLOCATION_ORDER`, `include/asm/pgalloc.h`).
-/// It is filled up to the entry for the kernel's image, which in the lower half is not the last of a page.
+/// The entry for the 512 GB with the window in the page table of user mode. A kernel with
+/// page-table isolation has `init_top_pgt` as two pages, of which the second is that of user mode
+/// (`PGD_ALLOCATION_ORDER`, `include/asm/pgalloc.h`). It is filled up to the entry for the kernel's
+/// image, which in the lower half is not the last of a page.
 fn user_window_entry(kernel: &Kernel<'_>) -> anyhow::Result<u64> {
     const NAME: &str = symbol::ROOT;
     let size = table_size(kernel, NAME)?;
@@ -39,7 +40,8 @@ fn user_window_entry(kernel: &Kernel<'_>) -> anyhow::Result<u64> {
     }
 }
 
-/// The size of a page table: what its symbol says, or else how far the next symbol is, which may be one page more than need be.
+/// The size of a page table: what its symbol says, or else how far the next symbol is, which may be
+/// one page more than need be.
 fn table_size(kernel: &Kernel<'_>, name: &str) -> anyhow::Result<u64> {
     let of_symbol = kernel.elf.symbols().find(|symbol| symbol.name == name).map_or(0, |symbol| symbol.size);
     if of_symbol > 0 {
@@ -51,8 +53,9 @@ fn table_size(kernel: &Kernel<'_>, name: &str) -> anyhow::Result<u64> {
     Ok(next.map_or(0, |next| next - start))
 }
 
-/// `KERNEL_IMAGE_SIZE`, behind which the modules are: 1 GB where addresses can be randomised, 512 MB otherwise. That is what
-/// `level2_kernel_pgt` maps, from the first physical page on, by large pages (`kernel/head_64.S`).
+/// `KERNEL_IMAGE_SIZE`, behind which the modules are: 1 GB where addresses can be randomised, 512
+/// MB otherwise. That is what `level2_kernel_pgt` maps, from the first physical page on, by large
+/// pages (`kernel/head_64.S`).
 pub(super) fn image_space(kernel: &Kernel<'_>) -> anyhow::Result<u64> {
     const PRESENT: u64 = 1 << 0;
     const ADDRESS: u64 = 0x000f_ffff_ffe0_0000;

@@ -1,15 +1,16 @@
 //! The image: one file that several boot loaders take for theirs.
 //!
-//! QEMU, GRUB and Xen all load an ELF file by its program headers, to `p_paddr`. The wedge with its arena lies in front of the
-//! kernel's place ([`LOAD_ADDRESS`]), the payload behind it.
+//! QEMU, GRUB and Xen all load an ELF file by its program headers, to `p_paddr`. The wedge with its
+//! arena lies in front of the kernel's place ([`LOAD_ADDRESS`]), the payload behind it.
 //!
-//! Two things are as they are because of GRUB. It looks for `e_entry`, which other loaders take for a physical address, among
-//! the *virtual* addresses of the segments (`grub_multiboot_load_elf64`); so these are the physical ones too. Where the wedge
-//! is linked, the addresses of its sections and symbols say. And the large sections have addresses, since GRUB takes those
-//! without for symbols and loads them once more.
+//! Two things are as they are because of GRUB. It looks for `e_entry`, which other loaders take for
+//! a physical address, among the *virtual* addresses of the segments (`grub_multiboot_load_elf64`);
+//! so these are the physical ones too. Where the wedge is linked, the addresses of its sections and
+//! symbols say. And the large sections have addresses, since GRUB takes those without for symbols
+//! and loads them once more.
 //!
-//! Where in the file the headers lie that loaders look for, and why QEMU must not find one of them, is told in
-//! `backends::boot::headers`.
+//! Where in the file the headers lie that loaders look for, and why QEMU must not find one of them,
+//! is told in `backends::boot::headers`.
 
 use annotate::object::{Elf, elf};
 use annotate::record::IMAGE_SECTION;
@@ -31,8 +32,8 @@ use super::elf_file::{self, Section, Symbol, section_index};
 use super::payload::Contents;
 use super::wedge_file::Wedge;
 
-/// The end of the window, which the wedge needs besides: on bare hardware to look at other memory, on Xen for the fewest page
-/// tables that a guest can do with.
+/// The end of the window, which the wedge needs besides: on bare hardware to look at other memory,
+/// on Xen for the fewest page tables that a guest can do with.
 const KEPT_FREE: u64 = 2 << 20;
 
 /// An image.

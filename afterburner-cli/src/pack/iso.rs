@@ -1,8 +1,8 @@
 //! An image behind GRUB, on an ISO 9660 file system.
 //!
-//! `grub-mkrescue` makes one that boots four ways: from CD and from disk, by BIOS and by UEFI. The image is loaded by
-//! multiboot 2, which is what works on both; under BIOS there is also the older multiboot. Words behind the file's name are
-//! added to the image's own command line.
+//! `grub-mkrescue` makes one that boots four ways: from CD and from disk, by BIOS and by UEFI. The
+//! image is loaded by multiboot 2, which is what works on both; under BIOS there is also the older
+//! multiboot. Words behind the file's name are added to the image's own command line.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -24,8 +24,8 @@ const PROGRAMS: [(&str, &str); 3] = [(MKRESCUE, "grub-common"), ("xorriso", "xor
 
 const MKRESCUE: &str = "grub-mkrescue";
 
-/// What the menu needs; the rest of GRUB would take 20 MB. Of partition maps GRUB tries every kind that it knows, and complains
-/// of each that is not there.
+/// What the menu needs; the rest of GRUB would take 20 MB. Of partition maps GRUB tries every kind
+/// that it knows, and complains of each that is not there.
 const MODULES: &str = "normal multiboot multiboot2 serial terminal echo test all_video iso9660 fat part_gpt part_msdos \
     part_apple part_acorn part_amiga part_bsd part_dfly part_dvh part_plan part_sun part_sunpc";
 

@@ -1,9 +1,10 @@
 //! Whether a kernel lies as the wedge takes it to lie (Linux 6.1 to 6.12, `arch/x86`).
 //!
-//! What the wedge does not know about a kernel it takes for granted: that the image is mapped where Linux has mapped it since
-//! there is an x86-64, that it can be moved by large pages, that one entry of its page tables is free, that modules begin
-//! where the image may not reach. A kernel of which that is not true would boot into anything, some way behind the wedge's
-//! last word. So it is refused here, where somebody reads why.
+//! What the wedge does not know about a kernel it takes for granted: that the image is mapped where
+//! Linux has mapped it since there is an x86-64, that it can be moved by large pages, that one
+//! entry of its page tables is free, that modules begin where the image may not reach. A kernel of
+//! which that is not true would boot into anything, some way behind the wedge's last word. So it is
+//! refused here, where somebody reads why.
 
 use annotate::linux::tables::{ALTERNATIVES, alternatives};
 use anyhow::ensure;
@@ -15,7 +16,8 @@ use wedge::x86::paging::entry::{ADDRESS, PRESENT};
 use super::facts::{image_space, place};
 use super::kernel::Kernel;
 
-/// Linux's `KERNEL_IMAGE_SIZE`, without and with `CONFIG_RANDOMIZE_BASE` (`include/asm/page_64_types.h`).
+/// Linux's `KERNEL_IMAGE_SIZE`, without and with `CONFIG_RANDOMIZE_BASE`
+/// (`include/asm/page_64_types.h`).
 const IMAGE_SPACES: [u64; 2] = [512 << 20, 1 << 30];
 
 /// Refuses a kernel that the wedge cannot serve.
@@ -27,7 +29,8 @@ pub(super) fn check(kernel: &Kernel<'_>) -> anyhow::Result<()> {
     check_alternatives(kernel)
 }
 
-/// Where it is to be loaded, and what it has mapped there. Where it is linked its layout says (`kernel.rs`).
+/// Where it is to be loaded, and what it has mapped there. Where it is linked its layout says
+/// (`kernel.rs`).
 fn check_place(kernel: &Kernel<'_>) -> anyhow::Result<()> {
     let physical = kernel.loaded.extent();
     ensure!(

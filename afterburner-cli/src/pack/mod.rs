@@ -1,14 +1,19 @@
 //! `afterburner pack`: wedge and guest in one file that boots by itself.
 //!
-//! What the wedge finds at boot is all decided here, where there is room to think and somebody to read a message: whether
-//! the annotations hold ([`kernel`]), what the wedge has to know of this kernel ([`facts`]), where everything lies in memory
-//! ([`image`]). The wedge then checks again what it is given ([`wedge::image`], [`wedge::sites`]); so does this command, with
-//! the wedge's own code, as its last step. An image that is refused at boot is a damaged one.
+//! What the wedge finds at boot is all decided here, where there is room to think and somebody to
+//! read a message: whether the annotations hold ([`kernel`]), what the wedge has to know of this
+//! kernel ([`facts`]), where everything lies in memory ([`image`]). The wedge then checks again
+//! what it is given ([`wedge::image`], [`wedge::sites`]); so does this command, with the wedge's
+//! own code, as its last step. An image that is refused at boot is a damaged one.
 //!
-//! * [`kernel`]: the vmlinux, read and verified; [`sites`]: its table of sites; [`facts`]: what its symbols tell.
-//! * [`layout`]: whether it lies as the wedge needs it; [`relocations`]: what lets it be moved, if that is its own.
-//! * [`reduced`]: the vmlinux without what is not loaded. [`payload`]: all that is the guest's, in one piece.
-//! * [`wedge_file`]: the wedge, found and checked. [`image`]: both in one ELF file. [`iso`]: that file behind GRUB.
+//! * [`kernel`]: the vmlinux, read and verified; [`sites`]: its table of sites; [`facts`]: what its
+//!   symbols tell.
+//! * [`layout`]: whether it lies as the wedge needs it; [`relocations`]: what lets it be moved, if
+//!   that is its own.
+//! * [`reduced`]: the vmlinux without what is not loaded. [`payload`]: all that is the guest's, in
+//!   one piece.
+//! * [`wedge_file`]: the wedge, found and checked. [`image`]: both in one ELF file. [`iso`]: that
+//!   file behind GRUB.
 
 mod addresses;
 mod elf_file;
@@ -36,20 +41,22 @@ use crate::verify::read;
 
 /// Make one bootable image of an annotated kernel and the wedge
 ///
-/// The image is an ELF file which QEMU boots with -kernel, GRUB with `multiboot2` or `multiboot`, and any loader that knows
-/// PVH. In it are the wedge, the kernel, the table of its sites, an initramfs and a command line. At boot the wedge
-/// finds out what host it is on, rewrites the sites for it, and starts the kernel. Words that the boot loader gives are
-/// added to the command line, and its modules to the initramfs.
+/// The image is an ELF file which QEMU boots with -kernel, GRUB with `multiboot2` or `multiboot`,
+/// and any loader that knows PVH. In it are the wedge, the kernel, the table of its sites, an
+/// initramfs and a command line. At boot the wedge finds out what host it is on, rewrites the sites
+/// for it, and starts the kernel. Words that the boot loader gives are added to the command line,
+/// and its modules to the initramfs.
 ///
-/// A kernel whose annotations do not verify is refused: what is wrong is listed as `afterburner verify` does, and the status
-/// is 1. With --iso, what is written is an ISO image in which GRUB boots the image by BIOS or by UEFI; it can be written to a
-/// USB stick as it is.
+/// A kernel whose annotations do not verify is refused: what is wrong is listed as `afterburner
+/// verify` does, and the status is 1. With --iso, what is written is an ISO image in which GRUB
+/// boots the image by BIOS or by UEFI; it can be written to a USB stick as it is.
 ///
-/// Words of the command line that are for the wedge: afterburn.backend=bare or xen; afterburn.mode=native (the default),
-/// identity or profile.
+/// Words of the command line that are for the wedge: afterburn.backend=bare or xen;
+/// afterburn.mode=native (the default), identity or profile.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The kernel: the vmlinux that `afterburner build` made, in the top directory of the kernel's build
+    /// The kernel: the vmlinux that `afterburner build` made, in the top directory of the kernel's
+    /// build
     #[arg(long, value_name = "VMLINUX")]
     kernel: PathBuf,
     /// The initramfs, compressed or not
@@ -58,14 +65,17 @@ pub(crate) struct Arguments {
     /// The command line
     #[arg(long, value_name = "WORDS", default_value = "")]
     cmdline: String,
-    /// The kernel's relocations, which let it be moved in virtual memory (KASLR); by default those of its build, from
-    /// arch/x86/boot/compressed/vmlinux.relocs or vmlinux.relocs beside it. Those of another build are refused
+    /// The kernel's relocations, which let it be moved in virtual memory (KASLR); by default those
+    /// of its build, from arch/x86/boot/compressed/vmlinux.relocs or vmlinux.relocs beside it.
+    /// Those of another build are refused
     #[arg(long, value_name = "FILE")]
     relocs: Option<PathBuf>,
-    /// The wedge; by default the file that `$AFTERBURNER_WEDGE` names, or `afterburner-wedge` beside this program
+    /// The wedge; by default the file that `$AFTERBURNER_WEDGE` names, or `afterburner-wedge`
+    /// beside this program
     #[arg(long, value_name = "FILE")]
     wedge: Option<PathBuf>,
-    /// Write an ISO image for CD or USB stick, which boots the image through GRUB by BIOS and by UEFI
+    /// Write an ISO image for CD or USB stick, which boots the image through GRUB by BIOS and by
+    /// UEFI
     #[arg(long)]
     iso: bool,
     /// The file to write

@@ -1,8 +1,9 @@
 //! The kernel without what is not loaded.
 //!
-//! Most of a vmlinux is symbols, relocations and debug information, which nobody needs at boot; an image with them would
-//! take twice the time to load. What is left is an executable that boots by itself as the whole one does: the same segments
-//! at the same addresses, the notes in them, and headers for the sections in them, so that tools still find their way.
+//! Most of a vmlinux is symbols, relocations and debug information, which nobody needs at boot; an
+//! image with them would take twice the time to load. What is left is an executable that boots by
+//! itself as the whole one does: the same segments at the same addresses, the notes in them, and
+//! headers for the sections in them, so that tools still find their way.
 
 use object::LittleEndian;
 use object::elf::{FileHeader64, PT_LOAD, ProgramHeader64, SHF_ALLOC, SHT_NOBITS, SectionHeader64};
@@ -11,7 +12,8 @@ use object::write::elf::{ProgramHeader, SectionHeader, SinglePhaseWriter};
 
 use super::elf_file::{self, Section};
 
-/// Segments are aligned to this in the file, and not to the large pages that they are aligned to in memory.
+/// Segments are aligned to this in the file, and not to the large pages that they are aligned to in
+/// memory.
 const PAGE: u64 = 4096;
 
 /// Reduces a kernel, which has to be an executable that holds.

@@ -1,15 +1,19 @@
-//! The kernel's relocations, by which it can run at a random virtual address (KASLR), and whether they are its own.
+//! The kernel's relocations, by which it can run at a random virtual address (KASLR), and whether
+//! they are its own.
 //!
-//! A vmlinux does not say where its absolute addresses are; its build puts that into a file beside it, `vmlinux.relocs`. One
-//! that was made for another build of the kernel would have the wedge change bytes in the middle of instructions. How old the
-//! file is says nothing: since Linux 6.9 the build writes it first, and then strips the vmlinux. So its contents are held
-//! against the kernel's.
+//! A vmlinux does not say where its absolute addresses are; its build puts that into a file beside
+//! it, `vmlinux.relocs`. One that was made for another build of the kernel would have the wedge
+//! change bytes in the middle of instructions. How old the file is says nothing: since Linux 6.9
+//! the build writes it first, and then strips the vmlinux. So its contents are held against the
+//! kernel's.
 //!
-//! * A vmlinux that was not stripped has the relocations of its link (`--emit-relocs`). From these the file was made
-//!   (`arch/x86/tools/relocs.c`), and must name the same places: neither more nor fewer.
-//! * Of a stripped one, each place that the file names must hold what can be relocated: an address in the kernel, physical or
-//!   virtual, or a distance to the per-CPU area. A file for another build misses most places by some bytes, and what is there
-//!   are pieces of instructions. And no address that the kernel shows ([`addresses`]) may be missing from the file.
+//! * A vmlinux that was not stripped has the relocations of its link (`--emit-relocs`). From these
+//!   the file was made (`arch/x86/tools/relocs.c`), and must name the same places: neither more nor
+//!   fewer.
+//! * Of a stripped one, each place that the file names must hold what can be relocated: an address
+//!   in the kernel, physical or virtual, or a distance to the per-CPU area. A file for another
+//!   build misses most places by some bytes, and what is there are pieces of instructions. And no
+//!   address that the kernel shows ([`addresses`]) may be missing from the file.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -31,7 +35,8 @@ const OF_THE_BUILD: [&str; 2] = ["arch/x86/boot/compressed/vmlinux.relocs", "vml
 /// `KERNEL_IMAGE_SIZE` of a kernel that can be moved.
 const SPACE_TO_MOVE: u64 = 1 << 30;
 
-/// How far from what it belongs to an address may be: an array that is indexed from 'a', a size rounded up to a large page.
+/// How far from what it belongs to an address may be: an array that is indexed from 'a', a size
+/// rounded up to a large page.
 const SLACK: u64 = 4 << 20;
 
 /// The relocations of an image.
@@ -169,8 +174,9 @@ fn listed(bytes: &[u8]) -> BTreeMap<u64, List> {
 /// What the kernel's link has at a place.
 struct Linked {
     list: List,
-    /// Whether the file must name it. It depends on the version of the tool that wrote the file where a symbol is in no
-    /// section, or at the edge of the per-CPU area, and in notes, which are for boot loaders.
+    /// Whether the file must name it. It depends on the version of the tool that wrote the file
+    /// where a symbol is in no section, or at the edge of the per-CPU area, and in notes, which are
+    /// for boot loaders.
     required: bool,
 }
 
@@ -204,7 +210,8 @@ fn linked(kernel: &Kernel<'_>) -> BTreeMap<u64, Linked> {
     linked
 }
 
-/// Symbols that linkers take for ones of the per-CPU area (`is_percpu_sym`, `arch/x86/tools/relocs.c`).
+/// Symbols that linkers take for ones of the per-CPU area (`is_percpu_sym`,
+/// `arch/x86/tools/relocs.c`).
 fn is_at_edge(symbol: &Symbol<'_>) -> bool {
     ["__init_begin", "__per_cpu_load"].contains(&symbol.name) || symbol.name.starts_with("init_per_cpu_")
 }
@@ -285,7 +292,8 @@ impl Contents {
 
     /// Whether the field at an address can be one of a list, having this value.
     fn may_be(&self, list: List, address: u64, value: u64) -> bool {
-        // The field may hold an address in the kernel, or its physical one, in a page table with the bits of an entry.
+        // The field may hold an address in the kernel, or its physical one, in a page table with
+        // the bits of an entry.
         const ENTRY_BITS: u64 = 1 << 63 | 0xfff;
         let near =
             |value: u64, start: u64, length: u64| value.wrapping_sub(start.wrapping_sub(SLACK)) <= length + 2 * SLACK;

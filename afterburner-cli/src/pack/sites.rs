@@ -21,8 +21,8 @@ pub(super) struct Sites {
 }
 
 impl Sites {
-    /// The sites of a verified kernel. The table is taken to stand where the kernel starts: all that a record tells is a
-    /// distance, and none in the kernel is too far from there.
+    /// The sites of a verified kernel. The table is taken to stand where the kernel starts: all
+    /// that a record tells is a distance, and none in the kernel is too far from there.
     pub(super) fn of(kernel: &Kernel<'_>) -> anyhow::Result<Self> {
         let address = kernel.loaded.virtual_extent().start;
         let mut sites: Vec<&Site<'_>> = kernel.report.sites.iter().collect();
@@ -59,9 +59,10 @@ fn record(site: &Site<'_>, address: u64) -> Option<RawRecord> {
     })
 }
 
-/// The places that replacements are copied to. Only of those are they listed that consist of one site of five bytes: of these
-/// Linux 6.1 takes a CALL at the start for one that it has to adjust to the new place (`apply_alternatives()`,
-/// `arch/x86/kernel/alternative.c`), so that a site can be rewritten before it is copied.
+/// The places that replacements are copied to. Only of those are they listed that consist of one
+/// site of five bytes: of these Linux 6.1 takes a CALL at the start for one that it has to adjust
+/// to the new place (`apply_alternatives()`, `arch/x86/kernel/alternative.c`), so that a site can
+/// be rewritten before it is copied.
 fn copies(kernel: &Kernel<'_>, sites: &[&Site<'_>]) -> Vec<Copied> {
     let mut by_replacement: BTreeMap<Place, Vec<Alternative>> = BTreeMap::new();
     for alternative in alternatives(&kernel.elf) {

@@ -1,8 +1,9 @@
 //! The wedge: found, and held to the shape that an image needs.
 //!
-//! It is a position-independent executable, linked at 0, and moved here to the place in the window where it will stay: which
-//! window that is, the kernel's layout says ([`wedge::guest::layout`]). Its entry code does not depend on where it is in physical
-//! memory, so physical addresses in the file mean nothing. In memory it is one piece.
+//! It is a position-independent executable, linked at 0, and moved here to the place in the window
+//! where it will stay: which window that is, the kernel's layout says ([`wedge::guest::layout`]).
+//! Its entry code does not depend on where it is in physical memory, so physical addresses in the
+//! file mean nothing. In memory it is one piece.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -125,7 +126,8 @@ impl Wedge {
     }
 }
 
-/// The segments of a wedge as one piece: what the file has of it, its virtual address, and its length.
+/// The segments of a wedge as one piece: what the file has of it, its virtual address, and its
+/// length.
 fn memory(data: &[u8]) -> anyhow::Result<(Vec<u8>, u64, u64)> {
     const PAGE: u64 = 4096;
     let header = FileHeader64::<LittleEndian>::parse(data)?;
@@ -161,8 +163,8 @@ struct Address {
     offset: u64,
 }
 
-/// The words that are addresses, by the linker's relocations: what is linked at 0 and does not move needs none, and what
-/// cannot be moved does not get through a link of this kind.
+/// The words that are addresses, by the linker's relocations: what is linked at 0 and does not move
+/// needs none, and what cannot be moved does not get through a link of this kind.
 fn addresses(data: &[u8], length: usize) -> anyhow::Result<Vec<Address>> {
     let header = FileHeader64::<LittleEndian>::parse(data)?;
     let sections = header.sections(LittleEndian, data)?;

@@ -1,7 +1,8 @@
 //! The wedge's counters, as they come out of the guest.
 //!
-//! Each answer of the wedge was sent line by line: `NAME: LINE` for each line, then `NAME ended STATUS LINES`. Nothing of it
-//! is believed: a line that is no counter is an error that names it, and so is an answer that is not whole.
+//! Each answer of the wedge was sent line by line: `NAME: LINE` for each line, then `NAME ended
+//! STATUS LINES`. Nothing of it is believed: a line that is no counter is an error that names it,
+//! and so is an answer that is not whole.
 
 use annotate::instructions::Class;
 use anyhow::{Context as _, bail, ensure};
@@ -18,7 +19,8 @@ pub(super) struct Counter {
     pub(super) count: u64,
 }
 
-/// The lines of an answer, without the wedge's greeting. An answer that says that something failed is an error.
+/// The lines of an answer, without the wedge's greeting. An answer that says that something failed
+/// is an error.
 pub(super) fn answer<'a>(messages: &'a [String], name: &str) -> anyhow::Result<Vec<&'a str>> {
     let of_name = |message: &'a String| message.strip_prefix(name);
     let lines: Vec<&str> =

@@ -20,11 +20,13 @@ use crate::verify::{complain_of, named, read};
 
 /// Count the sensitive instructions that a command executes in a guest
 ///
-/// Boots an image of `afterburner pack` with every site counted by the wedge (`afterburn.mode=profile`), runs the command as
-/// `afterburner run` does, and prints the table of what was executed meanwhile in the kernel: by the guest's shell too, which
-/// starts the command, and by the program that reads the counters. The guest's console goes to standard error.
+/// Boots an image of `afterburner pack` with every site counted by the wedge
+/// (`afterburn.mode=profile`), runs the command as `afterburner run` does, and prints the table of
+/// what was executed meanwhile in the kernel: by the guest's shell too, which starts the command,
+/// and by the program that reads the counters. The guest's console goes to standard error.
 ///
-/// Functions and source lines are those of the kernel that `--kernel` names, which must be the one in the image.
+/// Functions and source lines are those of the kernel that `--kernel` names, which must be the one
+/// in the image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_STATUS, after_long_help = long_help())]
 pub(crate) struct Arguments {

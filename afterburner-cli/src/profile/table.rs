@@ -102,8 +102,8 @@ fn sum(key: String, rows: &[Row]) -> Row {
     Row { key, count, sites: rows.iter().map(|row| row.sites).sum() }
 }
 
-/// A site as readers of JSON want it. Its address is text: JSON numbers are doubles to most readers, which cannot hold a
-/// kernel address.
+/// A site as readers of JSON want it. Its address is text: JSON numbers are doubles to most
+/// readers, which cannot hold a kernel address.
 #[derive(Serialize)]
 struct SiteFields<'a> {
     address: String,

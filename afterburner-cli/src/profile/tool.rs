@@ -1,7 +1,7 @@
 //! `wedge-port`, the program that talks to the wedge from inside the guest.
 //!
-//! It is compiled here, when it is first needed, by the compiler that the kernel was built with, most likely: a static C
-//! program runs in any guest, and anybody can read what it does.
+//! It is compiled here, when it is first needed, by the compiler that the kernel was built with,
+//! most likely: a static C program runs in any guest, and anybody can read what it does.
 
 use std::fs::{self, File, Permissions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -39,8 +39,8 @@ pub(super) fn program() -> anyhow::Result<Vec<u8>> {
     fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Compiles it under another name, then renames it. That name is always the same: what is left of a run that was killed is
-/// written over.
+/// Compiles it under another name, then renames it. That name is always the same: what is left of a
+/// run that was killed is written over.
 fn compile(path: &Path) -> anyhow::Result<()> {
     let Some(compiler) = search("cc".as_ref()) else {
         bail!("a C compiler, `cc`, is needed for the program that asks the wedge, and there is none in PATH")

@@ -1,7 +1,8 @@
-//! The guest's console: what it shows goes on to the user as it comes, what the guest's init says to us does not.
+//! The guest's console: what it shows goes on to the user as it comes, what the guest's init says
+//! to us does not.
 //!
-//! Lines end with a mere newline: the guest's terminal has put a carriage return before it, and so does the user's, if it is
-//! one.
+//! Lines end with a mere newline: the guest's terminal has put a carriage return before it, and so
+//! does the user's, if it is one.
 //!
 //! A message from init is a record of the kernel's log, on a line of the console:
 //!
@@ -9,10 +10,11 @@
 //! [    0.712022] MARK status 3
 //! ```
 //!
-//! The kernel writes a record in one piece, but not always at the start of a line: a program may have printed half of one.
-//! So a message starts where the kernel's time stamp does, wherever in a line that is, and ends with the line. Before a
-//! line is complete, what could still become a message is held back; but a user who types `[` wants to see it, so after a
-//! moment of silence ([`Console::show_all`]) it is shown.
+//! The kernel writes a record in one piece, but not always at the start of a line: a program may
+//! have printed half of one. So a message starts where the kernel's time stamp does, wherever in a
+//! line that is, and ends with the line. Before a line is complete, what could still become a
+//! message is held back; but a user who types `[` wants to see it, so after a moment of silence
+//! ([`Console::show_all`]) it is shown.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Write};
@@ -20,11 +22,12 @@ use std::io::{self, Write};
 /// A line that was shown is remembered up to this length, for what may follow it.
 const LONGEST: usize = 1 << 16;
 
-/// The wedge's last word, when it refuses to go on. It cannot end the machine: on real hardware somebody has to read why.
+/// The wedge's last word, when it refuses to go on. It cannot end the machine: on real hardware
+/// somebody has to read why.
 const LAST_WORD: &[u8] = b"afterburner: stopped";
 
-/// What init puts before a message. It depends on the command, so that it is the same in every run and yet not in the
-/// output of another.
+/// What init puts before a message. It depends on the command, so that it is the same in every run
+/// and yet not in the output of another.
 pub(crate) fn mark(command: &[u8]) -> String {
     let mut hasher = DefaultHasher::new();
     command.hash(&mut hasher);
@@ -140,8 +143,8 @@ impl Console {
     }
 }
 
-/// The characters between the brackets of a time stamp, and of the name of the task or CPU that may follow it
-/// (`print_prefix`, kernel/printk/printk.c): `[    0.712022][    T1] `.
+/// The characters between the brackets of a time stamp, and of the name of the task or CPU that may
+/// follow it (`print_prefix`, kernel/printk/printk.c): `[ 0.712022][ T1] `.
 fn is_of_stamp(byte: u8) -> bool {
     byte.is_ascii_digit() || b" .TC".contains(&byte)
 }

@@ -1,7 +1,9 @@
-//! The files that a guest needs and the user does not have: a kernel out of an image, an initramfs with a command in it.
+//! The files that a guest needs and the user does not have: a kernel out of an image, an initramfs
+//! with a command in it.
 //!
-//! QEMU gets them without their ever having a name: each lies in memory, behind a descriptor that QEMU inherits, and is gone
-//! with the last process that has it open. So nothing stays behind, whatever ends us, and no file system has to have room.
+//! QEMU gets them without their ever having a name: each lies in memory, behind a descriptor that
+//! QEMU inherits, and is gone with the last process that has it open. So nothing stays behind,
+//! whatever ends us, and no file system has to have room.
 
 use std::cell::RefCell;
 use std::fs::{self, File};

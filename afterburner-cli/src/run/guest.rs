@@ -1,8 +1,8 @@
 //! What the guest runs: the initramfs that holds the user's command.
 //!
-//! It goes over whatever initramfs the image has, and relies on nothing in there: init and the `BusyBox` that runs it are in a
-//! directory of its own, `/afterburner`. Only `/dev/console` is outside, without which the kernel starts init with nowhere
-//! to print to.
+//! It goes over whatever initramfs the image has, and relies on nothing in there: init and the
+//! `BusyBox` that runs it are in a directory of its own, `/afterburner`. Only `/dev/console` is
+//! outside, without which the kernel starts init with nowhere to print to.
 
 use std::fs;
 use std::io::ErrorKind;

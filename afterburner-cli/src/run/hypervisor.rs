@@ -1,7 +1,8 @@
 //! Xen's own file: found, and unpacked.
 //!
-//! Debian's package puts it into `/boot`, compressed, and makes it an entry of the boot loader's menu. For those who do not
-//! want that, `scripts/xen` puts it into the cache. QEMU does not decompress what it starts by multiboot.
+//! Debian's package puts it into `/boot`, compressed, and makes it an entry of the boot loader's
+//! menu. For those who do not want that, `scripts/xen` puts it into the cache. QEMU does not
+//! decompress what it starts by multiboot.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use crate::build::cache;
 use crate::tool::Tool;
 use crate::verify::read;
 
-/// Finds Xen, where the user says or where it usually is, and decompresses it into `files` if need be.
+/// Finds Xen, where the user says or where it usually is, and decompresses it into `files` if need
+/// be.
 pub(super) fn hypervisor(given: Option<&Path>, files: &Files) -> anyhow::Result<PathBuf> {
     const GZIP: &[u8] = b"\x1f\x8b"; // RFC 1952, 2.3.1
     let path = given.map_or_else(usual, |given| Ok(given.to_owned()))?;

@@ -1,8 +1,9 @@
 //! What the user wants to boot.
 //!
-//! A file is known by what is in it. An image of `afterburner pack` is an ELF file with a segment that starts as a payload
-//! does, or an ISO 9660 file with GRUB and such an image in it. A kernel is a vmlinux, or a bzImage (Linux,
-//! Documentation/arch/x86/boot.rst). Anything else is an error that says what it is.
+//! A file is known by what is in it. An image of `afterburner pack` is an ELF file with a segment
+//! that starts as a payload does, or an ISO 9660 file with GRUB and such an image in it. A kernel
+//! is a vmlinux, or a bzImage (Linux, Documentation/arch/x86/boot.rst). Anything else is an error
+//! that says what it is.
 
 use std::ops::Range;
 
@@ -16,7 +17,8 @@ use wedge::image::MAGIC;
 /// In the first bytes of a payload, the digits of its version are behind so many others.
 const NAME: usize = MAGIC.len() - 4;
 
-/// The number of the Xen note that holds the entry of a PV kernel (`XEN_ELFNOTE_ENTRY`, xen/include/public/elfnote.h).
+/// The number of the Xen note that holds the entry of a PV kernel (`XEN_ELFNOTE_ENTRY`,
+/// xen/include/public/elfnote.h).
 const XEN_ENTRY: u32 = 1;
 
 /// A file that can be booted.

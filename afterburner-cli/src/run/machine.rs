@@ -1,14 +1,16 @@
 //! The command line of QEMU.
 //!
-//! The machine is the plainest that runs a kernel: no devices but what the PC always has, and a serial console. It has no
-//! display and is told so, for with `-nographic` the firmware would write to the console and clear the user's terminal. It
-//! ends, by `-no-reboot`, when the guest reboots or panics (`panic=-1`).
+//! The machine is the plainest that runs a kernel: no devices but what the PC always has, and a
+//! serial console. It has no display and is told so, for with `-nographic` the firmware would write
+//! to the console and clear the user's terminal. It ends, by `-no-reboot`, when the guest reboots
+//! or panics (`panic=-1`).
 //!
-//! Below Xen it is the same machine. The serial port is Xen's then, and what the guest writes to its own goes there too. How
-//! much memory the guest gets is left to Xen, which keeps a sixteenth for itself, at most 128 MB.
+//! Below Xen it is the same machine. The serial port is Xen's then, and what the guest writes to
+//! its own goes there too. How much memory the guest gets is left to Xen, which keeps a sixteenth
+//! for itself, at most 128 MB.
 //!
-//! QEMU splits some arguments at commas, and takes `,,` for one: of what is written here, the list of modules of a
-//! multiboot kernel (`-initrd` for Xen, hw/i386/multiboot.c).
+//! QEMU splits some arguments at commas, and takes `,,` for one: of what is written here, the list
+//! of modules of a multiboot kernel (`-initrd` for Xen, hw/i386/multiboot.c).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -55,10 +57,12 @@ impl Machine {
         let mut arguments = Arguments::default();
         let own = ["-accel", "--accel", "-enable-kvm", "--enable-kvm"];
         if !self.options.iter().any(|option| own.contains(&option.as_str())) {
-            // One thread for all CPUs: with a thread for each, a busy host makes them wait for each other beyond measure.
+            // One thread for all CPUs: with a thread for each, a busy host makes them wait for each
+            // other beyond measure.
             arguments.add(["-accel", "tcg,thread=single"]);
         }
-        // One CPU per socket: the MP table of SeaBIOS, all that a kernel without ACPI has, lists sockets.
+        // One CPU per socket: the MP table of SeaBIOS, all that a kernel without ACPI has, lists
+        // sockets.
         arguments.add(["-cpu", &self.cpu, "-smp", &format!("{0},sockets={0}", self.cpus)]);
         arguments.add(["-m", &self.memory.to_string(), "-nodefaults", "-no-reboot", "-display", "none"]);
         arguments.add(["-serial", if self.terminal { "mon:stdio" } else { "stdio" }]);
@@ -87,7 +91,8 @@ impl Machine {
         arguments.0
     }
 
-    /// The modules of a multiboot kernel: file names, each with its words behind a blank, separated by commas.
+    /// The modules of a multiboot kernel: file names, each with its words behind a blank, separated
+    /// by commas.
     fn xen_modules(&self, image: &Path) -> OsString {
         let mut modules = with_commas_doubled(image.as_os_str());
         modules.push(" ");

@@ -32,23 +32,27 @@ const NO_VERDICT: u8 = 125;
 
 /// Boot an image or a kernel in QEMU
 ///
-/// Shows the guest's console. IMAGE is what `afterburner pack` wrote, or a vmlinux or bzImage, afterburnt or not, which runs
-/// without a wedge. With a command, that is run in the guest by a shell, in place of the image's init; the guest then ends.
-/// Without one the guest does what it does, and on a terminal one can talk to it; Ctrl-A X ends it.
+/// Shows the guest's console. IMAGE is what `afterburner pack` wrote, or a vmlinux or bzImage,
+/// afterburnt or not, which runs without a wedge. With a command, that is run in the guest by a
+/// shell, in place of the image's init; the guest then ends. Without one the guest does what it
+/// does, and on a terminal one can talk to it; Ctrl-A X ends it.
 ///
-/// A command needs /bin/busybox, statically linked, which goes into the guest; nothing else has to be in there.
+/// A command needs /bin/busybox, statically linked, which goes into the guest; nothing else has to
+/// be in there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Arguments {
     /// An image (ELF or ISO), a vmlinux, a bzImage
     image: PathBuf,
-    /// What the guest runs on; an image on bare hardware and a kernel on none, unless it is said here
+    /// What the guest runs on; an image on bare hardware and a kernel on none, unless it is said
+    /// here
     #[arg(long, value_enum)]
     host: Option<Host>,
     /// What the wedge does with the sites
     #[arg(long, value_enum)]
     mode: Option<Mode>,
-    /// Print the command that would run QEMU, and end; the files that it needs are left in the cache directory
+    /// Print the command that would run QEMU, and end; the files that it needs are left in the
+    /// cache directory
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -81,7 +85,8 @@ pub(crate) struct MachineArguments {
     /// Words for the kernel's command line
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     append: Option<String>,
-    /// The file of Xen, for --host xen; by default the one that `scripts/xen` got, or the newest /boot/xen-*.gz
+    /// The file of Xen, for --host xen; by default the one that `scripts/xen` got, or the newest
+    /// /boot/xen-*.gz
     #[arg(long, value_name = "FILE")]
     xen: Option<PathBuf>,
     /// An initramfs; in an image it goes over the image's own

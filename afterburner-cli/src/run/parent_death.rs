@@ -1,12 +1,14 @@
 //! A child that does not outlive us, whatever ends us.
 //!
-//! A signal that we can catch gives us time to end our child. For one that we cannot, Linux has the parent-death signal
-//! (prctl(2), `PR_SET_PDEATHSIG`): a process asks for it itself, and it stays when the process becomes another program. So
-//! what we start is ourselves once more, as a command that nobody else needs; that asks, and becomes the program. (To ask
-//! between `fork` and `exec` would be unsafe.) A parent that was gone before the question is known by its number: the
-//! child has another parent then.
+//! A signal that we can catch gives us time to end our child. For one that we cannot, Linux has the
+//! parent-death signal (prctl(2), `PR_SET_PDEATHSIG`): a process asks for it itself, and it stays
+//! when the process becomes another program. So what we start is ourselves once more, as a command
+//! that nobody else needs; that asks, and becomes the program. (To ask between `fork` and `exec`
+//! would be unsafe.) A parent that was gone before the question is known by its number: the child
+//! has another parent then.
 //!
-//! The signal comes when the *thread* ends that started the child. It has to be one that lasts: the main thread.
+//! The signal comes when the *thread* ends that started the child. It has to be one that lasts: the
+//! main thread.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;

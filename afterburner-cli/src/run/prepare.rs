@@ -90,7 +90,8 @@ impl Job<'_> {
         Ok(host)
     }
 
-    /// Refuses what the wedge would refuse: words for it that it does not know, or that do not go with the host.
+    /// Refuses what the wedge would refuse: words for it that it does not know, or that do not go
+    /// with the host.
     fn ask_the_wedge(&self, host: Host, payload: &Payload<'_>) -> anyhow::Result<()> {
         let entry = match host {
             Host::None => return Ok(()),
@@ -120,7 +121,8 @@ impl Job<'_> {
         words.join(" ")
     }
 
-    /// The initramfs: that of the image, as far as the wedge does not add it, the user's, and the command's.
+    /// The initramfs: that of the image, as far as the wedge does not add it, the user's, and the
+    /// command's.
     fn initrd(&self, of_image: &[u8], files: &Files) -> anyhow::Result<Option<PathBuf>> {
         let given = self.machine.initrd.as_deref();
         let script = self.script.map(|script| script.initramfs(self.terminal)).transpose()?;

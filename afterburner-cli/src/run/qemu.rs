@@ -1,9 +1,10 @@
 //! QEMU as a process: started, listened to, and ended, whatever ends us.
 //!
-//! QEMU sets the terminal to raw mode, and sets it back when it ends, but not when it is killed: so it is asked to end
-//! (SIGTERM) before it is made to. That holds for our own end too. A signal that would end us ends QEMU first; if we have
-//! not come to that after a while, because nobody reads what the guest prints, it ends us. For an end that leaves us no time
-//! QEMU has a parent-death signal ([`parent_death`]): one that nothing can put off, unless it has a terminal to set back.
+//! QEMU sets the terminal to raw mode, and sets it back when it ends, but not when it is killed: so
+//! it is asked to end (SIGTERM) before it is made to. That holds for our own end too. A signal that
+//! would end us ends QEMU first; if we have not come to that after a while, because nobody reads
+//! what the guest prints, it ends us. For an end that leaves us no time QEMU has a parent-death
+//! signal ([`parent_death`]): one that nothing can put off, unless it has a terminal to set back.
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write};
@@ -28,8 +29,8 @@ const SILENCE: Duration = Duration::from_millis(50);
 /// The wedge has stopped the machine if this much silence follows its last word.
 const LONG_SILENCE: Duration = Duration::from_secs(2);
 
-/// How long the guest may take to end after its last word, and QEMU after the guest: its plugins write what they have
-/// counted then.
+/// How long the guest may take to end after its last word, and QEMU after the guest: its plugins
+/// write what they have counted then.
 const FAREWELL: Duration = Duration::from_secs(20);
 
 /// How long QEMU may take to end when it is asked to.

@@ -1,4 +1,5 @@
-//! `afterburner build` on a tree that has of a kernel's what matters: variables, flags, `vmlinux`, a module.
+//! `afterburner build` on a tree that has of a kernel's what matters: variables, flags, `vmlinux`,
+//! a module.
 
 mod accept;
 mod compiler;

@@ -1,4 +1,5 @@
-//! The table of classes, made from the code: a site of every class is assembled, and the wedge rewrites it in each mode.
+//! The table of classes, made from the code: a site of every class is assembled, and the wedge
+//! rewrites it in each mode.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

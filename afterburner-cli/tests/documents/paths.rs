@@ -62,7 +62,8 @@ fn is_path(text: &str, files: &BTreeSet<String>) -> bool {
     word && (from_root || has_extension(text, "rs"))
 }
 
-/// Whether there is such a file or directory: a path from the root, or of a source file the end of one.
+/// Whether there is such a file or directory: a path from the root, or of a source file the end of
+/// one.
 fn exists(path: &str, files: &BTreeSet<String>) -> bool {
     let directory = format!("{}/", path.trim_end_matches('/'));
     let end = format!("/{path}");

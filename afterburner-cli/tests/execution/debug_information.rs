@@ -1,7 +1,8 @@
-//! Debug information changes no code: what assembles to nothing, and nobody can branch to, may stand anywhere.
+//! Debug information changes no code: what assembles to nothing, and nobody can branch to, may
+//! stand anywhere.
 //!
-//! The oracle is the same text without it. Between the instructions of a sequence the difference would be a NOP, or two slots
-//! where there was one.
+//! The oracle is the same text without it. Between the instructions of a sequence the difference
+//! would be a NOP, or two slots where there was one.
 
 use std::cell::Cell;
 
@@ -163,7 +164,8 @@ impl Pair {
     }
 }
 
-/// What is said of a file's sites: the records as they are, and the place in the section that each one means.
+/// What is said of a file's sites: the records as they are, and the place in the section that each
+/// one means.
 type Records = (Vec<u8>, Vec<(u64, i64)>);
 
 fn records(file: &[u8]) -> Records {
@@ -243,7 +245,8 @@ fn code_and_records_are_the_same_with_debug_information() {
     assert!(cases < 64 || recorded.get() * 2 > cases, "most texts have sites: {} of {cases}", recorded.get());
 }
 
-/// Ways to come to a label between the halves of a sequence: what is in front, the label, what is behind.
+/// Ways to come to a label between the halves of a sequence: what is in front, the label, what is
+/// behind.
 const BRANCHED_TO: &[(&str, &str, &str)] = &[
     ("\tjz .LVL1\n", ".LVL1:", ""),
     ("\tjz .LVL1\n", ".LVL1:\n\t.loc 1 2", "\t.section .debug_info, \"\", @progbits\n\t.quad .LVL1\n"),

@@ -1,4 +1,5 @@
-//! Distances across a site: what a text computes from positions stays true, or the object is refused.
+//! Distances across a site: what a text computes from positions stays true, or the object is
+//! refused.
 
 use std::fs;
 use std::path::Path;
@@ -50,7 +51,8 @@ fn stretch() -> impl Strategy<Value = Stretch> + Clone {
     })
 }
 
-/// Ways to write a place and a number of bytes, `P` and `N`, as one expression. `K%%` is a symbol for the number.
+/// Ways to write a place and a number of bytes, `P` and `N`, as one expression. `K%%` is a symbol
+/// for the number.
 const SUMS: &[&str] = &[
     "P+N",
     "P + N",
@@ -86,8 +88,8 @@ fn constant(form: &str, bytes: usize) -> String {
     form.replace('N', &bytes.to_string())
 }
 
-/// Ways to go to a place `T`, and, where it is counted from the statement's own address, how far the end of the code is from
-/// there. What they use is EDX, and they do not come back.
+/// Ways to go to a place `T`, and, where it is counted from the statement's own address, how far
+/// the end of the code is from there. What they use is EDX, and they do not come back.
 const TRANSFERS: &[(&str, Option<usize>)] = &[
     ("\tjmp T\n", Some(2)),
     ("\tlea T(%rip), %rdx\n\tjmp *%rdx\n", Some(9)),

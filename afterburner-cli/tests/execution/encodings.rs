@@ -107,7 +107,8 @@ fn hand_encoded() -> impl Strategy<Value = String> {
     })
 }
 
-/// Two bytes, `A` and `B`, that come out of repetitions, parameters and symbols, and what may stand beside them.
+/// Two bytes, `A` and `B`, that come out of repetitions, parameters and symbols, and what may stand
+/// beside them.
 const FORMS: &[&str] = &[
     "\t.rept 2\n\t.byte A, B\n\t.endr\n",
     "\t.word A + B * 256\n",
@@ -122,7 +123,8 @@ const FORMS: &[&str] = &[
     "\t.byte 0x66; mov %ds, %edx; .byte A, B\n",
 ];
 
-/// The same where only the assembler knows the bytes, or where they are apart: the census reports them.
+/// The same where only the assembler knows the bytes, or where they are apart: the census reports
+/// them.
 const REPORTED: &[&str] = &[
     "\t.irp x, A, B\n\t.byte \\x\n\t.endr\n",
     "\t.byte a%%, B\n\ta%% = A\n",

@@ -6,7 +6,8 @@ use proptest::sample::select;
 use crate::instructions::{Code, length, lines, ordinary, site};
 use crate::oracle::{Least, none_is_silently_wrong, nothing_is_silently_wrong};
 
-/// Ways to find the entry with the number RDI of those that are `S` bytes long, 1 << `H`, and to go there. They are entries%%.
+/// Ways to find the entry with the number RDI of those that are `S` bytes long, 1 << `H`, and to go
+/// there. They are entries%%.
 const LOOKUPS: &[&str] = &[
     "\tlea entries%%(%rip), %rdx\n\timul $S, %rdi, %rcx\n\tadd %rcx, %rdx\n\tjmp *%rdx\n",
     "\timul $S, %edi, %edx\n\tadd $entries%%, %rdx\n\tjmp *%rdx\n",
@@ -21,7 +22,8 @@ const SHIFTS: &[&str] = &[
     "\tmov %rdi, %rcx\n\tshl $H, %ecx\n\tlea entries%%(%rcx), %rdx\n\tjmp *%rdx\n",
 ];
 
-/// What makes an entry `S` bytes long that is `L` without it. The last ones need a label `4` at its start.
+/// What makes an entry `S` bytes long that is `L` without it. The last ones need a label `4` at its
+/// start.
 const FILLERS: &[&str] = &[
     "\t.balign S",
     "\t.p2align H",
@@ -56,7 +58,8 @@ const REPETITIONS: &[&str] = &[
     "\t.macro more%% count\nE\t.if \\count\n\tmore%% \\count-1\n\t.endif\n\t.endm\n\tmore%% 3\n",
 ];
 
-/// Entries of a fixed length. With a filler, the length is a power of two; else they stand one behind the other.
+/// Entries of a fixed length. With a filler, the length is a power of two; else they stand one
+/// behind the other.
 fn entries(code: &[Code], repetition: &str, filler: Option<&str>, lookup: &str, labelled: bool) -> String {
     let valued = repetition.contains('F');
     let bytes = length(code) + if valued { 4 } else { 1 };

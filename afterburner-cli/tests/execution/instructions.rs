@@ -20,7 +20,8 @@ pub(crate) const ORDINARY: &[Code] = &[
     ("xor $0x12345, %eax", 5),
 ];
 
-/// Sensitive instructions that are harmless in ring 3. EAX, and registers of the caller's, are as before.
+/// Sensitive instructions that are harmless in ring 3. EAX, and registers of the caller's, are as
+/// before.
 pub(crate) const EXECUTED: &[Code] = &[
     ("mov %ds, %edx", 2),
     ("mov %es, %ecx", 2),

@@ -1,4 +1,5 @@
-//! Macros by other ways: called with statements of all kinds, named like instructions, defined by macros, `.altmacro`.
+//! Macros by other ways: called with statements of all kinds, named like instructions, defined by
+//! macros, `.altmacro`.
 
 use std::fmt::Write as _;
 
@@ -175,7 +176,8 @@ const WHOLE: &[(&str, &str)] = &[
     ),
 ];
 
-/// With `.altmacro`: parameters without a backslash, some of them named like suffixes of numeric labels; LOCAL, `&`.
+/// With `.altmacro`: parameters without a backslash, some of them named like suffixes of numeric
+/// labels; LOCAL, `&`.
 const STATEMENTS: &[(&str, &str)] = &[
     ("op, a, b", "\top a, b\n"),
     ("b, f, a", "\tb f, a\n"),

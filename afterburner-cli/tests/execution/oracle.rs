@@ -78,7 +78,8 @@ impl Oracle {
         Ok(Outcome::Equal { recorded, padded: code_size(&padded) > code_size(&plain) })
     }
 
-    /// Whether we say of this text what the assembler says, or refuse what it takes; an error if not.
+    /// Whether we say of this text what the assembler says, or refuse what it takes; an error if
+    /// not.
     pub(crate) fn messages(&self, text: &str) -> Result<(), String> {
         self.lab.write("text.s", text);
         let plain = self.lab.run("as", &["text.s", "-o", "plain.o"]);
@@ -130,14 +131,15 @@ impl fmt::Display for Tally {
     }
 }
 
-/// What keeps a property from being true of nothing: the least share, in per cent, of texts that are equal with records,
-/// and of texts that are equal with pads.
+/// What keeps a property from being true of nothing: the least share, in per cent, of texts that
+/// are equal with records, and of texts that are equal with pads.
 pub(crate) struct Least {
     pub(crate) recorded: u32,
     pub(crate) padded: u32,
 }
 
-/// What tries half as many cases as elsewhere, for each one starts seven programs. What fails belongs into a list of forms.
+/// What tries half as many cases as elsewhere, for each one starts seven programs. What fails
+/// belongs into a list of forms.
 pub(crate) fn runner() -> TestRunner {
     let default = ProptestConfig::default();
     TestRunner::new(ProptestConfig { cases: default.cases.div_ceil(2), failure_persistence: None, ..default })

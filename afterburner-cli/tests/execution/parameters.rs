@@ -1,7 +1,9 @@
-//! Statements in parts: whatever way a statement takes to the assembler, it computes the same with pads.
+//! Statements in parts: whatever way a statement takes to the assembler, it computes the same with
+//! pads.
 //!
-//! A statement starts as it is. Then parts of it become parameters of a macro, whose body is a statement again, with the
-//! parameters in it, of which parts become parameters. So calls stand in bodies of macros, with `\arg` in their arguments.
+//! A statement starts as it is. Then parts of it become parameters of a macro, whose body is a
+//! statement again, with the parameters in it, of which parts become parameters. So calls stand in
+//! bodies of macros, with `\arg` in their arguments.
 
 use std::fmt::Write as _;
 
@@ -86,8 +88,8 @@ impl Definitions {
         self.number
     }
 
-    /// Defines a macro and calls it. `new` are parameters with what they are here; others that the body mentions are what
-    /// they are here.
+    /// Defines a macro and calls it. `new` are parameters with what they are here; others that the
+    /// body mentions are what they are here.
     fn call(&mut self, new: &[(String, String)], body: &str, style: Style) -> String {
         let mut parameters = new.to_vec();
         for name in references(body) {

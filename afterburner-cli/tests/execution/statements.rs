@@ -1,5 +1,5 @@
-//! Statements of functions that keep what they compute in R8D: the sensitive instructions that work in ring 3 change most
-//! other registers.
+//! Statements of functions that keep what they compute in R8D: the sensitive instructions that work
+//! in ring 3 change most other registers.
 
 use proptest::prelude::*;
 use proptest::sample::select;

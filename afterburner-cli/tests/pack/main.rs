@@ -26,7 +26,8 @@ const LOAD_ADDRESS: u64 = 0x10_0000;
 const WEDGE: u64 = 0xffff_ffff_7f10_0000;
 const LOW_WEDGE: u64 = 0x5fff_7f10_0000;
 
-/// The first page behind the kernel of `testdata/pack`, which ends at 0x1216345: where the payload lies.
+/// The first page behind the kernel of `testdata/pack`, which ends at 0x1216345: where the payload
+/// lies.
 const BEHIND_KERNEL: u64 = 0x121_7000;
 
 /// How the kernel's page tables are.

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// What `testdata/pack` lacks for a kernel that can be moved: addresses of each kind, and a per-CPU area, which is linked at 0.
+/// What `testdata/pack` lacks for a kernel that can be moved: addresses of each kind, and a per-CPU
+/// area, which is linked at 0.
 const ADDRESSES: &str = "
 	.text
 	mov $second, %rdi
@@ -41,7 +42,8 @@ fn movable_lab(option: &str) -> Lab {
     lab
 }
 
-/// A `vmlinux.relocs` of these lists: 64-bit addresses, distances to the per-CPU area, 32-bit addresses.
+/// A `vmlinux.relocs` of these lists: 64-bit addresses, distances to the per-CPU area, 32-bit
+/// addresses.
 fn relocations(lists: [&[u64]; 3]) -> Vec<u8> {
     let word = |address: &u64| address.to_le_bytes().into_iter().take(4);
     lists.iter().flat_map(|list| [0_u64].iter().chain(*list).flat_map(word)).collect()

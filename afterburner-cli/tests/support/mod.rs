@@ -122,8 +122,9 @@ impl Lab {
         directory
     }
 
-    /// A copy of the command under this name, made by another process: what a thread has open for writing another one's `fork`
-    /// keeps open until its `exec`, and a program that anybody has open for writing cannot be executed.
+    /// A copy of the command under this name, made by another process: what a thread has open for
+    /// writing another one's `fork` keeps open until its `exec`, and a program that anybody has
+    /// open for writing cannot be executed.
     pub(crate) fn copy_of_the_command(&self, name: &str) -> PathBuf {
         let copy = self.path(name);
         let mut install = self.command("install", &["-D", "-m", "755", AFTERBURNER]);
@@ -171,8 +172,9 @@ fn collect(directory: &Path, prefix: &Path, files: &mut BTreeMap<PathBuf, Vec<u8
     }
 }
 
-/// Does the same twice in one place, with the real tool and with ours, and compares what is said, what is returned and what
-/// is left behind. Objects with records may differ; returns whether there was one.
+/// Does the same twice in one place, with the real tool and with ours, and compares what is said,
+/// what is returned and what is left behind. Objects with records may differ; returns whether there
+/// was one.
 #[track_caller]
 pub(crate) fn compare(tool: &str, files: &[(&str, &[u8])], input: Option<&[u8]>, arguments: &[&str]) -> bool {
     let lab = Lab::new();

@@ -1,15 +1,17 @@
 //! Alternatives by place: which start here, which reach here.
 //!
-//! A kernel has thousands of alternatives, and whoever follows its text asks at every instruction. The answers take a
-//! search. An original or a replacement is at most 255 bytes long, so what reaches a place starts not far before it; but a
-//! file may allege any number of alternatives of one place, so there is a bound, and "too many" is an answer.
+//! A kernel has thousands of alternatives, and whoever follows its text asks at every instruction.
+//! The answers take a search. An original or a replacement is at most 255 bytes long, so what
+//! reaches a place starts not far before it; but a file may allege any number of alternatives of
+//! one place, so there is a bound, and "too many" is an answer.
 
 use super::tables::Alternative;
 use crate::object::elf::Place;
 
 /// The most alternatives of one original. Linux has three.
 const MOST: usize = 64;
-/// The most that are looked at to find those which reach a place: there may be one in every byte, and empty ones between.
+/// The most that are looked at to find those which reach a place: there may be one in every byte,
+/// and empty ones between.
 const NEAR: usize = 512;
 
 /// The alternatives of a file.

@@ -1,8 +1,11 @@
-//! Text that a running kernel patches: what stands in the file is only one of the things that it may be.
+//! Text that a running kernel patches: what stands in the file is only one of the things that it
+//! may be.
 //!
-//! Alternatives are patched once, at boot, and have a table of their own ([`alternatives`](super::tables::alternatives)). Jump
-//! labels and static calls are switched at any time. Other patching keeps every flag and every register as it was (`lock`
-//! prefixes, `ENDBR`, kprobes), or replaces calls and indirect jumps by others (retpolines, return thunks, ftrace).
+//! Alternatives are patched once, at boot, and have a table of their own
+//! ([`alternatives`](super::tables::alternatives)). Jump labels and static calls are switched at
+//! any time. Other patching keeps every flag and every register as it was (`lock` prefixes,
+//! `ENDBR`, kprobes), or replaces calls and indirect jumps by others (retpolines, return thunks,
+//! ftrace).
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,15 +20,18 @@ pub struct Patched {
 }
 
 impl Patched {
-    /// Reads the tables of a linked file, which lie between symbols (`include/asm-generic/vmlinux.lds.h`).
+    /// Reads the tables of a linked file, which lie between symbols
+    /// (`include/asm-generic/vmlinux.lds.h`).
     #[must_use]
     pub fn of(elf: &Elf<'_>) -> Self {
         let symbol = |name: &str| elf.symbols().find(|symbol| symbol.name == name).and_then(|symbol| symbol.place);
-        // `struct jump_entry` (include/linux/jump_label.h): code and target, relative to themselves, and a 64-bit key.
+        // `struct jump_entry` (include/linux/jump_label.h): code and target, relative to
+        // themselves, and a 64-bit key.
         let branches = symbol("__start___jump_table").zip(symbol("__stop___jump_table")).into_iter();
         let branches = branches.flat_map(|(start, end)| entries(elf, start, end, 16));
         let branches = branches.filter_map(|entry| Some((relative(elf, entry, 0)?, relative(elf, entry, 4)?)));
-        // `struct static_call_site` (include/linux/static_call_types.h): address and key, relative to themselves.
+        // `struct static_call_site` (include/linux/static_call_types.h): address and key, relative
+        // to themselves.
         let calls = symbol("__start_static_call_sites").zip(symbol("__stop_static_call_sites")).into_iter();
         let calls = calls.flat_map(|(start, end)| entries(elf, start, end, 8));
         Self {
@@ -35,7 +41,8 @@ impl Patched {
         }
     }
 
-    /// Where a jump label goes when it is a jump; the rest of the time it is a NOP of the same length.
+    /// Where a jump label goes when it is a jump; the rest of the time it is a NOP of the same
+    /// length.
     #[must_use]
     pub fn branch(&self, place: Place) -> Option<Place> {
         self.branches.get(&place).copied()

@@ -1,8 +1,9 @@
-//! The tables of a Linux kernel that point into its text, and the flags that follow from them (Linux 6.1 and 6.12,
-//! `arch/x86`; what only one of them has says so).
+//! The tables of a Linux kernel that point into its text, and the flags that follow from them
+//! (Linux 6.1 and 6.12, `arch/x86`; what only one of them has says so).
 //!
-//! What the assembler stage could not know of a site is completed here, from the object. What a record claims is never
-//! taken back but refused, where the object says otherwise. Plain names are in the module [above](super).
+//! What the assembler stage could not know of a site is completed here, from the object. What a
+//! record claims is never taken back but refused, where the object says otherwise. Plain names are
+//! in the module [above](super).
 
 use std::collections::HashSet;
 
@@ -11,7 +12,8 @@ use crate::object::elf::{Elf, Place, Relocation, Section, Target};
 use crate::object::text::Functions;
 use crate::record::Flags;
 
-/// The table that says which replacement goes over which original: `struct alt_instr` (`include/asm/alternative.h`).
+/// The table that says which replacement goes over which original: `struct alt_instr`
+/// (`include/asm/alternative.h`).
 pub const ALTERNATIVES: &str = ".altinstructions";
 
 const EXCEPTION_TABLE_ENTRY: usize = EXCEPTION_TABLE_FIELDS * size_of::<i32>();
@@ -20,7 +22,8 @@ const EXCEPTION_TABLE_ENTRY: usize = EXCEPTION_TABLE_FIELDS * size_of::<i32>();
 const ENTRY_START: &str = "__entry_text_start";
 const ENTRY_END: &str = "__entry_text_end";
 
-/// Code that runs at its physical address. A linked kernel has it at the start of `.text`, with no symbol at its end.
+/// Code that runs at its physical address. A linked kernel has it at the start of `.text`, with no
+/// symbol at its end.
 const TEXT: &str = ".text";
 const HEAD_FUNCTIONS: [&str; 11] = [
     // kernel/head_64.S
@@ -39,11 +42,12 @@ const HEAD_FUNCTIONS: [&str; 11] = [
     "pvh_start_xen",
 ];
 
-/// What a kernel subtracts from an address in its image to get the physical one (`__START_KERNEL_map`,
-/// `include/asm/page_64_types.h`), negated as the addend that says so.
+/// What a kernel subtracts from an address in its image to get the physical one
+/// (`__START_KERNEL_map`, `include/asm/page_64_types.h`), negated as the addend that says so.
 pub const PHYSICAL_ADDEND: u64 = 0x8000_0000;
 
-/// An offset, or the distance of an address from a symbol, of a place that is named by its physical address.
+/// An offset, or the distance of an address from a symbol, of a place that is named by its physical
+/// address.
 #[must_use]
 pub fn without_physical_bias(offset: u64) -> u64 {
     // What stays negative lies before its section, and is no physical address.
@@ -95,8 +99,9 @@ impl Linux {
 
     /// Those of the claimed flags that the object refutes, given the flags that it tells itself.
     ///
-    /// It cannot refute everything: of a linked kernel nobody can say where `.head.text` ended, a stripped one does not
-    /// say where its entry code lies, and there may be copied code that this module has never heard of.
+    /// It cannot refute everything: of a linked kernel nobody can say where `.head.text` ended, a
+    /// stripped one does not say where its entry code lies, and there may be copied code that this
+    /// module has never heard of.
     #[must_use]
     pub fn refuted(&self, claimed: Flags, told: Flags) -> Flags {
         let mut decidable = Flags::INIT | Flags::REPLACEMENT | Flags::EXTABLE;
@@ -117,8 +122,8 @@ impl Linux {
         elf.sections().get(place.section).is_some_and(|section| section.name == REPLACEMENTS)
     }
 
-    /// Where a place in a replacement is executed, `None` for any other place. One replacement may serve several
-    /// originals; one is as good as another.
+    /// Where a place in a replacement is executed, `None` for any other place. One replacement may
+    /// serve several originals; one is as good as another.
     #[must_use]
     pub fn original_of(&self, place: Place) -> Option<Place> {
         let after = self.alternatives.partition_point(|alternative| alternative.replacement <= place);
@@ -144,9 +149,9 @@ pub struct Alternative {
 
 /// The alternatives of a file, in the order of the table.
 ///
-/// `struct alt_instr` is two words relative to themselves (original, replacement), whatever a kernel's version needs to
-/// name the feature, and at the end two bytes, the lengths of both: 12 bytes in 6.1, 14 since 6.3. The size is the one by
-/// which every entry's replacement is one.
+/// `struct alt_instr` is two words relative to themselves (original, replacement), whatever a
+/// kernel's version needs to name the feature, and at the end two bytes, the lengths of both: 12
+/// bytes in 6.1, 14 since 6.3. The size is the one by which every entry's replacement is one.
 #[must_use]
 pub fn alternatives(elf: &Elf<'_>) -> Vec<Alternative> {
     let Some(table) = Table::of(elf, ALTERNATIVES) else { return Vec::new() };

@@ -1,17 +1,20 @@
 //! An x86-64 ELF file, read as an allegation.
 //!
-//! The rest of the object side asks four things of a file: its sections, its symbols, its relocations, and which place a
-//! relocation or an address means. A *place* is a section and an offset in it, for objects, modules and linked kernels
-//! alike: the gABI gives `st_value` and `r_offset` two meanings, offsets in `ET_REL` and addresses elsewhere (ELF gABI,
-//! "Symbol Values"), and this module is where they become one.
+//! The rest of the object side asks four things of a file: its sections, its symbols, its
+//! relocations, and which place a relocation or an address means. A *place* is a section and an
+//! offset in it, for objects, modules and linked kernels alike: the gABI gives `st_value` and
+//! `r_offset` two meanings, offsets in `ET_REL` and addresses elsewhere (ELF gABI, "Symbol
+//! Values"), and this module is where they become one.
 //!
-//! The file is checked once, here: every section lies in the file, every relocation section holds whole entries. Numbers
-//! that the file chooses (offsets, addends, symbol indices) are never trusted further than that: arithmetic on them wraps
-//! or is checked, and a place may lie outside its section.
+//! The file is checked once, here: every section lies in the file, every relocation section holds
+//! whole entries. Numbers that the file chooses (offsets, addends, symbol indices) are never
+//! trusted further than that: arithmetic on them wraps or is checked, and a place may lie outside
+//! its section.
 //!
-//! Nor may a file allege more than it holds. Whoever reads it does some work for each byte of each section, and for each
-//! byte of each symbol's name; so sections that share bytes, and names that share more of a string table than any linker
-//! makes them share, are refused. All that follows is linear in the size of the file.
+//! Nor may a file allege more than it holds. Whoever reads it does some work for each byte of each
+//! section, and for each byte of each symbol's name; so sections that share bytes, and names that
+//! share more of a string table than any linker makes them share, are refused. All that follows is
+//! linear in the size of the file.
 
 mod compression;
 
@@ -143,7 +146,8 @@ pub struct Relocation {
 }
 
 impl Relocation {
-    /// Whether the field holds a distance from itself (psABI, table "Relocation Types": `S + A - P`).
+    /// Whether the field holds a distance from itself (psABI, table "Relocation Types": `S + A -
+    /// P`).
     #[must_use]
     pub fn is_relative(&self) -> bool {
         matches!(
@@ -235,7 +239,8 @@ impl<'data> Elf<'data> {
         self.sections.iter().enumerate().find(|(_, section)| section.name == name)
     }
 
-    /// The address of a place: its offset in a relocatable object, its virtual address in a linked file.
+    /// The address of a place: its offset in a relocatable object, its virtual address in a linked
+    /// file.
     #[must_use]
     pub fn address(&self, place: Place) -> u64 {
         let base = self.sections.get(place.section).map_or(0, |section| section.address);
@@ -302,14 +307,16 @@ struct Names {
 }
 
 impl Names {
-    /// A string table is shared where one name is the end of another, so names may come to more than it.
+    /// A string table is shared where one name is the end of another, so names may come to more
+    /// than it.
     fn of(data: &[u8]) -> Self {
         const RATIO: usize = 8;
         Self { left: data.len().saturating_mul(RATIO) }
     }
 
     fn take<'data>(&mut self, name: &'data [u8]) -> Result<&'data str, Error> {
-        // Reports repeat names. Linux takes symbols of 512 bytes (`KSYM_NAME_LEN`, include/linux/kallsyms.h).
+        // Reports repeat names. Linux takes symbols of 512 bytes (`KSYM_NAME_LEN`,
+        // include/linux/kallsyms.h).
         const LONGEST: usize = 4096;
         if name.len() > LONGEST {
             return Err(Error::Malformed(format!("a name of more than {LONGEST} bytes")));

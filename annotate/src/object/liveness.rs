@@ -1,21 +1,23 @@
 //! Which status flags matter after a site, found on the linked file.
 //!
-//! The text stage sees one basic block and stops at labels. Here the whole of the text is there, so the code behind a slot
-//! is followed over jumps and calls: a flag that every way writes before it reads it is dead. That matters where there is
-//! no stack to save flags on, which is in entry code; and entry code mostly ends in `iretq` or `sysretq`, which load all
-//! flags.
+//! The text stage sees one basic block and stops at labels. Here the whole of the text is there, so
+//! the code behind a slot is followed over jumps and calls: a flag that every way writes before it
+//! reads it is dead. That matters where there is no stack to save flags on, which is in entry code;
+//! and entry code mostly ends in `iretq` or `sysretq`, which load all flags.
 //!
 //! What is followed is what may run, not only what stands in the file:
 //!
-//! * An alternative is both its original and each of its replacements, entered at the start and left at the end. The middle
-//!   of an original, reached by a jump from elsewhere, may be anything.
+//! * An alternative is both its original and each of its replacements, entered at the start and
+//!   left at the end. The middle of an original, reached by a jump from elsewhere, may be anything.
 //! * A jump label is a NOP and a jump.
-//! * An instruction that the exception table names goes on at a fix-up, so everything is live there. The same goes for
-//!   returns, indirect jumps and calls, static calls, and wherever the way is longer than [`LONGEST`].
+//! * An instruction that the exception table names goes on at a fix-up, so everything is live
+//!   there. The same goes for returns, indirect jumps and calls, static calls, and wherever the way
+//!   is longer than [`LONGEST`].
 //! * A call is a jump: what follows is the callee.
 //!
-//! Only status flags are looked at. A flag that an instruction leaves undefined is taken for written, since no code can
-//! read it then; but not after moves to and from control and debug registers, where the SDM says so and CPUs keep them.
+//! Only status flags are looked at. A flag that an instruction leaves undefined is taken for
+//! written, since no code can read it then; but not after moves to and from control and debug
+//! registers, where the SDM says so and CPUs keep them.
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
@@ -31,8 +33,9 @@ const LONGEST: usize = 64;
 
 const STATUS: LiveFlags = LiveFlags::all().difference(LiveFlags::DF);
 
-/// Takes from the live flags of sites what is dead for certain. A site that goes on somewhere else (`iretq`) or may do so (at a
-/// fix-up), that runs in a copy, or that is no 64-bit code, stays as it is.
+/// Takes from the live flags of sites what is dead for certain. A site that goes on somewhere else
+/// (`iretq`) or may do so (at a fix-up), that runs in a copy, or that is no 64-bit code, stays as
+/// it is.
 pub(super) fn complete(elf: &Elf<'_>, linux: &Linux, sites: &mut [Site<'_>]) {
     let text = Text { elf, linux, patched: Patched::of(elf), originals: Originals::of(alternatives(elf)) };
     for site in sites {
@@ -60,7 +63,8 @@ enum Within {
     Replacement(Place, Place),
 }
 
-/// A way that has not been followed to its end: where it goes on, and the flags of which nothing is known yet.
+/// A way that has not been followed to its end: where it goes on, and the flags of which nothing is
+/// known yet.
 #[derive(Clone, Copy, Debug)]
 struct Way {
     place: Place,
@@ -76,7 +80,8 @@ struct Text<'a, 'data> {
 }
 
 impl Text<'_, '_> {
-    /// Whether a site, which is one instruction or a sequence of them, is followed by what stands behind it.
+    /// Whether a site, which is one instruction or a sequence of them, is followed by what stands
+    /// behind it.
     fn goes_on(&self, start: Place, length: u8) -> bool {
         let mut place = start;
         while place < end(start, length) {
@@ -114,7 +119,8 @@ impl Text<'_, '_> {
         live
     }
 
-    /// What a site may be within: in a replacement, as many ways as it has originals. `None` if that is too many.
+    /// What a site may be within: in a replacement, as many ways as it has originals. `None` if
+    /// that is too many.
     fn contexts(&self, site: Place) -> Option<Vec<Within>> {
         let mut contexts: Vec<Within> = self.originals.replaced_by(site)?.iter().map(replacement).collect();
         if contexts.is_empty() {
@@ -184,7 +190,8 @@ impl Text<'_, '_> {
         }
         match instruction.flow_control() {
             FlowControl::Next => ways.push(on),
-            // A flag that a callee may return with, or find where its caller left it, is live by the callee's own text.
+            // A flag that a callee may return with, or find where its caller left it, is live by
+            // the callee's own text.
             FlowControl::UnconditionalBranch | FlowControl::Call => {
                 ways.push(self.jump(&instruction, within, undecided)?);
             }
@@ -218,8 +225,8 @@ impl Text<'_, '_> {
 /// A way after a jump: still in the replacement or original if that is where it goes.
 fn jumped(place: Place, within: Within, undecided: LiveFlags) -> Way {
     let within = match within {
-        // How long a replacement is need not be known: what lies before its end, in the section of replacements, and is not
-        // this one, is another one, and nothing jumps there.
+        // How long a replacement is need not be known: what lies before its end, in the section of
+        // replacements, and is not this one, is another one, and nothing jumps there.
         Within::Replacement(end, _) if place.section == end.section && place <= end => within,
         Within::Original(_) | Within::Replacement(..) | Within::Plain => Within::Plain,
     };

@@ -1,14 +1,16 @@
 //! Where records lie in a file, and the sites they allege.
 //!
-//! * In objects, modules and kernels: ELF notes named [`NOTE_NAME`], of which a link may have put any number end to end,
-//!   between other people's notes (Linux collects `.note.*` in one section `.notes`). The name is what counts, not the
-//!   section. Notes are aligned to 4 bytes: the gABI asks for 8 in 64-bit files, yet only `NT_GNU_PROPERTY_TYPE_0` does
-//!   so. Where a link put one of those behind ours, a zero word stands between them, and the section is aligned to 8.
-//! * In a packed image: the section [`IMAGE_SECTION`], records and nothing else. It repeats what the kernel's notes say,
-//!   so where it exists it is the only place looked at.
+//! * In objects, modules and kernels: ELF notes named [`NOTE_NAME`], of which a link may have put
+//!   any number end to end, between other people's notes (Linux collects `.note.*` in one section
+//!   `.notes`). The name is what counts, not the section. Notes are aligned to 4 bytes: the gABI
+//!   asks for 8 in 64-bit files, yet only `NT_GNU_PROPERTY_TYPE_0` does so. Where a link put one of
+//!   those behind ours, a zero word stands between them, and the section is aligned to 8.
+//! * In a packed image: the section [`IMAGE_SECTION`], records and nothing else. It repeats what
+//!   the kernel's notes say, so where it exists it is the only place looked at.
 //!
-//! A record's `site` is relative to the field itself. In a linked file that is plain arithmetic; in a relocatable one
-//! the field carries an `R_X86_64_PC32` relocation, whose S + A is the site (psABI, "Relocation Types").
+//! A record's `site` is relative to the field itself. In a linked file that is plain arithmetic; in
+//! a relocatable one the field carries an `R_X86_64_PC32` relocation, whose S + A is the site
+//! (psABI, "Relocation Types").
 
 use ::object::LittleEndian;
 use ::object::elf::{FileHeader64, R_X86_64_PC32, RelocationType, SHT_NOTE};
@@ -17,7 +19,8 @@ use ::object::read::elf::{FileHeader as _, SectionHeader as _};
 use super::elf::{Elf, Error, Place, Relocation, Section, Target};
 use crate::record::{AllegedSite, IMAGE_SECTION, NOTE_NAME, RECORD_SIZE, RawRecord, RecordError, VERSION};
 
-/// A well-formed record and the place it means. Nothing is known of the place yet, not even that it is in its section.
+/// A well-formed record and the place it means. Nothing is known of the place yet, not even that it
+/// is in its section.
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
     /// Number of the record in the file, from 0.
@@ -109,8 +112,8 @@ impl Records {
     }
 }
 
-/// Whether a file seems to hold records: asks nothing but its section headers and its notes, and is wrong only about files
-/// whose notes cannot be read.
+/// Whether a file seems to hold records: asks nothing but its section headers and its notes, and is
+/// wrong only about files whose notes cannot be read.
 #[must_use]
 pub fn has_records(data: &[u8]) -> bool {
     let Ok(header) = FileHeader64::<LittleEndian>::parse(data) else { return false };
@@ -145,7 +148,8 @@ struct BadNote {
     what: String,
 }
 
-/// The descriptors of our notes in a note section (ELF gABI, "Note Section": three words, name, descriptor).
+/// The descriptors of our notes in a note section (ELF gABI, "Note Section": three words, name,
+/// descriptor).
 fn descriptors(notes: &[u8], align: u64) -> Result<Vec<Descriptor<'_>>, BadNote> {
     const HEADER: usize = 12;
     let mut found = Vec::new();

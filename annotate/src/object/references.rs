@@ -1,17 +1,20 @@
 //! What in a file refers to a place in its text.
 //!
-//! A slot will be overwritten, and it has made its text longer. So whatever names a place in text by its distance from
-//! another one, as a count of bytes (`lea .+14(%rip)`, `movq $label+3`), may name another place than the source means, and
-//! sometimes that shows: it lies within a slot, or within an instruction.
+//! A slot will be overwritten, and it has made its text longer. So whatever names a place in text
+//! by its distance from another one, as a count of bytes (`lea .+14(%rip)`, `movq $label+3`), may
+//! name another place than the source means, and sometimes that shows: it lies within a slot, or
+//! within an instruction.
 //!
-//! * A *branch* goes to an instruction. There are two exceptions: a function may hide in the operand of an instruction
-//!   (Linux's return thunk), which then starts an instruction by its symbol; and a branch may pass the prefixes of one.
-//! * An *operand* of an instruction is an address, RIP-relative or absolute. So is a *word* of a data section that a
-//!   relocation fills. Tables that Linux makes of its text are such words.
+//! * A *branch* goes to an instruction. There are two exceptions: a function may hide in the
+//!   operand of an instruction (Linux's return thunk), which then starts an instruction by its
+//!   symbol; and a branch may pass the prefixes of one.
+//! * An *operand* of an instruction is an address, RIP-relative or absolute. So is a *word* of a
+//!   data section that a relocation fills. Tables that Linux makes of its text are such words.
 //!
-//! What compilers make of arithmetic is no address, and is left out: displacements of operands with a register, addresses
-//! outside of the symbol that they are named by (`table - 8`), and, in `.rodata`, words relative to the start of their
-//! table. Nor does what describes text for others refer to it: unwind tables, debug information, what is discarded.
+//! What compilers make of arithmetic is no address, and is left out: displacements of operands with
+//! a register, addresses outside of the symbol that they are named by (`table - 8`), and, in
+//! `.rodata`, words relative to the start of their table. Nor does what describes text for others
+//! refer to it: unwind tables, debug information, what is discarded.
 
 use ::object::elf::{R_X86_64_32, R_X86_64_32S, R_X86_64_64, STT_SECTION};
 use iced_x86::{Instruction, OpKind};
@@ -19,7 +22,8 @@ use iced_x86::{Instruction, OpKind};
 use super::elf::{Elf, Place, Relocation, Section};
 use crate::linux::tables::without_physical_bias;
 
-/// Where compilers put jump tables: words that are relative to the start of their table, in position-independent code.
+/// Where compilers put jump tables: words that are relative to the start of their table, in
+/// position-independent code.
 pub(super) const JUMP_TABLES: &str = ".rodata";
 
 /// How a place is referred to.
@@ -68,7 +72,8 @@ impl<'elf, 'data> References<'elf, 'data> {
         }
     }
 
-    /// Notes what an instruction refers to. `relocations` are those of its section; in a linked file there are none.
+    /// Notes what an instruction refers to. `relocations` are those of its section; in a linked
+    /// file there are none.
     pub(super) fn instruction(&mut self, place: Place, instruction: &Instruction, relocations: &[Relocation]) {
         let is_branch = is_direct_branch(instruction);
         if !relocations.is_empty() && self.fields(place, instruction, is_branch, relocations) {
@@ -81,14 +86,16 @@ impl<'elf, 'data> References<'elf, 'data> {
         } else {
             return;
         };
-        // What an instruction computes is an address; in a relocatable object, an offset in its own section.
+        // What an instruction computes is an address; in a relocatable object, an offset in its own
+        // section.
         let own = || Some(Place { section: place.section, offset: target });
         if let Some(to) = if self.elf.relocatable() { own() } else { self.elf.place_at(target) } {
             self.add(place, to, kind);
         }
     }
 
-    /// Notes what the relocated fields of an instruction refer to, and returns whether there are any.
+    /// Notes what the relocated fields of an instruction refer to, and returns whether there are
+    /// any.
     fn fields(&mut self, place: Place, instruction: &Instruction, is_branch: bool, relocations: &[Relocation]) -> bool {
         let end = place.offset + instruction.len() as u64;
         let first = relocations.partition_point(|relocation| relocation.offset < place.offset);
@@ -122,8 +129,8 @@ impl<'elf, 'data> References<'elf, 'data> {
         }
     }
 
-    /// The place that a field means. A relative one of an instruction that ends at `end` counts from there, while its
-    /// relocation counts from the field itself; of data the two are the same.
+    /// The place that a field means. A relative one of an instruction that ends at `end` counts
+    /// from there, while its relocation counts from the field itself; of data the two are the same.
     fn target(&self, relocation: &Relocation, end: u64) -> Option<Place> {
         let is_absolute = matches!(relocation.kind, R_X86_64_64 | R_X86_64_32 | R_X86_64_32S);
         let from_field = if relocation.is_relative() { end.wrapping_sub(relocation.offset) } else { 0 };
@@ -152,8 +159,8 @@ pub(super) fn is_direct_branch(instruction: &Instruction) -> bool {
     matches!(instruction.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64)
 }
 
-/// Whether a field is the displacement of an operand that a register has a part in. An immediate stands behind it, last in
-/// its instruction.
+/// Whether a field is the displacement of an operand that a register has a part in. An immediate
+/// stands behind it, last in its instruction.
 fn is_displacement(instruction: &Instruction, field: &Relocation, end: u64) -> bool {
     let size = if field.kind == R_X86_64_64 { 8 } else { 4 };
     let is_immediate = |kind: OpKind| {

@@ -109,7 +109,8 @@ pub struct Problem<'data> {
     /// Number of the record in the file, if it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<usize>,
-    /// Where its site is or, where that cannot be said, the record itself; or where the reference is.
+    /// Where its site is or, where that cannot be said, the record itself; or where the reference
+    /// is.
     #[serde(flatten)]
     pub location: Location<'data>,
     /// What is wrong.
@@ -150,7 +151,8 @@ pub struct Report<'data> {
 }
 
 impl<'data> Report<'data> {
-    /// Whether every sensitive instruction has a valid record or a stated reason, and every record is valid.
+    /// Whether every sensitive instruction has a valid record or a stated reason, and every record
+    /// is valid.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.misses.is_empty() && self.problems.is_empty()

@@ -1,16 +1,19 @@
 //! The source line of an address, by DWARF.
 //!
-//! DWARF names code by address, and in a relocatable object every section starts at address 0 until something relocates
-//! the debug sections. So they are relocated here, on the fly as gimli reads them, with each executable section at a base
-//! of its own; references from one debug section to another (`R_X86_64_32` against a section symbol) have base 0, as gimli
-//! expects. In a linked file the bases are the sections' addresses and there is nothing to relocate. Relocations are about
+//! DWARF names code by address, and in a relocatable object every section starts at address 0 until
+//! something relocates the debug sections. So they are relocated here, on the fly as gimli reads
+//! them, with each executable section at a base of its own; references from one debug section to
+//! another (`R_X86_64_32` against a section symbol) have base 0, as gimli expects. In a linked file
+//! the bases are the sections' addresses and there is nothing to relocate. Relocations are about
 //! contents: where a section is compressed, about what it decompresses to.
 //!
-//! The line is that of the line table, which for inlined code is the innermost function's: where the instruction was
-//! written. With split DWARF the line table stays in the object, and `.dwo` files are not needed.
+//! The line is that of the line table, which for inlined code is the innermost function's: where
+//! the instruction was written. With split DWARF the line table stays in the object, and `.dwo`
+//! files are not needed.
 //!
-//! A file without debug information knows no lines. Debug information that is there and cannot be read is another matter,
-//! which [`Sources::trouble`] tells; so is some that alleges more than it holds (`proportion`).
+//! A file without debug information knows no lines. Debug information that is there and cannot be
+//! read is another matter, which [`Sources::trouble`] tells; so is some that alleges more than it
+//! holds (`proportion`).
 
 mod proportion;
 
@@ -60,7 +63,8 @@ pub struct Sources<'data> {
 }
 
 impl<'data> Sources<'data> {
-    /// Opens the debug information. A file without, or with some that cannot be read, knows no lines.
+    /// Opens the debug information. A file without, or with some that cannot be read, knows no
+    /// lines.
     #[must_use]
     pub fn of(elf: &Elf<'data>) -> Self {
         let bases = bases(elf);
@@ -203,8 +207,8 @@ fn bases(elf: &Elf<'_>) -> Vec<u64> {
     elf.sections().iter().map(base).collect()
 }
 
-/// The relocated fields of one debug section: offset and value, by offset. None in a linked file, not even where the
-/// linker kept the relocations (`--emit-relocs`): they are applied already.
+/// The relocated fields of one debug section: offset and value, by offset. None in a linked file,
+/// not even where the linker kept the relocations (`--emit-relocs`): they are applied already.
 #[derive(Clone, Debug, Default)]
 struct Relocated {
     fields: Arc<[(usize, u64)]>,

@@ -1,14 +1,17 @@
 //! The instructions and functions of a file.
 //!
-//! Instructions are found by linear sweep: decode, advance by the length, again. On what assemblers and compilers emit
-//! for x86-64 that finds every instruction, for data tables live elsewhere or say that they are data, and filler is NOP or
-//! INT3; recursive descent would miss what is only reached through tables. Three things could put a sweep out of step, and
-//! a *landmark* ends it: where a function starts (`__x86_return_thunk` lies within an instruction, on purpose), where a
-//! record says that an instruction starts, and where data (`STT_OBJECT`) starts and ends. An instruction that runs across a landmark is reported all the same, then the sweep goes on at the
+//! Instructions are found by linear sweep: decode, advance by the length, again. On what assemblers
+//! and compilers emit for x86-64 that finds every instruction, for data tables live elsewhere or
+//! say that they are data, and filler is NOP or INT3; recursive descent would miss what is only
+//! reached through tables. Three things could put a sweep out of step, and a *landmark* ends it:
+//! where a function starts (`__x86_return_thunk` lies within an instruction, on purpose), where a
+//! record says that an instruction starts, and where data (`STT_OBJECT`) starts and ends. An
+//! instruction that runs across a landmark is reported all the same, then the sweep goes on at the
 //! landmark: an overlapped instruction can be executed too.
 //!
-//! A kernel may hold 32-bit functions (the PVH entry). No symbol tells; the records of their sites do (`CODE32`). From such
-//! a record to the next, and from the start of the function to its first record, the sweep decodes in that record's mode.
+//! A kernel may hold 32-bit functions (the PVH entry). No symbol tells; the records of their sites
+//! do (`CODE32`). From such a record to the next, and from the start of the function to its first
+//! record, the sweep decodes in that record's mode.
 
 use std::ops::Range;
 
@@ -39,8 +42,9 @@ pub struct Functions<'data> {
 }
 
 impl<'data> Functions<'data> {
-    /// The functions that the symbol table names in executable sections: `STT_FUNC`, and `STT_NOTYPE` with a size, which
-    /// is how hand-written entry code is declared (Linux: `SYM_CODE_START`).
+    /// The functions that the symbol table names in executable sections: `STT_FUNC`, and
+    /// `STT_NOTYPE` with a size, which is how hand-written entry code is declared (Linux:
+    /// `SYM_CODE_START`).
     #[must_use]
     pub fn of(elf: &Elf<'data>) -> Self {
         let mut functions: Vec<_> = elf
@@ -85,7 +89,8 @@ pub struct Data {
 }
 
 impl Data {
-    /// The data of a file. A function that starts in it, or where it does, is none of it: code with two names is code.
+    /// The data of a file. A function that starts in it, or where it does, is none of it: code with
+    /// two names is code.
     #[must_use]
     pub fn of(elf: &Elf<'_>, functions: &Functions<'_>) -> Self {
         let mut objects: Vec<(Place, u64)> = elf
@@ -169,7 +174,8 @@ pub fn landmarks(functions: &[Function<'_>], records: &[Record]) -> Vec<Landmark
     });
     let sites = records.iter().map(|record| Landmark { offset: record.place.offset, bitness: bitness(record) });
     let ends = records.iter().map(|record| Landmark { offset: record.slot_end(), bitness: bitness(record) });
-    // Where several meet, the first in this order decides: what starts at a place knows better than what ends there.
+    // Where several meet, the first in this order decides: what starts at a place knows better than
+    // what ends there.
     let mut landmarks: Vec<_> = starts.chain(sites).chain(ends).collect();
     landmarks.sort_by_key(|landmark| landmark.offset);
     landmarks.dedup_by_key(|landmark| landmark.offset);
@@ -207,8 +213,8 @@ fn sweep_range(bytes: &[u8], range: Range<usize>, address: u64, bitness: u32, vi
     }
 }
 
-/// [`row_of`] for a sweep of a whole kernel: an instruction's row depends on nothing but its opcode and operand forms, of
-/// which a text uses a few hundred.
+/// [`row_of`] for a sweep of a whole kernel: an instruction's row depends on nothing but its opcode
+/// and operand forms, of which a text uses a few hundred.
 #[derive(Default)]
 pub struct Rows {
     /// By [`Code`](iced_x86::Code).

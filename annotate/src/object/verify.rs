@@ -2,15 +2,18 @@
 //!
 //! Two questions, and only both together say that a file is fit to be rewritten:
 //!
-//! * *Does every record hold?* It is well-formed, means executable bytes, and agrees with them ([`check`]); it overlaps no
-//!   other; it does not lie in data; it claims nothing that the object refutes; and nothing refers to a place within its
-//!   slot. That last one matters because the slot will be overwritten: whoever lands inside would run the middle of
-//!   somebody's replacement. Its start and its end may be branched to. Nor may anything, in a function, go to the middle of
-//!   an instruction: a count of bytes leads astray where pads have made the text longer ([`super::references`]).
-//! * *Is every sensitive instruction recorded?* The census: all that a sweep finds sensitive is covered by a record that
-//!   holds, or there is a reason. There are few reasons, and each is listed with its instructions: a record says that it
-//!   was left unpadded and why; or a record says that this function is 32-bit code, which the wedge never runs; or a symbol
-//!   says that the bytes are data.
+//! * *Does every record hold?* It is well-formed, means executable bytes, and agrees with them
+//!   ([`check`]); it overlaps no other; it does not lie in data; it claims nothing that the object
+//!   refutes; and nothing refers to a place within its slot. That last one matters because the slot
+//!   will be overwritten: whoever lands inside would run the middle of somebody's replacement. Its
+//!   start and its end may be branched to. Nor may anything, in a function, go to the middle of an
+//!   instruction: a count of bytes leads astray where pads have made the text longer
+//!   ([`super::references`]).
+//! * *Is every sensitive instruction recorded?* The census: all that a sweep finds sensitive is
+//!   covered by a record that holds, or there is a reason. There are few reasons, and each is
+//!   listed with its instructions: a record says that it was left unpadded and why; or a record
+//!   says that this function is 32-bit code, which the wedge never runs; or a symbol says that the
+//!   bytes are data.
 
 use std::collections::HashSet;
 
@@ -240,8 +243,9 @@ impl<'data> Verifier<'_, 'data> {
             && !(kind == Kind::Word && self.is_field(to))
     }
 
-    /// Whether a place is where the immediate or displacement of an instruction starts, which a kernel may patch: a word of
-    /// data names it then (Linux since 6.11, `arch/x86/include/asm/runtime-const.h`).
+    /// Whether a place is where the immediate or displacement of an instruction starts, which a
+    /// kernel may patch: a word of data names it then (Linux since 6.11,
+    /// `arch/x86/include/asm/runtime-const.h`).
     fn is_field(&self, place: Place) -> bool {
         let Some(start) = self.instructions.start_before(place) else { return false };
         let bytes = &self.elf.sections()[place.section].bytes;
@@ -256,14 +260,15 @@ impl<'data> Verifier<'_, 'data> {
         starts.iter().any(|&(exists, offset)| exists && start + offset as u64 == place.offset)
     }
 
-    /// Whether a place is in code for certain. In a section whose functions have sizes, nobody knows what is beside them.
+    /// Whether a place is in code for certain. In a section whose functions have sizes, nobody
+    /// knows what is beside them.
     fn is_code(&self, place: Place) -> bool {
         let is_named = self.functions.at(place).is_some() || self.without_functions.contains(&place.section);
         is_named && !self.data.contains(place)
     }
 
-    /// Whether nothing but prefixes stands between the start of an instruction and a place in it: a branch may leave out a
-    /// `lock`.
+    /// Whether nothing but prefixes stands between the start of an instruction and a place in it: a
+    /// branch may leave out a `lock`.
     fn passes_prefixes(&self, place: Place) -> bool {
         let is_prefix =
             |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3);
@@ -273,7 +278,8 @@ impl<'data> Verifier<'_, 'data> {
         passed.is_some_and(|bytes| bytes.iter().all(is_prefix))
     }
 
-    /// Entry code has no stack to rely on, but for the functions in it that are called: their callers had one.
+    /// Entry code has no stack to rely on, but for the functions in it that are called: their
+    /// callers had one.
     fn find_stacks(&mut self) {
         for site in self.report.sites.iter_mut().filter(|site| site.site.flags.contains(Flags::NO_STACK)) {
             let Some(place) = self.elf.place_at(site.site.address) else { continue };
@@ -314,8 +320,9 @@ impl<'data> Verifier<'_, 'data> {
     }
 }
 
-/// Whether this is what linkers fill gaps between sections with, as far as a decoder can tell: INT3 by `= 0xcccc` in
-/// Linux's linker script, of which LLD makes the word 0xcccc, so that every other instruction is `add %al, (%rax)` (00 00).
+/// Whether this is what linkers fill gaps between sections with, as far as a decoder can tell: INT3
+/// by `= 0xcccc` in Linux's linker script, of which LLD makes the word 0xcccc, so that every other
+/// instruction is `add %al, (%rax)` (00 00).
 fn is_linker_filler(instruction: &Instruction) -> bool {
     match instruction.code() {
         Code::Int3 => true,

@@ -1,12 +1,14 @@
 //! Instructions that the author encoded by hand: `.byte 0x0f, 0x01, 0xca`.
 //!
-//! Kernels do this for instructions that their oldest assembler does not know, and `clang -S` prints such a directive back
-//! as one line per byte. So a run of directives that put numbers or characters, with nothing between them, is taken together
-//! and decoded. It counts as code only if it decodes into whole instructions from its first byte to its last; and whether it
-//! is data that only looks like code, `stage` decides by what leads there. Whatever else turns out to be sensitive, the
-//! census of the object finds.
+//! Kernels do this for instructions that their oldest assembler does not know, and `clang -S`
+//! prints such a directive back as one line per byte. So a run of directives that put numbers or
+//! characters, with nothing between them, is taken together and decoded. It counts as code only if
+//! it decodes into whole instructions from its first byte to its last; and whether it is data that
+//! only looks like code, `stage` decides by what leads there. Whatever else turns out to be
+//! sensitive, the census of the object finds.
 //!
-//! Where an instruction starts or ends within a directive, the whole run is spelled again, byte by byte.
+//! Where an instruction starts or ends within a directive, the whole run is spelled again, byte by
+//! byte.
 
 use std::ops::Range;
 
@@ -232,7 +234,8 @@ impl Run {
         !self.has_numbers
     }
 
-    /// The class of the first sensitive instruction that a disassembler finds in it, whether it is code or not.
+    /// The class of the first sensitive instruction that a disassembler finds in it, whether it is
+    /// code or not.
     pub(super) fn looks_like(&self) -> Option<Class> {
         let bytes = if self.is_data { &[][..] } else { &self.bytes };
         let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);

@@ -1,9 +1,11 @@
-//! Statements of macro bodies that a parameter makes sensitive in some expansions: `\op`, `mov \from, \to`, `mov %cr\n, %rax`.
+//! Statements of macro bodies that a parameter makes sensitive in some expansions: `\op`, `mov
+//! \from, \to`, `mov %cr\n, %rax`.
 //!
-//! The same line of a body must work in all of them, so the decision is left to the assembler (see [`super::emit`]). That
-//! is asked for only where an argument somewhere in the file can make the statement a site: most macros never do. Where one
-//! word decides, a mnemonic or a register, any of its kind may come; otherwise the whole statement has to be one of those
-//! that the calls in the file can make of it.
+//! The same line of a body must work in all of them, so the decision is left to the assembler (see
+//! [`super::emit`]). That is asked for only where an argument somewhere in the file can make the
+//! statement a site: most macros never do. Where one word decides, a mnemonic or a register, any of
+//! its kind may come; otherwise the whole statement has to be one of those that the calls in the
+//! file can make of it.
 
 use super::emit::{Carrier, Decision, Dispatch, Insertion, Kind};
 use super::lookup::{Mnemonic, lookup, sensitive};
@@ -88,7 +90,8 @@ impl Stage<'_> {
         }
     }
 
-    /// The statement as a whole, if one of the texts that it can become is sensitive, beside those that are `by_mnemonic`.
+    /// The statement as a whole, if one of the texts that it can become is sensitive, beside those
+    /// that are `by_mnemonic`.
     fn whole(&self, statement: &Statement, by_mnemonic: bool) -> Option<Decision> {
         let template = scrubbed(&self.source[statement.range()]);
         let mut texts = Vec::new();
@@ -125,7 +128,8 @@ impl Stage<'_> {
     }
 }
 
-/// The text with its blanks as GAS leaves them (`app.c`): one between two words, none around commas. Comments are blanks.
+/// The text with its blanks as GAS leaves them (`app.c`): one between two words, none around
+/// commas. Comments are blanks.
 fn scrubbed(text: &[u8]) -> Vec<u8> {
     let mut result: Vec<u8> = Vec::with_capacity(text.len());
     let mut blank = false;

@@ -1,18 +1,22 @@
 //! Distances that the text counts in bytes.
 //!
-//! A pad moves what stands behind it. The assembler moves every label, and every difference of labels, with it; what it
-//! cannot know is that a number counts bytes of code. The principle: **wherever the text reaches a place by a number, no
-//! site in between is padded**. It is recorded all the same, with the reason. Numbers are met in three forms:
+//! A pad moves what stands behind it. The assembler moves every label, and every difference of
+//! labels, with it; what it cannot know is that a number counts bytes of code. The principle:
+//! **wherever the text reaches a place by a number, no site in between is padded**. It is recorded
+//! all the same, with the reason. Numbers are met in three forms:
 //!
-//! * a place and a number (`jmp .+4`, `lea label+7(%rip)`, `target = . + 9`): nothing is padded between the two, here.
-//! * code that no name leads to, behind a branch: an entry of a table that is found by its number and size ([`super::flow`]).
-//! * a decision about a distance (`.if end - start > 4`), which may fall otherwise: whoever assembles the text compares the
-//!   object with the plain one.
+//! * a place and a number (`jmp .+4`, `lea label+7(%rip)`, `target = . + 9`): nothing is padded
+//!   between the two, here.
+//! * code that no name leads to, behind a branch: an entry of a table that is found by its number
+//!   and size ([`super::flow`]).
+//! * a decision about a distance (`.if end - start > 4`), which may fall otherwise: whoever
+//!   assembles the text compares the object with the plain one.
 //!
-//! What bytes lie between a place and its number is known to the assembler only. Every instruction and every directive that
-//! puts data has one byte at least, so that N of them are enough. A MOV of a number that takes 8 bytes has ten, which matters
-//! because a kernel names that number by its distance from the end (Linux, `runtime-const.h`). A macro call may put anything;
-//! where one lies on the way, or the number is not known, no site of the text is padded.
+//! What bytes lie between a place and its number is known to the assembler only. Every instruction
+//! and every directive that puts data has one byte at least, so that N of them are enough. A MOV of
+//! a number that takes 8 bytes has ten, which matters because a kernel names that number by its
+//! distance from the end (Linux, `runtime-const.h`). A macro call may put anything; where one lies
+//! on the way, or the number is not known, no site of the text is padded.
 
 use std::ops::Range;
 
@@ -56,8 +60,8 @@ pub(super) struct Reach {
     pub(super) parts: Vec<Range<usize>>,
 }
 
-/// The places with a number in the operands of a statement; `whole` if each operand is an expression (data, a definition), and
-/// not an instruction's.
+/// The places with a number in the operands of a statement; `whole` if each operand is an
+/// expression (data, a definition), and not an instruction's.
 pub(super) fn counted(
     source: &[u8],
     syntax: Syntax,
@@ -105,7 +109,8 @@ pub(super) fn counted(
                     found.extend(added.iter().chain(&subtracted).map(|name| place(name, bytes)));
                 }
             }
-            // The address of a place and a number, less that of another place; but a field of a branch is counted from its end.
+            // The address of a place and a number, less that of another place; but a field of a
+            // branch is counted from its end.
             Some(Sum { added, subtracted, number }) if added.len() == 1 && subtracted.len() == 1 => {
                 let is_distance = number == 0 && is_data(&lowercase(statement.head(source))) && is_local(subtracted[0]);
                 if !is_distance && !is_from_end(source, statement, number) {
@@ -162,7 +167,8 @@ fn is_from_end(source: &[u8], statement: &Statement, number: i64) -> bool {
     number == -size
 }
 
-/// The part of an instruction's operand that is an expression (GAS manual, 9.16.1.2 and 9.16.7 "Memory References").
+/// The part of an instruction's operand that is an expression (GAS manual, 9.16.1.2 and 9.16.7
+/// "Memory References").
 fn displacement(syntax: Syntax, operand: &[u8]) -> &[u8] {
     if syntax.intel {
         return operand;
@@ -194,7 +200,8 @@ struct Place {
     executable: bool,
 }
 
-/// Where the labels of a text are, and what on the way from one place to another may be code or data.
+/// Where the labels of a text are, and what on the way from one place to another may be code or
+/// data.
 #[derive(Default)]
 struct Positions<'a> {
     labels: FxHashMap<&'a [u8], Vec<Place>>,
@@ -210,8 +217,8 @@ struct Positions<'a> {
 
 /// What the counted places of a text reach.
 ///
-/// `labels` are those in code, and `aliases` what else may be the name of one; most counted places are not there, and then
-/// there is nothing more to find out.
+/// `labels` are those in code, and `aliases` what else may be the name of one; most counted places
+/// are not there, and then there is nothing more to find out.
 pub(super) fn reach<'a>(
     source: &'a [u8],
     counted: &[Counted],
@@ -363,8 +370,8 @@ impl<'a> Positions<'a> {
         })
     }
 
-    /// Whether something in a part of the text may have any number of bytes, or it is reached from or to a body, which is
-    /// expanded elsewhere.
+    /// Whether something in a part of the text may have any number of bytes, or it is reached from
+    /// or to a body, which is expanded elsewhere.
     fn is_in_the_way(&self, part: &Range<usize>, at: usize) -> bool {
         let call = self.calls.partition_point(|&start| start < part.start);
         let crosses = |body: &Range<usize>| {
@@ -379,8 +386,8 @@ impl<'a> Positions<'a> {
     }
 }
 
-/// Whether an instruction is a MOV of a number that only a field of 8 bytes holds: REX.W, an opcode, and the field (SDM Vol. 2B,
-/// MOV).
+/// Whether an instruction is a MOV of a number that only a field of 8 bytes holds: REX.W, an
+/// opcode, and the field (SDM Vol. 2B, MOV).
 fn moves_long_number(head: &[u8], operands: &[u8]) -> bool {
     let is_move = [&b"mov"[..], b"movq", b"movabs", b"movabsq"].iter().any(|name| head.eq_ignore_ascii_case(name));
     let source = || operands.strip_prefix(b"$").and_then(|rest| rest.split(|byte| *byte == b',').next());
@@ -405,7 +412,8 @@ pub(super) fn definition<'a>(source: &'a [u8], statement: &Statement) -> Option<
     Some((operands[..comma].trim_ascii(), operands[comma + 1..].trim_ascii()))
 }
 
-/// Whether the directive of this name, in lower case, puts data, of which each operand has one byte at least.
+/// Whether the directive of this name, in lower case, puts data, of which each operand has one byte
+/// at least.
 #[rustfmt::skip]
 pub(super) fn is_data(directive: &[u8]) -> bool {
     matches!(

@@ -6,31 +6,39 @@
 //! 28110:cli;28111:NOP;28112:.pushsection .note.afterburn;RECORD;.popsection
 //! ```
 //!
-//! all on the line where the instruction stood, so that no line number of the user's moves. The choices behind it:
+//! all on the line where the instruction stood, so that no line number of the user's moves. The
+//! choices behind it:
 //!
-//! * Numeric labels can be defined over and over (GAS manual, 5.3), which macro bodies need, and leave no symbol.
-//! * The pad stands *behind* the instruction, because exception tables and symbols point at its start; and it is spelled
-//!   out in constant bytes, so that the assembler can still fold label differences that span it.
-//! * The lengths in a record are label differences: the assembler knows them, the text stage only a lower bound.
-//! * No insertion contains a quote, for a site may stand inside one (`ALTERNATIVE "", "stac"`). Hence the section gets its
-//!   flags in a prelude, once. The prelude also writes the note's header; the end of the records is a label in a later
-//!   subsection, so that nothing has to be appended at the end of a text which may end anywhere.
+//! * Numeric labels can be defined over and over (GAS manual, 5.3), which macro bodies need, and
+//!   leave no symbol.
+//! * The pad stands *behind* the instruction, because exception tables and symbols point at its
+//!   start; and it is spelled out in constant bytes, so that the assembler can still fold label
+//!   differences that span it.
+//! * The lengths in a record are label differences: the assembler knows them, the text stage only a
+//!   lower bound.
+//! * No insertion contains a quote, for a site may stand inside one (`ALTERNATIVE "", "stac"`).
+//!   Hence the section gets its flags in a prelude, once. The prelude also writes the note's
+//!   header; the end of the records is a label in a later subsection, so that nothing has to be
+//!   appended at the end of a text which may end anywhere.
 //!
-//! A statement of a macro body that is a site in some expansions only is *dispatched* when it is expanded:
+//! A statement of a macro body that is a site in some expansions only is *dispatched* when it is
+//! expanded:
 //!
 //! ```text
 //! .ifdef ".Lafterburn.mnemonic.\op";28110:\op;...;.else;\op;.endif
 //! ```
 //!
-//! where the prelude has defined one such symbol, with the class for value, per sensitive mnemonic and register; or, where no
-//! single word decides, per text that the statement can become. They are `.L` symbols, which never reach the object.
+//! where the prelude has defined one such symbol, with the class for value, per sensitive mnemonic
+//! and register; or, where no single word decides, per text that the statement can become. They are
+//! `.L` symbols, which never reach the object.
 //!
-//! A record of a site in a section group has to be dropped with the site. It is a note of its own, in a section of the
-//! same group, which GAS and LLVM find by the flag `?` (GAS manual, 7.97). Where a section is not known, in a macro body,
-//! the same flag gives a section of no group if the site is in none.
+//! A record of a site in a section group has to be dropped with the site. It is a note of its own,
+//! in a section of the same group, which GAS and LLVM find by the flag `?` (GAS manual, 7.97).
+//! Where a section is not known, in a macro body, the same flag gives a section of no group if the
+//! site is in none.
 //!
-//! Where an insertion may hold no quote, or no name that a parameter could replace (`.altmacro`, a parameter `b`), a macro of
-//! the prelude stands for the record.
+//! Where an insertion may hold no quote, or no name that a parameter could replace (`.altmacro`, a
+//! parameter `b`), a macro of the prelude stands for the record.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -150,7 +158,8 @@ pub(super) enum Kind {
     Spelled(Vec<Piece>),
 }
 
-/// The definitions that stand before an annotated text. `is_macro` tells the names that are no mnemonics in it.
+/// The definitions that stand before an annotated text. `is_macro` tells the names that are no
+/// mnemonics in it.
 pub(super) fn prelude(
     insertions: &[Insertion],
     is_macro: &dyn Fn(&[u8]) -> bool,
@@ -191,7 +200,8 @@ fn note_header(size: &str, out: &mut impl Write) -> io::Result<()> {
     write!(out, ".balign 4;.long {},{size},{VERSION};.ascii \"{name}\"", NOTE_NAME.len())
 }
 
-/// The record of the site that was defined last. `fields` are the bytes behind its lengths, `more` the words behind these.
+/// The record of the site that was defined last. `fields` are the bytes behind its lengths, `more`
+/// the words behind these.
 fn record(displacement: &str, fields: &str, more: &str, grouped: bool, out: &mut impl Write) -> io::Result<()> {
     if grouped {
         write!(out, ".pushsection {GROUP_SECTION},\"a?\",@note;")?;
@@ -203,7 +213,8 @@ fn record(displacement: &str, fields: &str, more: &str, grouped: bool, out: &mut
     write!(out, ".long {SITE}b+{displacement}-.;.byte {PAD}b-{SITE}b,{END}b-{SITE}b,{fields};.short {more};.popsection")
 }
 
-/// objtool takes the record's relocation for a code pointer that escapes, and asks for an ENDBR64 there.
+/// objtool takes the record's relocation for a code pointer that escapes, and asks for an ENDBR64
+/// there.
 fn hint(grouped: bool, out: &mut impl Write) -> io::Result<()> {
     let flags = if grouped { ",\"?\"" } else { "" };
     write!(out, ".pushsection .discard.noendbr{flags};.quad {SITE}b;.popsection")

@@ -1,8 +1,9 @@
 //! Which runs of bytes are code, and what becomes of them.
 //!
-//! Data in a text section looks like code, and a pad would ruin it. What tells the two apart is how they are reached: code is
-//! fallen into or branched to, data is named by its address. Where a run may be either, it stays as it is, and the census of
-//! the object reports what looks sensitive in it.
+//! Data in a text section looks like code, and a pad would ruin it. What tells the two apart is how
+//! they are reached: code is fallen into or branched to, data is named by its address. Where a run
+//! may be either, it stays as it is, and the census of the object reports what looks sensitive in
+//! it.
 
 use std::ops::Range;
 
@@ -67,8 +68,9 @@ impl<'a> Stage<'a> {
         true
     }
 
-    /// Records that a run is data, if a disassembler would find something sensitive in it. What could be code may be an
-    /// entry that is reached by its number, unless it is written as characters.
+    /// Records that a run is data, if a disassembler would find something sensitive in it. What
+    /// could be code may be an entry that is reached by its number, unless it is written as
+    /// characters.
     fn data(&mut self, run: &Run, behind: &Scanner<'a>) -> bool {
         let Some(class) = run.looks_like() else { return false };
         let is_behind_trap = self.is_unlabelled() && is_trap(self.previous_head());

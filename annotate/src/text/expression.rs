@@ -1,8 +1,10 @@
-//! Expressions as GAS reads them (manual, 6.2 "Expressions"), as far as they are sums of names and numbers.
+//! Expressions as GAS reads them (manual, 6.2 "Expressions"), as far as they are sums of names and
+//! numbers.
 
 use super::scan::is_word;
 
-/// A sum: the names in it, each added or subtracted, and a number. Arithmetic wraps at 64 bits, as the assembler's does.
+/// A sum: the names in it, each added or subtracted, and a number. Arithmetic wraps at 64 bits, as
+/// the assembler's does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sum<'a> {
     /// The names that are added.

@@ -1,12 +1,13 @@
 //! Code that is reached by its number.
 //!
-//! What stands behind a branch or return is reached by its label. Code without one is reached all the same where it is an
-//! entry of a table, and whoever goes there multiplies the entry's number by its size: `table + 8 * n`. A pad would make
-//! the entry longer, and nobody could tell from the object. So from the table's label on, up to the next label, nothing is
-//! padded. A label that nothing names is none: it may be there for the reader of the text.
+//! What stands behind a branch or return is reached by its label. Code without one is reached all
+//! the same where it is an entry of a table, and whoever goes there multiplies the entry's number
+//! by its size: `table + 8 * n`. A pad would make the entry longer, and nobody could tell from the
+//! object. So from the table's label on, up to the next label, nothing is padded. A label that
+//! nothing names is none: it may be there for the reader of the text.
 //!
-//! Compilers write no such tables, and what they put behind a branch has a label that they name. In their output only inline
-//! assembly is looked at.
+//! Compilers write no such tables, and what they put behind a branch has a label that they name. In
+//! their output only inline assembly is looked at.
 
 use std::mem;
 use std::ops::Range;
@@ -104,7 +105,8 @@ impl Flow {
         ends_in_transfer || !has_code && !starts_with_label
     }
 
-    /// Whether the last code before this place branches or returns for good, whatever labels stand in between.
+    /// Whether the last code before this place branches or returns for good, whatever labels stand
+    /// in between.
     pub(super) fn is_behind_transfer(&self) -> bool {
         self.way.is_over
     }
@@ -221,8 +223,8 @@ impl Flow {
             return;
         }
         self.way.parts.push(start..offset);
-        // Whoever enters a sled does so by number, too; and an entry that ends in a branch may have a label for another
-        // purpose, as for a fault in it.
+        // Whoever enters a sled does so by number, too; and an entry that ends in a branch may have
+        // a label for another purpose, as for a fault in it.
         if outline.has_code && (!outline.starts_with_label || outline.ends_in_transfer) {
             self.reach.parts.push(start..offset);
         }
@@ -259,7 +261,8 @@ pub(super) fn may_precede_transfer(head: &[u8]) -> bool {
     matches!(head, b"bnd" | b"notrack" | b"rep" | b"repe" | b"repz" | b"repne" | b"repnz" | b"data16" | b"cs" | b"ds")
 }
 
-/// Whether the instruction of this name may stand behind a branch to fill room or to stop speculation.
+/// Whether the instruction of this name may stand behind a branch to fill room or to stop
+/// speculation.
 pub(super) fn is_filler(head: &[u8]) -> bool {
     [&b"nop"[..], b"nopw", b"nopl", b"int3", b"ud2", b"hlt", b"lfence"]
         .iter()
@@ -270,8 +273,9 @@ pub(super) fn is_filler(head: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Letters for what happens: `L` label, `c` code, `t` transfer, `(` and `)` loop, `[` and `]` macro `m`, `m` its call,
-    /// `?` condition, `1` and `2` sections. Returns the parts that are reached by number.
+    /// Letters for what happens: `L` label, `c` code, `t` transfer, `(` and `)` loop, `[` and `]`
+    /// macro `m`, `m` its call, `?` condition, `1` and `2` sections. Returns the parts that are
+    /// reached by number.
     fn parts(events: &str) -> Vec<&str> {
         let mut flow = Flow::default();
         for (offset, event) in events.char_indices() {

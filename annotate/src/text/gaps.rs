@@ -1,9 +1,10 @@
 //! What may stand between two instructions and assemble to nothing.
 //!
-//! Some instructions belong together: the interrupt shadow of `sti` covers the next instruction, a prefix the one behind it,
-//! and `pushf` with `pop` has a short replacement. What compilers write between them when they are asked for debug
-//! information (places, unwind directives, labels for ranges) puts no byte there, and must not part them: otherwise the
-//! same source would run otherwise with `-g`.
+//! Some instructions belong together: the interrupt shadow of `sti` covers the next instruction, a
+//! prefix the one behind it, and `pushf` with `pop` has a short replacement. What compilers write
+//! between them when they are asked for debug information (places, unwind directives, labels for
+//! ranges) puts no byte there, and must not part them: otherwise the same source would run
+//! otherwise with `-g`.
 
 use super::distance::definition;
 use super::expression::Sum;
@@ -36,7 +37,8 @@ pub(super) fn puts_nothing(directive: &[u8], operands: &[u8]) -> bool {
 }
 
 impl<'a> Stage<'a> {
-    /// The next statement that may put something into the section, as long as nobody can reach it but by what stands before.
+    /// The next statement that may put something into the section, as long as nobody can reach it
+    /// but by what stands before.
     pub(super) fn next_code(&self, scanner: &mut Scanner<'a>) -> Option<Statement> {
         self.next_statement(scanner, true)
     }
@@ -60,8 +62,8 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Steps over data that goes into other sections, where no site can be, until the text is back; `false` if the statement
-    /// does not change the section, and nothing if more is on the way.
+    /// Steps over data that goes into other sections, where no site can be, until the text is back;
+    /// `false` if the statement does not change the section, and nothing if more is on the way.
     fn excursion(&self, away: &Statement, scanner: &mut Scanner<'a>) -> Option<bool> {
         if !Sections::is_change(away.head(self.source)) {
             return Some(false);

@@ -1,8 +1,9 @@
 //! The directives that have the assembler read another file in the middle of a text.
 //!
-//! What stands in that file does not pass by the text stage unless somebody puts it in the directive's place. That can be
-//! done where the assembler would read it once, on its way through the text; in a macro body or a repetition it reads the
-//! file when that is expanded, perhaps under another name.
+//! What stands in that file does not pass by the text stage unless somebody puts it in the
+//! directive's place. That can be done where the assembler would read it once, on its way through
+//! the text; in a macro body or a repetition it reads the file when that is expanded, perhaps under
+//! another name.
 
 use std::ops::Range;
 
@@ -17,7 +18,8 @@ pub struct Include {
     pub file: Range<usize>,
 }
 
-/// Finds the `.include` directives of a text (GAS manual, 7.48). A name with escape sequences is passed over.
+/// Finds the `.include` directives of a text (GAS manual, 7.48). A name with escape sequences is
+/// passed over.
 #[must_use]
 pub fn includes(source: &[u8]) -> Vec<Include> {
     let mentions = |word: &[u8]| memchr::memmem::find(source, word).is_some();

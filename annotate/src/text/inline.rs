@@ -1,6 +1,7 @@
-//! Which parts of a compiler's output the compiler did not write: inline assembly, which stands between `#APP` and
-//! `#NO_APP`. Where GCC puts several statements of it between the two, each ends with a line marker, `# 0 "" 2`: control may
-//! come to the next from elsewhere than the one before (`asm goto`). The scanner takes all of these for comments.
+//! Which parts of a compiler's output the compiler did not write: inline assembly, which stands
+//! between `#APP` and `#NO_APP`. Where GCC puts several statements of it between the two, each ends
+//! with a line marker, `# 0 "" 2`: control may come to the next from elsewhere than the one before
+//! (`asm goto`). The scanner takes all of these for comments.
 
 use std::cell::{Cell, OnceCell};
 
@@ -50,8 +51,9 @@ impl<'a> Inline<'a> {
         self.part(at).checked_sub(1).is_some_and(|part| self.marks()[part].1)
     }
 
-    /// Where the debug information ends that goes on at a place, or that place, if no compiler wrote it. What compilers write
-    /// has one directive a line, so that only the start of each line has to be looked at.
+    /// Where the debug information ends that goes on at a place, or that place, if no compiler
+    /// wrote it. What compilers write has one directive a line, so that only the start of each line
+    /// has to be looked at.
     pub(super) fn end_of_debug(&self, at: usize) -> usize {
         if !self.is_compiled(at) {
             return at;

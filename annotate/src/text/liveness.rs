@@ -1,14 +1,16 @@
 //! Which registers and flags matter after a site.
 //!
-//! A replacement that may use a dead register or spoil dead flags is far shorter than one that must save them. Liveness is
-//! computed forward from the site within its basic block: what is read before it is written is live, what is written
-//! first is dead, and what is still undecided where the block ends, or at the first statement that is not understood, is
-//! live. A label that something names ends the block too, although control falls through it: in hand-written code it may
-//! mark an instruction that faults into a fix-up, and the fix-up reads what it likes.
+//! A replacement that may use a dead register or spoil dead flags is far shorter than one that must
+//! save them. Liveness is computed forward from the site within its basic block: what is read
+//! before it is written is live, what is written first is dead, and what is still undecided where
+//! the block ends, or at the first statement that is not understood, is live. A label that
+//! something names ends the block too, although control falls through it: in hand-written code it
+//! may mark an instruction that faults into a fix-up, and the fix-up reads what it likes.
 //!
-//! At a `call` or `ret` that the compiler emitted, the status flags are dead (System V psABI for x86-64, 3.2.1: they "have
-//! no specified role in the standard calling sequence and are not preserved across calls"). Registers are not: GCC's
-//! `-fipa-ra` lets a caller rely on what it has seen its callee leave alone.
+//! At a `call` or `ret` that the compiler emitted, the status flags are dead (System V psABI for
+//! x86-64, 3.2.1: they "have no specified role in the standard calling sequence and are not
+//! preserved across calls"). Registers are not: GCC's `-fipa-ra` lets a caller rely on what it has
+//! seen its callee leave alone.
 
 use super::operands::{GeneralRegister, Syntax, split};
 use super::scan::{Scanner, Statement};
@@ -93,7 +95,8 @@ fn effect(source: &[u8], statement: &Statement) -> Option<Effect> {
     };
     let bit = bit(register);
     match shape {
-        // A 32-bit write clears the upper half (SDM Vol. 1, 3.4.1.1); a narrower one keeps the rest.
+        // A 32-bit write clears the upper half (SDM Vol. 1, 3.4.1.1); a narrower one keeps the
+        // rest.
         Shape::Move if register.bits >= 32 => effect.writes |= bit,
         Shape::Modify if register.bits >= 32 && clears(syntax, statement.head(source), &operands) => {
             effect.reads &= !bit;
@@ -111,7 +114,8 @@ fn clears(syntax: Syntax, head: &[u8], operands: &[&[u8]]) -> bool {
         && syntax.general_register(operands[0]) == syntax.general_register(operands[1])
 }
 
-/// Shape, and flags read and written, by mnemonic; the flags are those of each instruction's page in the SDM, Vol. 2.
+/// Shape, and flags read and written, by mnemonic; the flags are those of each instruction's page
+/// in the SDM, Vol. 2.
 fn shape(head: &[u8]) -> Option<(Shape, bool, Option<LiveFlags>)> {
     let base = match head {
         b"movslq" | b"movabsq" | b"movzbl" | b"movzwl" | b"movzbq" | b"movzwq" | b"movsbl" | b"movswl" | b"movsbq"

@@ -77,7 +77,8 @@ pub(super) fn spellings() -> impl Iterator<Item = (Vec<u8>, Candidate)> {
     })
 }
 
-/// What the mnemonic before a suffix that a macro parameter supplies may be; GAS reads mnemonics without regard to case.
+/// What the mnemonic before a suffix that a macro parameter supplies may be; GAS reads mnemonics
+/// without regard to case.
 pub(super) fn lookup(word: &[u8]) -> Option<&'static Mnemonic> {
     const LONGEST: usize = 12;
     let &[first, second, ..] = word else { return None };

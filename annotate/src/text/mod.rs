@@ -1,19 +1,23 @@
 //! The assembler stage: GAS text in, the same text with padded and recorded sites out.
 //!
-//! It works on text because that is the only place where every sensitive instruction of a kernel, compiled or
-//! hand-written, passes by before any address is decided. It is deliberately not an assembler: it finds the statements
-//! that are sensitive, inserts around them, and copies every other byte. What it does not understand it leaves alone, and
-//! the census of the object (see [`crate::object`]) tells what it missed. So each rule here may be simple as long as it
-//! errs to the side of leaving a statement alone; what it must never do is change what the text means.
+//! It works on text because that is the only place where every sensitive instruction of a kernel,
+//! compiled or hand-written, passes by before any address is decided. It is deliberately not an
+//! assembler: it finds the statements that are sensitive, inserts around them, and copies every
+//! other byte. What it does not understand it leaves alone, and the census of the object (see
+//! [`crate::object`]) tells what it missed. So each rule here may be simple as long as it errs to
+//! the side of leaving a statement alone; what it must never do is change what the text means.
 //!
-//! * `scan` cuts the text into labels and statements; `sections` follows where they go, `stage` what they are.
-//! * `lookup` and `operands` decide whether a statement is sensitive, `bytes` and `encoded` whether a hand-encoded one is;
-//!   `sequences` joins two that share a slot.
-//! * `gaps` tells what may stand between two instructions as if there were nothing; `references` which labels are reached.
-//! * `distance` and `flow` find where the text counts bytes, which a pad must not change; `expression` reads sums.
+//! * `scan` cuts the text into labels and statements; `sections` follows where they go, `stage`
+//!   what they are.
+//! * `lookup` and `operands` decide whether a statement is sensitive, `bytes` and `encoded` whether
+//!   a hand-encoded one is; `sequences` joins two that share a slot.
+//! * `gaps` tells what may stand between two instructions as if there were nothing; `references`
+//!   which labels are reached.
+//! * `distance` and `flow` find where the text counts bytes, which a pad must not change;
+//!   `expression` reads sums.
 //! * `macros` knows what parameters can stand for, `dispatch` which statements they decide.
-//! * `liveness` finds what matters after a site, `inline` what a compiler wrote; [`crate::linux`] knows the names that tell
-//!   more of it.
+//! * `liveness` finds what matters after a site, `inline` what a compiler wrote; [`crate::linux`]
+//!   knows the names that tell more of it.
 //! * `includes` finds what the assembler would read by itself.
 //! * `emit` is the only one that knows what is inserted.
 
@@ -51,7 +55,8 @@ use crate::record::Flags;
 pub struct Options {
     /// The classes that are padded. A site of another class is recorded as switched off.
     pub classes: ClassSet,
-    /// Emit what keeps Linux's objtool from taking a record for a code pointer (`.discard.noendbr`).
+    /// Emit what keeps Linux's objtool from taking a record for a code pointer
+    /// (`.discard.noendbr`).
     pub objtool_hints: bool,
 }
 
@@ -98,15 +103,16 @@ impl<'a> Annotated<'a> {
         !self.insertions.is_empty()
     }
 
-    /// Whether the object will certainly have a record. Otherwise every site stands in a macro body or a conditional,
-    /// which may never be assembled.
+    /// Whether the object will certainly have a record. Otherwise every site stands in a macro body
+    /// or a conditional, which may never be assembled.
     #[must_use]
     pub fn is_certain(&self) -> bool {
         self.is_certain && self.is_changed()
     }
 
-    /// Whether only the object can tell that a pad changes nothing, if it is compared with the plain one: people wrote the text,
-    /// and may have counted bytes in any way, or decide something by a distance.
+    /// Whether only the object can tell that a pad changes nothing, if it is compared with the
+    /// plain one: people wrote the text, and may have counted bytes in any way, or decide something
+    /// by a distance.
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
         self.is_doubtful && self.is_changed()
@@ -138,7 +144,8 @@ impl<'a> Annotated<'a> {
         })
     }
 
-    /// Writes the annotated text. `name` is what the assembler is to call it in messages and debug information.
+    /// Writes the annotated text. `name` is what the assembler is to call it in messages and debug
+    /// information.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Operands: which register file they name, and how many bytes they add to an encoding.
 //!
-//! AT&T operands come source first, Intel ones destination first (GAS manual, 9.16.4.1). `.intel_syntax noprefix` and
-//! `.att_syntax noprefix` drop the `%` of registers.
+//! AT&T operands come source first, Intel ones destination first (GAS manual, 9.16.4.1).
+//! `.intel_syntax noprefix` and `.att_syntax noprefix` drop the `%` of registers.
 
 use super::expression::Sum;
 use crate::instructions::{RegisterFile, When};
@@ -9,7 +9,8 @@ use crate::instructions::{RegisterFile, When};
 /// The vector of INT3 (SDM Vol. 3A, Table 6-1).
 const BREAKPOINT: i64 = 3;
 
-/// The control registers that there are (SDM Vol. 2B, MOV to/from Control Registers: others are undefined).
+/// The control registers that there are (SDM Vol. 2B, MOV to/from Control Registers: others are
+/// undefined).
 pub(super) const CONTROL_REGISTERS: [u8; 5] = [0, 2, 3, 4, 8];
 /// The debug registers that there are (SDM Vol. 2B, MOV to/from Debug Registers).
 pub(super) const DEBUG_REGISTERS: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
@@ -76,7 +77,8 @@ impl Syntax {
 
     /// The operands of an instruction, read for what can make it sensitive.
     pub(super) fn read(self, text: &[u8]) -> Operands<'_> {
-        // No register holds a comma: if the first or last operand is one, nothing else stands before or behind a comma.
+        // No register holds a comma: if the first or last operand is one, nothing else stands
+        // before or behind a comma.
         let is_comma = |byte: &u8| *byte == b',';
         let first = text.split(is_comma).next().unwrap_or_default();
         let last = text.rsplit(is_comma).next().unwrap_or_default();
@@ -92,8 +94,8 @@ impl Syntax {
         }
     }
 
-    /// A lower bound for the bytes that the operands add to the shortest encoding: REX for R8-R15, a SIB byte, a
-    /// displacement (SDM Vol. 2A, 2.1.5 and 2.2.1).
+    /// A lower bound for the bytes that the operands add to the shortest encoding: REX for R8-R15,
+    /// a SIB byte, a displacement (SDM Vol. 2A, 2.1.5 and 2.2.1).
     pub(super) fn least_extra_length(self, operands: &[u8]) -> u8 {
         let extended = split(operands).any(|operand| self.general_register(operand).is_some_and(|r| r.number >= 8));
         let memory =

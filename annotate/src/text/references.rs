@@ -1,11 +1,12 @@
 //! Which labels the text names again.
 //!
-//! A label that nothing names is reached by nobody: neither a branch nor a table can lead to it. Compilers put such labels
-//! between any two instructions when they are asked for debug information, and name them there only. So what stands in
-//! debug sections does not count, and the annotation of a text is the same with and without.
+//! A label that nothing names is reached by nobody: neither a branch nor a table can lead to it.
+//! Compilers put such labels between any two instructions when they are asked for debug
+//! information, and name them there only. So what stands in debug sections does not count, and the
+//! annotation of a text is the same with and without.
 //!
-//! The whole text has to be read to know. That is done once, and not before somebody asks; most questions are about a
-//! label whose branch stands a few lines away, and are answered there.
+//! The whole text has to be read to know. That is done once, and not before somebody asks; most
+//! questions are about a label whose branch stands a few lines away, and are answered there.
 
 use std::cell::OnceCell;
 use std::ops::Range;
@@ -16,7 +17,8 @@ use super::inline::Inline;
 use super::scan::{Item, Scanner, Statement, is_word, lowercase};
 use super::sections::Sections;
 
-/// How far around a label its branch is looked for, and then its type, before the whole text is read.
+/// How far around a label its branch is looked for, and then its type, before the whole text is
+/// read.
 const NEARBY: [usize; 2] = [512, 4096];
 /// Where names start in more ways, every label counts as named.
 const MOST_STARTS: usize = 64;
@@ -32,7 +34,8 @@ pub(super) struct References<'a> {
 #[derive(Default)]
 struct Names<'a> {
     whole: FxHashSet<&'a [u8]>,
-    /// What stands before a macro parameter within a name: `.Ltable_\number` names all that starts so.
+    /// What stands before a macro parameter within a name: `.Ltable_\number` names all that starts
+    /// so.
     starts: FxHashSet<&'a [u8]>,
     /// Those that a branch names, or that are typed as functions.
     branches: FxHashSet<&'a [u8]>,
@@ -49,7 +52,8 @@ impl<'a> References<'a> {
         self.names.get_or_init(|| Names::of(self.source, self.is_compiled))
     }
 
-    /// Whether anything names the label that is defined there. A label that is not local to the file is named by others.
+    /// Whether anything names the label that is defined there. A label that is not local to the
+    /// file is named by others.
     pub(super) fn names_local(&self, label: &Range<usize>) -> bool {
         let name = &self.source[label.clone()];
         let is_number = name.iter().all(u8::is_ascii_digit);
@@ -81,7 +85,8 @@ impl<'a> References<'a> {
         if is_number { [b"b", b"f"].iter().any(|way| has(&[name, *way].concat())) } else { has(name) }
     }
 
-    /// Whether the symbol that is defined there is said to be an object (GAS manual, 7.109 "`.type`").
+    /// Whether the symbol that is defined there is said to be an object (GAS manual, 7.109
+    /// "`.type`").
     pub(super) fn is_object(&self, label: &Range<usize>) -> bool {
         let name = &self.source[label.clone()];
         let nearby = self.within(NEARBY[1], label);
@@ -97,7 +102,8 @@ impl<'a> References<'a> {
         &self.source[label.start.saturating_sub(distance)..self.source.len().min(label.end + distance)]
     }
 
-    /// Whether an instruction near a label names it, or, if it is a number, data. (Debug information does not name numbers.)
+    /// Whether an instruction near a label names it, or, if it is a number, data. (Debug
+    /// information does not name numbers.)
     fn names_within(&self, distance: usize, label: &Range<usize>) -> bool {
         let (name, text) = (&self.source[label.clone()], self.within(distance, label));
         let is_number = name.iter().all(u8::is_ascii_digit);
@@ -184,7 +190,8 @@ fn is_object(kind: &[u8]) -> bool {
     matches!(kind, b"@object" | b"object" | b"STT_OBJECT")
 }
 
-/// Directives that say something of a symbol, or compute with it how much room there is, but make nobody reach it.
+/// Directives that say something of a symbol, or compute with it how much room there is, but make
+/// nobody reach it.
 fn is_description(directive: &[u8]) -> bool {
     matches!(directive, b".type" | b".size" | b".loc" | b".file")
         || matches!(directive, b".ascii" | b".asciz" | b".string" | b".string8")
@@ -202,7 +209,8 @@ pub(super) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|&byte| !is_word(byte)).filter(|word| !word.is_empty())
 }
 
-/// The symbol that a word of an operand names: an immediate has a `$` before it, a relocation an `@` behind.
+/// The symbol that a word of an operand names: an immediate has a `$` before it, a relocation an
+/// `@` behind.
 pub(super) fn symbol(word: &[u8]) -> &[u8] {
     let word = word.strip_prefix(b"$").unwrap_or(word);
     memchr::memchr(b'@', word).map_or(word, |at| &word[..at])

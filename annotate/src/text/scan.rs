@@ -1,11 +1,11 @@
 //! GAS text cut into labels and statements.
 //!
-//! GAS (manual, section 3, "Syntax"; `app.c`, the scrubber) is line-oriented but not line-based: `;` separates
-//! statements, `/* */` comments span lines, strings hide all of these, and a character constant (`'x`) hides one
-//! character. On x86 `#` starts a comment anywhere and `/` does at the start of a statement. A NUL ends a statement, too
-//! (`read.c`, `lex_type`). The scanner copies nothing:
-//! what it yields are offsets into the source, so that the annotated text is the source with insertions and every byte
-//! that is not ours reaches the assembler as it was.
+//! GAS (manual, section 3, "Syntax"; `app.c`, the scrubber) is line-oriented but not line-based:
+//! `;` separates statements, `/* */` comments span lines, strings hide all of these, and a
+//! character constant (`'x`) hides one character. On x86 `#` starts a comment anywhere and `/` does
+//! at the start of a statement. A NUL ends a statement, too (`read.c`, `lex_type`). The scanner
+//! copies nothing: what it yields are offsets into the source, so that the annotated text is the
+//! source with insertions and every byte that is not ours reaches the assembler as it was.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -155,8 +155,8 @@ impl<'a> Scanner<'a> {
         self.source.len()
     }
 
-    /// The offset after the character constant that starts at `from`: `'x`, `'x'`, `'\n'`. A quote before a newline is
-    /// left to the assembler's judgement.
+    /// The offset after the character constant that starts at `from`: `'x`, `'x'`, `'\n'`. A quote
+    /// before a newline is left to the assembler's judgement.
     fn character(&self, from: usize) -> usize {
         let mut at = from + 1;
         match self.byte(at) {
@@ -176,8 +176,8 @@ impl<'a> Scanner<'a> {
         at
     }
 
-    /// The end of the word at `from`; `\()`, which ends a macro parameter's name, belongs to it, and so does a
-    /// pseudo-prefix (`{disp8}`) or a quoted symbol as a whole.
+    /// The end of the word at `from`; `\()`, which ends a macro parameter's name, belongs to it,
+    /// and so does a pseudo-prefix (`{disp8}`) or a quoted symbol as a whole.
     fn word(&self, from: usize) -> usize {
         match self.byte(from) {
             Some(b'"') => return self.string(from),
@@ -199,7 +199,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads the operands from `from` on, and sets the end of the statement's code; returns where the scan goes on.
+    /// Reads the operands from `from` on, and sets the end of the statement's code; returns where
+    /// the scan goes on.
     fn operands(&self, from: usize, statement: &mut Statement) -> usize {
         let mut at = from;
         while let Some(byte) = self.byte(at) {

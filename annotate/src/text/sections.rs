@@ -1,7 +1,8 @@
 //! Which section the text is in, and whether it is executable.
 //!
-//! GAS manual, 7.97 "`.section name`", 7.88 "`.pushsection`", 7.84 "`.popsection`", 7.86 "`.previous`". A section keeps
-//! the flags of its first mention; without flags, the name decides (bfd, `elf.c`, `special_sections_*`).
+//! GAS manual, 7.97 "`.section name`", 7.88 "`.pushsection`", 7.84 "`.popsection`", 7.86
+//! "`.previous`". A section keeps the flags of its first mention; without flags, the name decides
+//! (bfd, `elf.c`, `special_sections_*`).
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,7 +20,8 @@ pub(super) struct Section {
     pub(super) executable: bool,
     /// What its name says of the sites in it.
     pub(super) flags: Flags,
-    /// Whether it is a member of a section group, which the linker may drop (ELF gABI, "Section Groups").
+    /// Whether it is a member of a section group, which the linker may drop (ELF gABI, "Section
+    /// Groups").
     pub(super) grouped: bool,
     /// Whether the linker keeps one of this name and drops the others, although it is in no group.
     pub(super) link_once: bool,
@@ -72,8 +74,8 @@ impl Default for Sections {
 }
 
 impl Sections {
-    /// Whether an executable section of the text is in a group: the flags in a directive say so. (Compilers put debug
-    /// information into groups, too.)
+    /// Whether an executable section of the text is in a group: the flags in a directive say so.
+    /// (Compilers put debug information into groups, too.)
     pub(super) fn has_groups(source: &[u8]) -> bool {
         memchr::memmem::find_iter(source, b"section").any(|at| {
             let line = memchr::memchr(b'\n', &source[at..]).map_or(&source[at..], |end| &source[at..at + end]);
@@ -178,7 +180,8 @@ impl Known {
         number
     }
 
-    /// The section that `NAME[, SUBSECTION][, "FLAGS"...]` names, where the current one is in a group or not.
+    /// The section that `NAME[, SUBSECTION][, "FLAGS"...]` names, where the current one is in a
+    /// group or not.
     fn section(&mut self, arguments: &str, in_group: bool) -> Section {
         let mut parts = arguments.split(',').map(str::trim).peekable();
         let name = parts.next().unwrap_or_default().trim_matches('"').to_owned();

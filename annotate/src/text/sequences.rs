@@ -1,11 +1,12 @@
 //! Two instructions that share a slot.
 //!
-//! Some have a far shorter replacement together than apart. Others must not be parted: the interrupt shadow of `sti` covers
-//! the next instruction, so that no interrupt comes between it and `hlt`, which would sleep through it. Where such a pair
-//! cannot have one slot, because something leads to the second half or the first does not know its second, the first gets no
-//! pad.
+//! Some have a far shorter replacement together than apart. Others must not be parted: the
+//! interrupt shadow of `sti` covers the next instruction, so that no interrupt comes between it and
+//! `hlt`, which would sleep through it. Where such a pair cannot have one slot, because something
+//! leads to the second half or the first does not know its second, the first gets no pad.
 //!
-//! And what a hypervisor is to emulate is one with the prefix that says so: UD2 and letters, which are no instructions.
+//! And what a hypervisor is to emulate is one with the prefix that says so: UD2 and letters, which
+//! are no instructions.
 
 use super::bytes::{Run, puts_bytes};
 use super::lookup::{Mnemonic, lookup};
@@ -74,7 +75,8 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// An instruction that a hypervisor is to emulate, behind the prefix that says so and starts at `start`.
+    /// An instruction that a hypervisor is to emulate, behind the prefix that says so and starts at
+    /// `start`.
     pub(super) fn forced(&mut self, start: usize, scanner: &mut Scanner<'a>) -> bool {
         let mut ahead = scanner.clone();
         let Some(next) = self.next_code(&mut ahead).filter(|next| is_instruction(self.source, next)) else {
@@ -91,7 +93,8 @@ impl<'a> Stage<'a> {
         true
     }
 
-    /// Whether the statement is UD2, and with the letters behind it a prefix of what a hypervisor is to emulate.
+    /// Whether the statement is UD2, and with the letters behind it a prefix of what a hypervisor
+    /// is to emulate.
     pub(super) fn is_forced(&mut self, statement: &Statement, scanner: &mut Scanner<'a>) -> bool {
         /// SDM Vol. 2B, UD.
         const UD2: &[u8] = &[0x0f, 0x0b];
@@ -110,8 +113,9 @@ impl<'a> Stage<'a> {
         true
     }
 
-    /// Whether the interrupt shadow of a `sti` that is a site of its own may have to reach what stands behind it: an
-    /// instruction that waits for interrupts, which a branch leads to as well, or what is not known here.
+    /// Whether the interrupt shadow of a `sti` that is a site of its own may have to reach what
+    /// stands behind it: an instruction that waits for interrupts, which a branch leads to as well,
+    /// or what is not known here.
     pub(super) fn casts_shadow(&self, class: Class, scanner: &Scanner<'a>) -> bool {
         let waits = |next: &Part| self.sequences().any(|s| s.first == Part::Class(class) && s.second == *next);
         if !SEQUENCES.iter().any(|s| s.first == Part::Class(class) && matches!(s.second, Part::Class(_))) {
@@ -119,8 +123,8 @@ impl<'a> Stage<'a> {
         }
         let mut scanner = scanner.clone();
         let Some(next) = self.next_statement(&mut scanner, false) else {
-            // More than data in other sections comes next, or nothing, which in an argument is not the end. Behind an alternative
-            // stands what stands behind its original.
+            // More than data in other sections comes next, or nothing, which in an argument is not
+            // the end. Behind an alternative stands what stands behind its original.
             let is_replacement = !self.in_argument && self.sections.current().flags.contains(Flags::REPLACEMENT);
             return match is_replacement.then(|| self.next_instruction(&mut scanner)).flatten() {
                 Some(next) => self.may_wait(&next, &mut scanner, waits),

@@ -88,7 +88,8 @@ pub(super) struct Stage<'a> {
     pub(super) no_sites_until: usize,
     /// The instructions that pushed sections have come behind.
     interrupted: Vec<Option<Statement>>,
-    /// The section that data in others has interrupted, and the instruction that it has come behind.
+    /// The section that data in others has interrupted, and the instruction that it has come
+    /// behind.
     away: Option<(usize, Statement)>,
 }
 
@@ -282,7 +283,8 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Whether the value of an expression may depend on where something stands: it has names that are no plain numbers.
+    /// Whether the value of an expression may depend on where something stands: it has names that
+    /// are no plain numbers.
     fn is_about_places(&self, expression: &[u8]) -> bool {
         let is_place = |text: &[u8]| {
             let mut names =
@@ -313,15 +315,16 @@ impl<'a> Stage<'a> {
         is_number
     }
 
-    /// Notes the places that a statement reaches by a number: an instruction by one in an operand; data, a definition and a
-    /// macro call in each expression.
+    /// Notes the places that a statement reaches by a number: an instruction by one in an operand;
+    /// data, a definition and a macro call in each expression.
     fn count(&mut self, statement: &Statement, operands: &[u8], is_instruction: bool) {
         if statement.may_add && !self.sections.current().debug {
             self.counted.extend(counted(self.source, self.syntax, statement, operands, !is_instruction));
         }
     }
 
-    /// Follows a directive that changes the section; tells whether it comes back to where nothing has happened since.
+    /// Follows a directive that changes the section; tells whether it comes back to where nothing
+    /// has happened since.
     fn section(&mut self, name: &[u8], statement: &Statement) -> Option<bool> {
         let before = self.sections.current();
         if !self.sections.follow(name, statement.operands(self.source)) {
@@ -356,8 +359,9 @@ impl<'a> Stage<'a> {
         Some(false)
     }
 
-    /// Follows a directive of macros. The section that a macro will be expanded in is not known where it is defined: its body
-    /// counts as executable, and what it does to the section ends with it.
+    /// Follows a directive of macros. The section that a macro will be expanded in is not known
+    /// where it is defined: its body counts as executable, and what it does to the section ends
+    /// with it.
     fn macro_directive(&mut self, name: &[u8], statement: &Statement) -> bool {
         let (was_in_macro, was_deep) = (self.macros.in_macro(), self.macros.depth());
         let Some(defined) = self.macros.follow(name, statement) else { return false };
@@ -489,7 +493,8 @@ impl<'a> Stage<'a> {
         }
         flags.set(Flags::CODE32, !self.long_mode);
         flags.set(Flags::SWITCHED_OFF, self.long_mode && !is_wanted);
-        // A record of what a linker drops, and no group says so, would keep the objects from being linked.
+        // A record of what a linker drops, and no group says so, would keep the objects from being
+        // linked.
         (!section.link_once).then_some(flags)
     }
 
@@ -525,8 +530,8 @@ impl<'a> Stage<'a> {
         self.insertions.push(Insertion { start, end, kind, pad, liveness, flags, carrier });
     }
 
-    /// Whether a change of context that comes back is followed by a hint for the unwinder, as objtool wants it in functions
-    /// (`validate_branch` in `tools/objtool/check.c`).
+    /// Whether a change of context that comes back is followed by a hint for the unwinder, as
+    /// objtool wants it in functions (`validate_branch` in `tools/objtool/check.c`).
     fn is_hinted(&self, class: Class, scanner: &Scanner<'a>) -> bool {
         if !matches!(class, Class::Syscall | Class::Sysenter) || !self.options.objtool_hints {
             return false;
@@ -555,7 +560,8 @@ impl<'a> Stage<'a> {
         while seen < WITHIN && !labels.is_empty() {
             let statement = match scanner.next() {
                 None => break,
-                // A numeric label may be defined again, and then the old one cannot be named any more.
+                // A numeric label may be defined again, and then the old one cannot be named any
+                // more.
                 Some(Item::Label(name)) => {
                     labels.retain(|label| *label != &self.source[name.clone()]);
                     continue;
@@ -586,7 +592,8 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Whether the statement is an instruction or a macro call, and neither a directive nor an assignment.
+/// Whether the statement is an instruction or a macro call, and neither a directive nor an
+/// assignment.
 pub(super) fn is_instruction(source: &[u8], statement: &Statement) -> bool {
     source[statement.start] != b'.' && statement.operands(source).first() != Some(&b'=')
 }

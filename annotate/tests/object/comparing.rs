@@ -109,7 +109,8 @@ fn alignment_may_change_its_filler() {
 
 #[test]
 fn filler_may_stand_among_int3_of_the_text() {
-    // As Linux's `clear_bhb_loop` does: 14 INT3 behind the alignment, up to the return thunk's place.
+    // As Linux's `clear_bhb_loop` does: 14 INT3 behind the alignment, up to the return thunk's
+    // place.
     for sites in 0..12 {
         equal(&format!(
             "{} call 1f; jmp 2f; .align 64, 0xcc; .skip 14, 0xcc; 1: ret; int3; int3; 2: ret",

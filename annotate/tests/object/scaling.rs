@@ -1,7 +1,8 @@
-//! What a file alleges costs no more than what it holds: eight times the file takes about eight times the time.
+//! What a file alleges costs no more than what it holds: eight times the file takes about eight
+//! times the time.
 //!
-//! The time is that of the thread, so a busy machine does not matter, and the bound is far from eight and far from what a
-//! square would be, 64.
+//! The time is that of the thread, so a busy machine does not matter, and the bound is far from
+//! eight and far from what a square would be, 64.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -141,7 +142,8 @@ fn a_table_ends_with_its_section() {
     assert_eq!(verify(&Elf::parse(&data).unwrap()).unwrap().sites.len(), 1);
 }
 
-/// The object with the headers of its sections at its end, and `count` more of the section that a name says.
+/// The object with the headers of its sections at its end, and `count` more of the section that a
+/// name says.
 fn with_headers(data: &[u8], name: &str, count: usize) -> Vec<u8> {
     const SIZE: usize = 64;
     let (index, _) = Elf::parse(data).unwrap().section_named(name).expect("the section");

@@ -171,14 +171,16 @@ fn debug_information_that_cannot_be_read_is_said() {
     assert!(trouble(&data).expect("trouble").starts_with("the debug information cannot be read: "));
 }
 
-/// An object with a line table of its own making: `cli` at line 1, then so many more lines, and what a text of DWARF adds.
+/// An object with a line table of its own making: `cli` at line 1, then so many more lines, and
+/// what a text of DWARF adds.
 fn by_hand(lines: usize, dwarf: &str) -> Vec<u8> {
     let code = repeated(lines, ".loc 1 #+2\n nop\n");
     let text = format!(".file 1 \"text.c\"\nf: .loc 1 1\n cli\n{code}end:\n{dwarf}\n");
     Workshop::new().assemble("text", &text, &[])
 }
 
-/// DWARF 4: an entry of a table of abbreviations for a unit with all of `low_pc`, `high_pc`, `stmt_list`, `comp_dir`.
+/// DWARF 4: an entry of a table of abbreviations for a unit with all of `low_pc`, `high_pc`,
+/// `stmt_list`, `comp_dir`.
 const ABBREVIATION: &str = ".uleb128 1, 0x11\n.byte 0\n.uleb128 0x11,1, 0x12,7, 0x10,0x17, 0x1b,8, 0,0\n";
 
 /// Its bytes: each of these numbers is one.

@@ -61,7 +61,8 @@ impl Workshop {
         self.directory.path().join(name)
     }
 
-    /// Assembles a text, records or not, and returns the object's bytes. The object stays as `name.o`.
+    /// Assembles a text, records or not, and returns the object's bytes. The object stays as
+    /// `name.o`.
     pub(crate) fn assemble(&self, name: &str, text: &str, options: &[&str]) -> Vec<u8> {
         std::fs::write(self.path(&format!("{name}.s")), text).expect("a text");
         let object = self.path(&format!("{name}.o"));

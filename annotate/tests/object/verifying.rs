@@ -456,7 +456,8 @@ fn unpadded_sites_are_listed_with_their_reason() {
 
 #[test]
 fn functions_of_32_bit_code_are_swept_as_such() {
-    // In 64-bit code, 0f 01 15 is `lgdt disp32(%rip)` too, but `ljmp $8, $1f` (ea ...) and `inc %eax` (40) are not.
+    // In 64-bit code, 0f 01 15 is `lgdt disp32(%rip)` too, but `ljmp $8, $1f` (ea ...) and `inc
+    // %eax` (40) are not.
     let text = format!(
         ".code32\npvh: inc %eax; {} rdmsr; ljmp $8, $1f\n1: .code64\n {} ret\n.size pvh,.-pvh\n.type f,@function\nf: hlt; ret\n.size f,.-f",
         site("mov %eax,%cr0", Class::MovToCr, 3, Flags::CODE32),

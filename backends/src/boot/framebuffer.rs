@@ -50,10 +50,10 @@ pub struct Channel {
     pub size: u8,
 }
 
-/// The fields that both multiboots have in common, up to the colours (Multiboot Specification 0.6.96, 3.3; Multiboot2
-/// Specification 2.0, 3.6.12). Before the colours the one specification draws nothing, and the other one byte. In what GRUB
-/// hands over there are two, in both (its multiboot.h aligns a union that may hold a 32-bit address, its multiboot2.h has a
-/// half-word).
+/// The fields that both multiboots have in common, up to the colours (Multiboot Specification
+/// 0.6.96, 3.3; Multiboot2 Specification 2.0, 3.6.12). Before the colours the one specification
+/// draws nothing, and the other one byte. In what GRUB hands over there are two, in both (its
+/// multiboot.h aligns a union that may hold a 32-bit address, its multiboot2.h has a half-word).
 #[derive(FromBytes)]
 #[repr(C)]
 pub(super) struct RawFramebuffer {
@@ -76,8 +76,8 @@ struct RawColours {
 }
 
 impl RawFramebuffer {
-    /// Checks the description, with what it says of colours. A screen of a kind that is not yet defined is none: the wedge
-    /// could not say anything of it.
+    /// Checks the description, with what it says of colours. A screen of a kind that is not yet
+    /// defined is none: the wedge could not say anything of it.
     pub(super) fn check(&self, colours: &[u8]) -> Result<Option<Framebuffer>, Problem> {
         let pixels = match self.kind {
             0 => Pixels::Indexed,

@@ -1,14 +1,15 @@
-//! What an image says to boot loaders: the headers and notes by which they find out that they can load it, and where to
-//! enter it.
+//! What an image says to boot loaders: the headers and notes by which they find out that they can
+//! load it, and where to enter it.
 //!
-//! One file serves four protocols, and a loader takes the first that it knows. Three of them enter 32-bit protected mode
-//! without paging, with a pointer to the boot information in EBX; the fourth, Xen's for paravirtualized guests, enters 64-bit
-//! mode in the window, on page tables of Xen's. The ELF's program headers say what is loaded where; the address fields that
-//! both multiboot headers offer for other formats are left out.
+//! One file serves four protocols, and a loader takes the first that it knows. Three of them enter
+//! 32-bit protected mode without paging, with a pointer to the boot information in EBX; the fourth,
+//! Xen's for paravirtualized guests, enters 64-bit mode in the window, on page tables of Xen's. The
+//! ELF's program headers say what is loaded where; the address fields that both multiboot headers
+//! offer for other formats are left out.
 //!
-//! QEMU's `-kernel` looks for a multiboot 1 header before anything else, and refuses a 64-bit ELF file that has one. But it
-//! looks less far than the specification says, since it expects the longest form of the header: see
-//! [`MULTIBOOT1_OFFSETS`]. Past that it finds the PVH note.
+//! QEMU's `-kernel` looks for a multiboot 1 header before anything else, and refuses a 64-bit ELF
+//! file that has one. But it looks less far than the specification says, since it expects the
+//! longest form of the header: see [`MULTIBOOT1_OFFSETS`]. Past that it finds the PVH note.
 
 use core::ops::RangeInclusive;
 
@@ -18,12 +19,13 @@ pub const MULTIBOOT1_ENTRY_MAGIC: u32 = 0x2bad_b002;
 /// Value of EAX at a multiboot 2 entry (Multiboot2 Specification 2.0, 3.5).
 pub const MULTIBOOT2_ENTRY_MAGIC: u32 = 0x36d7_6289;
 
-/// First field of the structure that EBX points to at a PVH entry (Xen, public/arch-x86/hvm/start_info.h,
-/// `XEN_HVM_START_MAGIC_VALUE`).
+/// First field of the structure that EBX points to at a PVH entry (Xen,
+/// public/arch-x86/hvm/start_info.h, `XEN_HVM_START_MAGIC_VALUE`).
 pub const PVH_START_MAGIC: u32 = 0x336e_c578;
 
-/// Where in the file the multiboot 1 header may lie. The specification (3.1) wants the whole of it within the first 8192
-/// bytes, aligned to four; QEMU (`load_multiboot`) looks at offsets below 8192 - 48, and must not find it.
+/// Where in the file the multiboot 1 header may lie. The specification (3.1) wants the whole of it
+/// within the first 8192 bytes, aligned to four; QEMU (`load_multiboot`) looks at offsets below
+/// 8192 - 48, and must not find it.
 pub const MULTIBOOT1_OFFSETS: RangeInclusive<u64> = 8192 - 48..=8192 - 12;
 
 /// Alignment of the multiboot 1 header in the file (3.1).
@@ -35,15 +37,16 @@ pub const MULTIBOOT2_SEARCHED: u64 = 32768;
 /// Alignment of the multiboot 2 header in the file (3.1).
 pub const MULTIBOOT2_ALIGNMENT: u64 = 8;
 
-/// Alignment that the segment with the notes must state: to find the descriptor, QEMU (`read_pvh_start_addr`) rounds the
-/// length of the note's name up to it, where the ELF gABI rounds up to four.
+/// Alignment that the segment with the notes must state: to find the descriptor, QEMU
+/// (`read_pvh_start_addr`) rounds the length of the note's name up to it, where the ELF gABI rounds
+/// up to four.
 pub const NOTE_ALIGNMENT: u64 = 4;
 
 /// One of Xen's notes; all that are needed here have descriptors of eight bytes.
 pub type Note = [u8; 24];
 
-/// The multiboot 1 header (3.1.1): magic, flags, and what makes their sum zero. It asks for a memory map (bit 1); the entry
-/// is that of the ELF file.
+/// The multiboot 1 header (3.1.1): magic, flags, and what makes their sum zero. It asks for a
+/// memory map (bit 1); the entry is that of the ELF file.
 #[must_use]
 pub fn multiboot1_header() -> [u8; 12] {
     const MAGIC: u32 = 0x1bad_b002;
@@ -53,9 +56,10 @@ pub fn multiboot1_header() -> [u8; 12] {
     header
 }
 
-/// The multiboot 2 header (3.1): its fixed part and the tags for the entry (3: the physical address of 32-bit code) and for
-/// the framebuffer (5: any size and depth, or text; optional, so that a machine without a screen boots too), then the end.
-/// A tag starts with a half-word for its type and one for its flags, and is padded to eight bytes.
+/// The multiboot 2 header (3.1): its fixed part and the tags for the entry (3: the physical address
+/// of 32-bit code) and for the framebuffer (5: any size and depth, or text; optional, so that a
+/// machine without a screen boots too), then the end. A tag starts with a half-word for its type
+/// and one for its flags, and is padded to eight bytes.
 #[must_use]
 pub fn multiboot2_header(entry: u32) -> [u8; 64] {
     const MAGIC: u32 = 0xe852_50d6;
@@ -77,20 +81,23 @@ pub fn multiboot2_header(entry: u32) -> [u8; 64] {
     header
 }
 
-/// The ELF note that names the PVH entry (Xen, public/elfnote.h, `XEN_ELFNOTE_PHYS32_ENTRY`): the physical address of
-/// 32-bit code. The descriptor has eight bytes, for QEMU reads eight from a 64-bit file; Xen takes four or eight. It must
-/// be covered by a `PT_NOTE` segment of alignment [`NOTE_ALIGNMENT`].
+/// The ELF note that names the PVH entry (Xen, public/elfnote.h, `XEN_ELFNOTE_PHYS32_ENTRY`): the
+/// physical address of 32-bit code. The descriptor has eight bytes, for QEMU reads eight from a
+/// 64-bit file; Xen takes four or eight. It must be covered by a `PT_NOTE` segment of alignment
+/// [`NOTE_ALIGNMENT`].
 #[must_use]
 pub fn pvh_note(entry: u32) -> Note {
     const PHYS32_ENTRY: u32 = 18;
     note(PHYS32_ENTRY, u64::from(entry).to_le_bytes())
 }
 
-/// The ELF notes by which Xen starts the file as a paravirtualized guest (Xen, public/elfnote.h): the virtual address of
-/// 64-bit code, and that of pseudo-physical address 0. Xen puts a segment at the sum of that and its `p_paddr`; its `p_vaddr`
-/// says nothing. A numeric descriptor may have any size up to eight bytes, and features come in words of four.
+/// The ELF notes by which Xen starts the file as a paravirtualized guest (Xen, public/elfnote.h):
+/// the virtual address of 64-bit code, and that of pseudo-physical address 0. Xen puts a segment at
+/// the sum of that and its `p_paddr`; its `p_vaddr` says nothing. A numeric descriptor may have any
+/// size up to eight bytes, and features come in words of four.
 ///
-/// Without `XEN_ELFNOTE_HYPERCALL_PAGE` Xen writes no such page: the instruction `syscall` does as well.
+/// Without `XEN_ELFNOTE_HYPERCALL_PAGE` Xen writes no such page: the instruction `syscall` does as
+/// well.
 #[must_use]
 pub fn xen_pv_notes(entry: u64, base: u64) -> [Note; 6] {
     const ENTRY: u32 = 1;

@@ -1,16 +1,19 @@
 //! What a boot loader tells of the machine, whatever protocol it speaks.
 //!
-//! Three protocols say much the same in different words: memory map, command line, modules, where ACPI starts, a
-//! framebuffer. Here the difference ends. What they say lies in structures full of physical pointers, written by a program
-//! that the wedge knows nothing of; so each is an allegation: every pointer and length is checked against the memory that
-//! there is, and an error names protocol, field and address. A machine whose loader contradicts itself is not booted: with a
-//! wrong memory map the guest would fail later, and without a word.
+//! Three protocols say much the same in different words: memory map, command line, modules, where
+//! ACPI starts, a framebuffer. Here the difference ends. What they say lies in structures full of
+//! physical pointers, written by a program that the wedge knows nothing of; so each is an
+//! allegation: every pointer and length is checked against the memory that there is, and an error
+//! names protocol, field and address. A machine whose loader contradicts itself is not booted: with
+//! a wrong memory map the guest would fail later, and without a word.
 //!
-//! The memory map is copied. The rest stays where the loader put it, and no protocol takes that out of the usable memory, nor
-//! keeps it away from where the guest is to lie. So it is copied, or moved, before the guest is loaded.
+//! The memory map is copied. The rest stays where the loader put it, and no protocol takes that out
+//! of the usable memory, nor keeps it away from where the guest is to lie. So it is copied, or
+//! moved, before the guest is loaded.
 //!
-//! The command line is taken as it is. QEMU's multiboot, and GRUB before version 2, put the path of the image in front of
-//! it, which no rule can tell from a word; GRUB 2 and the PVH loaders do not. QEMU enters an image by PVH (see [`headers`]).
+//! The command line is taken as it is. QEMU's multiboot, and GRUB before version 2, put the path of
+//! the image in front of it, which no rule can tell from a word; GRUB 2 and the PVH loaders do not.
+//! QEMU enters an image by PVH (see [`headers`]).
 
 use core::fmt;
 use core::ops::Range;
@@ -68,8 +71,9 @@ impl<'a> BootInformation<'a> {
     }
 }
 
-/// The protocol of an entry, by EAX and by the first word of the structure at EBX. PVH says nothing in EAX, so the structure
-/// comes first; in the structures of the others the first word is a set of few flags, or a size of less than 1 MB.
+/// The protocol of an entry, by EAX and by the first word of the structure at EBX. PVH says nothing
+/// in EAX, so the structure comes first; in the structures of the others the first word is a set of
+/// few flags, or a size of less than 1 MB.
 #[must_use]
 pub fn entered_by(eax: u32, first_word: u32) -> Option<Protocol> {
     match (first_word, eax) {

@@ -1,4 +1,5 @@
-//! Multiboot 1: a structure of which each part is there if its flag is (Multiboot Specification 0.6.96, 3.3).
+//! Multiboot 1: a structure of which each part is there if its flag is (Multiboot Specification
+//! 0.6.96, 3.3).
 
 use wedge::memory::{Kind, MemoryMap};
 use zerocopy::FromBytes;
@@ -67,13 +68,15 @@ pub(super) fn read<'a>(reader: &Reader<'a>, address: u64) -> Result<BootInformat
         memory: memory(reader, address, &information)?,
         command_line,
         modules: modules(reader, &information)?,
-        // The guest finds it where BIOS leaves it (ACPI 6.4, 5.2.5.1). After UEFI it has none: that takes multiboot 2.
+        // The guest finds it where BIOS leaves it (ACPI 6.4, 5.2.5.1). After UEFI it has none: that
+        // takes multiboot 2.
         rsdp: None,
         framebuffer: screen(reader, address, &information)?,
     })
 }
 
-/// The memory map, or what is known without one: the memory from 0 to at most 640 KB, and that from 1 MB on.
+/// The memory map, or what is known without one: the memory from 0 to at most 640 KB, and that from
+/// 1 MB on.
 fn memory(reader: &Reader<'_>, address: u64, information: &Information) -> Result<MemoryMap, InvalidBootInformation> {
     const KB: u64 = 1024;
     if information.has(MEMORY_MAP) {
@@ -90,7 +93,8 @@ fn memory(reader: &Reader<'_>, address: u64, information: &Information) -> Resul
         .map_err(|problem| reader.error("mem_upper", address, problem))
 }
 
-/// The entries of a memory map, each with a word before it that says how long it is, itself not counted.
+/// The entries of a memory map, each with a word before it that says how long it is, itself not
+/// counted.
 fn memory_map(reader: &Reader<'_>, at: u64, length: u64) -> Result<MemoryMap, InvalidBootInformation> {
     const FIELD: &str = "mmap_addr";
     const SIZE_LENGTH: u64 = size_of::<U32>() as u64;

@@ -1,5 +1,6 @@
-//! Multiboot 2: one piece of memory with everything in it, as a list of tags (Multiboot2 Specification 2.0, 3.6). Each has a
-//! type and a size, and starts at a multiple of eight bytes. Of tags that are there twice the last counts, except modules.
+//! Multiboot 2: one piece of memory with everything in it, as a list of tags (Multiboot2
+//! Specification 2.0, 3.6). Each has a type and a size, and starts at a multiple of eight bytes. Of
+//! tags that are there twice the last counts, except modules.
 
 use core::ops::Range;
 
@@ -155,7 +156,8 @@ impl<'a> Tag<'a> {
         T::read_from_prefix(self.body).map_err(|_| reader.error(self.name, self.address, short))
     }
 
-    /// The table behind two fields, the first of which is the size of an entry; each of at least `T`'s size.
+    /// The table behind two fields, the first of which is the size of an entry; each of at least
+    /// `T`'s size.
     fn table<T: FromBytes>(
         &self,
         reader: &Reader<'_>,
@@ -214,8 +216,8 @@ struct EfiDescriptor {
     _attribute: U64,
 }
 
-/// What memory of an EFI type is, once boot services have ended (UEFI 2.10, 7.2, table 7.10). Code and data of runtime
-/// services (5 and 6) stay the firmware's.
+/// What memory of an EFI type is, once boot services have ended (UEFI 2.10, 7.2, table 7.10). Code
+/// and data of runtime services (5 and 6) stay the firmware's.
 fn efi_kind(kind: u32) -> Kind {
     match kind {
         1..=4 | 7 => Kind::Usable,

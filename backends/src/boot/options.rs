@@ -1,9 +1,10 @@
-//! The words of the command line that are for the wedge: `afterburn.backend=`, `afterburn.mode=`, `afterburn.tables=`
-//! and `afterburn.evict=`.
+//! The words of the command line that are for the wedge: `afterburn.backend=`, `afterburn.mode=`,
+//! `afterburn.tables=` and `afterburn.evict=`.
 //!
-//! The guest's command line is the only one there is, so its rules are Linux's: quotes, the last of several words for one
-//! thing, and `--` (see [`wedge::loader::command_line`]). Unlike in Linux, a word for the wedge that the wedge does not know
-//! stops the boot: a mistyped one would silently measure, or prove, something else.
+//! The guest's command line is the only one there is, so its rules are Linux's: quotes, the last of
+//! several words for one thing, and `--` (see [`wedge::loader::command_line`]). Unlike in Linux, a
+//! word for the wedge that the wedge does not know stops the boot: a mistyped one would silently
+//! measure, or prove, something else.
 
 use core::fmt;
 
@@ -120,7 +121,8 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// When a word that starts with `afterburn.` is not one of those that exist, also if a later one would override it.
+    /// When a word that starts with `afterburn.` is not one of those that exist, also if a later
+    /// one would override it.
     pub fn parse(command_line: &str) -> Result<Self, InvalidOption<'_>> {
         let mut options = Self::default();
         for word in words(command_line) {

@@ -1,6 +1,8 @@
-//! PVH: `struct hvm_start_info` (Xen, public/arch-x86/hvm/start_info.h). Its addresses are 0 if there is nothing.
+//! PVH: `struct hvm_start_info` (Xen, public/arch-x86/hvm/start_info.h). Its addresses are 0 if
+//! there is nothing.
 //!
-//! Later versions are promised to add fields only, so whatever is not version 0 is read as version 1.
+//! Later versions are promised to add fields only, so whatever is not version 0 is read as
+//! version 1.
 
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};

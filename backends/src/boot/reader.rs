@@ -15,7 +15,8 @@ pub trait ReadMemory {
     fn read(&self, address: u64, length: u64) -> Option<&[u8]>;
 }
 
-/// More than any command line has; Linux takes 2048 bytes (arch/x86/include/asm/setup.h, `COMMAND_LINE_SIZE`).
+/// More than any command line has; Linux takes 2048 bytes (arch/x86/include/asm/setup.h,
+/// `COMMAND_LINE_SIZE`).
 pub(super) const LONGEST_STRING: u64 = 65536;
 
 /// Reads what a loader of one protocol has written.
@@ -94,8 +95,8 @@ impl<'a> Reader<'a> {
         Ok(module)
     }
 
-    /// The RSDP, which may have so many bytes (ACPI 6.4, 5.2.5.3): 20 with a checksum, and from revision 2 on as many as its
-    /// length says, which have another.
+    /// The RSDP, which may have so many bytes (ACPI 6.4, 5.2.5.3): 20 with a checksum, and from
+    /// revision 2 on as many as its length says, which have another.
     pub(super) fn rsdp(
         &self,
         field: &'static str,
@@ -139,7 +140,8 @@ struct Rsdp {
     _rsdt: [u8; 4],
 }
 
-/// An entry of a memory map that speaks e820: the fields that PVH and both multiboots have in common.
+/// An entry of a memory map that speaks e820: the fields that PVH and both multiboots have in
+/// common.
 #[derive(FromBytes)]
 #[repr(C)]
 pub(super) struct MapEntry {
@@ -148,8 +150,8 @@ pub(super) struct MapEntry {
     kind: U32,
 }
 
-/// Makes a memory map of regions. Firmware splits its memory finely, by what it has used each piece for; neighbours that
-/// differ in nothing the guest cares for become one.
+/// Makes a memory map of regions. Firmware splits its memory finely, by what it has used each piece
+/// for; neighbours that differ in nothing the guest cares for become one.
 #[derive(Default)]
 pub(super) struct MapBuilder {
     map: MemoryMap,

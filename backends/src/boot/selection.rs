@@ -1,10 +1,11 @@
 //! Which backend serves: the entry decides what is possible, the command line what is wanted.
 //!
-//! A host's way of starting a program leaves a machine behind that only the backend for that host can run on: a Xen PV guest
-//! starts in ring 3 without a GDT of its own, a multiboot image in ring 0 without paging. So nothing is probed. Asking for
-//! another backend than the entry's is a mistake of whoever wrote the command line, and the message says what to do instead.
-//! The hypervisor's signature decides nothing, since under any of them a virtual machine looks like bare hardware; it makes
-//! the message more to the point.
+//! A host's way of starting a program leaves a machine behind that only the backend for that host
+//! can run on: a Xen PV guest starts in ring 3 without a GDT of its own, a multiboot image in ring
+//! 0 without paging. So nothing is probed. Asking for another backend than the entry's is a mistake
+//! of whoever wrote the command line, and the message says what to do instead. The hypervisor's
+//! signature decides nothing, since under any of them a virtual machine looks like bare hardware;
+//! it makes the message more to the point.
 
 use core::fmt;
 
@@ -94,8 +95,8 @@ pub struct Impossible {
     pub hypervisor: Option<[u8; 12]>,
 }
 
-/// The backend to use: the one asked for, else that of the entry. `hypervisor` is the signature from CPUID leaf 40000000H
-/// (EBX, ECX, EDX), if CPUID says that there is a hypervisor.
+/// The backend to use: the one asked for, else that of the entry. `hypervisor` is the signature
+/// from CPUID leaf 40000000H (EBX, ECX, EDX), if CPUID says that there is a hypervisor.
 ///
 /// # Errors
 ///

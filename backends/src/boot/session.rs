@@ -1,9 +1,10 @@
 //! A boot, as every host goes through it.
 //!
-//! What can be wrong is found out before anything is written: image, command line, a place for each part of the guest. Then
-//! the guest is loaded, its sites are rewritten where they lie, and the host takes over. The order stands here, once, and what
-//! each step needs of the host is a method of [`Boot`]. A boot fails with a message; there is nothing left to undo by then, for
-//! the guest has not run.
+//! What can be wrong is found out before anything is written: image, command line, a place for each
+//! part of the guest. Then the guest is loaded, its sites are rewritten where they lie, and the
+//! host takes over. The order stands here, once, and what each step needs of the host is a method
+//! of [`Boot`]. A boot fails with a message; there is nothing left to undo by then, for the guest
+//! has not run.
 
 use core::fmt;
 use core::ops::Range;
@@ -22,7 +23,8 @@ use crate::Backend;
 use crate::runtime::say;
 use crate::runtime::sites::rewrite_sites;
 
-/// As many pieces as anything may lie in that was loaded: on Xen 128 MB, in the pieces of 2 MB that a toolstack takes.
+/// As many pieces as anything may lie in that was loaded: on Xen 128 MB, in the pieces of 2 MB that
+/// a toolstack takes.
 pub(crate) const PIECES: usize = 64;
 
 /// What a host brings to a boot.
@@ -35,8 +37,8 @@ pub(crate) trait Boot {
     /// The host.
     const BACKEND: Backend;
 
-    /// What `afterburner pack` has written into the wedge, the bytes of the wedge itself, and those of its window from the
-    /// wedge's first on.
+    /// What `afterburner pack` has written into the wedge, the bytes of the wedge itself, and those
+    /// of its window from the wedge's first on.
     fn image(&self) -> (Parameters, u64, u64);
 
     /// Where the wedge's window begins.
@@ -60,7 +62,8 @@ pub(crate) trait Boot {
     /// The memory on this map, to be written.
     fn memory<'a>(&self, map: &'a MemoryMap) -> Result<Self::Memory<'a>, Self::Error>;
 
-    /// The guest is loaded; `image` are the bytes of its kernel. What has to be done before its sites are rewritten.
+    /// The guest is loaded; `image` are the bytes of its kernel. What has to be done before its
+    /// sites are rewritten.
     fn prepare(&mut self, loaded: &Loaded<'_>, image: &mut [u8]) -> Result<(), Self::Error>;
 
     /// The rewriter, with the memory of the arena: called once.

@@ -54,8 +54,8 @@ impl Arena {
             // SAFETY: in the arena, by `new`, and aligned to a page.
             unsafe { empty.wrapping_add(number).write(None) };
         }
-        // SAFETY: five pieces of the arena that do not overlap, aligned to pages; zeroed by the boot loader, or just
-        // initialised.
+        // SAFETY: five pieces of the arena that do not overlap, aligned to pages; zeroed by the
+        // boot loader, or just initialised.
         unsafe {
             Memory {
                 sites: slice::from_raw_parts_mut(empty, self.sites),

@@ -27,8 +27,9 @@ pub(crate) struct Exclusive<T> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: a reference to the value is made only by whoever set `in_use`, and `in_use` is cleared only when that reference is
-// gone. So one processor at a time has the value, which may move between them, being `Send`.
+// SAFETY: a reference to the value is made only by whoever set `in_use`, and `in_use` is cleared
+// only when that reference is gone. So one processor at a time has the value, which may move
+// between them, being `Send`.
 unsafe impl<T: Send> Sync for Exclusive<T> {}
 
 impl<T> Exclusive<T> {

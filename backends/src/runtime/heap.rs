@@ -1,7 +1,7 @@
 //! Memory for the decoder's tables.
 //!
-//! iced-x86 unpacks its tables into a heap when it is used for the first time, and keeps them. Nothing else allocates, so
-//! nothing is ever given back.
+//! iced-x86 unpacks its tables into a heap when it is used for the first time, and keeps them.
+//! Nothing else allocates, so nothing is ever given back.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr;

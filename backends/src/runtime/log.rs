@@ -1,4 +1,5 @@
-//! The wedge's log, and the wedge's end: both are the host's at hand, which hands them in when it is entered.
+//! The wedge's log, and the wedge's end: both are the host's at hand, which hands them in when it
+//! is entered.
 
 use core::fmt::{self, Write};
 use core::ptr;
@@ -25,7 +26,8 @@ fn console() -> Option<&'static Console> {
     unsafe { CONSOLE.load(Ordering::Relaxed).as_ref() }
 }
 
-/// The end of a wedge that cannot go on. Before a host has said how that ends, nothing is left but to stand still.
+/// The end of a wedge that cannot go on. Before a host has said how that ends, nothing is left but
+/// to stand still.
 pub(crate) fn stop() -> ! {
     match console() {
         Some(console) => (console.stop)(),

@@ -1,4 +1,5 @@
-//! What the wedge needs as a program of its own, on whatever host: its parameters, memory, a log, and an end.
+//! What the wedge needs as a program of its own, on whatever host: its parameters, memory, a log,
+//! and an end.
 #![expect(unsafe_code, reason = "registers of the processor are read, and memory becomes what it is used for")]
 
 pub(crate) mod arena;
@@ -22,7 +23,8 @@ pub(crate) fn timestamp() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// Random bits: the processor's, if it has any (RDRAND: CPUID 1, ECX bit 30), and the time since it was started.
+/// Random bits: the processor's, if it has any (RDRAND: CPUID 1, ECX bit 30), and the time since it
+/// was started.
 pub(crate) fn entropy() -> u64 {
     let has_rdrand = core::arch::x86_64::__cpuid(1).ecx & 1 << 30 != 0;
     let mut random: u64 = 0;

@@ -1,7 +1,8 @@
-//! `demo`: builds Linux through `afterburner build`, packs it, boots it without the wedge, and the same image on bare
-//! hardware and on Xen; then it profiles a command.
+//! `demo`: builds Linux through `afterburner build`, packs it, boots it without the wedge, and the
+//! same image on bare hardware and on Xen; then it profiles a command.
 //!
-//! On a terminal the image is booted to a shell, twice; otherwise a script shows the running kernel and ends.
+//! On a terminal the image is booted to a shell, twice; otherwise a script shows the running kernel
+//! and ends.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
-//! `distribution RELEASE [DIRECTORY]`: builds Debian's kernel for virtual machines, of 6.1 or 6.12, and runs Debian on it. With
-//! a directory, the kernel is the one that was built there.
+//! `distribution RELEASE [DIRECTORY]`: builds Debian's kernel for virtual machines, of 6.1 or 6.12,
+//! and runs Debian on it. With a directory, the kernel is the one that was built there.
 
 use std::env;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! `soak [--boots N] [--minutes N] [--seconds N] [--host HOST]...`: boots in a row, then minutes of the mixed load, on each
-//! host.
+//! `soak [--boots N] [--minutes N] [--seconds N] [--host HOST]...`: boots in a row, then minutes of
+//! the mixed load, on each host.
 
 use std::env;
 use std::process::ExitCode;

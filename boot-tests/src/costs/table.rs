@@ -6,12 +6,14 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::{Costs, OPERATIONS, System};
 
-/// A system, what it is compared with, and how many times as much each of its operations may cost. Where the peer is not
-/// measured, for its kernel takes minutes to build, nothing on Xen may come to cost more than a switch of processes does.
+/// A system, what it is compared with, and how many times as much each of its operations may cost.
+/// Where the peer is not measured, for its kernel takes minutes to build, nothing on Xen may come
+/// to cost more than a switch of processes does.
 const LIMITS: [(System, System, f64); 3] =
     [(System::Native, System::Plain, 1.05), (System::Xen, System::Peer, 3.0), (System::Xen, System::Plain, 16.0)];
 
-/// What changes CR4 leads to the wedge on bare hardware as well, and may cost so many times as much there.
+/// What changes CR4 leads to the wedge on bare hardware as well, and may cost so many times as much
+/// there.
 const HOOKED: (&str, f64) = ("tsc-switch", 2.0);
 
 /// The figures of several systems, an operation to a row.

@@ -7,8 +7,9 @@ use anyhow::{Result, ensure};
 
 use super::image::Image;
 
-/// An entry of `.altinstructions` (`struct alt_instr` of Linux 6.1, arch/x86/include/asm/alternative.h): `s32
-/// instr_offset`, `s32 repl_offset`, both relative to themselves, `u16 cpuid`, `u8 instrlen`, `u8 replacementlen`.
+/// An entry of `.altinstructions` (`struct alt_instr` of Linux 6.1,
+/// arch/x86/include/asm/alternative.h): `s32 instr_offset`, `s32 repl_offset`, both relative to
+/// themselves, `u16 cpuid`, `u8 instrlen`, `u8 replacementlen`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Alternative {
     /// Code that is overwritten when the CPU has the feature.
@@ -31,8 +32,9 @@ pub(crate) fn alternatives(image: &Image) -> Result<Vec<Alternative>> {
     Ok(entries(image, ".altinstructions")?.into_iter().map(entry).collect())
 }
 
-/// The kernel's exception table: `struct exception_table_entry` of arch/x86/include/asm/extable.h: `s32 insn`, `s32
-/// fixup`, both relative to themselves, `s32 data`; sorted by the instruction's address.
+/// The kernel's exception table: `struct exception_table_entry` of arch/x86/include/asm/extable.h:
+/// `s32 insn`, `s32 fixup`, both relative to themselves, `s32 data`; sorted by the instruction's
+/// address.
 #[derive(Debug)]
 pub(crate) struct Exceptions {
     table: Range<u64>,

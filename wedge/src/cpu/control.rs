@@ -1,6 +1,7 @@
 //! Control registers: which values are legal (SDM Vol. 3A, 2.5).
 //!
-//! A bit exists if the CPUID that the guest sees says so; [`Limits`] holds what follows from that, computed once.
+//! A bit exists if the CPUID that the guest sees says so; [`Limits`] holds what follows from that,
+//! computed once.
 
 use super::cpuid::{self, Register};
 use super::{ControlRegister, Exception, Host, VirtualCpu};
@@ -88,7 +89,8 @@ impl VirtualCpu {
         }
     }
 
-    /// Reserved bits in the lower half are ignored. PE and PG stay set: see the essay of the [module](super).
+    /// Reserved bits in the lower half are ignored. PE and PG stay set: see the essay of the
+    /// [module](super).
     fn set_cr0(&mut self, value: u64, host: &mut impl Host) -> Result<(), Exception> {
         let uncached = value & (cr0::CD | cr0::NW);
         legal(value >> 32 == 0 && value & cr0::PE != 0 && value & cr0::PG != 0 && uncached != cr0::NW)?;
@@ -107,7 +109,8 @@ impl VirtualCpu {
         Ok(())
     }
 
-    /// PAE stays set in IA-32e mode; PCIDE can be set only while the current PCID is 0 (SDM Vol. 3A, 4.10.1).
+    /// PAE stays set in IA-32e mode; PCIDE can be set only while the current PCID is 0 (SDM Vol.
+    /// 3A, 4.10.1).
     fn set_cr4(&mut self, value: u64, host: &mut impl Host) -> Result<(), Exception> {
         let sets_pcide = value & !self.cr4 & cr4::PCIDE != 0;
         legal(value & !self.limits.cr4 == 0 && value & cr4::PAE != 0 && !(sets_pcide && self.cr3 & cr3::PCID != 0))?;
@@ -123,7 +126,8 @@ impl VirtualCpu {
         Ok(())
     }
 
-    /// WRMSR to EFER: LMA is read-only, LME cannot be changed while paging is on (SDM Vol. 3A, 4.1.2).
+    /// WRMSR to EFER: LMA is read-only, LME cannot be changed while paging is on (SDM Vol. 3A,
+    /// 4.1.2).
     pub(super) fn set_efer(&mut self, value: u64, host: &mut impl Host) -> Result<(), Exception> {
         legal(value & !self.limits.efer == 0 && value & efer::LME == self.efer & efer::LME)?;
         let old = self.efer;
@@ -132,7 +136,8 @@ impl VirtualCpu {
         Ok(())
     }
 
-    /// XSETBV (SDM Vol. 1, 13.3): x87 state is always on, AVX needs SSE, AVX-512 needs AVX and comes as a whole.
+    /// XSETBV (SDM Vol. 1, 13.3): x87 state is always on, AVX needs SSE, AVX-512 needs AVX and
+    /// comes as a whole.
     pub(super) fn set_xcr0(&mut self, value: u64, host: &mut impl Host) -> Result<(), Exception> {
         let avx = value & xcr0::AVX == 0 || value & xcr0::SSE != 0;
         let avx512 = match value & xcr0::AVX512 {

@@ -1,11 +1,13 @@
 //! Delivery of exceptions and interrupts in 64-bit mode (SDM Vol. 3A, 6.12.1 and 6.14).
 //!
-//! This is the hottest path of the virtual CPU: each page fault, interrupt and system call by INT of the guest takes
-//! it. So it reads the guest's tables once each, writes the frame in one piece, and allocates nothing.
+//! This is the hottest path of the virtual CPU: each page fault, interrupt and system call by INT
+//! of the guest takes it. So it reads the guest's tables once each, writes the frame in one piece,
+//! and allocates nothing.
 //!
-//! Nothing is changed before the frame has been written, so that a delivery which fails leaves the context as it was,
-//! and what it failed with is delivered instead: a page fault on the stack of a kernel that is out of it, for instance,
-//! ends in the double-fault handler on its own stack, which is how Linux reports it.
+//! Nothing is changed before the frame has been written, so that a delivery which fails leaves the
+//! context as it was, and what it failed with is delivered instead: a page fault on the stack of a
+//! kernel that is out of it, for instance, ends in the double-fault handler on its own stack, which
+//! is how Linux reports it.
 
 use super::{Context, Exception, Host, VirtualCpu, is_canonical, memory};
 use crate::x86::segment::Selector;
@@ -27,7 +29,8 @@ pub enum Event {
     },
 }
 
-/// A fault while a double fault was delivered: the CPU stops until it is reset (SDM Vol. 3A, 6.15, interrupt 8).
+/// A fault while a double fault was delivered: the CPU stops until it is reset (SDM Vol. 3A, 6.15,
+/// interrupt 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shutdown;
 
@@ -94,7 +97,8 @@ fn after(event: Event, fault: Exception) -> Result<Exception, Shutdown> {
     }
 }
 
-/// One attempt. An error code tells whether the event came from outside the program (EXT; SDM Vol. 3A, 6.13).
+/// One attempt. An error code tells whether the event came from outside the program (EXT; SDM Vol.
+/// 3A, 6.13).
 fn attempt(cpu: &mut VirtualCpu, context: &mut Context, event: Event, host: &mut impl Host) -> Result<(), Exception> {
     let external = !matches!(event, Event::Software { .. });
     if let Event::Exception(Exception { address: Some(address), .. }) = event {
@@ -177,8 +181,8 @@ fn push(stack: u64, error: Option<u32>, frame: &[u64; 5], user: bool, host: &mut
     Ok(rsp)
 }
 
-/// Whether the saved RFLAGS have RF set: for all faults but #DB, which would have to say whether it is one (SDM Vol.
-/// 3B, 17.3.1.1).
+/// Whether the saved RFLAGS have RF set: for all faults but #DB, which would have to say whether it
+/// is one (SDM Vol. 3B, 17.3.1.1).
 const fn is_fault(event: Event) -> bool {
     match event {
         Event::Exception(Exception { vector, .. }) => vector::FAULTS.contains(vector),

@@ -1,5 +1,5 @@
-//! Gates of the IDT in 64-bit mode (SDM Vol. 3A, 6.14.1, figure 6-8), and the stacks in the TSS that they lead to (8.7,
-//! figure 8-11).
+//! Gates of the IDT in 64-bit mode (SDM Vol. 3A, 6.14.1, figure 6-8), and the stacks in the TSS
+//! that they lead to (8.7, figure 8-11).
 
 use super::memory::{self, SYSTEM};
 use super::{Exception, Host, VirtualCpu};
@@ -23,7 +23,8 @@ pub struct Gate {
 }
 
 impl VirtualCpu {
-    /// The gate of a vector, for software that asks for it at a privilege level, or for the processor.
+    /// The gate of a vector, for software that asks for it at a privilege level, or for the
+    /// processor.
     ///
     /// # Errors
     ///

@@ -12,7 +12,8 @@ pub enum Segment {
     Gs,
 }
 
-/// A register whose new value may concern the host. Changes of CR3 and XCR0 have a method of their own.
+/// A register whose new value may concern the host. Changes of CR3 and XCR0 have a method of their
+/// own.
 #[expect(missing_docs, reason = "the architecture's names")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlRegister {
@@ -63,8 +64,8 @@ impl Size {
 
 /// The real machine, as far as the virtual CPU needs it.
 pub trait Host {
-    /// Reads guest memory at a linear address, with the rights of user mode or of the kernel. The whole range is
-    /// canonical.
+    /// Reads guest memory at a linear address, with the rights of user mode or of the kernel. The
+    /// whole range is canonical.
     ///
     /// # Errors
     ///
@@ -147,7 +148,8 @@ pub trait Host {
     /// XCR0 has a new, legal value.
     fn set_xcr0(&mut self, value: u64);
 
-    /// HLT: returns when there is an interrupt to deliver. With interrupts off in the context there never will be.
+    /// HLT: returns when there is an interrupt to deliver. With interrupts off in the context there
+    /// never will be.
     fn wait_for_interrupt(&mut self, cpu: &VirtualCpu, context: &Context);
 
     /// WBINVD.

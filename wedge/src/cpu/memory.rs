@@ -1,14 +1,16 @@
-//! Guest memory as numbers. Descriptor tables and the TSS are read with the kernel's rights at any privilege level, as
-//! the processor does (SDM Vol. 3A, 4.6.1, implicit supervisor-mode accesses).
+//! Guest memory as numbers. Descriptor tables and the TSS are read with the kernel's rights at any
+//! privilege level, as the processor does (SDM Vol. 3A, 4.6.1, implicit supervisor-mode accesses).
 //!
-//! What is not canonical is refused here (SDM Vol. 1, 3.3.7.1), so that a host sees only ranges that can be mapped.
+//! What is not canonical is refused here (SDM Vol. 1, 3.3.7.1), so that a host sees only ranges
+//! that can be mapped.
 
 use super::{Exception, Host, is_canonical};
 
 /// Rights of an access: [`Context::is_user`](super::Context::is_user), or this.
 pub(super) const SYSTEM: bool = false;
 
-/// Whether a short range, of at least one byte, is canonical and does not pass the end of the address space.
+/// Whether a short range, of at least one byte, is canonical and does not pass the end of the
+/// address space.
 pub(super) const fn is_range(address: u64, bytes: usize) -> bool {
     let last = address.wrapping_add(bytes as u64 - 1);
     is_canonical(address) && is_canonical(last) && address <= last

@@ -1,21 +1,25 @@
 //! The virtual CPU: what a guest kernel sees of the processor when it really runs in ring 3.
 //!
-//! In ring 3 a sensitive instruction either faults or, worse, does something else without a word. So each of them is
-//! carried out here instead, on a state of our own, with the meaning that it has at the privilege level that the guest
-//! *believes* to run at: bits 1:0 of the virtual CS. The manual's pseudo-code is the specification, down to the error
-//! codes, since Linux probes with instructions that may fault and repairs what it finds.
+//! In ring 3 a sensitive instruction either faults or, worse, does something else without a word.
+//! So each of them is carried out here instead, on a state of our own, with the meaning that it has
+//! at the privilege level that the guest *believes* to run at: bits 1:0 of the virtual CS. The
+//! manual's pseudo-code is the specification, down to the error codes, since Linux probes with
+//! instructions that may fault and repairs what it finds.
 //!
-//! Nothing here knows a hypercall. What must reach the real machine (page tables, segment registers, ports, MSRs)
-//! leaves through [`Host`]; memory is read and written through it too, at the guest's addresses and with the guest's
-//! rights. So the whole CPU is tested as an ordinary program.
+//! Nothing here knows a hypercall. What must reach the real machine (page tables, segment
+//! registers, ports, MSRs) leaves through [`Host`]; memory is read and written through it too, at
+//! the guest's addresses and with the guest's rights. So the whole CPU is tested as an ordinary
+//! program.
 //!
-//! The mode is 64-bit mode, from the beginning on: the guest is entered there, and nothing lets it leave (clearing
-//! CR0.PG in 64-bit mode is #GP, SDM Vol. 3A, 4.1.2). Compatibility mode exists for the guest's user programs only;
-//! they enter through gates and leave through IRET and SYSRET like others, but only 64-bit code is emulated.
+//! The mode is 64-bit mode, from the beginning on: the guest is entered there, and nothing lets it
+//! leave (clearing CR0.PG in 64-bit mode is #GP, SDM Vol. 3A, 4.1.2). Compatibility mode exists for
+//! the guest's user programs only; they enter through gates and leave through IRET and SYSRET like
+//! others, but only 64-bit code is emulated.
 //!
-//! * [`control`], [`mod@cpuid`], [`msr`]: which values are legal, what the CPU says of itself, model-specific
-//!   registers.
-//! * [`segment`], [`gate`]: descriptors. [`deliver()`](deliver::deliver), [`transfer`]: in and out of the kernel.
+//! * [`control`], [`mod@cpuid`], [`msr`]: which values are legal, what the CPU says of itself,
+//!   model-specific registers.
+//! * [`segment`], [`gate`]: descriptors. [`deliver()`](deliver::deliver), [`transfer`]: in and out
+//!   of the kernel.
 //! * [`emulate()`](emulate::emulate): one instruction.
 
 #![expect(
@@ -49,7 +53,8 @@ pub use transfer::{Frame, ReturnTo, check_return, drop_privileged_segments, sysc
 use crate::x86::control::{cr0, cr4, efer, xcr0};
 use crate::x86::segment::Selector;
 
-/// General-purpose registers but RSP, in the order in which an entry pushes them: R15 at the lowest address.
+/// General-purpose registers but RSP, in the order in which an entry pushes them: R15 at the lowest
+/// address.
 #[expect(missing_docs, reason = "the architecture's names")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -71,7 +76,8 @@ pub struct Registers {
     pub rax: u64,
 }
 
-/// What an entry saves. All values are virtual: CS and SS are the guest's selectors, RFLAGS.IF and IOPL its own.
+/// What an entry saves. All values are virtual: CS and SS are the guest's selectors, RFLAGS.IF and
+/// IOPL its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Context {
@@ -116,7 +122,8 @@ pub struct Table {
     pub limit: u16,
 }
 
-/// LDTR or TR with the descriptor that it was loaded from. Nothing can be accessed through a null selector.
+/// LDTR or TR with the descriptor that it was loaded from. Nothing can be accessed through a null
+/// selector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadedSegment {
     /// The selector.
@@ -154,15 +161,16 @@ pub struct VirtualCpu {
     pub idt: Table,
     pub ldt: LoadedSegment,
     pub tr: LoadedSegment,
-    /// What [`emulate()`](emulate::emulate) last loaded into ES, DS, FS, GS (by [`Segment`]), for hosts whose real
-    /// registers cannot hold it.
+    /// What [`emulate()`](emulate::emulate) last loaded into ES, DS, FS, GS (by [`Segment`]), for
+    /// hosts whose real registers cannot hold it.
     pub selectors: [Selector; 4],
     /// Which bits of the registers exist.
     pub limits: Limits,
 }
 
 impl VirtualCpu {
-    /// A CPU as a boot loader leaves it in 64-bit mode; what depends on the loader (CR3, GDT ...) is to be filled in.
+    /// A CPU as a boot loader leaves it in 64-bit mode; what depends on the loader (CR3, GDT ...)
+    /// is to be filled in.
     #[must_use]
     pub const fn new(limits: Limits) -> Self {
         Self {
@@ -194,7 +202,8 @@ impl VirtualCpu {
     }
 }
 
-/// Whether bits 63:47 of an address are equal: with 4-level paging, all others are refused (SDM Vol. 1, 3.3.7.1).
+/// Whether bits 63:47 of an address are equal: with 4-level paging, all others are refused (SDM
+/// Vol. 1, 3.3.7.1).
 #[must_use]
 pub const fn is_canonical(address: u64) -> bool {
     address.wrapping_add(1 << 47) < 1 << 48

@@ -1,7 +1,7 @@
 //! Model-specific registers (SDM Vol. 4; APM Vol. 2, appendix A).
 //!
-//! There are those that belong to 64-bit mode, and a few more that Linux reads without being ready for a fault. Any
-//! other is
+//! There are those that belong to 64-bit mode, and a few more that Linux reads without being ready
+//! for a fault. Any other is
 //! #GP(0), as on a processor that does not have it: Linux takes that for an answer.
 
 use super::control::legal;
@@ -20,7 +20,8 @@ pub const APIC_BASE_AT_RESET: u64 = 0xfee0_0100;
 pub const FAST_STRINGS: u64 = 1;
 /// `IA32_APIC_BASE`: whatever makes use of it.
 const APIC_ON: u64 = apic_base::ENABLED | apic_base::X2APIC;
-/// `IA32_DEBUGCTL`: last-branch records, single-step on branches. They can be asked for, and do nothing.
+/// `IA32_DEBUGCTL`: last-branch records, single-step on branches. They can be asked for, and do
+/// nothing.
 const BRANCHES: u64 = 3;
 /// HWCR.TscFreqSel: the counter runs at the rate of P0. Linux complains of firmware otherwise.
 const TSC_FREQUENCY_SELECT: u64 = 1 << 24;

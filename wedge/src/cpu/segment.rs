@@ -1,8 +1,9 @@
 //! What may be loaded into a segment register (SDM Vol. 3A, 3.4).
 //!
-//! In 64-bit mode bases and limits of ES, CS, SS and DS count for nothing, but the checks of a load do (SDM Vol. 3A,
-//! 5.2.1): a kernel relies on them when it restores the selectors of a user program, which may have loaded anything.
-//! The tables are the guest's, in its memory; they are read anew at each load, as the processor does.
+//! In 64-bit mode bases and limits of ES, CS, SS and DS count for nothing, but the checks of a load
+//! do (SDM Vol. 3A, 5.2.1): a kernel relies on them when it restores the selectors of a user
+//! program, which may have loaded anything. The tables are the guest's, in its memory; they are
+//! read anew at each load, as the processor does.
 
 use super::memory::{self, SYSTEM};
 use super::{Exception, Host, VirtualCpu, is_canonical};
@@ -70,8 +71,9 @@ impl VirtualCpu {
         self.mark(selector, descriptor, 1, host).map(Some)
     }
 
-    /// What a load of SS checks for code of a privilege level (SDM Vol. 2B, MOV; IRET and RET check the same of the
-    /// level that they return to). A null selector is for 64-bit code in the kernel only; it has an empty descriptor.
+    /// What a load of SS checks for code of a privilege level (SDM Vol. 2B, MOV; IRET and RET check
+    /// the same of the level that they return to). A null selector is for 64-bit code in the kernel
+    /// only; it has an empty descriptor.
     ///
     /// # Errors
     ///
@@ -96,8 +98,8 @@ impl VirtualCpu {
         self.mark(selector, descriptor, 1, host)
     }
 
-    /// A descriptor that has 16 bytes (SDM Vol. 3A, 3.5.2), for LLDT and LTR: with its base, whose upper half is the
-    /// second eight bytes.
+    /// A descriptor that has 16 bytes (SDM Vol. 3A, 3.5.2), for LLDT and LTR: with its base, whose
+    /// upper half is the second eight bytes.
     ///
     /// # Errors
     ///

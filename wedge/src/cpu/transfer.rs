@@ -1,8 +1,9 @@
-//! Transfers of control that are not events: IRET, far RET, JMP and CALL, and the fast system calls.
+//! Transfers of control that are not events: IRET, far RET, JMP and CALL, and the fast system
+//! calls.
 //!
-//! The checks are those of the manual's pseudo-code for 64-bit mode, in its order. A kernel relies on them: Linux
-//! returns to whatever a signal handler or a debugger has left in a frame, and the exception table has the answer to
-//! the #GP.
+//! The checks are those of the manual's pseudo-code for 64-bit mode, in its order. A kernel relies
+//! on them: Linux returns to whatever a signal handler or a debugger has left in a frame, and the
+//! exception table has the answer to the #GP.
 
 use super::{Context, Exception, Host, Segment, VirtualCpu, is_canonical};
 use crate::x86::control::efer;
@@ -38,8 +39,8 @@ impl ReturnTo {
     }
 }
 
-/// IRETQ with a frame that was popped; `context` is where the instruction is executed (SDM Vol. 2A, IRET, from
-/// `PROTECTED-MODE-RETURN` on, and `IA-32e-MODE-RETURN`).
+/// IRETQ with a frame that was popped; `context` is where the instruction is executed (SDM Vol. 2A,
+/// IRET, from `PROTECTED-MODE-RETURN` on, and `IA-32e-MODE-RETURN`).
 ///
 /// # Errors
 ///
@@ -161,7 +162,8 @@ const fn flags_of_iret(context: &Context) -> u64 {
     flags_of_popf(context) | flags::RESUME | privileged
 }
 
-/// The flags that POPF takes from the stack: IOPL is the kernel's, IF is that of who has the I/O privilege.
+/// The flags that POPF takes from the stack: IOPL is the kernel's, IF is that of who has the I/O
+/// privilege.
 pub(super) const fn flags_of_popf(context: &Context) -> u64 {
     let cpl = context.cpl();
     let iopl = if cpl == 0 { flags::IOPL } else { 0 };
@@ -169,8 +171,9 @@ pub(super) const fn flags_of_popf(context: &Context) -> u64 {
     flags::OF_USER | iopl | interrupt
 }
 
-/// ES, DS, FS and GS after a return from the kernel to user mode: what user mode may not hold becomes null (SDM Vol.
-/// 2A, IRET, `RETURN-TO-OUTER-PRIVILEGE-LEVEL`). In 64-bit mode they are null already, nearly always.
+/// ES, DS, FS and GS after a return from the kernel to user mode: what user mode may not hold
+/// becomes null (SDM Vol. 2A, IRET, `RETURN-TO-OUTER-PRIVILEGE-LEVEL`). In 64-bit mode they are
+/// null already, nearly always.
 pub fn drop_privileged_segments(cpu: &VirtualCpu, host: &mut impl Host) {
     for segment in [Segment::Es, Segment::Ds, Segment::Fs, Segment::Gs] {
         let selector = Selector(host.read_segment(segment));
@@ -184,8 +187,8 @@ pub fn drop_privileged_segments(cpu: &VirtualCpu, host: &mut impl Host) {
     }
 }
 
-/// SYSCALL (SDM Vol. 2B, SYSCALL), from 64-bit code or, where the processor has it, from compatibility mode (APM Vol.
-/// 3, SYSCALL). `next` is the address behind it.
+/// SYSCALL (SDM Vol. 2B, SYSCALL), from 64-bit code or, where the processor has it, from
+/// compatibility mode (APM Vol. 3, SYSCALL). `next` is the address behind it.
 ///
 /// # Errors
 ///

@@ -1,16 +1,19 @@
 //! The kernel's command line: as words, and as one line made of two.
 //!
-//! The wedge reads the same line as the kernel, and must see the same words in it: a quoted space does not end a word, and
-//! a word `--` ends them all, for what follows are arguments of init (`next_arg()` in `lib/cmdline.c`, `parse_args()` in
-//! `kernel/params.c`). One thing differs: to the kernel, byte 0xa0 is a space in any encoding, and here it is not.
+//! The wedge reads the same line as the kernel, and must see the same words in it: a quoted space
+//! does not end a word, and a word `--` ends them all, for what follows are arguments of init
+//! (`next_arg()` in `lib/cmdline.c`, `parse_args()` in `kernel/params.c`). One thing differs: to
+//! the kernel, byte 0xa0 is a space in any encoding, and here it is not.
 //!
-//! There are two lines, that of the image and that of the boot loader, which comes behind it, since of two contradicting
-//! words the kernel takes the last. If the image's ends in arguments of init, the boot loader's words belong before these.
-//! The kernel copies a fixed number of bytes; a line that is longer would lose its end in silence, so it is refused.
+//! There are two lines, that of the image and that of the boot loader, which comes behind it, since
+//! of two contradicting words the kernel takes the last. If the image's ends in arguments of init,
+//! the boot loader's words belong before these. The kernel copies a fixed number of bytes; a line
+//! that is longer would lose its end in silence, so it is refused.
 
 use core::fmt;
 
-/// Bytes that the kernel copies, a terminating NUL included (`COMMAND_LINE_SIZE`, `arch/x86/include/asm/setup.h`).
+/// Bytes that the kernel copies, a terminating NUL included (`COMMAND_LINE_SIZE`,
+/// `arch/x86/include/asm/setup.h`).
 pub const SIZE: usize = 2048;
 
 /// A word: `name` or `name=value`, without the quotes around either.

@@ -1,16 +1,19 @@
 //! A kernel as an ELF file: what of it goes where.
 //!
-//! A kernel knows two addresses for each of its bytes: the physical one that it wants to be loaded at, and the virtual one
-//! that it is linked at. Its page tables map the one to the other, and since they map the image as a whole, there is one
-//! *distance* between the two. It is that of the segment with the entry point. The other segments need not show it: Linux
-//! links its per-CPU data at virtual address 0 (`PERCPU_VADDR` in its linker script), and yet that data lies in the image,
+//! A kernel knows two addresses for each of its bytes: the physical one that it wants to be loaded
+//! at, and the virtual one that it is linked at. Its page tables map the one to the other, and
+//! since they map the image as a whole, there is one *distance* between the two. It is that of the
+//! segment with the entry point. The other segments need not show it: Linux links its per-CPU data
+//! at virtual address 0 (`PERCPU_VADDR` in its linker script), and yet that data lies in the image,
 //! and its relocations name it by the address that the distance gives.
 //!
-//! It may as well be loaded elsewhere ([`Kernel::moved`]), if it finds out itself where it is. Linux does (`__startup_64` in
-//! `arch/x86/kernel/head64.c`), for its virtual addresses do not depend on that.
+//! It may as well be loaded elsewhere ([`Kernel::moved`]), if it finds out itself where it is.
+//! Linux does (`__startup_64` in `arch/x86/kernel/head64.c`), for its virtual addresses do not
+//! depend on that.
 //!
-//! The file comes from outside, and a kernel is loaded over whatever is there. So [`Kernel::parse`] believes no number in
-//! it: what it returns has segments that lie in the file, do not wrap, and do not overlap. Section headers are not read.
+//! The file comes from outside, and a kernel is loaded over whatever is there. So [`Kernel::parse`]
+//! believes no number in it: what it returns has segments that lie in the file, do not wrap, and do
+//! not overlap. Section headers are not read.
 //!
 //! Structures: ELF gABI, "ELF Header" and "Program Header", class `ELFCLASS64`.
 
@@ -106,7 +109,8 @@ pub enum ElfError {
     TooManySegments,
     /// The entry point (`e_entry`, a physical address) is not in code that the file holds.
     Entry(u64),
-    /// At the distance between physical and virtual addresses that the entry point has, the image would wrap.
+    /// At the distance between physical and virtual addresses that the entry point has, the image
+    /// would wrap.
     Distance(u64),
 }
 
@@ -127,7 +131,8 @@ pub enum SegmentFault {
         /// Bytes in memory.
         memory: u64,
     },
-    /// The alignment (`p_align`) is no power of two, or address and offset differ modulo the alignment.
+    /// The alignment (`p_align`) is no power of two, or address and offset differ modulo the
+    /// alignment.
     Alignment(u64),
     /// It reaches beyond the last address.
     Wraps {
@@ -274,8 +279,8 @@ impl<'a> Kernel<'a> {
         Ok(())
     }
 
-    /// The kernel with its first byte at another physical address; `None` if a multiple of [`STEP`] does not lead there, or
-    /// if it would wrap. Virtual addresses stay.
+    /// The kernel with its first byte at another physical address; `None` if a multiple of [`STEP`]
+    /// does not lead there, or if it would wrap. Virtual addresses stay.
     #[must_use]
     pub fn moved(mut self, physical_address: u64) -> Option<Self> {
         let by = physical_address.wrapping_sub(self.extent.start);
@@ -334,7 +339,8 @@ impl<'a> Kernel<'a> {
         self.segments().iter().any(|segment| segment.holds(range))
     }
 
-    /// Copies the segments to their physical addresses. The whole extent must be memory: Linux frees the gaps.
+    /// Copies the segments to their physical addresses. The whole extent must be memory: Linux
+    /// frees the gaps.
     ///
     /// # Errors
     ///

@@ -1,15 +1,18 @@
 //! Where the initramfs goes.
 //!
-//! It comes in pieces: the one in the image, and whatever modules the boot loader has brought. Linux takes one range of
-//! memory, in which archives may follow one another, each at a multiple of four bytes, with zeros between
-//! (`Documentation/driver-api/early-userspace/buffer-format.rst`). So several pieces are copied to one place. A single one
-//! may stay where it is, unless the kernel is going to be loaded there, and provided that it has its pages to itself:
-//! Linux frees the whole of the last page, and complains about a first one that it shares with others (`free_init_pages()`).
+//! It comes in pieces: the one in the image, and whatever modules the boot loader has brought.
+//! Linux takes one range of memory, in which archives may follow one another, each at a multiple of
+//! four bytes, with zeros between (`Documentation/driver-api/early-userspace/buffer-format.rst`).
+//! So several pieces are copied to one place. A single one may stay where it is, unless the kernel
+//! is going to be loaded there, and provided that it has its pages to itself: Linux frees the whole
+//! of the last page, and complains about a first one that it shares with others
+//! (`free_init_pages()`).
 //!
-//! A boot loader puts modules where it likes, the kernel's place included: GRUB takes the lowest memory that is free. And
-//! there may be no room for them beside themselves. So where no other place is free, they are moved to one that they lie in
-//! themselves, in two steps: slid together in the order of their addresses, in which none has to pass another, and then
-//! exchanged until the order is theirs.
+//! A boot loader puts modules where it likes, the kernel's place included: GRUB takes the lowest
+//! memory that is free. And there may be no room for them beside themselves. So where no other
+//! place is free, they are moved to one that they lie in themselves, in two steps: slid together in
+//! the order of their addresses, in which none has to pass another, and then exchanged until the
+//! order is theirs.
 
 use core::fmt;
 use core::ops::Range;
@@ -20,9 +23,10 @@ use crate::x86::paging::PAGE;
 /// Linux's archives start at multiples of this.
 const ALIGNMENT: u64 = 4;
 
-/// A copied initramfs lies below this address, which is what `initrd_addr_max` of the boot protocol says in every 64-bit kernel,
-/// or, where there is no memory, above it: such a kernel may be loaded there, and reads the upper half of the address, too
-/// (Documentation/x86/boot.rst, `XLF_CAN_BE_LOADED_ABOVE_4G`). A domU may have all its memory there.
+/// A copied initramfs lies below this address, which is what `initrd_addr_max` of the boot protocol
+/// says in every 64-bit kernel, or, where there is no memory, above it: such a kernel may be loaded
+/// there, and reads the upper half of the address, too (Documentation/x86/boot.rst,
+/// `XLF_CAN_BE_LOADED_ABOVE_4G`). A domU may have all its memory there.
 const LIMIT: u64 = 2 << 30;
 
 /// What an initramfs is made of.
@@ -62,7 +66,8 @@ impl Archives<'_> {
             .all(|(number, module)| self.modules[..number].iter().all(|other| !overlap(module, other)))
     }
 
-    /// Of modules that are disjoint, the bytes that those in front of an address take when they stand one behind the other.
+    /// Of modules that are disjoint, the bytes that those in front of an address take when they
+    /// stand one behind the other.
     fn in_front(&self, address: u64) -> u64 {
         self.filled().filter(|module| module.start < address).map(block).sum()
     }
@@ -108,7 +113,8 @@ pub struct NoRoom {
 }
 
 impl<'a> Initramfs<'a> {
-    /// Finds a place for the archives, which is not busy, nor in the kernel's extent; `None` if there is no archive.
+    /// Finds a place for the archives, which is not busy, nor in the kernel's extent; `None` if
+    /// there is no archive.
     ///
     /// # Errors
     ///
@@ -187,8 +193,9 @@ impl<'a> Initramfs<'a> {
         self.address + start_behind(self.archives.own.len() as u64)
     }
 
-    /// Moves the modules together in the order of their addresses. Those that go down, from the first on, and those that go
-    /// up, from the last on: so none is moved to where one lies that has yet to be moved.
+    /// Moves the modules together in the order of their addresses. Those that go down, from the
+    /// first on, and those that go up, from the last on: so none is moved to where one lies that
+    /// has yet to be moved.
     fn slide(&self, memory: &mut impl PhysicalMemory) -> Result<(), OutOfMemory> {
         let archives = &self.archives;
         let place = |module: &Range<u64>| self.modules_start() + archives.in_front(module.start);
@@ -209,7 +216,8 @@ impl<'a> Initramfs<'a> {
         Ok(())
     }
 
-    /// Brings modules that have been slid together into their own order: each in turn to the front of those that follow it.
+    /// Brings modules that have been slid together into their own order: each in turn to the front
+    /// of those that follow it.
     fn exchange(&self, memory: &mut impl PhysicalMemory) -> Result<(), OutOfMemory> {
         let mut start = self.modules_start();
         for (number, module) in self.archives.modules.iter().enumerate().filter(|(_, module)| !module.is_empty()) {

@@ -1,18 +1,20 @@
 //! The guest's boot loader.
 //!
-//! On a real machine a boot loader, the decompressor in the bzImage and the firmware do what is done here: put the kernel
-//! where it wants to be, move it to a random virtual address, find a place for the initramfs, and describe the machine.
-//! The kernel is then entered as a bzImage's decompressor enters it: at its ELF entry point, in 64-bit mode, paging on
-//! with an identity mapping, the address of `boot_params` in RSI (`Documentation/x86/boot.rst`, "64-bit Boot Protocol";
-//! `startup_64` in `arch/x86/kernel/head_64.S`).
+//! On a real machine a boot loader, the decompressor in the bzImage and the firmware do what is
+//! done here: put the kernel where it wants to be, move it to a random virtual address, find a
+//! place for the initramfs, and describe the machine. The kernel is then entered as a bzImage's
+//! decompressor enters it: at its ELF entry point, in 64-bit mode, paging on with an identity
+//! mapping, the address of `boot_params` in RSI (`Documentation/x86/boot.rst`, "64-bit Boot
+//! Protocol"; `startup_64` in `arch/x86/kernel/head_64.S`).
 //!
-//! All of it is split in two. [`Guest::plan`] decides and checks, and writes nothing; it fails with a message as long as
-//! there is a machine to print it on. [`Plan::load`] writes. The order there is not free: pieces of the initramfs may lie
-//! where the kernel goes, so they are copied first. What else the boot loader has said is no part of this: it has been
-//! copied before, and where it was may be written.
+//! All of it is split in two. [`Guest::plan`] decides and checks, and writes nothing; it fails with
+//! a message as long as there is a machine to print it on. [`Plan::load`] writes. The order there
+//! is not free: pieces of the initramfs may lie where the kernel goes, so they are copied first.
+//! What else the boot loader has said is no part of this: it has been copied before, and where it
+//! was may be written.
 //!
-//! This module and those below it are what the wedge knows of Linux as a guest to be booted; [`elf`] alone would do for
-//! any kernel.
+//! This module and those below it are what the wedge knows of Linux as a guest to be booted;
+//! [`elf`] alone would do for any kernel.
 
 pub mod command_line;
 pub mod elf;
@@ -34,7 +36,8 @@ use relocations::{RelocationError, Relocations};
 /// The word by which the kernel is told not to randomise addresses.
 const NO_KASLR: Word = Word { name: "nokaslr", value: None };
 
-/// The block with `boot_params` and, behind it, the command line; below 2 GB, where any loader might put it, if there is memory.
+/// The block with `boot_params` and, behind it, the command line; below 2 GB, where any loader
+/// might put it, if there is memory.
 const BLOCK: u64 = 2 * 4096;
 const BLOCK_LIMIT: u64 = 2 << 30;
 
@@ -68,7 +71,8 @@ pub struct Plan<'a> {
     /// The kernel.
     pub kernel: Kernel<'a>,
     relocations: Option<Relocations<'a>>,
-    /// By how much the kernel is moved above the address that it is linked at; `None` if addresses are not randomised.
+    /// By how much the kernel is moved above the address that it is linked at; `None` if addresses
+    /// are not randomised.
     pub offset: Option<u32>,
     /// The initramfs.
     pub initramfs: Option<Initramfs<'a>>,
@@ -110,8 +114,8 @@ pub enum LoadError {
 }
 
 impl<'a> Guest<'a> {
-    /// Finds a place for each part, away from what is `busy`: at least the memory that the parts come from, but for the
-    /// modules of the initramfs, which are looked after here.
+    /// Finds a place for each part, away from what is `busy`: at least the memory that the parts
+    /// come from, but for the modules of the initramfs, which are looked after here.
     ///
     /// # Errors
     ///
@@ -448,7 +452,8 @@ mod tests {
                     }
                     let line = plan.boot_params + boot_params::SIZE as u64;
                     prop_assert_eq!(content(&memory, &(line..line + 6)), b"quiet\0");
-                    // Nothing else has been written, but for what is left of the initramfs's last page.
+                    // Nothing else has been written, but for what is left of the initramfs's last
+                    // page.
                     let pages = initramfs.start..initramfs.end.next_multiple_of(4096);
                     let written = [extent, pages, plan.boot_params..plan.boot_params + BLOCK];
                     for (number, range) in written.iter().enumerate() {

@@ -1,18 +1,21 @@
 //! Running the kernel at another virtual address than the one it is linked at.
 //!
-//! On x86-64 the two halves of Linux's address randomisation have nothing to do with each other. Where the kernel lies in
-//! *physical* memory it finds out by itself. Where it lies in *virtual* memory it must be told: its code contains absolute
-//! addresses, and whoever loads it has to move each of them by the same offset. A vmlinux does not say where they are
-//! (it is linked with `--emit-relocs`, but stripped of them); the kernel's build puts that into `vmlinux.relocs`, which is
-//! appended to the kernel in a bzImage and read there by `handle_relocations()`
+//! On x86-64 the two halves of Linux's address randomisation have nothing to do with each other.
+//! Where the kernel lies in *physical* memory it finds out by itself. Where it lies in *virtual*
+//! memory it must be told: its code contains absolute addresses, and whoever loads it has to move
+//! each of them by the same offset. A vmlinux does not say where they are (it is linked with
+//! `--emit-relocs`, but stripped of them); the kernel's build puts that into `vmlinux.relocs`,
+//! which is appended to the kernel in a bzImage and read there by `handle_relocations()`
 //! (`arch/x86/boot/compressed/misc.c`; written by `emit_relocs()` in `arch/x86/tools/relocs.c`).
 //!
-//! The file consists of 32-bit words. There are three lists, each *preceded* by a zero, since the kernel reads them from
-//! the end: 64-bit addresses, then negative 32-bit ones (distances from code to per-CPU data, which does not move), then
-//! 32-bit addresses. An entry is the linked address of what is to be changed, cut to 32 bits, and is sign-extended.
+//! The file consists of 32-bit words. There are three lists, each *preceded* by a zero, since the
+//! kernel reads them from the end: 64-bit addresses, then negative 32-bit ones (distances from code
+//! to per-CPU data, which does not move), then 32-bit addresses. An entry is the linked address of
+//! what is to be changed, cut to 32 bits, and is sign-extended.
 //!
-//! An entry that points to a wrong place corrupts the kernel. So all are checked before the first is applied: each lies in
-//! what the file holds of a segment, and behind the one before it in its list.
+//! An entry that points to a wrong place corrupts the kernel. So all are checked before the first
+//! is applied: each lies in what the file holds of a segment, and behind the one before it in its
+//! list.
 
 use core::fmt;
 use core::ops::Range;
@@ -20,9 +23,9 @@ use core::ops::Range;
 use super::elf::Kernel;
 use crate::memory::{OutOfMemory, PhysicalMemory};
 
-/// The image has to stay in this much address space, which begins where physical address 0 would be linked
-/// (`KERNEL_IMAGE_SIZE` of a kernel with `CONFIG_RANDOMIZE_BASE`: `arch/x86/include/asm/page_64_types.h`). Behind it are
-/// the modules.
+/// The image has to stay in this much address space, which begins where physical address 0 would be
+/// linked (`KERNEL_IMAGE_SIZE` of a kernel with `CONFIG_RANDOMIZE_BASE`:
+/// `arch/x86/include/asm/page_64_types.h`). Behind it are the modules.
 const IMAGE_SPACE: u64 = 1 << 30;
 
 /// Offsets are multiples of a large page (the least `CONFIG_PHYSICAL_ALIGN` that Linux allows).
@@ -106,15 +109,17 @@ impl<'a> Relocations<'a> {
         })
     }
 
-    /// An offset at which the kernel may run, from 64 random bits; of the at most 512, each is as likely as the others.
-    /// This is the choice of `find_random_virt_addr()` in `arch/x86/boot/compressed/kaslr.c`.
+    /// An offset at which the kernel may run, from 64 random bits; of the at most 512, each is as
+    /// likely as the others. This is the choice of `find_random_virt_addr()` in
+    /// `arch/x86/boot/compressed/kaslr.c`.
     #[must_use]
     pub fn choose_offset(&self, entropy: u64) -> u32 {
         let slots = 1 + IMAGE_SPACE.saturating_sub(self.end) / u64::from(STEP);
         u32::try_from(entropy % slots).map_or(0, |slot| slot * STEP)
     }
 
-    /// Makes the kernel, which has been loaded, run at `offset` bytes above the address that it is linked at.
+    /// Makes the kernel, which has been loaded, run at `offset` bytes above the address that it is
+    /// linked at.
     ///
     /// # Errors
     ///
@@ -214,7 +219,8 @@ mod tests {
 
     #[test]
     fn each_list_is_applied_as_what_it_is() {
-        // The last one is in per-CPU data: named by its place in the image, though it is linked at 0.
+        // The last one is in per-CPU data: named by its place in the image, though it is linked
+        // at 0.
         let table = relocations([&[VIRTUAL + 0x3008, VIRTUAL + 0x31f8], &[VIRTUAL + 4], &[VIRTUAL, VIRTUAL + 0x20fc]]);
         let prepare = |image: &mut [u8]| {
             image[..8].copy_from_slice(&[0x34, 0x12, 0, 0x81, 0xff, 0xff, 0xff, 0xff]);

@@ -20,8 +20,8 @@ pub(super) const HEADERS: usize = 64;
 /// Bytes of a program header.
 pub(super) const HEADER: usize = 56;
 
-/// Type, flags, offset, virtual and physical address, size in the file and in memory, alignment: text, per-CPU data that is
-/// linked at 0 as Linux does, data, and a note.
+/// Type, flags, offset, virtual and physical address, size in the file and in memory, alignment:
+/// text, per-CPU data that is linked at 0 as Linux does, data, and a note.
 const PROGRAM_HEADERS: [[u64; 8]; 4] = [
     [1, 5, 0x1000, VIRTUAL, PHYSICAL, 0x1000, 0x1000, 0x1000],
     [1, 6, 0x2000, 0, PHYSICAL + 0x2000, 0x100, 0x100, 0x1000],

@@ -4,7 +4,8 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 pub(super) const DAY: u64 = 24 * HOUR;
 
-/// A moment as a calendar and a clock say it. Months and days count from 1, days of the week from Sunday, which is 1.
+/// A moment as a calendar and a clock say it. Months and days count from 1, days of the week from
+/// Sunday, which is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Civil {
     pub(super) year: u64,
@@ -19,7 +20,8 @@ pub(super) struct Civil {
 impl Civil {
     pub(super) fn from_seconds(seconds: u64) -> Self {
         let days = seconds / DAY;
-        // No year has more than 366 days, so this is too early by a few years at most for centuries to come.
+        // No year has more than 366 days, so this is too early by a few years at most for centuries
+        // to come.
         let mut year = 1970 + days / 366;
         while days_before(year + 1) <= days {
             year += 1;

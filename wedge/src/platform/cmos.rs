@@ -1,12 +1,14 @@
-//! The real-time clock and its memory (MC146818A data sheet): an index at port 0x70, a byte at 0x71.
+//! The real-time clock and its memory (MC146818A data sheet): an index at port 0x70, a byte at
+//! 0x71.
 //!
-//! The clock is the host's wall clock, plus what the guest has set it ahead. The wall clock only tells whole seconds. When a
-//! second begins, which decides about update-in-progress and update interrupts, is learnt: no second begins
-//! after it is first seen, and that bound comes closer to the truth with every look. Where the two clocks drift apart, it moves
-//! by what they disagree.
+//! The clock is the host's wall clock, plus what the guest has set it ahead. The wall clock only
+//! tells whole seconds. When a second begins, which decides about update-in-progress and update
+//! interrupts, is learnt: no second begins after it is first seen, and that bound comes closer to
+//! the truth with every look. Where the two clocks drift apart, it moves by what they disagree.
 //!
-//! The alarm, updates and periods are found by comparing what time it is with what time it was. What passed unseen counts
-//! once. The daylight-saving bit does nothing, and the day of the week is that of the date.
+//! The alarm, updates and periods are found by comparing what time it is with what time it was.
+//! What passed unseen counts once. The daylight-saving bit does nothing, and the day of the week is
+//! that of the date.
 
 use super::calendar::{Civil, DAY};
 use super::time::{Frequency, SECOND};
@@ -25,7 +27,8 @@ const REGISTER_D: usize = 0x0d;
 /// Not the chip's, but where a PC keeps it.
 const CENTURY: usize = 0x32;
 
-/// Register A: update in progress; divider, and its value for a crystal of 32,768 Hz; rate of periodic interrupts.
+/// Register A: update in progress; divider, and its value for a crystal of 32,768 Hz; rate of
+/// periodic interrupts.
 const A_UPDATE: u8 = 0x80;
 const A_DIVIDER: u8 = 0x70;
 const A_RUNNING: u8 = 0x20;
@@ -99,8 +102,8 @@ impl Cmos {
         self.flags & self.bytes[REGISTER_B] & (PERIODIC | ALARM | UPDATED) != 0
     }
 
-    /// When the next flag may be set that interrupts. That it is set already makes no difference, so that no read of
-    /// register C brings the deadline closer.
+    /// When the next flag may be set that interrupts. That it is set already makes no difference,
+    /// so that no read of register C brings the deadline closer.
     pub(super) fn deadline(&self) -> Option<u64> {
         let wanted = self.bytes[REGISTER_B];
         let period = self.period_length().filter(|_| wanted & PERIODIC != 0);
@@ -164,7 +167,8 @@ impl Cmos {
         }
     }
 
-    /// The length of a period in ticks of the crystal (data sheet, table "Periodic Interrupt Rate").
+    /// The length of a period in ticks of the crystal (data sheet, table "Periodic Interrupt
+    /// Rate").
     fn period_length(&self) -> Option<u64> {
         let register = self.bytes[REGISTER_A];
         let rate = match register & A_RATE {

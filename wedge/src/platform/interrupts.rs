@@ -1,9 +1,10 @@
 //! The interrupt lines: who drives them, and when a real device's line is given back.
 //!
-//! A host learns of a real device's interrupt once, as an event, and not when the device takes it back. So a line that the
-//! host raises stays up until the guest has *finished* with it: has taken the interrupt, ended it, and has the line unmasked.
-//! Linux masks a line before it ends the interrupt, and unmasks it when the device's handler has run
-//! (`mask_and_ack_8259A`, `handle_level_irq`); so "finished" is when the device has been served. Only then does the line
+//! A host learns of a real device's interrupt once, as an event, and not when the device takes it
+//! back. So a line that the host raises stays up until the guest has *finished* with it: has taken
+//! the interrupt, ended it, and has the line unmasked. Linux masks a line before it ends the
+//! interrupt, and unmasks it when the device's handler has run (`mask_and_ack_8259A`,
+//! `handle_level_irq`); so "finished" is when the device has been served. Only then does the line
 //! fall and the host unmask the real one, which interrupts again if the device still asks.
 
 use super::Board;

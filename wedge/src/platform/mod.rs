@@ -1,13 +1,16 @@
-//! The virtual platform: the devices of a PC that Linux uses when there is neither ACPI nor an APIC.
+//! The virtual platform: the devices of a PC that Linux uses when there is neither ACPI nor an
+//! APIC.
 //!
-//! A guest that runs deprivileged has no timer, interrupt controller, clock or console of its own, but it is an unmodified
-//! kernel that knows how to use those of every PC. So it gets them: two 8259A (`pic`), an 8254 (`pit`), an MC146818 (`cmos`),
-//! a 16550A (`uart`), the ways to reset (`reset`), and PCI configuration (`pci`) if the machine's devices are the guest's. All
-//! that a stock kernel probes for and that a PC need not have is absent, and reads as all ones, so that the probe ends at
-//! once. Any other port belongs to the host.
+//! A guest that runs deprivileged has no timer, interrupt controller, clock or console of its own,
+//! but it is an unmodified kernel that knows how to use those of every PC. So it gets them: two
+//! 8259A (`pic`), an 8254 (`pit`), an MC146818 (`cmos`), a 16550A (`uart`), the ways to reset
+//! (`reset`), and PCI configuration (`pci`) if the machine's devices are the guest's. All that a
+//! stock kernel probes for and that a PC need not have is absent, and reads as all ones, so that
+//! the probe ends at once. Any other port belongs to the host.
 //!
-//! No device keeps time: each computes its state from the host's clock when it is asked. The host calls
-//! [`Platform::advance`] at [`Platform::deadline`], or at any other time, and nothing depends on how often.
+//! No device keeps time: each computes its state from the host's clock when it is asked. The host
+//! calls [`Platform::advance`] at [`Platform::deadline`], or at any other time, and nothing depends
+//! on how often.
 
 mod calendar;
 mod cmos;
@@ -54,7 +57,8 @@ pub trait Board {
     /// Writes to a port that is not virtual.
     fn pass_write(&mut self, port: u16, size: Size, value: u32);
 
-    /// The guest has finished with a line that [`Platform::set_line`] raised: it may interrupt again.
+    /// The guest has finished with a line that [`Platform::set_line`] raised: it may interrupt
+    /// again.
     fn end_of_interrupt(&mut self, line: u8);
 
     /// The guest asked for a reset.
@@ -92,7 +96,8 @@ impl Device {
             0x70 | 0x71 => Self::Clock,
             0x3f8..=0x3ff => Self::Serial,
             reset::KEYBOARD_DATA | reset::KEYBOARD_COMMAND | reset::CONTROL_A | reset::RESET_CONTROL => Self::Reset,
-            // DMA controllers and page registers, with the POST port; the port that delays; the other serial ports.
+            // DMA controllers and page registers, with the POST port; the port that delays; the
+            // other serial ports.
             0x00..=0x0f | 0x80..=0x8f | 0xc0..=0xdf | 0xed | 0x2e8..=0x2ef | 0x2f8..=0x2ff | 0x3e8..=0x3ef => {
                 Self::Nothing
             }
@@ -188,8 +193,9 @@ impl Platform {
         self.drive_lines();
     }
 
-    /// A passed-through device asserts its interrupt line, 0 to 15, or stops to. The line stays asserted until the guest has
-    /// finished with it and [`Board::end_of_interrupt`] is called, and no longer.
+    /// A passed-through device asserts its interrupt line, 0 to 15, or stops to. The line stays
+    /// asserted until the guest has finished with it and [`Board::end_of_interrupt`] is called, and
+    /// no longer.
     pub fn set_line(&mut self, line: u8, asserted: bool) {
         self.interrupts.set_real(line, asserted);
     }
@@ -220,8 +226,8 @@ impl Platform {
         self.drive_lines();
     }
 
-    /// When [`Self::advance`] has to be called at the latest, on the clock of [`Board::now`]. Only a write and
-    /// [`Self::advance`] itself can bring it closer.
+    /// When [`Self::advance`] has to be called at the latest, on the clock of [`Board::now`]. Only
+    /// a write and [`Self::advance`] itself can bring it closer.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
         [self.timer.deadline(), self.clock.deadline(), self.serial.deadline()].into_iter().flatten().min()
@@ -233,7 +239,8 @@ impl Platform {
         self.drive_lines();
     }
 
-    /// A tick is an edge, even if the line is still up from the last: [`Self::drive_lines`] raises it again.
+    /// A tick is an edge, even if the line is still up from the last: [`Self::drive_lines`] raises
+    /// it again.
     fn advance_timer(&mut self, now: u64) {
         if self.timer.advance(now) {
             self.interrupts.drive(TIMER_LINE, false);

@@ -1,8 +1,8 @@
-//! PCI configuration mechanism 1 (PCI Local Bus Specification 3.0, section 3.2.2.3.2): an address register at 0xcf8, and a
-//! window at 0xcfc to 0xcff.
+//! PCI configuration mechanism 1 (PCI Local Bus Specification 3.0, section 3.2.2.3.2): an address
+//! register at 0xcf8, and a window at 0xcfc to 0xcff.
 //!
-//! The address register is virtual and the real one is written just before the window is used, so that whoever else uses the
-//! real one in between does no harm.
+//! The address register is virtual and the real one is written just before the window is used, so
+//! that whoever else uses the real one in between does no harm.
 
 use super::{Board, Pci};
 use crate::cpu::Size;
@@ -48,7 +48,8 @@ impl Configuration {
         }
     }
 
-    /// Whether an access reaches a configuration register: it lies in the window, and the address is enabled.
+    /// Whether an access reaches a configuration register: it lies in the window, and the address
+    /// is enabled.
     fn selects(&self, port: u16, size: Size) -> bool {
         self.pci == Pci::PassedThrough
             && self.address & ENABLE != 0

@@ -1,15 +1,18 @@
-//! Two 8259A interrupt controllers, the second on line 2 of the first (Intel 8259A data sheet, order number 231468).
+//! Two 8259A interrupt controllers, the second on line 2 of the first (Intel 8259A data sheet,
+//! order number 231468).
 //!
-//! Two things differ from the chips on purpose. The cascade line counts as level-triggered whatever ELCR says: the real
-//! second chip drops its output for a moment at every acknowledge cycle, and a level says the same without the moment. And
-//! there are no spurious interrupts 7 and 15: to ask for an interrupt and to acknowledge it is one step here, and a request
-//! cannot go away between the two. Left out are the poll command, rotation with automatic EOI and the special fully nested
+//! Two things differ from the chips on purpose. The cascade line counts as level-triggered whatever
+//! ELCR says: the real second chip drops its output for a moment at every acknowledge cycle, and a
+//! level says the same without the moment. And there are no spurious interrupts 7 and 15: to ask
+//! for an interrupt and to acknowledge it is one step here, and a request cannot go away between
+//! the two. Left out are the poll command, rotation with automatic EOI and the special fully nested
 //! mode, which Linux does not use, and what ICW1, ICW3 and ICW4 can say that does not fit a PC.
 
 /// The line of the first chip that the second is on.
 const CASCADE: u8 = 2;
 
-/// Lines of the first and of the second chip that can be made level-triggered (82371SB data sheet, ELCR1 and ELCR2).
+/// Lines of the first and of the second chip that can be made level-triggered (82371SB data sheet,
+/// ELCR1 and ELCR2).
 const CAN_BE_LEVEL: [u8; 2] = [0xf8, 0xde];
 
 /// ICW1: the bit that makes it one, and whether ICW3 is left out and ICW4 follows.
@@ -22,7 +25,8 @@ const ICW4_AUTO_EOI: u8 = 0x02;
 const OCW2_ROTATE: u8 = 0x80;
 const OCW2_SPECIFIC: u8 = 0x40;
 const OCW2_EOI: u8 = 0x20;
-/// OCW3: the bit that makes it one; special mask mode is set, and to what; a register is chosen, and which.
+/// OCW3: the bit that makes it one; special mask mode is set, and to what; a register is chosen,
+/// and which.
 const OCW3: u8 = 0x08;
 const OCW3_SET_SPECIAL_MASK: u8 = 0x40;
 const OCW3_SPECIAL_MASK: u8 = 0x20;
@@ -103,7 +107,8 @@ impl Chip {
         (1..=8).map(|rank| (self.lowest + rank) & 7).find(|line| lines & 1 << line != 0)
     }
 
-    /// The line that the chip asks the processor to serve: unmasked, and of higher priority than what is being served.
+    /// The line that the chip asks the processor to serve: unmasked, and of higher priority than
+    /// what is being served.
     fn request(&self) -> Option<u8> {
         let unmasked = self.requests() & !self.mask;
         if unmasked == 0 || self.expects != Expects::Mask {
@@ -127,7 +132,8 @@ impl Chip {
     /// The port with address line A0 low.
     fn command(&mut self, value: u8) {
         if value & ICW1 != 0 {
-            // The data sheet's list, "Initialization Command Words": edge sense, mask, priorities, special mask, read.
+            // The data sheet's list, "Initialization Command Words": edge sense, mask, priorities,
+            // special mask, read.
             let fresh = Self::new(self.level);
             *self = Self { lines: self.lines, mask: 0, expects: Expects::Icw2, icw1: value, ..fresh };
         } else if value & OCW3 != 0 {

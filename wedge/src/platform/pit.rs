@@ -1,19 +1,22 @@
-//! The 8254 timer (Intel 8254 data sheet, order number 231164), and port 0x61, which has channel 2's gate and output.
+//! The 8254 timer (Intel 8254 data sheet, order number 231164), and port 0x61, which has channel
+//! 2's gate and output.
 //!
-//! Nothing here ticks. A channel knows when its count was loaded, and everything else is arithmetic on the time since then;
-//! tick number n of a periodic channel comes n periods after the start, however late anybody looks. Ticks that passed unseen
-//! are one tick.
+//! Nothing here ticks. A channel knows when its count was loaded, and everything else is arithmetic
+//! on the time since then; tick number n of a periodic channel comes n periods after the start,
+//! however late anybody looks. Ticks that passed unseen are one tick.
 //!
-//! Modes 1 and 5 are triggered by hardware that a PC does not have, and count as 0 and 4; BCD counts as binary. A new count
-//! in modes 2 and 3 holds at once, not from the next period on. The clock pulse that a real chip takes to load a count, and
-//! the edge that an output makes when its mode changes, are left out.
+//! Modes 1 and 5 are triggered by hardware that a PC does not have, and count as 0 and 4; BCD
+//! counts as binary. A new count in modes 2 and 3 holds at once, not from the next period on. The
+//! clock pulse that a real chip takes to load a count, and the edge that an output makes when its
+//! mode changes, are left out.
 
 use super::time::{Frequency, SECOND};
 
 /// The frequency of the timer's input on a PC.
 pub(super) const INPUT: Frequency = Frequency(1_193_182);
 
-/// Port 0x61 (82371SB data sheet, NMI Status and Control): what can be written, and what is only read.
+/// Port 0x61 (82371SB data sheet, NMI Status and Control): what can be written, and what is only
+/// read.
 const GATE: u8 = 0x01;
 const WRITABLE: u8 = 0x0f;
 const REFRESH: u8 = 0x10;
@@ -21,8 +24,8 @@ const OUTPUT: u8 = 0x20;
 /// Half the period of the refresh toggle.
 const REFRESH_HALF: u64 = SECOND / 66_288;
 
-/// Control word: which channel, 3 being the read-back command; which bytes of the count are accessed, none being the latch
-/// command.
+/// Control word: which channel, 3 being the read-back command; which bytes of the count are
+/// accessed, none being the latch command.
 const CHANNEL_SHIFT: u8 = 6;
 const READ_BACK: u8 = 3;
 const ACCESS: u8 = 0x30;
@@ -205,7 +208,8 @@ impl Channel {
         self.status = self.status.or(Some(output | null | self.control));
     }
 
-    /// A low gate stops the one-shot modes, and a high one lets them go on; it starts the periodic ones afresh.
+    /// A low gate stops the one-shot modes, and a high one lets them go on; it starts the periodic
+    /// ones afresh.
     fn set_gate(&mut self, gate: bool, now: u64) {
         if gate == self.gate {
             return;

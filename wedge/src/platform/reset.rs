@@ -1,8 +1,9 @@
 //! The ways to reset a PC: the keyboard controller, port 0x92 and port 0xcf9.
 //!
-//! There is no keyboard. The status register says for ever that a byte is there to be read, and that nothing written is
-//! still pending. So Linux's `i8042_flush` gives up after 16 bytes, instead of waiting half a second for each command to be
-//! answered; and `kb_wait`, in front of the reset command, does not wait.
+//! There is no keyboard. The status register says for ever that a byte is there to be read, and
+//! that nothing written is still pending. So Linux's `i8042_flush` gives up after 16 bytes, instead
+//! of waiting half a second for each command to be answered; and `kb_wait`, in front of the reset
+//! command, does not wait.
 
 /// Keyboard controller.
 pub(super) const KEYBOARD_DATA: u16 = 0x60;

@@ -8,7 +8,8 @@ pub(super) const SECOND: u64 = 1_000_000_000;
 pub(super) struct Frequency(pub(super) u64);
 
 impl Frequency {
-    /// Whole ticks in a span of nanoseconds. Whole seconds are whole ticks, so only the rest is divided.
+    /// Whole ticks in a span of nanoseconds. Whole seconds are whole ticks, so only the rest is
+    /// divided.
     pub(super) const fn ticks(self, span: u64) -> u64 {
         span / SECOND * self.0 + span % SECOND * self.0 / SECOND
     }

@@ -1,11 +1,13 @@
 //! The first serial port: a 16550A (National Semiconductor PC16550D data sheet).
 //!
-//! What is sent is sent at once, so the transmitter is always empty, and each byte written makes it empty anew. But a byte
-//! is a hypercall for the host, so output is collected: up to a line, to a full buffer, to a few milliseconds (a prompt has no
-//! newline), or until the guest reads the line status twice without writing: it waits.
+//! What is sent is sent at once, so the transmitter is always empty, and each byte written makes it
+//! empty anew. But a byte is a hypercall for the host, so output is collected: up to a line, to a
+//! full buffer, to a few milliseconds (a prompt has no newline), or until the guest reads the line
+//! status twice without writing: it waits.
 //!
-//! What is received waits in the host until there is room in the FIFO, so nothing overruns. No line is noisy and no modem
-//! line changes, so there are no line-status and no modem-status interrupts. The divisor is remembered and does nothing.
+//! What is received waits in the host until there is room in the FIFO, so nothing overruns. No line
+//! is noisy and no modem line changes, so there are no line-status and no modem-status interrupts.
+//! The divisor is remembered and does nothing.
 
 use super::Board;
 
@@ -236,7 +238,8 @@ impl Uart {
         }
     }
 
-    /// Switching the FIFOs on or off empties them, too. Without the bit that enables them, no other counts.
+    /// Switching the FIFOs on or off empties them, too. Without the bit that enables them, no other
+    /// counts.
     fn set_fifo_control(&mut self, value: u8) {
         if (value ^ self.fifo_control) & FIFO_ENABLE != 0 || value & FIFO_CLEAR_RECEIVED != 0 {
             self.received.count = 0;

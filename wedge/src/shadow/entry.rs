@@ -6,11 +6,11 @@ use crate::x86::paging::entry::{
 };
 use crate::x86::paging::{EXECUTABLE, RIGHTS, restricted, shift};
 
-/// What a shadow's entry was made from: the guest's entry, with the rights of the whole path that leads to it, or the number
-/// of a shadow table. 0 is an absent one.
+/// What a shadow's entry was made from: the guest's entry, with the rights of the whole path that
+/// leads to it, or the number of a shadow table. 0 is an absent one.
 ///
-/// A leaf's note has the format of a level-1 entry, except that bit 63 allows execution, and that the writable bit is clear as
-/// long as the dirty bit is.
+/// A leaf's note has the format of a level-1 entry, except that bit 63 allows execution, and that
+/// the writable bit is clear as long as the dirty bit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Note(pub(super) u64);
 
@@ -26,7 +26,8 @@ impl Note {
         Self((table.0 as u64) << 12 | Self::OWN | PRESENT)
     }
 
-    /// The note of the first page that a guest's present leaf at a level maps, with the rights of the path above it.
+    /// The note of the first page that a guest's present leaf at a level maps, with the rights of
+    /// the path above it.
     pub(super) const fn leaf(entry: u64, path: u64, level: u8) -> Self {
         let mut rights = restricted(entry, path) & RIGHTS;
         if entry & DIRTY == 0 {
@@ -45,7 +46,8 @@ impl Note {
         Self(self.0 + offset)
     }
 
-    /// The note of a page that the kernel can write to whatever its rights, because CR0.WP is clear. User mode cannot be given it.
+    /// The note of a page that the kernel can write to whatever its rights, because CR0.WP is
+    /// clear. User mode cannot be given it.
     pub(super) const fn overridden(self) -> Self {
         Self(self.0 & !USER | WRITABLE)
     }

@@ -1,16 +1,19 @@
 //! Filling the shadow: one page that is needed, and its neighbours.
 //!
-//! A fault costs some two thousand instructions, on its way through the host and back. An entry filled in advance costs a
-//! quarter of that, and as much again when it is dropped: it must be more likely needed than not. In a space's own part that
-//! is the case for the other page of a pair, if it has been used before, which its accessed flag tells; farther away it is
-//! not, least of all after a `fork`. In the kernel's part all that are present are filled: a fault on the stack that the
-//! fault itself is pushed to cannot be taken, so a kernel stack has to be there as a whole from its first touch on. But
-//! ahead of need only memory is mapped: a device is accessed by whoever means it. A stack that begins in one block and ends
-//! in the next is filled by its first store, too ([`Shadow::fill_below`]).
+//! A fault costs some two thousand instructions, on its way through the host and back. An entry
+//! filled in advance costs a quarter of that, and as much again when it is dropped: it must be more
+//! likely needed than not. In a space's own part that is the case for the other page of a pair, if
+//! it has been used before, which its accessed flag tells; farther away it is not, least of all
+//! after a `fork`. In the kernel's part all that are present are filled: a fault on the stack that
+//! the fault itself is pushed to cannot be taken, so a kernel stack has to be there as a whole from
+//! its first touch on. But ahead of need only memory is mapped: a device is accessed by whoever
+//! means it. A stack that begins in one block and ends in the next is filled by its first store,
+//! too ([`Shadow::fill_below`]).
 //!
-//! Where no table is left, the ones that were filled least recently go, whosever they are: another space's, the current
-//! one's, the kernel part's. What has just been filled goes last, so each fill gets its access farther; and what is in use but
-//! was filled long ago costs a fault each time that all others have had their turn.
+//! Where no table is left, the ones that were filled least recently go, whosever they are: another
+//! space's, the current one's, the kernel part's. What has just been filled goes last, so each fill
+//! gets its access farther; and what is in use but was filled long ago costs a fault each time that
+//! all others have had their turn.
 
 use super::entry::Note;
 use super::host::{BLOCK, Frame, Host, Level, Link};
@@ -28,7 +31,8 @@ pub(super) enum Why {
     Fault(Access),
     /// It is going to be accessed where no fault can be taken.
     Required,
-    /// It may be accessed. Nothing is dropped for it, and no list changes its order: some are being walked.
+    /// It may be accessed. Nothing is dropped for it, and no list changes its order: some are being
+    /// walked.
     Ahead,
 }
 
@@ -71,7 +75,8 @@ impl Shadow<'_> {
         }
     }
 
-    /// Maps the page that a walk has led to, for an access that is allowed and has faulted, or in advance.
+    /// Maps the page that a walk has led to, for an access that is allowed and has faulted, or in
+    /// advance.
     pub(super) fn fill(&mut self, address: u64, why: Why, walk: &Walk, host: &mut impl Host) -> Outcome {
         let mut target = Target { address, why, leaf: Note::ABSENT };
         target.leaf = walk.note(self.mode, target.fault());
@@ -94,8 +99,8 @@ impl Shadow<'_> {
         Outcome::OutOfTables
     }
 
-    /// The kernel has stored to a page that may be the top of a stack, and the stack may go on below the block that the page is
-    /// in: then that is filled, too.
+    /// The kernel has stored to a page that may be the top of a stack, and the stack may go on
+    /// below the block that the page is in: then that is filled, too.
     pub(super) fn fill_below(&mut self, address: u64, host: &mut impl Host) {
         let within = (index(address, 1) % BLOCK) as u64;
         if self.is_kernel(address) && within < STACK_PAGES - 1 {
@@ -103,7 +108,8 @@ impl Shadow<'_> {
         }
     }
 
-    /// What nearly all fills of a space are: a page of a program's, in a table that it reaches, where there was none.
+    /// What nearly all fills of a space are: a page of a program's, in a table that it reaches,
+    /// where there was none.
     fn add(&mut self, target: Target, walk: &Walk, host: &mut impl Host) -> Option<()> {
         let Target { address, leaf, .. } = target;
         if walk.level() > 1 || self.is_kernel(address) || !leaf.is_user() || !self.is_linked(index(address, 4)) {
@@ -241,7 +247,8 @@ impl Shadow<'_> {
         }
     }
 
-    /// Sets the accessed flag of a present entry in the kernel's part. Returns what the entry is then.
+    /// Sets the accessed flag of a present entry in the kernel's part. Returns what the entry is
+    /// then.
     fn mark_accessed(source: &Source, index: usize, entry: u64, host: &mut impl Host) -> u64 {
         match source.place(index) {
             Some(place) if entry & (PRESENT | ACCESSED) == PRESENT => {

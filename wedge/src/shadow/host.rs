@@ -1,9 +1,11 @@
 //! What the algorithm needs of a host, and the words in which it speaks to it.
 
-/// How many neighbouring entries are compared together, and in the kernel's part filled: a power of two, 32 at most.
+/// How many neighbouring entries are compared together, and in the kernel's part filled: a power of
+/// two, 32 at most.
 pub const BLOCK: usize = 16;
 
-/// The number of one of the host's page-table pages, below the length of [`Memory`](super::Memory)'s slices.
+/// The number of one of the host's page-table pages, below the length of
+/// [`Memory`](super::Memory)'s slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Table(pub u32);
 
@@ -16,7 +18,8 @@ pub enum Level {
     L2,
     /// Level 3: 1 GB each.
     L3,
-    /// Level 4, in force while the guest's kernel runs: a space's own part, and the kernel's part, which all share.
+    /// Level 4, in force while the guest's kernel runs: a space's own part, and the kernel's part,
+    /// which all share.
     KernelRoot,
     /// Level 4, in force while the guest's programs run: a space's own part only.
     UserRoot,
@@ -49,11 +52,13 @@ pub struct Leaf {
     pub user: bool,
     /// Whether it can be executed.
     pub executable: bool,
-    /// The guest's memory type: PWT, PCD and PAT as bits 0 to 2, an index into the guest's PAT (SDM 3, 12.12.3).
+    /// The guest's memory type: PWT, PCD and PAT as bits 0 to 2, an index into the guest's PAT (SDM
+    /// 3, 12.12.3).
     pub cache: u8,
 }
 
-/// An entry that maps 2 MB of memory through a level-1 table that the host has ready, which maps it with all rights.
+/// An entry that maps 2 MB of memory through a level-1 table that the host has ready, which maps it
+/// with all rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linear {
     /// The guest-physical address of the 2 MB.
@@ -90,12 +95,15 @@ pub enum Flush {
 
 /// The host: the guest's memory, and page tables that the hardware reads.
 ///
-/// Guest tables are read and written at guest-physical addresses; whatever the guest has put there may come.
+/// Guest tables are read and written at guest-physical addresses; whatever the guest has put there
+/// may come.
 pub trait Host {
-    /// The page-table entry at a guest-physical address (a multiple of 8), `None` if there is no memory.
+    /// The page-table entry at a guest-physical address (a multiple of 8), `None` if there is no
+    /// memory.
     fn guest_entry(&self, address: u64) -> Option<u64>;
 
-    /// The [`BLOCK`] entries from a guest-physical address (a multiple of their size) on; without memory, zeros.
+    /// The [`BLOCK`] entries from a guest-physical address (a multiple of their size) on; without
+    /// memory, zeros.
     fn guest_entries(&self, address: u64) -> [u64; BLOCK] {
         let mut next = address;
         [(); BLOCK].map(|()| {
@@ -105,33 +113,37 @@ pub trait Host {
         })
     }
 
-    /// Replaces a guest's entry if it still is `old`; `false` if it is not (SDM 3, 4.8: accessed and dirty flags are set
-    /// by locked operations).
+    /// Replaces a guest's entry if it still is `old`; `false` if it is not (SDM 3, 4.8: accessed
+    /// and dirty flags are set by locked operations).
     fn set_guest_bits(&mut self, address: u64, old: u64, new: u64) -> bool;
 
     /// What the page at a guest-physical address is.
     fn frame(&self, address: u64) -> Frame;
 
-    /// Whether there is a ready-made level-1 table for the 2 MB at this guest-physical address (a multiple of 2 MB).
+    /// Whether there is a ready-made level-1 table for the 2 MB at this guest-physical address (a
+    /// multiple of 2 MB).
     fn linear(&self, address: u64) -> bool;
 
-    /// A table for `level` that will cover virtual memory from `address` on; `None` when the pool is empty.
+    /// A table for `level` that will cover virtual memory from `address` on; `None` when the pool
+    /// is empty.
     ///
-    /// It is empty but for what the host keeps in it for itself: entries in the ranges that are reserved
-    /// ([`Shadow::new`](super::Shadow::new)).
+    /// It is empty but for what the host keeps in it for itself: entries in the ranges that are
+    /// reserved ([`Shadow::new`](super::Shadow::new)).
     fn allocate(&mut self, level: Level, address: u64) -> Option<Table>;
 
-    /// Takes a table back, with whatever is in it. Nothing links to it once what is queued has been carried out.
+    /// Takes a table back, with whatever is in it. Nothing links to it once what is queued has been
+    /// carried out.
     fn release(&mut self, table: Table, level: Level);
 
     /// Queues a change to a table's entry.
     fn set(&mut self, table: Table, level: Level, index: usize, link: Link);
 
-    /// Carries out what is queued. Called before `flush`, `switch`, and the end of each operation that has queued anything.
+    /// Carries out what is queued. Called before `flush`, `switch`, and the end of each operation
+    /// that has queued anything.
     fn commit(&mut self);
 
-    /// Carries out what is queued, and makes the real TLB forget a page or not. Often nothing is queued but that page's leaf,
-    /// for which the host may have a shorter way.
+    /// Carries out what is queued, and makes the real TLB forget a page or not. Often nothing is
+    /// queued but that page's leaf, for which the host may have a shorter way.
     fn commit_page(&mut self, address: u64, flush: bool) {
         self.commit();
         if flush {

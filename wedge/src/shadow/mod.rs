@@ -1,23 +1,27 @@
 //! Shadow paging: a virtual TLB, tagged with process-context identifiers.
 //!
-//! The guest's page tables are plain memory that it writes with plain stores; the hardware reads the host's. Between the two
-//! x86 itself leaves a gap that software must live with: a TLB may know of a translation what was true at any time since it
-//! was last told to forget, and nothing else (SDM 3, 4.10). The shadow is a TLB in that sense, only a large one. It learns
-//! when an access faults, by walking the guest's tables, and it learns anew when the guest flushes. So no store of the guest
-//! need be seen, and nothing of the guest's memory management need be known.
+//! The guest's page tables are plain memory that it writes with plain stores; the hardware reads
+//! the host's. Between the two x86 itself leaves a gap that software must live with: a TLB may know
+//! of a translation what was true at any time since it was last told to forget, and nothing else
+//! (SDM 3, 4.10). The shadow is a TLB in that sense, only a large one. It learns when an access
+//! faults, by walking the guest's tables, and it learns anew when the guest flushes. So no store of
+//! the guest need be seen, and nothing of the guest's memory management need be known.
 //!
-//! What a TLB may forget it may also keep, if it still holds: a flush compares the shadow with the guest's tables and changes
-//! what is different (`resync.rs`). That is why a process-context identifier which goes from one process to another, as it
-//! does at each `fork`, keeps the pages that the two have in common.
+//! What a TLB may forget it may also keep, if it still holds: a flush compares the shadow with the
+//! guest's tables and changes what is different (`resync.rs`). That is why a process-context
+//! identifier which goes from one process to another, as it does at each `fork`, keeps the pages
+//! that the two have in common.
 //!
-//! Two things are simpler than hardware. The kernel's part ([`guest::layout`](crate::guest::layout)) is shadowed once, for
-//! all spaces: its entries of the guest's root have to be the same in all of them, as Linux's are. And leaves carry the
-//! rights of their whole path; tables above allow everything, so that a right that is taken away above is found by looking
-//! at leaves alone.
+//! Two things are simpler than hardware. The kernel's part
+//! ([`guest::layout`](crate::guest::layout)) is shadowed once, for all spaces: its entries of the
+//! guest's root have to be the same in all of them, as Linux's are. And leaves carry the rights of
+//! their whole path; tables above allow everything, so that a right that is taken away above is
+//! found by looking at leaves alone.
 //!
-//! Hosts that run the guest's kernel in ring 3 tell it from its programs by the root. So each space has two, and the one for
-//! programs must not reach what the guest has withheld from them. In a space's own part a level-3 table with such a leaf
-//! (Linux has them while it boots) is linked to by the root for the kernel only.
+//! Hosts that run the guest's kernel in ring 3 tell it from its programs by the root. So each space
+//! has two, and the one for programs must not reach what the guest has withheld from them. In a
+//! space's own part a level-3 table with such a leaf (Linux has them while it boots) is linked to
+//! by the root for the kernel only.
 
 mod entry;
 mod fill;
@@ -74,7 +78,8 @@ pub struct Access {
 pub enum Outcome {
     /// The page is mapped now: the instruction can be repeated.
     Filled,
-    /// It was mapped already, and the real TLB did not know; it does now: the instruction can be repeated.
+    /// It was mapped already, and the real TLB did not know; it does now: the instruction can be
+    /// repeated.
     Spurious,
     /// The guest's tables forbid it: its page fault, with hardware's error code (SDM 3, 4.7).
     Fault {
@@ -100,7 +105,8 @@ const NOWHERE: u64 = 1 << 63;
 /// What is known of a table's entries.
 pub type Notes = [u64; 512];
 
-/// The memory that the algorithm works in, indexed by the number of a table: as long as the host's pool, each.
+/// The memory that the algorithm works in, indexed by the number of a table: as long as the host's
+/// pool, each.
 #[derive(Debug)]
 pub struct Memory<'a> {
     /// Initially [`TableInfo::UNUSED`].
@@ -128,7 +134,8 @@ pub struct Statistics {
     pub changes: u64,
     /// Tables of a space's own part dropped for want of tables.
     pub evictions: u64,
-    /// Tables of the kernel's part dropped, or not made, for want of tables: pages that were mapped no longer are.
+    /// Tables of the kernel's part dropped, or not made, for want of tables: pages that were mapped
+    /// no longer are.
     pub kernel_evictions: u64,
 }
 
@@ -159,11 +166,13 @@ pub struct Shadow<'a> {
 }
 
 impl<'a> Shadow<'a> {
-    /// A shadow of the tables at `cr3`, put in force. `slots` is the kernel's part of the address space.
+    /// A shadow of the tables at `cr3`, put in force. `slots` is the kernel's part of the address
+    /// space.
     ///
-    /// `reserved` are ranges of virtual addresses, multiples of 1 GB (the last may end at `u64::MAX`), that belong to the
-    /// host: what it has put into tables for them is left alone, and an access there is the guest's fault. Where one is but
-    /// a part of the 512 GB that an entry of a root covers, in the kernel's part, all kernel roots have the table below it.
+    /// `reserved` are ranges of virtual addresses, multiples of 1 GB (the last may end at
+    /// `u64::MAX`), that belong to the host: what it has put into tables for them is left alone,
+    /// and an access there is the guest's fault. Where one is but a part of the 512 GB that an
+    /// entry of a root covers, in the kernel's part, all kernel roots have the table below it.
     ///
     /// # Errors
     ///
@@ -225,8 +234,8 @@ impl<'a> Shadow<'a> {
         }
     }
 
-    /// Maps a page of the kernel's where no fault can be taken, and its neighbours; of what is mapped it then goes last.
-    /// `Ok(false)` if the guest's tables do not allow it.
+    /// Maps a page of the kernel's where no fault can be taken, and its neighbours; of what is
+    /// mapped it then goes last. `Ok(false)` if the guest's tables do not allow it.
     ///
     /// # Errors
     ///
@@ -246,9 +255,10 @@ impl<'a> Shadow<'a> {
         }
     }
 
-    /// Fills a page and its neighbours before they fault, if the guest's tables map it, and it has been used: after the
-    /// guest has handled a fault. In the kernel's part whether it has been used or not, if it is memory. Whether it is
-    /// mapped now: it is not if there is no table for it.
+    /// Fills a page and its neighbours before they fault, if the guest's tables map it, and it has
+    /// been used: after the guest has handled a fault. In the kernel's part whether it has been
+    /// used or not, if it is memory. Whether it is mapped now: it is not if there is no table for
+    /// it.
     pub fn prefill(&mut self, address: u64, host: &mut impl Host) -> bool {
         if self.is_reserved(address) {
             return false;
@@ -268,8 +278,8 @@ impl<'a> Shadow<'a> {
         matches!(outcome, Outcome::Filled | Outcome::Spurious)
     }
 
-    /// The guest-physical address behind a virtual one, for an access that is emulated: the guest's accessed and dirty flags
-    /// are set as the access would set them.
+    /// The guest-physical address behind a virtual one, for an access that is emulated: the guest's
+    /// accessed and dirty flags are set as the access would set them.
     ///
     /// # Errors
     ///
@@ -283,8 +293,9 @@ impl<'a> Shadow<'a> {
         self.held = address;
     }
 
-    /// Drops what maps a page of the kernel's part, a table of level 1 or the link to a ready-made one, as if the table were wanted
-    /// for something else, and whoever holds it. This is for tests of those who keep pages mapped.
+    /// Drops what maps a page of the kernel's part, a table of level 1 or the link to a ready-made
+    /// one, as if the table were wanted for something else, and whoever holds it. This is for tests
+    /// of those who keep pages mapped.
     pub fn evict(&mut self, address: u64, host: &mut impl Host) {
         let Some(parent) = self.find_l2(address).filter(|_| self.is_kernel(address) && !self.is_reserved(address))
         else {
@@ -362,7 +373,8 @@ impl<'a> Shadow<'a> {
                 .map_err(|dead| self.mode.error(access, Some(dead)))?;
             walk.check(self.mode, access)?;
             tries += 1;
-            // Flags that cannot be set, as in a table in read-only memory, do not stop hardware either.
+            // Flags that cannot be set, as in a table in read-only memory, do not stop hardware
+            // either.
             if walk.mark(access.write || walk.is_writable_large() && self.is_kernel(address), host) || tries == 3 {
                 return Ok(walk);
             }

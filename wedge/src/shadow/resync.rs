@@ -1,8 +1,8 @@
 //! Flushing: comparing the shadow with the guest's tables.
 //!
-//! A flush allows the TLB to keep what still holds. So nothing is dropped that the next access would bring back as it was:
-//! an entry whose origin is unchanged costs a comparison, instead of a fault. The notes have the origin of each entry, so
-//! that the host need not be asked.
+//! A flush allows the TLB to keep what still holds. So nothing is dropped that the next access
+//! would bring back as it was: an entry whose origin is unchanged costs a comparison, instead of a
+//! fault. The notes have the origin of each entry, so that the host need not be asked.
 
 use super::Shadow;
 use super::entry::Note;
@@ -12,7 +12,8 @@ use super::walk::Source;
 use crate::x86::paging::{index, shift};
 
 impl Shadow<'_> {
-    /// Compares all of a space, with the tables that its root leads to. Tables behind which there is nothing any more go.
+    /// Compares all of a space, with the tables that its root leads to. Tables behind which there
+    /// is nothing any more go.
     pub(super) fn resync_space(&mut self, space: usize, host: &mut impl Host) {
         let root = self.spaces[space].root;
         let mut table = self.lists[space].last;
@@ -154,8 +155,8 @@ impl Shadow<'_> {
         }
     }
 
-    /// Fills what a large page of the kernel's part has been split into. A stack may be there that is not in use now: it was
-    /// mapped, so no fault may be taken on it.
+    /// Fills what a large page of the kernel's part has been split into. A stack may be there that
+    /// is not in use now: it was mapped, so no fault may be taken on it.
     fn refill(&mut self, base: u64, host: &mut impl Host) {
         for first in (0..512).step_by(BLOCK) {
             let mut pages = (first..first + BLOCK).map(|page| base + ((page as u64) << 12));

@@ -144,8 +144,8 @@ impl Shadow<'_> {
         place
     }
 
-    /// Makes the tables at `cr3` the current ones. Those of the space are compared with the guest's unless they are kept; so
-    /// are those of the kernel's part that are not global.
+    /// Makes the tables at `cr3` the current ones. Those of the space are compared with the guest's
+    /// unless they are kept; so are those of the kernel's part that are not global.
     pub(super) fn load(&mut self, cr3: u64, keep: bool, host: &mut impl Host) {
         let place = self.obtain(cr3, host);
         self.clock += 1;
@@ -156,7 +156,8 @@ impl Shadow<'_> {
         if !fresh {
             self.resync_space(place, host);
         }
-        // In force before the kernel's part is compared: that may have to make room, and drops any space but the current one.
+        // In force before the kernel's part is compared: that may have to make room, and drops any
+        // space but the current one.
         if core::mem::replace(&mut self.current, place) != place {
             self.switch(host);
         }
@@ -172,7 +173,8 @@ impl Shadow<'_> {
         host.switch(Table(kernel), Table(user));
     }
 
-    /// Has the spaces that a tag, or none, selects compared before they are used again; the current one at once.
+    /// Has the spaces that a tag, or none, selects compared before they are used again; the current
+    /// one at once.
     pub(super) fn flush_tag(&mut self, tag: Option<u16>, host: &mut impl Host) {
         for space in self.spaces.iter_mut().filter(|space| tag.is_none_or(|tag| space.tag == tag)) {
             space.stale = true;
@@ -199,9 +201,10 @@ impl Shadow<'_> {
         self.spaces[self.current].tag == tag
     }
 
-    /// Makes room: the tables that were filled least recently go. If there are many, a few go together, so that the real TLB
-    /// is flushed once. Without such a table the space goes that was not used for longest. Whether any did. Tables that were
-    /// touched after `since` stay: they are what room is made for.
+    /// Makes room: the tables that were filled least recently go. If there are many, a few go
+    /// together, so that the real TLB is flushed once. Without such a table the space goes that was
+    /// not used for longest. Whether any did. Tables that were touched after `since` stay: they are
+    /// what room is made for.
     pub(super) fn make_room(&mut self, since: u64, host: &mut impl Host) -> bool {
         let in_use: u32 = self.statistics.tables.iter().sum();
         let some = (in_use / 16).clamp(1, 8);
@@ -229,7 +232,8 @@ impl Shadow<'_> {
         self.finish(host);
     }
 
-    /// Lets user mode reach a slot of the current space, or not, as a leaf that is to be mapped there requires.
+    /// Lets user mode reach a slot of the current space, or not, as a leaf that is to be mapped
+    /// there requires.
     pub(super) fn admit(&mut self, address: u64, leaf: Note, by_user: bool, table: u32, host: &mut impl Host) {
         let slot = index(address, 4);
         if !leaf.is_user() {

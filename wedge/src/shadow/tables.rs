@@ -1,8 +1,9 @@
 //! Shadow tables: what is known of each, the lists they are in, how they come and go.
 //!
-//! Tables of a space's own part are in the space's list, in the order in which they were made, so that a table comes behind
-//! the one that links to it. Tables of the kernel's part are in one of two lists: those with entries that a change of CR3 does
-//! not flush, and those that have others, too.
+//! Tables of a space's own part are in the space's list, in the order in which they were made, so
+//! that a table comes behind the one that links to it. Tables of the kernel's part are in one of
+//! two lists: those with entries that a change of CR3 does not flush, and those that have others,
+//! too.
 
 use super::entry::Note;
 use super::host::{BLOCK, Flush, Host, Level, Link, Table};
@@ -27,7 +28,8 @@ pub struct TableInfo {
     pub(super) base: u64,
     /// Which of its entries are present, the host's own aside.
     pub(super) present: [u64; 8],
-    /// The table that links to it; none for a root, and for level 3 of the kernel's part, which all kernel roots link to.
+    /// The table that links to it; none for a root, and for level 3 of the kernel's part, which all
+    /// kernel roots link to.
     parent: u32,
     next: u32,
     previous: u32,
@@ -37,7 +39,8 @@ pub struct TableInfo {
     children: u16,
     /// When it was made, moved to another list, or filled last, in terms of [`Shadow::time`].
     touched: u64,
-    /// In level 3, for all below: there may be leaves that user mode must not reach. In others: the table may have such.
+    /// In level 3, for all below: there may be leaves that user mode must not reach. In others: the
+    /// table may have such.
     pub(super) supervisor: bool,
     /// In level 2: some of its entries are leaves.
     pub(super) leaves: bool,
@@ -138,7 +141,8 @@ impl Shadow<'_> {
         host.set(Table(table), level, index, Link::Absent);
     }
 
-    /// Notes that the real TLB may know of a page what no longer holds, if the page's list of tables is in force.
+    /// Notes that the real TLB may know of a page what no longer holds, if the page's list of
+    /// tables is in force.
     pub(super) fn lowered(&mut self, table: u32, address: u64) {
         if self.is_in_force(table) {
             self.stale = match self.stale {
@@ -178,8 +182,8 @@ impl Shadow<'_> {
         if self.stale == Stale::Nothing { host.commit_page(address, false) } else { self.finish(host) }
     }
 
-    /// Notes the level of the page that leaves of a table, of level 1 or 2, come from: what comes from one page is flushed
-    /// together.
+    /// Notes the level of the page that leaves of a table, of level 1 or 2, come from: what comes
+    /// from one page is flushed together.
     pub(super) fn comes_from(&mut self, table: u32, page: u8) {
         let info = self.info(table);
         info.whole |= page > number(info.level);
@@ -223,7 +227,8 @@ impl Shadow<'_> {
         info.touched = touched;
     }
 
-    /// Notes that a table of level 1 has been filled for an access. Not while a list is walked: its order changes.
+    /// Notes that a table of level 1 has been filled for an access. Not while a list is walked: its
+    /// order changes.
     pub(super) fn touch(&mut self, table: u32) {
         let list = usize::from(self.info(table).list);
         if self.lists[list].last == table {
@@ -235,7 +240,8 @@ impl Shadow<'_> {
         }
     }
 
-    /// The table that has gone longest without being filled, of those that can be dropped and were not touched after `since`.
+    /// The table that has gone longest without being filled, of those that can be dropped and were
+    /// not touched after `since`.
     pub(super) fn oldest_table(&self, since: u64) -> Option<u32> {
         let touched = |table: &u32| self.memory.tables[*table as usize].touched;
         let candidates = (0..LISTS).filter_map(|list| self.oldest_in(list));
@@ -250,8 +256,8 @@ impl Shadow<'_> {
         (table != NONE).then_some(table)
     }
 
-    /// Whether a table can be dropped: no other hangs on it, it does not map the stack in use, and in the kernel's part it
-    /// is no part of what all roots link to, nor of the linear mapping.
+    /// Whether a table can be dropped: no other hangs on it, it does not map the stack in use, and
+    /// in the kernel's part it is no part of what all roots link to, nor of the linear mapping.
     fn is_droppable(&self, table: u32) -> bool {
         let TableInfo { base, level, children, leaves, .. } = self.memory.tables[table as usize];
         let covered = 1 << shift(number(level) + 1);
@@ -357,7 +363,8 @@ impl Shadow<'_> {
         }
     }
 
-    /// The level-1 table for an address under its level-2 table; it is made if need be, in place of a ready-made one.
+    /// The level-1 table for an address under its level-2 table; it is made if need be, in place of
+    /// a ready-made one.
     pub(super) fn reach_l1(&mut self, address: u64, parent: u32, host: &mut impl Host) -> Result<u32, OutOfTables> {
         match self.child(parent, index(address, 2)) {
             Some(table) => Ok(table),
@@ -380,7 +387,8 @@ impl Shadow<'_> {
         Ok(table)
     }
 
-    /// Takes a table out of the shadow: one of level 1, or one that is empty, of a space's own part.
+    /// Takes a table out of the shadow: one of level 1, or one that is empty, of a space's own
+    /// part.
     pub(super) fn remove(&mut self, table: u32, host: &mut impl Host) {
         let TableInfo { base, parent, level, list, .. } = *self.info(table);
         self.lowered_below(table);

@@ -87,7 +87,8 @@ impl Walk {
         if mode.allows(self.rights(), access) { Ok(()) } else { Err(mode.error(access, None)) }
     }
 
-    /// Whether it has ended at a large page that can be written: in the kernel's part it is made dirty at once.
+    /// Whether it has ended at a large page that can be written: in the kernel's part it is made
+    /// dirty at once.
     pub(super) fn is_writable_large(&self) -> bool {
         self.is_large() && self.rights() & WRITABLE != 0
     }
@@ -147,8 +148,8 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Where the shadow table of a level (1 or 2) for an address has its entries from, by a path all of which has been
-    /// accessed: what has not is not cached.
+    /// Where the shadow table of a level (1 or 2) for an address has its entries from, by a path
+    /// all of which has been accessed: what has not is not cached.
     pub(super) fn find(mode: Mode, root: u64, address: u64, level: u8, host: &impl Host) -> Self {
         match Walk::new(mode, root, address, level + 1, host) {
             Ok(walk) if walk.is_accessed() => walk.source(mode, address, level),

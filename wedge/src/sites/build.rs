@@ -18,7 +18,8 @@ const IRETQ: [u8; 2] = [0x48, 0xcf];
 const FIXED: Flags = Flags::COPIED.union(Flags::HEAD);
 
 impl Engine<'_> {
-    /// Makes the site's stub, and makes sure that its slot can branch to it. Returns what is different in that of one like it.
+    /// Makes the site's stub, and makes sure that its slot can branch to it. Returns what is
+    /// different in that of one like it.
     #[inline(never)]
     pub(super) fn build(&mut self, index: usize, site: &mut Site) -> Result<Fields, Left> {
         let place = self.place(index, site.address);
@@ -66,7 +67,8 @@ impl Engine<'_> {
         Place { number, site, stub: self.stub_address(number), counter }
     }
 
-    /// Gives the returns from interrupts their hook. A stub keeps its beginning, so that a processor which is in it goes on.
+    /// Gives the returns from interrupts their hook. A stub keeps its beginning, so that a
+    /// processor which is in it goes on.
     pub(super) fn hook_returns(&mut self) {
         for index in 0..self.memory.sites.len() {
             let Some(mut site) = self.memory.sites[index] else { continue };

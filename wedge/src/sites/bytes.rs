@@ -1,7 +1,8 @@
 //! The bytes of a slot, as one number.
 //!
-//! A slot is at most 16 bytes long, and most are 5. As a little-endian number, whose digits beyond the slot are zero, it is
-//! compared, shifted and stored in a few instructions; there are thousands of them at every boot.
+//! A slot is at most 16 bytes long, and most are 5. As a little-endian number, whose digits beyond
+//! the slot are zero, it is compared, shifted and stored in a few instructions; there are thousands
+//! of them at every boot.
 
 /// The longest slot that is rewritten. An instruction has up to 15 bytes (SDM Vol. 2A, 2.3.11).
 pub(super) const LONGEST_SLOT: u8 = 16;

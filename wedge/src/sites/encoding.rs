@@ -1,10 +1,11 @@
 //! What stands at a site, decoded exactly and quickly.
 //!
-//! `annotate` checks a record with a complete decoder, whose tables take three million instructions to unpack before it
-//! decodes anything: more than the rewriting of a kernel. The sensitive instructions have few encodings, though, so those
-//! that occur in a kernel are listed here (SDM Vol. 2D, Appendix A, Tables ), without the prefixes that do
-//! not. What is not listed goes to the complete decoder. So this list decides how long a check takes, never what passes it:
-//! a test holds it against the decoder for any bytes.
+//! `annotate` checks a record with a complete decoder, whose tables take three million instructions
+//! to unpack before it decodes anything: more than the rewriting of a kernel. The sensitive
+//! instructions have few encodings, though, so those that occur in a kernel are listed here (SDM
+//! Vol. 2D, Appendix A, Tables ), without the prefixes that do not. What is not
+//! listed goes to the complete decoder. So this list decides how long a check takes, never what
+//! passes it: a test holds it against the decoder for any bytes.
 
 use annotate::check::{Contradiction, check};
 use annotate::instructions::{Class, Part, sequence};
@@ -57,7 +58,8 @@ const PADS: [Bytes; NOPS.len()] = {
 };
 
 impl Shape {
-    /// Holds an alleged site against the bytes of its slot; `bytes` are the same, if they are few enough.
+    /// Holds an alleged site against the bytes of its slot; `bytes` are the same, if they are few
+    /// enough.
     ///
     /// # Errors
     ///
@@ -69,7 +71,8 @@ impl Shape {
         }
     }
 
-    /// The shape, if the slot holds a listed encoding and a recommended NOP, just as the record says.
+    /// The shape, if the slot holds a listed encoding and a recommended NOP, just as the record
+    /// says.
     pub(super) fn known(site: &AllegedSite, bytes: Bytes) -> Option<Self> {
         let array = bytes.array();
         let first = Known::at(&array, 0)?;
@@ -139,7 +142,8 @@ fn names_rsp(instruction: &Instruction) -> bool {
         .any(|register| register.full_register() == Register::RSP)
 }
 
-/// Whether instructions of this class use the stack whatever their operands are, or leave for code that may.
+/// Whether instructions of this class use the stack whatever their operands are, or leave for code
+/// that may.
 fn uses_stack(class: Class) -> bool {
     matches!(
         class,
@@ -210,8 +214,8 @@ impl ModRm {
 }
 
 impl Known {
-    /// The instruction that starts at this offset in a slot. Slots are at most as long as the array: what reaches beyond
-    /// its end is found to be longer than its record says.
+    /// The instruction that starts at this offset in a slot. Slots are at most as long as the
+    /// array: what reaches beyond its end is found to be longer than its record says.
     fn at(bytes: &[u8; 16], start: usize) -> Option<Self> {
         let byte = |at: usize| bytes[at & 15];
         let mut at = start;
@@ -249,7 +253,8 @@ impl Known {
         Some(known)
     }
 
-    /// Takes ModR/M, SIB and displacement in 64-bit addressing (SDM Vol. 2A, 2.2.1, Tables 2-2, 2-3 and 2-7).
+    /// Takes ModR/M, SIB and displacement in 64-bit addressing (SDM Vol. 2A, 2.2.1, Tables 2-2, 2-3
+    /// and 2-7).
     fn operands(&mut self, modrm: ModRm, sib: u8, rex: u8) {
         const RSP: u8 = 4;
         self.end += 1;
@@ -315,7 +320,8 @@ fn one_byte(opcode: u8, modrm: ModRm, prefixes: &Prefixes) -> Option<(Part, Tail
 /// SDM Vol. 2D, Table A-3, and Table A-6 for the groups.
 fn two_byte(opcode: u8, modrm: ModRm, prefixes: &Prefixes) -> Option<(Class, Tail)> {
     let (register, reg) = (modrm.is_register(), modrm.reg());
-    // The bits of REX that extend `reg` and `rm`: there are no control or debug registers beyond those listed.
+    // The bits of REX that extend `reg` and `rm`: there are no control or debug registers beyond
+    // those listed.
     let low = prefixes.rex & 4 == 0;
     let (class, tail) = match (opcode, reg) {
         (0xae, _) if prefixes.rep && !prefixes.word && register => {

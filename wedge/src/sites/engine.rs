@@ -68,7 +68,8 @@ impl<'a> Engine<'a> {
         Self { mode, hooks, policy: Deprivileged::default(), memory, kernel: 0, modules, free_from: 0, on: true }
     }
 
-    /// An engine that has no sites yet, for a guest whose kernel runs without privileges, on this virtual processor.
+    /// An engine that has no sites yet, for a guest whose kernel runs without privileges, on this
+    /// virtual processor.
     #[must_use]
     pub fn deprivileged(policy: Deprivileged, memory: Memory<'a>) -> Self {
         Self { policy, ..Self::new(Mode::Deprivileged, Hooks::default(), memory) }

@@ -77,8 +77,8 @@ impl Engine<'_> {
         self.modules.count()
     }
 
-    /// Restores every slot that lasts, but for the sites that are to be kept. In deprivileged mode nothing is changed: without its
-    /// privileges the guest cannot execute what would be restored.
+    /// Restores every slot that lasts, but for the sites that are to be kept. In deprivileged mode
+    /// nothing is changed: without its privileges the guest cannot execute what would be restored.
     pub fn revert(&mut self, keep: impl Fn(&Site) -> bool, text: &mut impl GuestText) -> Outcome {
         if self.mode == Mode::Deprivileged {
             return Outcome::default();
@@ -87,8 +87,8 @@ impl Engine<'_> {
         self.switch(keep, text)
     }
 
-    /// Rewrites every slot that lasts once more, and puts a hook on the returns from interrupts, as there may be contexts
-    /// that were interrupted in a slot.
+    /// Rewrites every slot that lasts once more, and puts a hook on the returns from interrupts, as
+    /// there may be contexts that were interrupted in a slot.
     pub fn apply(&mut self, text: &mut impl GuestText) -> Outcome {
         if !self.on {
             self.hook_returns();
@@ -103,7 +103,8 @@ impl Engine<'_> {
             for place in site.lasting() {
                 match self.exchange(site, place, text) {
                     Found::Expected => outcome.changed += 1,
-                    // Of a copy nobody knows whether it was made; whether it was a replacement of ours, its other bytes say.
+                    // Of a copy nobody knows whether it was made; whether it was a replacement of
+                    // ours, its other bytes say.
                     Found::Other if place == site.copy => {}
                     Found::FirstByteChanged | Found::Other => outcome.busy += 1,
                 }
@@ -137,7 +138,8 @@ impl Engine<'_> {
         }
     }
 
-    /// The counts of the last snapshot that are not zero, from the site with this number on: number, site, class, count.
+    /// The counts of the last snapshot that are not zero, from the site with this number on:
+    /// number, site, class, count.
     pub fn counts_from(&self, number: usize) -> impl Iterator<Item = (usize, u64, Class, u64)> {
         self.sites_from(number).filter_map(|(index, site)| {
             let count = *self.memory.snapshot.get(index)?;

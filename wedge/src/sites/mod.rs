@@ -1,18 +1,22 @@
-//! The site rewriter: from a checked table of sites to a kernel whose sensitive instructions are taken over, and back.
+//! The site rewriter: from a checked table of sites to a kernel whose sensitive instructions are
+//! taken over, and back.
 //!
-//! The way of a site: the [`table`] says where it is; its record is held against the bytes in its slot ([`encoding`]); a
-//! [`policy`] decides how it can be taken; [`fuse`], [`stub`] or [`templates`] say what is written. The [`Engine`] keeps
-//! what it needs to undo and redo that, and to tell where in the guest a stub's instruction belongs: [`plan`] before the guest
-//! runs, [`build`], [`live`] and [`present`].
+//! The way of a site: the [`table`] says where it is; its record is held against the bytes in its
+//! slot ([`encoding`]); a [`policy`] decides how it can be taken; [`fuse`], [`stub`] or
+//! [`templates`] say what is written. The [`Engine`] keeps what it needs to undo and redo that, and
+//! to tell where in the guest a stub's instruction belongs: [`plan`] before the guest runs,
+//! [`build`], [`live`] and [`present`].
 //!
-//! There are two kinds of host. Where the guest's kernel has its privileges, its instructions stay, and what may be added is
-//! a counter or a hook: native, identity and profile mode. Where it has none they are replaced: deprivileged mode.
+//! There are two kinds of host. Where the guest's kernel has its privileges, its instructions stay,
+//! and what may be added is a counter or a hook: native, identity and profile mode. Where it has
+//! none they are replaced: deprivileged mode.
 //!
-//! All of it is arithmetic on bytes. Where the guest's text is, and how it comes to be writable, is behind [`GuestText`]; the
-//! memory for stubs, counters and notes is handed in. So the same code runs in a test on any machine.
+//! All of it is arithmetic on bytes. Where the guest's text is, and how it comes to be writable, is
+//! behind [`GuestText`]; the memory for stubs, counters and notes is handed in. So the same code
+//! runs in a test on any machine.
 //!
-//! Addresses are virtual ones at run time: what is written is relative to them. At boot nothing runs there yet, and
-//! [`GuestText`] looks an address up in the loaded image.
+//! Addresses are virtual ones at run time: what is written is relative to them. At boot nothing
+//! runs there yet, and [`GuestText`] looks an address up in the loaded image.
 
 mod build;
 mod bytes;
@@ -66,7 +70,8 @@ impl GuestText for Piece<'_> {
     }
 }
 
-/// Holds an alleged site against the bytes of its slot, as [`annotate::check::check`] does, only faster.
+/// Holds an alleged site against the bytes of its slot, as [`annotate::check::check`] does, only
+/// faster.
 ///
 /// # Errors
 ///

@@ -1,8 +1,8 @@
 //! A stub made from another one.
 //!
-//! The stubs of sites that are alike differ in a few fields of 32 bits: distances to what does not move with the stub, and
-//! the number of the site. So the first is composed, and the others are its copy with those fields corrected. Most stubs of
-//! a kernel are such copies.
+//! The stubs of sites that are alike differ in a few fields of 32 bits: distances to what does not
+//! move with the stub, and the number of the site. So the first is composed, and the others are its
+//! copy with those fields corrected. Most stubs of a kernel are such copies.
 
 use super::policy::Left;
 use super::stub::STUB_SIZE;
@@ -12,7 +12,8 @@ use super::stub::STUB_SIZE;
 pub(super) enum Target {
     /// A routine or variable of the wedge: the same for all stubs.
     Wedge(u64),
-    /// Something of the guest's that is as far from each site: the end of its slot, or what its own displacement leads to.
+    /// Something of the guest's that is as far from each site: the end of its slot, or what its own
+    /// displacement leads to.
     Guest(u64),
     /// The counter of the site.
     Counter(u64),
@@ -54,8 +55,9 @@ impl Shift {
     }
 }
 
-/// The fields of a stub that are different in another one, a byte for each, the last one lowest: its offset in the stub and,
-/// in the upper two bits, its place in a [`Shift`]. No field is at offset 0, where an instruction starts.
+/// The fields of a stub that are different in another one, a byte for each, the last one lowest:
+/// its offset in the stub and, in the upper two bits, its place in a [`Shift`]. No field is at
+/// offset 0, where an instruction starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fields(u64);
 

@@ -1,8 +1,9 @@
 //! The sites of modules in the order of their addresses.
 //!
-//! The number of a site is that of its stub, so it cannot change when a site before it comes or goes. The kernel's sites
-//! come once, in order, and stay. Those of modules take whatever number is free: their order is a list of its own. By it a site
-//! is found by its address, and two sites that overlap are seen to.
+//! The number of a site is that of its stub, so it cannot change when a site before it comes or
+//! goes. The kernel's sites come once, in order, and stay. Those of modules take whatever number is
+//! free: their order is a list of its own. By it a site is found by its address, and two sites that
+//! overlap are seen to.
 
 use core::ops::Range;
 
@@ -67,7 +68,8 @@ impl<'a> Order<'a> {
         }
     }
 
-    /// Drops every site whose slot has bytes in a range, unless it is to be kept. Calls `drop` with the number of each.
+    /// Drops every site whose slot has bytes in a range, unless it is to be kept. Calls `drop` with
+    /// the number of each.
     pub(super) fn remove(
         &mut self,
         range: &Range<u64>,

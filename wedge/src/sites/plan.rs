@@ -22,8 +22,9 @@ use super::{GuestText, Reason, Refusal, SiteTable, templates};
 pub(super) type Taken = Result<(usize, Fields), Left>;
 
 impl Engine<'_> {
-    /// Rewrites the sites of the kernel, before it runs. `copy` knows the sites in replacements, by the number of the record:
-    /// where the kernel may copy one to that is all of its replacement (0 if that place is freed after boot).
+    /// Rewrites the sites of the kernel, before it runs. `copy` knows the sites in replacements, by
+    /// the number of the record: where the kernel may copy one to that is all of its replacement (0
+    /// if that place is freed after boot).
     ///
     /// # Errors
     ///
@@ -160,8 +161,8 @@ impl Engine<'_> {
         Ok((index, fields))
     }
 
-    /// Takes the next free site for a site that is like the one with the number `alike`, with this difference between their
-    /// stubs.
+    /// Takes the next free site for a site that is like the one with the number `alike`, with this
+    /// difference between their stubs.
     #[inline]
     fn keep_like(&mut self, alike: usize, fields: Fields, address: u64, copy: u64) -> Result<(), Left> {
         let index = self.next_free()?;

@@ -15,7 +15,8 @@ use super::templates::{self, Interrupted};
 pub enum Presented {
     /// At this address.
     At(u64),
-    /// The stub was called, and the stack has the address behind the site: RIP is that plus the offset, and RSP is 8 more.
+    /// The stub was called, and the stack has the address behind the site: RIP is that plus the
+    /// offset, and RSP is 8 more.
     Caller(i64),
 }
 
@@ -26,9 +27,10 @@ impl Engine<'_> {
         self.locate(address).map(|(_, site, _)| site)
     }
 
-    /// Where in the guest the instruction at an address in a stub belongs: what stands before the original, to the start of
-    /// the site; what stands behind it, to the end of the slot. `None` outside stubs, and where a called stub counts: its
-    /// return address is not on top of the stack there, and nothing can fault. In deprivileged mode ask [`Self::interrupted`].
+    /// Where in the guest the instruction at an address in a stub belongs: what stands before the
+    /// original, to the start of the site; what stands behind it, to the end of the slot. `None`
+    /// outside stubs, and where a called stub counts: its return address is not on top of the stack
+    /// there, and nothing can fault. In deprivileged mode ask [`Self::interrupted`].
     #[must_use]
     pub fn site_of(&self, address: u64) -> Option<Presented> {
         let (_, site, offset) = self.locate(address).filter(|(_, site, _)| site.kind.template.is_none())?;
@@ -47,8 +49,8 @@ impl Engine<'_> {
         }
     }
 
-    /// Where in the guest a context is that was interrupted before the instruction at an address in a stub of deprivileged mode;
-    /// `None` if there is none.
+    /// Where in the guest a context is that was interrupted before the instruction at an address in
+    /// a stub of deprivileged mode; `None` if there is none.
     #[must_use]
     pub fn interrupted(&self, address: u64) -> Option<Interrupted> {
         let (index, site, offset) = self.locate(address).filter(|(_, site, _)| site.form().has_stub())?;
@@ -56,8 +58,9 @@ impl Engine<'_> {
         stub.ok()?.interrupted(offset)
     }
 
-    /// Where a context goes on that was interrupted at an address in the guest before the sites were rewritten; `None` if
-    /// that is right as it is. In deprivileged mode there is no such context.
+    /// Where a context goes on that was interrupted at an address in the guest before the sites
+    /// were rewritten; `None` if that is right as it is. In deprivileged mode there is no such
+    /// context.
     #[must_use]
     pub fn resume(&self, address: u64) -> Option<u64> {
         if !self.on || self.mode == Mode::Deprivileged {
@@ -79,7 +82,8 @@ impl Engine<'_> {
         Some((index, self.site(index)?, u8::try_from(distance % STUB_SIZE).ok()?))
     }
 
-    /// The site that has an address strictly inside one of its lasting slots, and that slot's address.
+    /// The site that has an address strictly inside one of its lasting slots, and that slot's
+    /// address.
     fn around(&self, address: u64) -> Option<(usize, &Site, u64)> {
         let kernel = self.memory.sites.get(..self.kernel)?;
         let behind = kernel.partition_point(|site| site.is_some_and(|site| site.address < address));

@@ -1,8 +1,9 @@
 //! What is kept of a site, and how a site that is like another is recognised.
 //!
-//! Checking a record and deciding how its site is taken depends on the record and on the bytes in the slot, not on where the
-//! site is. A kernel has thousands of sites but only a few hundred different ones, so what was found out about one is
-//! taken over for those that are alike. Of that only a displacement and the stub are corrected ([`moves`](super::moves)).
+//! Checking a record and deciding how its site is taken depends on the record and on the bytes in
+//! the slot, not on where the site is. A kernel has thousands of sites but only a few hundred
+//! different ones, so what was found out about one is taken over for those that are alike. Of that
+//! only a displacement and the stub are corrected ([`moves`](super::moves)).
 
 use core::ops::Deref;
 
@@ -27,7 +28,8 @@ pub struct Site {
 // It is copied by the thousand: more than 64 bytes would be left to a routine.
 const _: () = assert!(size_of::<Option<Site>>() == 64);
 
-/// What a site has in common with those that are like it, but for the displacement in what its slot becomes.
+/// What a site has in common with those that are like it, but for the displacement in what its slot
+/// becomes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kind {
     pub(super) original: Bytes,
@@ -92,7 +94,8 @@ impl Flush {
         plain.then_some(Self::Page { base: modrm & 7 | extension })
     }
 
-    /// The operands of `66 0f 38 82 /r`, with a descriptor at a distance from one register, which may be RSP.
+    /// The operands of `66 0f 38 82 /r`, with a descriptor at a distance from one register, which
+    /// may be RSP.
     fn contexts(rex: u8, operands: &[u8]) -> Option<Self> {
         const NO_INDEX: u8 = 0x20;
         let (modrm, behind) = operands.split_first()?;
@@ -111,7 +114,8 @@ impl Flush {
     }
 }
 
-/// What matters of a record here but its place: its bytes, without the live registers, and with one bit for all live flags.
+/// What matters of a record here but its place: its bytes, without the live registers, and with one
+/// bit for all live flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key(u64);
 
@@ -179,8 +183,9 @@ impl Site {
         self.kind.form
     }
 
-    /// What the site flushes from the TLB, if that is known: SDM Vol. 2A, INVLPG and INVPCID, Vol. 2B, MOV to control registers,
-    /// and table 2-2. Operands are in one of the forms that compilers write, with REX.B or without.
+    /// What the site flushes from the TLB, if that is known: SDM Vol. 2A, INVLPG and INVPCID, Vol.
+    /// 2B, MOV to control registers, and table 2-2. Operands are in one of the forms that compilers
+    /// write, with REX.B or without.
     #[must_use]
     pub fn flush(&self) -> Option<Flush> {
         match (self.class(), self.kind.original.array()) {
@@ -258,8 +263,8 @@ impl Site {
     }
 }
 
-/// Where a site was that had the same record (but for its place) and the same bytes: what was found out about one holds for
-/// the other. Most sites of a kernel are one of a few instructions.
+/// Where a site was that had the same record (but for its place) and the same bytes: what was found
+/// out about one holds for the other. Most sites of a kernel are one of a few instructions.
 pub(super) struct Seen {
     numbers: [u16; Self::PLACES],
     fields: [Fields; Self::PLACES],

@@ -1,18 +1,19 @@
 //! Stubs: where a site's original instruction runs when its slot is a branch.
 //!
-//! A stub is position independent and has one size, so that the number of a site, of its stub and of its counter are one.
-//! In front of the original there may be a counter and a hook:
+//! A stub is position independent and has one size, so that the number of a site, of its stub and
+//! of its counter are one. In front of the original there may be a counter and a hook:
 //!
-//! * *Counting* must be right on several processors and under interrupts, and must not change a register, a flag or, where
-//!   there is none, the stack. `lock inc` overwrites flags (SDM Vol. 2A, INC). Where these are not free, they are kept in AH
-//!   and AL: `lahf` and `seto` save, `add $0x7f, %al` overflows exactly if AL is 1, `sahf` restores the others. No `pushf`,
-//!   no `popf`: the only sensitive instruction in a stub is its site's own.
+//! * *Counting* must be right on several processors and under interrupts, and must not change a
+//!   register, a flag or, where there is none, the stack. `lock inc` overwrites flags (SDM Vol. 2A,
+//!   INC). Where these are not free, they are kept in AH and AL: `lahf` and `seto` save, `add
+//!   $0x7f, %al` overflows exactly if AL is 1, `sahf` restores the others. No `pushf`, no `popf`:
+//!   the only sensitive instruction in a stub is its site's own.
 //! * *The port* is compared without flags, too: `jecxz` tests a register.
-//! * *A hook* is a plain `call`. The wedge's routine keeps all registers and flags, and knows the site by its return
-//!   address.
+//! * *A hook* is a plain `call`. The wedge's routine keeps all registers and flags, and knows the
+//!   site by its return address.
 //!
-//! The original is verbatim, but for a displacement from RIP: an exception is presented at the same offset in the site, and
-//! a program that disassembles a stub finds what it expects.
+//! The original is verbatim, but for a displacement from RIP: an exception is presented at the same
+//! offset in the site, and a program that disassembles a stub finds what it expects.
 
 use super::bytes::Bytes;
 use super::fuse::SINGLE_NOPS;
@@ -147,7 +148,8 @@ impl Code {
         Ok(())
     }
 
-    /// An instruction with an operand relative to RIP, which counts from behind the immediate (SDM Vol. 2A, 2.2.1.6).
+    /// An instruction with an operand relative to RIP, which counts from behind the immediate (SDM
+    /// Vol. 2A, 2.2.1.6).
     pub(super) fn memory(&mut self, opcode: &[u8], to: Target, immediate: &[u8]) -> Result<(), Left> {
         self.push(opcode)?;
         self.fields.distance(self.length, to)?;
@@ -184,10 +186,11 @@ impl Code {
         Ok(())
     }
 
-    /// Branches off to call the wedge, for a flush of one page only if that is from the last 4 GB of the address space but not
-    /// from the last 16 MB: modules are between. What is behind them is flushed too often ([`BEHIND_MODULES`]). 16 MB more make
-    /// such an address a negative 32-bit number, and no other. Without flags: neither LEA nor NOT
-    /// nor BSWAP changes any (SDM Vol. 1, appendix A).
+    /// Branches off to call the wedge, for a flush of one page only if that is from the last 4 GB
+    /// of the address space but not from the last 16 MB: modules are between. What is behind them
+    /// is flushed too often ([`BEHIND_MODULES`]). 16 MB more make such an address a negative 32-bit
+    /// number, and no other. Without flags: neither LEA nor NOT nor BSWAP changes any (SDM Vol. 1,
+    /// appendix A).
     fn flush_filter(&mut self, base: Option<u8>) -> Result<Option<Filter>, Left> {
         let Some(base) = base else { return Ok(None) };
         self.push(&[0x51])?; // push %rcx

@@ -4,7 +4,8 @@ use annotate::instructions::Class;
 
 use super::policy::{Form, Left};
 
-/// Sites that were left, and do something else without privileges than with them, and nobody learns of it.
+/// Sites that were left, and do something else without privileges than with them, and nobody learns
+/// of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// How many.

@@ -1,8 +1,9 @@
 //! The table of sites in an image.
 //!
-//! The table comes with the kernel, and acting on it means writing to kernel text: one wrong record would put a call into
-//! the middle of an instruction. So it is all or nothing: every record is read and held against the text before anything is
-//! written ([`crate::sites`]), and the first that does not hold refuses the whole table, by its number.
+//! The table comes with the kernel, and acting on it means writing to kernel text: one wrong record
+//! would put a call into the middle of an instruction. So it is all or nothing: every record is
+//! read and held against the text before anything is written ([`crate::sites`]), and the first that
+//! does not hold refuses the whole table, by its number.
 
 use core::fmt;
 

@@ -1,21 +1,26 @@
-//! The code that stands for an instruction in deprivileged mode, and what holds at each instruction of it.
+//! The code that stands for an instruction in deprivileged mode, and what holds at each instruction
+//! of it.
 //!
-//! The host may deliver an event while the virtual IF is set, and a fault may be raised in a stub; the guest must see neither
-//! the stub nor half an instruction. So every line here states a [`State`]: where in the guest a context is that is
-//! interrupted *before* that line is executed. There are two places, the start of the site, if going there and executing
-//! all of the original is the same as going on, and the end of the slot, if all of it has been done. What lies between, the
-//! *commit point*, is a single instruction in each template. Where the stub has pushed a word, that is still on the stack;
-//! where it has changed a register or the flags for itself, their values are in that word.
+//! The host may deliver an event while the virtual IF is set, and a fault may be raised in a stub;
+//! the guest must see neither the stub nor half an instruction. So every line here states a
+//! [`State`]: where in the guest a context is that is interrupted *before* that line is executed.
+//! There are two places, the start of the site, if going there and executing all of the original is
+//! the same as going on, and the end of the slot, if all of it has been done. What lies between,
+//! the *commit point*, is a single instruction in each template. Where the stub has pushed a word,
+//! that is still on the stack; where it has changed a register or the flags for itself, their
+//! values are in that word.
 //!
 //! Nothing but this knows the states: a listing is made again to ask it.
 //!
 //! Facts that the templates rest on:
 //!
-//! * In ring 3 with an IOPL of 0, which is what the host runs the guest's kernel with, the real IF is always set, and POPF
-//!   and IRETQ change neither IF nor IOPL, without a fault (SDM Vol. 2B, POPF, table 4-16; Vol. 2A, IRET).
-//! * While `mask` is 1 no event comes, so that between the lines where it is known to be 1 only faults matter, and what may
-//!   fault, a stack access, stands where it does in the original.
-//! * Status flags are overwritten only where they are free, or while a word with them is on the stack.
+//! * In ring 3 with an IOPL of 0, which is what the host runs the guest's kernel with, the real IF
+//!   is always set, and POPF and IRETQ change neither IF nor IOPL, without a fault (SDM Vol. 2B,
+//!   POPF, table 4-16; Vol. 2A, IRET).
+//! * While `mask` is 1 no event comes, so that between the lines where it is known to be 1 only
+//!   faults matter, and what may fault, a stack access, stands where it does in the original.
+//! * Status flags are overwritten only where they are free, or while a word with them is on the
+//!   stack.
 //! * There is no red zone.
 
 use super::bytes::Bytes;
@@ -33,10 +38,11 @@ pub enum Interrupted {
     At(u64),
     /// At this address, and there is a word on its stack that is not the guest's: RSP is 8 more.
     Pushed(u64, Word),
-    /// The stub was called, and the stack has the address behind the site: RIP is that plus the offset, and RSP is 8 more.
+    /// The stub was called, and the stack has the address behind the site: RIP is that plus the
+    /// offset, and RSP is 8 more.
     Caller(i64),
-    /// Behind an IRETQ to the kernel, whose frame is still on the stack: RIP, RFLAGS and RSP are those in it. The selectors
-    /// in it may already be the real ones.
+    /// Behind an IRETQ to the kernel, whose frame is still on the stack: RIP, RFLAGS and RSP are
+    /// those in it. The selectors in it may already be the real ones.
     Returned,
     /// The same, if the frame on the stack leads to the kernel and sets IF; else at this address.
     Returning(u64),
@@ -81,7 +87,8 @@ const JRCXZ: u8 = 0xe3;
 const PUSHFQ: &[u8] = &[0x9c];
 const POPFQ: &[u8] = &[0x9d];
 
-/// The byte of a word of flags that has IF (bit 9), on top of the stack: `testb $2, 1(%rsp)` and `andb $~2, 1(%rsp)`.
+/// The byte of a word of flags that has IF (bit 9), on top of the stack: `testb $2, 1(%rsp)` and
+/// `andb $~2, 1(%rsp)`.
 const TEST_IF: &[u8] = &[0xf6, 0x44, 0x24, 0x01, 0x02];
 const CLEAR_IF: &[u8] = &[0x80, 0x64, 0x24, 0x01, 0xfd];
 
@@ -162,7 +169,8 @@ impl<'a> Listing<'a> {
         (length <= self.site.slot()).then(|| bytes.or(SINGLE_NOPS.before(self.site.slot()).behind(length)))
     }
 
-    /// Where a context is that was interrupted at the instruction at this offset; `None` if there starts none.
+    /// Where a context is that was interrupted at the instruction at this offset; `None` if there
+    /// starts none.
     pub(super) fn interrupted(&self, offset: u8) -> Option<Interrupted> {
         let state = (*self.states.get(usize::from(offset))?)?;
         let start = self.site.address();
@@ -193,8 +201,9 @@ impl<'a> Listing<'a> {
         }
     }
 
-    /// Committed by the store: from there on IF is set, and the check behind it is for what has come before. Where there is
-    /// no stack the instruction is emulated as a whole if an event is pending; setting IF once more does not matter.
+    /// Committed by the store: from there on IF is set, and the check behind it is for what has
+    /// come before. Where there is no stack the instruction is emulated as a whole if an event is
+    /// pending; setting IF once more does not matter.
     fn sti(&mut self) {
         self.store(Before, self.policy.mask, 0);
         self.compare(After, self.policy.pending);
@@ -223,9 +232,9 @@ impl<'a> Listing<'a> {
         self.leave(After);
     }
 
-    /// Pushes the real flags and clears IF in them if the virtual one is clear. Until then it can be done again, and the
-    /// word has the flags that have been overwritten. An event between the comparison and its branch finds IF set, and
-    /// leads back to the start.
+    /// Pushes the real flags and clears IF in them if the virtual one is clear. Until then it can
+    /// be done again, and the word has the flags that have been overwritten. An event between the
+    /// comparison and its branch finds IF set, and leads back to the start.
     fn push_flags(&mut self) {
         self.push(Before, PUSHFQ);
         self.compare(BeforeWith(Word::Flags), self.policy.mask);
@@ -234,7 +243,8 @@ impl<'a> Listing<'a> {
         self.land(set);
     }
 
-    /// Committed when the word is complete; where flags are live, when its copy, which they are restored from, is pushed.
+    /// Committed when the word is complete; where flags are live, when its copy, which they are
+    /// restored from, is pushed.
     fn pushf(&mut self) {
         self.push_flags();
         if !self.site.kind.flags_free {
@@ -244,7 +254,8 @@ impl<'a> Listing<'a> {
         self.leave(After);
     }
 
-    /// Committed when the register is written: by the POP or, where flags are live and still to be restored, by a MOV.
+    /// Committed when the register is written: by the POP or, where flags are live and still to be
+    /// restored, by a MOV.
     fn pushf_pop(&mut self) {
         let original = self.site.kind.original.array();
         let Some(register) = popped(&original) else { return self.failed = Some(Left::OutOfReach) };
@@ -261,10 +272,11 @@ impl<'a> Listing<'a> {
 
     /// The word on the stack says what IF will be.
     ///
-    /// Set: the store commits, for an event may come right behind it. It must not be seen in front of the POPF, where the
-    /// guest had IF clear; but with the flags in the word, and without the word, the context is just behind it. Clear: the
-    /// store comes first as well, and from there no event does. Were it last, one between the POPF and the store would be
-    /// presented behind the site, and the guest would go on there with IF set.
+    /// Set: the store commits, for an event may come right behind it. It must not be seen in front
+    /// of the POPF, where the guest had IF clear; but with the flags in the word, and without the
+    /// word, the context is just behind it. Clear: the store comes first as well, and from there no
+    /// event does. Were it last, one between the POPF and the store would be presented behind the
+    /// site, and the guest would go on there with IF set.
     fn popf(&mut self, before: State) {
         self.push(before, TEST_IF);
         let clear = self.short(before, JE);
@@ -283,13 +295,14 @@ impl<'a> Listing<'a> {
         self.leave(After);
     }
 
-    /// A return to the kernel that sets IF is an IRETQ to the real selectors; CS and SS are those of ring 0 in the frame,
-    /// and only their lower words count. All others are slow.
+    /// A return to the kernel that sets IF is an IRETQ to the real selectors; CS and SS are those
+    /// of ring 0 in the frame, and only their lower words count. All others are slow.
     ///
-    /// Committed by the store. An event behind it must not be presented at the IRETQ: there IF was clear, and Linux takes an
-    /// exception with that RIP for one of the IRETQ itself (6.1, `error_entry`). The frame has the context that it is to be
-    /// presented in. On the way out, which has come from before and from behind the store, the frame decides: if an event
-    /// comes there at all and the frame leads to the kernel with IF set, the store has been executed.
+    /// Committed by the store. An event behind it must not be presented at the IRETQ: there IF was
+    /// clear, and Linux takes an exception with that RIP for one of the IRETQ itself (6.1,
+    /// `error_entry`). The frame has the context that it is to be presented in. On the way out,
+    /// which has come from before and from behind the store, the frame decides: if an event comes
+    /// there at all and the frame leads to the kernel with IF set, the store has been executed.
     fn iretq(&mut self) {
         self.push(Before, &[0xf6, 0x44, 0x24, 0x08, 0x03]); // testb $3, 8(%rsp): the privilege level in CS
         let to_user = self.short(Before, JNE);

@@ -1,4 +1,5 @@
-//! What the wedge port tells of a guest without privileges: the account of the sites, of instructions that nobody annotated, and of the shadow.
+//! What the wedge port tells of a guest without privileges: the account of the sites, of
+//! instructions that nobody annotated, and of the shadow.
 
 use core::fmt::{self, Write as _};
 

@@ -20,8 +20,8 @@ impl Decoded {
     /// None yet.
     pub(super) const NONE: Self = Self([None; 64]);
 
-    /// A site's instruction, at an address; `None` if it is none. A site's bytes do not change while it is one;
-    /// when modules come and go, everything is forgotten.
+    /// A site's instruction, at an address; `None` if it is none. A site's bytes do not change
+    /// while it is one; when modules come and go, everything is forgotten.
     #[inline]
     fn of(&mut self, site: &Site, at: u64) -> Option<Instruction> {
         let place = &mut self.0[(at >> 2) as usize % 64];
@@ -65,8 +65,8 @@ impl<H: Host> Vm<H> {
         self.emulate_site(context, &site, site.address(), site.end());
     }
 
-    /// An IRETQ, if it leads to a program in the plainest way: with the selectors of 64-bit programs and interrupts on. Whether
-    /// it did.
+    /// An IRETQ, if it leads to a program in the plainest way: with the selectors of 64-bit
+    /// programs and interrupts on. Whether it did.
     #[inline]
     pub fn return_plainly(&mut self, context: &mut Context) -> bool {
         let Some([rip, cs, rflags, rsp, ss]) = self.machine.space.words(context.rsp) else { return false };
@@ -118,7 +118,8 @@ impl<H: Host> Vm<H> {
         false
     }
 
-    /// Makes sure that the kernel's image can be accessed where it is loaded: it is about to run there, on a stack in it.
+    /// Makes sure that the kernel's image can be accessed where it is loaded: it is about to run
+    /// there, on a stack in it.
     pub fn reach_image(&mut self, image: Range<u64>) {
         for page in image.step_by(2 << 20) {
             self.machine.space.reach_for_writing(page);

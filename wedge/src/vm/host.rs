@@ -1,9 +1,10 @@
 //! What a host is that runs a guest's kernel without its privileges.
 //!
-//! A guest on a host is [`Vm<H>`](super::Vm): all that the guest sees is in there, and what really happens is behind the one
-//! type `H`. What a host gives falls into four parts, for they are used by different parts of the machine: page tables and
-//! memory ([`Memory`]), the processor's own registers ([`Processor`]), clock, lines and console ([`Board`]), and the host
-//! itself ([`Host`]): how it enters and leaves the guest. Everything is dispatched statically.
+//! A guest on a host is [`Vm<H>`](super::Vm): all that the guest sees is in there, and what really
+//! happens is behind the one type `H`. What a host gives falls into four parts, for they are used
+//! by different parts of the machine: page tables and memory ([`Memory`]), the processor's own
+//! registers ([`Processor`]), clock, lines and console ([`Board`]), and the host itself ([`Host`]):
+//! how it enters and leaves the guest. Everything is dispatched statically.
 
 use core::fmt;
 
@@ -51,11 +52,13 @@ pub trait Host: Sized {
     /// A page fault that may be about something that only the host knows of. Whether it was.
     fn own_page_fault(vm: &mut Vm<Self>, context: &mut Context, address: u64) -> bool;
 
-    /// A breakpoint at an address in the kernel's text that may be the host's own. Whether it was; the context then goes on.
+    /// A breakpoint at an address in the kernel's text that may be the host's own. Whether it was;
+    /// the context then goes on.
     fn own_breakpoint(vm: &mut Vm<Self>, context: &mut Context, at: u64) -> bool;
 
-    /// A context may have been interrupted in a routine that stubs lead to, before that has done anything but push: what it
-    /// has pushed is taken back, and the context is in the stub, or at the site.
+    /// A context may have been interrupted in a routine that stubs lead to, before that has done
+    /// anything but push: what it has pushed is taken back, and the context is in the stub, or at
+    /// the site.
     fn present_routine(vm: &mut Vm<Self>, context: &mut Context);
 
     /// A page is to be mapped before a program runs: the next exit must not be by the shortest way.
@@ -64,8 +67,8 @@ pub trait Host: Sized {
     /// An interrupt waits for the next instruction that sets IF.
     fn note_pending(vm: &mut Vm<Self>);
 
-    /// Registers of the virtual CPU may have changed that sites read in place; with `system_calls`, also those that say where
-    /// SYSCALL and SYSRET lead.
+    /// Registers of the virtual CPU may have changed that sites read in place; with `system_calls`,
+    /// also those that say where SYSCALL and SYSRET lead.
     fn registers_changed(vm: &mut Vm<Self>, system_calls: bool);
 
     /// The guest's kernel is about to go on.
@@ -110,12 +113,13 @@ pub trait Memory: shadow::Host {
 
 /// The guest's text, where the guest itself may not write it.
 pub trait Peephole {
-    /// The bytes that begin in the first of these pages, at this offset. They lie in no more than two pages, whose
-    /// guest-physical addresses are given.
+    /// The bytes that begin in the first of these pages, at this offset. They lie in no more than
+    /// two pages, whose guest-physical addresses are given.
     fn open(&mut self, pages: &[u64], offset: usize, length: usize) -> Option<&mut [u8]>;
 }
 
-/// The processor's registers, as far as a guest has its own. All checks are done when one of these is called.
+/// The processor's registers, as far as a guest has its own. All checks are done when one of these
+/// is called.
 pub trait Processor<M: shadow::Host> {
     /// What CPUID says.
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> CpuidResult;

@@ -1,9 +1,9 @@
 //! What the virtual CPU finds behind it.
 //!
-//! Each of its questions has one place where it is answered: memory and translations in the [`Space`], ports in the platform or
-//! at the wedge port, registers by the host's processor. Here they are told apart, and here stands what follows from an answer
-//! for the other parts: a port that was accessed may have left the platform something to do, and a flush may concern
-//! modules.
+//! Each of its questions has one place where it is answered: memory and translations in the
+//! [`Space`], ports in the platform or at the wedge port, registers by the host's processor. Here
+//! they are told apart, and here stands what follows from an answer for the other parts: a port
+//! that was accessed may have left the platform something to do, and a flush may concern modules.
 
 use core::fmt;
 use core::ops::Range;

@@ -1,14 +1,16 @@
 //! A guest while it runs.
 //!
-//! What happens between an entry and an exit is the same on every host that does not let the guest's kernel have its
-//! privileges. An entry is an exception, an event, or a site that calls; the host says which. Most exceptions are page faults
-//! that the shadow answers; the others are the guest's, and are delivered as the processor would have done it. An instruction
-//! that should not have been executed natively, for nobody has annotated it, is emulated too, and counted.
+//! What happens between an entry and an exit is the same on every host that does not let the
+//! guest's kernel have its privileges. An entry is an exception, an event, or a site that calls;
+//! the host says which. Most exceptions are page faults that the shadow answers; the others are the
+//! guest's, and are delivered as the processor would have done it. An instruction that should not
+//! have been executed natively, for nobody has annotated it, is emulated too, and counted.
 //!
-//! [`Vm`] is such a guest. It consists of what belongs to one processor ([`Vcpu`]), of the machine behind that ([`Machine`]:
-//! memory, devices, the real processor), of the guest's rewritten text ([`Text`]), and of what the host keeps for itself. What a
-//! host is, is written in [`Host`], on a page: a host enters by [`Vm::event`], [`Vm::exception`], [`Vm::site_called`] and
-//! their like, and leaves by [`Vm::leave`].
+//! [`Vm`] is such a guest. It consists of what belongs to one processor ([`Vcpu`]), of the machine
+//! behind that ([`Machine`]: memory, devices, the real processor), of the guest's rewritten text
+//! ([`Text`]), and of what the host keeps for itself. What a host is, is written in [`Host`], on a
+//! page: a host enters by [`Vm::event`], [`Vm::exception`], [`Vm::site_called`] and their like, and
+//! leaves by [`Vm::leave`].
 //!
 //! [`modules`] and [`port`] serve hosts with and without privileges alike.
 
@@ -121,8 +123,8 @@ impl<H: Host> Vm<H> {
             H::enter_user(self, context);
             Exit::User
         } else {
-            // A program's AC is left set by an exception, and means nothing in ring 0; in ring 3 the kernel's own accesses would
-            // be held against it (SDM Vol. 3A, 2.3).
+            // A program's AC is left set by an exception, and means nothing in ring 0; in ring 3
+            // the kernel's own accesses would be held against it (SDM Vol. 3A, 2.3).
             context.rflags &= !flags::ALIGNMENT;
             (context.cs, context.ss) = (H::KERNEL_CS, H::KERNEL_SS);
             H::enter_kernel(self, context);

@@ -1,10 +1,12 @@
 //! The wedge port: how user space in the guest talks to the wedge.
 //!
-//! An OUT or IN is a site like any other, so an I/O port that no device has can be seen on every host, and needs no driver in
-//! the guest: `/dev/port`, or a program with port permissions on a host where its instructions trap, will do. One byte written
-//! is a command; the answer is read a byte at a time: ASCII, lines, ended by a NUL. A port that nobody answers reads as FF.
+//! An OUT or IN is a site like any other, so an I/O port that no device has can be seen on every
+//! host, and needs no driver in the guest: `/dev/port`, or a program with port permissions on a
+//! host where its instructions trap, will do. One byte written is a command; the answer is read a
+//! byte at a time: ASCII, lines, ended by a NUL. A port that nobody answers reads as FF.
 //!
-//! Answers are made line by line while they are read, so they need no memory that grows with the number of sites.
+//! Answers are made line by line while they are read, so they need no memory that grows with the
+//! number of sites.
 
 use core::fmt::{self, Write};
 
@@ -49,7 +51,8 @@ pub trait Commands {
     /// Carries out a command.
     fn carry_out(&mut self, command: Command);
 
-    /// Writes one line of the answer to the command carried out last, without its end; `number` counts from 0.
+    /// Writes one line of the answer to the command carried out last, without its end; `number`
+    /// counts from 0.
     ///
     /// # Errors
     ///

@@ -1,7 +1,9 @@
-//! Where in the guest a context is that was interrupted in a stub, or in a routine that a stub leads to.
+//! Where in the guest a context is that was interrupted in a stub, or in a routine that a stub
+//! leads to.
 //!
-//! The guest must see neither. [`Engine::interrupted`](crate::sites::Engine::interrupted) knows the stubs; the host knows the
-//! first instructions of its routines, before which events are not masked yet.
+//! The guest must see neither. [`Engine::interrupted`](crate::sites::Engine::interrupted) knows the
+//! stubs; the host knows the first instructions of its routines, before which events are not masked
+//! yet.
 
 use crate::cpu::Context;
 use crate::sites::{Interrupted, Word};
@@ -45,7 +47,8 @@ impl<H: Host> Vm<H> {
         context.rsp += 8;
     }
 
-    /// An IRETQ with the frame on the stack: if that leads to the kernel with IF set, it is as good as executed.
+    /// An IRETQ with the frame on the stack: if that leads to the kernel with IF set, it is as good
+    /// as executed.
     pub fn present_return(&mut self, context: &mut Context, address: u64) {
         let [_, cs, rflags] = self.machine.space.words(context.rsp).unwrap_or([0, 3, 0]);
         let to_kernel = cs.trailing_zeros() >= 2 || cs == H::KERNEL_CS;

@@ -1,8 +1,9 @@
 //! The guest's memory, at the guest's own addresses.
 //!
-//! To the kernel's the wedge has the same way as the kernel itself: by the tables that the hardware reads. What is not mapped
-//! there is, as by a fault. Programs' memory it reaches by walking the guest's tables, with the program's rights, for no
-//! program's address may be mapped where the kernel runs, and one that is may be another's by now.
+//! To the kernel's the wedge has the same way as the kernel itself: by the tables that the hardware
+//! reads. What is not mapped there is, as by a fault. Programs' memory it reaches by walking the
+//! guest's tables, with the program's rights, for no program's address may be mapped where the
+//! kernel runs, and one that is may be another's by now.
 
 use crate::cpu::Exception;
 use crate::shadow::{Access, Outcome, Shadow};
@@ -10,7 +11,8 @@ use crate::x86::paging::PAGE;
 
 use super::Memory;
 
-/// An address of the guest's kernel that can be accessed in the way that is asked for: only [`Space`] makes one.
+/// An address of the guest's kernel that can be accessed in the way that is asked for: only
+/// [`Space`] makes one.
 #[derive(Clone, Copy, Debug)]
 pub struct Reached(u64);
 
@@ -74,7 +76,8 @@ impl<M: Memory> Space<M> {
         found.map_err(|error| Exception::page_fault(error, address))
     }
 
-    /// Where the processor itself finds what it reads at an address: with the kernel's rights (SDM Vol. 3A, 4.6.1).
+    /// Where the processor itself finds what it reads at an address: with the kernel's rights (SDM
+    /// Vol. 3A, 4.6.1).
     ///
     /// # Errors
     ///

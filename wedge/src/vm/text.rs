@@ -1,4 +1,5 @@
-//! The guest's rewritten text: its kernel's, and that of its modules, found in its page tables as they come and go.
+//! The guest's rewritten text: its kernel's, and that of its modules, found in its page tables as
+//! they come and go.
 
 use core::fmt;
 use core::ops::Range;
@@ -38,8 +39,8 @@ impl Text {
         Self { engine, modules: Modules::new(modules, regions), kernel, head_distance, window }
     }
 
-    /// Looks at the modules: what is new is rewritten, what is gone is forgotten. `root` is the guest's CR3. Returns whether
-    /// anything has changed.
+    /// Looks at the modules: what is new is rewritten, what is gone is forgotten. `root` is the
+    /// guest's CR3. Returns whether anything has changed.
     pub(super) fn look<P: ModuleMemory + Peephole + Copy>(
         &mut self,
         root: u64,

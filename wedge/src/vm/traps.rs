@@ -1,8 +1,8 @@
 //! Exceptions of a guest that runs without its privileges.
 //!
-//! A page fault is the shadow's first. A breakpoint may be a site in code that runs where no branch reaches a stub. #GP and #UD
-//! may be an instruction that the guest's kernel executes and that nobody has annotated, or one that the guest allows its
-//! programs. All else is the guest's own.
+//! A page fault is the shadow's first. A breakpoint may be a site in code that runs where no branch
+//! reaches a stub. #GP and #UD may be an instruction that the guest's kernel executes and that
+//! nobody has annotated, or one that the guest allows its programs. All else is the guest's own.
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
@@ -75,7 +75,8 @@ impl<H: Host> Vm<H> {
         self.software_interrupt(context, vector::BREAKPOINT, 1);
     }
 
-    /// INT n that has been executed: if the guest's gate does not allow it, the exception is one of the instruction.
+    /// INT n that has been executed: if the guest's gate does not allow it, the exception is one of
+    /// the instruction.
     fn software_interrupt(&mut self, context: &mut Context, vector: u8, length: u64) {
         let return_rip = context.rip;
         context.rip -= length;
@@ -118,8 +119,8 @@ impl<H: Host> Vm<H> {
         }
     }
 
-    /// INT n of user mode, which the real table of interrupts turns into #GP: a gate that user mode may use (SDM Vol. 3A,
-    /// 6.12.1.1, 6.13).
+    /// INT n of user mode, which the real table of interrupts turns into #GP: a gate that user mode
+    /// may use (SDM Vol. 3A, 6.12.1.1, 6.13).
     fn interrupt_gate(&mut self, context: &mut Context) -> bool {
         const THROUGH_TABLE: u64 = 1 << 1;
         let Ok(number) = u8::try_from(context.error >> 3) else { return false };
@@ -137,7 +138,8 @@ impl<H: Host> Vm<H> {
 
     /// Whether the guest may allow user mode what the processor has refused.
     fn may_be_allowed(&mut self, context: &Context, instruction: &Instruction) -> bool {
-        // SYSENTER that is not the host's is #GP; on processors that have none in 64-bit mode it is #UD.
+        // SYSENTER that is not the host's is #GP; on processors that have none in 64-bit mode it
+        // is #UD.
         let enters = instruction.mnemonic() == Mnemonic::Sysenter && context.vector == vector::PROTECTION.into();
         enters
             || concerns_tables_or_ports(instruction)
@@ -167,8 +169,8 @@ impl<H: Host> Vm<H> {
     }
 }
 
-/// Whether the processor may have refused an instruction of user mode only because the real tables are not the guest's: it
-/// loads a segment, or accesses a port that the guest's TSS may allow.
+/// Whether the processor may have refused an instruction of user mode only because the real tables
+/// are not the guest's: it loads a segment, or accesses a port that the guest's TSS may allow.
 fn concerns_tables_or_ports(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     match instruction.mnemonic() {
@@ -194,8 +196,8 @@ fn concerns_tables_or_ports(instruction: &Instruction) -> bool {
     }
 }
 
-/// Whether an instruction that was decoded as one of 64-bit code does the same in compatibility mode, where operands in memory
-/// have another form and segments another base.
+/// Whether an instruction that was decoded as one of 64-bit code does the same in compatibility
+/// mode, where operands in memory have another form and segments another base.
 fn is_same_in_compatibility_mode(instruction: &Instruction) -> bool {
     let in_memory = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
     matches!(instruction.mnemonic(), Mnemonic::In | Mnemonic::Out | Mnemonic::Mov) && !in_memory

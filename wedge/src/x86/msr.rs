@@ -1,4 +1,5 @@
-//! Numbers of model-specific registers (SDM Vol. 4, chapter 2; APM Vol. 2, appendix A), without the `IA32_` of their names.
+//! Numbers of model-specific registers (SDM Vol. 4, chapter 2; APM Vol. 2, appendix A), without the
+//! `IA32_` of their names.
 
 #![expect(missing_docs, reason = "the architecture's names")]
 
@@ -23,7 +24,8 @@ pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 pub const TSC_AUX: u32 = 0xc000_0103;
 pub const AMD_SYSCFG: u32 = 0xc001_0010;
 pub const AMD_HWCR: u32 = 0xc001_0015;
-/// Interrupt pending message: Linux reads it on family 15 without a guard, to see whether C1E stops the timer.
+/// Interrupt pending message: Linux reads it on family 15 without a guard, to see whether C1E stops
+/// the timer.
 pub const AMD_INTERRUPT_PENDING: u32 = 0xc001_0055;
 pub const AMD_TOP_MEM: u32 = 0xc001_001a;
 pub const AMD_TOP_MEM2: u32 = 0xc001_001d;

@@ -46,7 +46,8 @@ pub mod fault {
 
 use entry::{ACCESSED, ADDRESS, LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE};
 
-/// Where rights say that a page can be executed: the inverse of an entry's bit, so that all rights combine by `&`.
+/// Where rights say that a page can be executed: the inverse of an entry's bit, so that all rights
+/// combine by `&`.
 pub const EXECUTABLE: u64 = NO_EXECUTE;
 /// All rights that entries can give.
 pub const RIGHTS: u64 = WRITABLE | USER | EXECUTABLE;
@@ -115,8 +116,9 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Walks from a root to the leaf for a virtual address, or to its entry at the level `stop`. `never` are the bits that must
-    /// be clear in all entries; `read` reads the entry with an index from the table of a level at a physical address.
+    /// Walks from a root to the leaf for a virtual address, or to its entry at the level `stop`.
+    /// `never` are the bits that must be clear in all entries; `read` reads the entry with an index
+    /// from the table of a level at a physical address.
     ///
     /// # Errors
     ///
@@ -238,7 +240,8 @@ mod tests {
     const ROOT: u64 = 0x1000;
     const ALL: u64 = PRESENT | WRITABLE | USER;
 
-    /// A walk through tables at 1000H, 2000H, 3000H, 4000H, one for each level. An entry is at the index that the address has.
+    /// A walk through tables at 1000H, 2000H, 3000H, 4000H, one for each level. An entry is at the
+    /// index that the address has.
     fn walk(address: u64, stop: u8, never: u64, entries: [u64; 4]) -> Result<Walk, DeadEnd> {
         let places = [4u8, 3, 2, 1].map(|level| (ROOT * u64::from(5 - level), index(address, level)));
         let memory: BTreeMap<_, _> = places.into_iter().zip(entries).collect();

@@ -119,8 +119,9 @@ impl Descriptor {
         self.bit(54)
     }
 
-    /// RSP when a return to code that is not of 64 bits has loaded a new one with this stack segment: as much of it as
-    /// the stack's B flag says (SDM Vol. 3A, 3.4.5; APM Vol. 3, IRET, where it is `RSP.s`). Of 16 bits, the others stay.
+    /// RSP when a return to code that is not of 64 bits has loaded a new one with this stack
+    /// segment: as much of it as the stack's B flag says (SDM Vol. 3A, 3.4.5; APM Vol. 3, IRET,
+    /// where it is `RSP.s`). Of 16 bits, the others stay.
     #[must_use]
     pub const fn stack_pointer(self, old: u64, new: u64) -> u64 {
         if self.is_big() { new & 0xffff_ffff } else { old & !0xffff | new & 0xffff }

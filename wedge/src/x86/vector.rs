@@ -73,8 +73,8 @@ pub const WITH_ERROR: Vectors = Vectors::of(&[
     SECURITY,
 ]);
 
-/// Faults: RIP is that of the instruction. A double fault and a machine check are aborts; a debug exception, which may be
-/// either, is told apart by what raised it.
+/// Faults: RIP is that of the instruction. A double fault and a machine check are aborts; a debug
+/// exception, which may be either, is told apart by what raised it.
 pub const FAULTS: Vectors = Vectors::of(&[
     DIVIDE_ERROR,
     BOUND,

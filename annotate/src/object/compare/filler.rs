@@ -1,16 +1,18 @@
 //! NOPs that the assembler puts before an aligned place, or before a branch that it aligns.
 //!
-//! How many depends on all that stands before, so two texts that differ by pads differ by filler too. It is recognised by
-//! its effect:
+//! How many depends on all that stands before, so two texts that differ by pads differ by filler
+//! too. It is recognised by its effect:
 //!
-//! * *Alignment*, as the text asks for it (`.p2align`): filler ends at a multiple of a power of two that is greater than its
-//!   length, and that the section's alignment permits; on both sides.
-//! * *Aligned branches*, as options ask for them (`-malign-branch-boundary=`, `-mbranches-within-32B-boundaries`): a branch,
-//!   or a comparison and the branch that it fuses with, may not reach a multiple of 16, 32 ... A side where it would has NOPs
-//!   before it, no more than it has bytes, up to that multiple. The other side may have none. (Or the assembler puts prefixes
-//!   on instructions before it: [`super::prefixes`].)
+//! * *Alignment*, as the text asks for it (`.p2align`): filler ends at a multiple of a power of two
+//!   that is greater than its length, and that the section's alignment permits; on both sides.
+//! * *Aligned branches*, as options ask for them (`-malign-branch-boundary=`,
+//!   `-mbranches-within-32B-boundaries`): a branch, or a comparison and the branch that it fuses
+//!   with, may not reach a multiple of 16, 32 ... A side where it would has NOPs before it, no more
+//!   than it has bytes, up to that multiple. The other side may have none. (Or the assembler puts
+//!   prefixes on instructions before it: [`super::prefixes`].)
 //!
-//! There is no certainty in that: a NOP of the text that was lost just before an aligned place would pass.
+//! There is no certainty in that: a NOP of the text that was lost just before an aligned place
+//! would pass.
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
@@ -44,7 +46,8 @@ impl<'data> Run<'data> {
         self.ends.is_empty()
     }
 
-    /// The length of the branch behind the run, with the comparison that it fuses with, if there is one.
+    /// The length of the branch behind the run, with the comparison that it fuses with, if there is
+    /// one.
     fn branch(&self) -> Option<usize> {
         let end = self.bound(self.ends.len());
         branch_length(&self.bytes[end..])
@@ -81,7 +84,8 @@ fn is_same_nop(a: &[u8], b: &[u8]) -> bool {
 
 /// The length of the NOP or INT3 at the start of the bytes.
 fn nop_length(bytes: &[u8]) -> Option<usize> {
-    // INT3, NOP, the multi-byte NOP (SDM Vol. 2B, NOP), and the prefixes that GAS and LLVM put before them.
+    // INT3, NOP, the multi-byte NOP (SDM Vol. 2B, NOP), and the prefixes that GAS and LLVM put
+    // before them.
     if !matches!(bytes, [0xcc | 0x90 | 0x66 | 0x2e | 0x36 | 0x3e, ..] | [0x0f, 0x1f, ..]) {
         return None;
     }
@@ -89,8 +93,8 @@ fn nop_length(bytes: &[u8]) -> Option<usize> {
     matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3).then_some(instruction.len())
 }
 
-/// The length of the branch at the start of the bytes, with the comparison before it if they fuse (SDM Vol. 1, "Macrofusion";
-/// GAS and LLVM take these for the ones that do).
+/// The length of the branch at the start of the bytes, with the comparison before it if they fuse
+/// (SDM Vol. 1, "Macrofusion"; GAS and LLVM take these for the ones that do).
 fn branch_length(bytes: &[u8]) -> Option<usize> {
     const MOST_NOPS: usize = 8;
     let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
@@ -105,7 +109,8 @@ fn branch_length(bytes: &[u8]) -> Option<usize> {
     if !is_comparison {
         return None;
     }
-    // Behind what it takes for data, as a pad may be, GAS does not see that they fuse: it aligns the branch alone.
+    // Behind what it takes for data, as a pad may be, GAS does not see that they fuse: it aligns
+    // the branch alone.
     let mut rest = std::iter::repeat_with(|| decoder.decode()).take(MOST_NOPS + 1);
     let second = rest.find(|instruction| instruction.mnemonic() != Mnemonic::Nop)?;
     (second.flow_control() == FlowControl::ConditionalBranch).then(|| first.len() + second.len())
@@ -143,8 +148,8 @@ impl Middle {
         self.end.is_multiple_of(LEAST) && (self.is_empty() || is_aligned)
     }
 
-    /// Whether this may keep the branch of this length behind it from a boundary, in a section of this alignment. That is
-    /// raised to the boundary.
+    /// Whether this may keep the branch of this length behind it from a boundary, in a section of
+    /// this alignment. That is raised to the boundary.
     fn aligns_branch(self, length: Option<usize>, section: u64) -> bool {
         const LEAST: usize = 16;
         let reaches_boundary = |length| self.end - self.start <= length && self.end.is_multiple_of(LEAST);
@@ -161,10 +166,11 @@ pub(super) struct Filler {
     pub(super) ends: (usize, usize),
 }
 
-/// The filler by which two runs, each in a section of some alignment, differ; of no bytes if they are equal.
+/// The filler by which two runs, each in a section of some alignment, differ; of no bytes if they
+/// are equal.
 ///
-/// NOPs that the runs share at either end may belong to the text: Linux's `clear_bhb_loop` puts INT3s behind an alignment.
-/// How many do is tried.
+/// NOPs that the runs share at either end may belong to the text: Linux's `clear_bhb_loop` puts
+/// INT3s behind an alignment. How many do is tried.
 pub(super) fn filler_between(plain: (&Run<'_>, u64), padded: (&Run<'_>, u64)) -> Option<Filler> {
     const SHARED: usize = 64;
     let ((plain, align), (padded, padded_align)) = (plain, padded);

@@ -2,8 +2,8 @@
 
 /// Pairs of offsets that mean the same: where corresponding instructions start, and where they end.
 ///
-/// One offset of the plain section may mean several of the padded one, for instance both ends of a run of filler that the
-/// plain object did not need.
+/// One offset of the plain section may mean several of the padded one, for instance both ends of a
+/// run of filler that the plain object did not need.
 #[derive(Debug, Default)]
 pub(super) struct OffsetMap {
     /// Ordered by plain offset.
@@ -18,9 +18,9 @@ impl OffsetMap {
         }
     }
 
-    /// Whether two offsets mean the same. An offset between two pairs lies within an instruction, and corresponds to the
-    /// one equally far from its start; one before the section (a bias like `table - 8`) is as far from its start, one
-    /// behind it as far from its end.
+    /// Whether two offsets mean the same. An offset between two pairs lies within an instruction,
+    /// and corresponds to the one equally far from its start; one before the section (a bias like
+    /// `table - 8`) is as far from its start, one behind it as far from its end.
     pub(super) fn maps(&self, plain: u64, padded: u64) -> bool {
         let before = plain.cast_signed() < 0;
         let after = if before { 0 } else { self.pairs.partition_point(|&(start, _)| start <= plain) };

@@ -1,21 +1,26 @@
 //! The padded object held against the plain one: the oracle of the assembler stage.
 //!
-//! Take what the plain assembler makes of a file, and what it makes of the same file after the assembler stage. With the
-//! pads removed, which only the records know, the second has to be the first. Anything else is a bug of the stage: a
-//! statement lost, an operand damaged, a label on the wrong side of a pad, a site in the wrong section.
+//! Take what the plain assembler makes of a file, and what it makes of the same file after the
+//! assembler stage. With the pads removed, which only the records know, the second has to be the
+//! first. Anything else is a bug of the stage: a statement lost, an operand damaged, a label on the
+//! wrong side of a pad, a site in the wrong section.
 //!
-//! What padding cannot but change, and what is therefore compared by its meaning instead of its bytes:
+//! What padding cannot but change, and what is therefore compared by its meaning instead of its
+//! bytes:
 //!
-//! * distances: every branch, RIP-relative operand, relocation and symbol is resolved to a place on both sides, and the
-//!   two places have to correspond (`map`);
+//! * distances: every branch, RIP-relative operand, relocation and symbol is resolved to a place on
+//!   both sides, and the two places have to correspond (`map`);
 //! * the size of a direct branch, short or near, which the assembler chooses by distance;
 //! * an immediate operand that is the distance of a label from a symbol;
-//! * filler before an aligned place or an aligned branch (`filler`), prefixes that do nothing (`prefixes`), and the NOPs behind an alternative's original, which make it as long as
-//!   its longest replacement; in `.altinstructions`, the lengths of both;
-//! * tables about text that hold distances as numbers: unwind tables and debug information are not compared.
+//! * filler before an aligned place or an aligned branch (`filler`), prefixes that do nothing
+//!   (`prefixes`), and the NOPs behind an alternative's original, which make it as long as its
+//!   longest replacement; in `.altinstructions`, the lengths of both;
+//! * tables about text that hold distances as numbers: unwind tables and debug information are not
+//!   compared.
 //!
-//! Everything else, also in data sections, has to be equal byte for byte. It runs for each object of a kernel build, so it
-//! is one pass over both texts: an instruction whose bytes are equal is decoded once.
+//! Everything else, also in data sections, has to be equal byte for byte. It runs for each object
+//! of a kernel build, so it is one pass over both texts: an instruction whose bytes are equal is
+//! decoded once.
 
 mod difference;
 mod filler;
@@ -90,7 +95,8 @@ fn open(data: &[u8], which: Which) -> Result<Elf<'_>, Difference> {
     if elf.relocatable() { Ok(elf) } else { Err(Difference::NotRelocatable(which)) }
 }
 
-/// The records of the padded object, each of which agrees with the bytes at its site, and is about code.
+/// The records of the padded object, each of which agrees with the bytes at its site, and is about
+/// code.
 fn records(padded: &Elf<'_>) -> Result<Vec<Record>, Difference> {
     let data = Data::of(padded, &Functions::of(padded));
     let Records { records, bad } =
@@ -121,7 +127,8 @@ enum Comparability {
     Data,
     /// `.altinstructions`: size and relocations, but not the lengths in it.
     Alternatives,
-    /// Not at all: symbol tables and the like, tables that hold distances in text as numbers, and the hash of it all.
+    /// Not at all: symbol tables and the like, tables that hold distances in text as numbers, and
+    /// the hash of it all.
     Nothing,
 }
 
@@ -147,8 +154,9 @@ impl Comparability {
     }
 }
 
-/// The section of the padded object that corresponds to each of the plain one: the one of the same name and, among those
-/// of one name, the same number. Every section that is compared has to have one, on either side.
+/// The section of the padded object that corresponds to each of the plain one: the one of the same
+/// name and, among those of one name, the same number. Every section that is compared has to have
+/// one, on either side.
 fn pair_sections(plain: &Elf<'_>, padded: &Elf<'_>) -> Result<Vec<Option<usize>>, Difference> {
     let mut named: HashMap<&str, Vec<usize>> = HashMap::new();
     for (index, section) in padded.sections().iter().enumerate().rev() {
@@ -173,7 +181,8 @@ fn pair_sections(plain: &Elf<'_>, padded: &Elf<'_>) -> Result<Vec<Option<usize>>
     }
 }
 
-/// Branches, operands and relocations, to be held against each other when the offsets of all sections are known.
+/// Branches, operands and relocations, to be held against each other when the offsets of all
+/// sections are known.
 struct Reference<'data> {
     /// Section of the plain object, for messages.
     section: usize,
@@ -185,7 +194,8 @@ struct Reference<'data> {
     in_table: bool,
 }
 
-/// Two immediate operands that differ: perhaps the distance of two labels, which the assembler has made a number.
+/// Two immediate operands that differ: perhaps the distance of two labels, which the assembler has
+/// made a number.
 struct Immediates {
     /// Section of the plain object.
     section: usize,
@@ -208,7 +218,8 @@ struct Comparer<'elf, 'data> {
     padded: &'elf Elf<'data>,
     /// By section of the plain object: its counterpart.
     pairs: Vec<Option<usize>>,
-    /// By section of the plain object: the offsets of its text. Data has the same offsets on both sides.
+    /// By section of the plain object: the offsets of its text. Data has the same offsets on both
+    /// sides.
     maps: Vec<OffsetMap>,
     references: Vec<Reference<'data>>,
     immediates: Vec<Immediates>,
@@ -305,7 +316,8 @@ impl<'data> Comparer<'_, 'data> {
         Ok(())
     }
 
-    /// Holds the named symbols against each other: same name, binding and type, corresponding start and end.
+    /// Holds the named symbols against each other: same name, binding and type, corresponding start
+    /// and end.
     fn symbols(&self) -> Result<(), Difference> {
         let (plain, padded) = (named_symbols(self.plain), named_symbols(self.padded));
         let pairs = plain.iter().zip(&padded);
@@ -323,8 +335,8 @@ impl<'data> Comparer<'_, 'data> {
         Err(Difference::Symbol { plain: describe(self.plain, &plain), padded: describe(self.padded, &padded) })
     }
 
-    /// An immediate operand may differ where it is how far a place is from a symbol in the same section, on either side
-    /// (Linux: `add $(identity_mapped - relocate_kernel), %r8`).
+    /// An immediate operand may differ where it is how far a place is from a symbol in the same
+    /// section, on either side (Linux: `add $(identity_mapped - relocate_kernel), %r8`).
     fn immediates(&self) -> Result<(), Difference> {
         if self.immediates.is_empty() {
             return Ok(());
@@ -385,8 +397,8 @@ impl<'data> Comparer<'_, 'data> {
     }
 }
 
-/// The originals of alternatives, start and length by place: those that are as long as their longest replacement, and
-/// so may have been given NOPs to be.
+/// The originals of alternatives, start and length by place: those that are as long as their
+/// longest replacement, and so may have been given NOPs to be.
 fn originals(elf: &Elf<'_>) -> Vec<(Place, u8)> {
     let mut longest: BTreeMap<(Place, u8), u8> = BTreeMap::new();
     for Alternative { original, original_length, replacement_length, .. } in linux::alternatives(elf) {
@@ -417,8 +429,8 @@ fn in_section<T>(items: &[T], section: usize, place: impl Fn(&T) -> Place) -> &[
     &items[first..after]
 }
 
-/// The number of the first relocation that has no counterpart of the same type and symbol at the same distance from the
-/// origin. Targets are another matter.
+/// The number of the first relocation that has no counterpart of the same type and symbol at the
+/// same distance from the origin. Targets are another matter.
 fn disagreement(plain: (&Elf<'_>, &[Relocation], u64), padded: (&Elf<'_>, &[Relocation], u64)) -> Option<usize> {
     let agrees = |a: &Relocation, b: &Relocation| {
         a.kind == b.kind
@@ -434,8 +446,8 @@ fn symbol_name<'data>(elf: &Elf<'data>, relocation: &Relocation) -> Option<&'dat
     elf.symbol_of(relocation).filter(|symbol| symbol.kind != STT_SECTION).map(|symbol| symbol.name)
 }
 
-/// The symbols that name places in sections which are compared, by name, section and offset: the order of a symbol table
-/// is that in which a linker met them.
+/// The symbols that name places in sections which are compared, by name, section and offset: the
+/// order of a symbol table is that in which a linker met them.
 fn named_symbols<'data>(elf: &Elf<'data>) -> Vec<Symbol<'data>> {
     let section = |symbol: &Symbol<'_>| symbol.place.and_then(|place| elf.sections().get(place.section));
     let is_compared = |symbol: &Symbol<'data>| {

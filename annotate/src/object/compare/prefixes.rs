@@ -1,8 +1,9 @@
 //! Prefixes that do nothing.
 //!
-//! An assembler that aligns branches (`-malign-branch-prefix-size=`, LLVM's `-x86-pad-max-prefix-size=`) makes instructions
-//! before them longer by segment overrides. Which, and how many, depends on the address, as for filler. In 64-bit code the
-//! overrides of ES, CS, SS and DS are ignored (SDM Vol. 1, 3.3.4); one of FS or GS may be repeated; in 32-bit code that of
+//! An assembler that aligns branches (`-malign-branch-prefix-size=`, LLVM's
+//! `-x86-pad-max-prefix-size=`) makes instructions before them longer by segment overrides. Which,
+//! and how many, depends on the address, as for filler. In 64-bit code the overrides of ES, CS, SS
+//! and DS are ignored (SDM Vol. 1, 3.3.4); one of FS or GS may be repeated; in 32-bit code that of
 //! the operand's own segment says nothing new.
 //!
 //! On a near branch DS is a hint, or NOTRACK (SDM Vol. 2A, 2.1.1; Vol. 1, 17.3.1): it stays.
@@ -43,7 +44,8 @@ pub(super) fn without_idle<'data>(bytes: &'data [u8], instruction: &Instruction)
     &bytes[idle..]
 }
 
-/// The override of the segment that a memory operand is in without one: SS with RBP and RSP, else DS.
+/// The override of the segment that a memory operand is in without one: SS with RBP and RSP, else
+/// DS.
 fn default_segment(instruction: &Instruction) -> Option<u8> {
     let has_memory =
         (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == iced_x86::OpKind::Memory);

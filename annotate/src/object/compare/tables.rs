@@ -1,9 +1,9 @@
 //! Jump tables of position-independent code.
 //!
-//! A compiler makes an entry the distance of a label from the start of its table (`.long .L3 - .L1`), and the assembler
-//! makes that a relocation relative to the entry: label plus distance of the entry from the start. Where tables start no
-//! symbol says. So each entry of a run is tried with the starts that held for the entries before it, and as the first of a
-//! table itself.
+//! A compiler makes an entry the distance of a label from the start of its table (`.long .L3 -
+//! .L1`), and the assembler makes that a relocation relative to the entry: label plus distance of
+//! the entry from the start. Where tables start no symbol says. So each entry of a run is tried
+//! with the starts that held for the entries before it, and as the first of a table itself.
 
 /// The starts that the table at hand may have.
 #[derive(Default)]

@@ -1,8 +1,8 @@
 //! Two texts, walked in step.
 //!
-//! Both sides stand at corresponding instructions. The padded side leaves out its pads; both leave out the room that
-//! alternatives make behind their originals. Where the two meet different runs of NOPs, the difference has to be filler
-//! ([`super::filler`]).
+//! Both sides stand at corresponding instructions. The padded side leaves out its pads; both leave
+//! out the room that alternatives make behind their originals. Where the two meet different runs of
+//! NOPs, the difference has to be filler ([`super::filler`]).
 
 use std::rc::Rc;
 
@@ -37,7 +37,8 @@ pub(super) struct Side<'elf, 'data> {
     data: Vec<(usize, usize)>,
     /// Where 32-bit code starts and ends, if there is any.
     landmarks: Vec<Landmark>,
-    /// The run that was looked at last: one side may stay where it is while the other passes any number of rooms.
+    /// The run that was looked at last: one side may stay where it is while the other passes any
+    /// number of rooms.
     run: Option<Rc<Run<'data>>>,
 }
 
@@ -48,7 +49,8 @@ struct Decoded<'data> {
     bytes: &'data [u8],
     /// The bytes without prefixes that do nothing.
     meaning: &'data [u8],
-    /// Where in the meaning the distance of a direct branch or RIP-relative operand stands, if there is one.
+    /// Where in the meaning the distance of a direct branch or RIP-relative operand stands, if
+    /// there is one.
     distance: Option<(usize, usize)>,
     /// Where in the meaning another immediate operand stands, if there is one.
     immediate: Option<(usize, usize)>,
@@ -59,8 +61,8 @@ fn is_direct_branch(instruction: &Instruction) -> bool {
 }
 
 impl Decoded<'_> {
-    /// Whether the two are one direct branch, short and near. (SDM Vol. 2A, JMP and Jcc: opcode and rel8 are 2 bytes,
-    /// with rel32 they are 5 and 6. GAS does not relax a branch with prefixes.)
+    /// Whether the two are one direct branch, short and near. (SDM Vol. 2A, JMP and Jcc: opcode and
+    /// rel8 are 2 bytes, with rel32 they are 5 and 6. GAS does not relax a branch with prefixes.)
     fn is_resized(&self, other: &Self) -> bool {
         let sizes = [self.meaning.len(), other.meaning.len()];
         is_direct_branch(&self.instruction)
@@ -91,8 +93,8 @@ impl Decoded<'_> {
         around(self).is_some() && around(self) == around(other)
     }
 
-    /// How far behind the instruction, which starts at `position`, the target of its direct branch or RIP-relative
-    /// operand lies; `None` if there is no such thing or a relocation decides.
+    /// How far behind the instruction, which starts at `position`, the target of its direct branch
+    /// or RIP-relative operand lies; `None` if there is no such thing or a relocation decides.
     fn distance(&self, relocations: &[Relocation], position: u64) -> Option<i64> {
         let (start, _) = self.distance?;
         let field = position + (self.bytes.len() - self.meaning.len() + start) as u64;
@@ -109,7 +111,8 @@ impl Decoded<'_> {
 }
 
 impl<'elf, 'data> Side<'elf, 'data> {
-    /// The text of a section; functions, records and originals (start and length) are those in it, by place.
+    /// The text of a section; functions, records and originals (start and length) are those in it,
+    /// by place.
     pub(super) fn new(
         elf: &'elf Elf<'data>,
         section: usize,
@@ -177,8 +180,9 @@ impl<'elf, 'data> Side<'elf, 'data> {
         Decoded { instruction, bytes, meaning, distance, immediate }
     }
 
-    /// What a relocation of the instruction that ends at `end` refers to. The CPU adds a relative field to the address
-    /// behind the instruction, the relocation subtracts the field's own: the addend makes up for the difference.
+    /// What a relocation of the instruction that ends at `end` refers to. The CPU adds a relative
+    /// field to the address behind the instruction, the relocation subtracts the field's own: the
+    /// addend makes up for the difference.
     fn target(&self, relocation: &Relocation, end: u64) -> Target<'data> {
         match self.elf.target(relocation) {
             Target::Place(Place { section, offset }) if relocation.is_relative() => {
@@ -227,8 +231,9 @@ impl<'elf, 'data> Side<'elf, 'data> {
     }
 }
 
-/// The NOPs at the end of an alternative's original, as `.skip n, 0x90` makes them. Whoever takes the last byte of an
-/// operand for one of them does no harm: room starts to be left out only where an instruction ends.
+/// The NOPs at the end of an alternative's original, as `.skip n, 0x90` makes them. Whoever takes
+/// the last byte of an operand for one of them does no harm: room starts to be left out only where
+/// an instruction ends.
 fn room(bytes: &[u8], place: Place, length: u8) -> Option<(usize, usize)> {
     const NOP: u8 = 0x90;
     let start = usize::try_from(place.offset).ok()?;
@@ -299,8 +304,8 @@ impl<'data> Walk<'_, 'data> {
         Difference::Content { section, what, plain: self.plain.spot(), padded: self.padded.spot() }
     }
 
-    /// Steps over the NOPs and INT3s here, if there are any, and the two sides have the same or differ by filler only.
-    /// If they `have_to`, anything else is a difference.
+    /// Steps over the NOPs and INT3s here, if there are any, and the two sides have the same or
+    /// differ by filler only. If they `have_to`, anything else is a difference.
     fn skip_filler(&mut self, have_to: bool) -> Result<bool, Difference> {
         let (plain, padded) = (self.plain.run(), self.padded.run());
         if plain.is_empty() && padded.is_empty() {

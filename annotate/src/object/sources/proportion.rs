@@ -1,9 +1,10 @@
 //! Debug information that would come to more than it holds.
 //!
-//! DWARF shares: units share a table of abbreviations, a line table, a list of ranges, and every name of a file begins with
-//! that of its directory. Compilers share little, or what is read once. A file may allege more: a thousand units of one
-//! large table, or units that all claim the same text. What reading it comes to is counted here, unit by unit, and bounded
-//! by what there is to read.
+//! DWARF shares: units share a table of abbreviations, a line table, a list of ranges, and every
+//! name of a file begins with that of its directory. Compilers share little, or what is read once.
+//! A file may allege more: a thousand units of one large table, or units that all claim the same
+//! text. What reading it comes to is counted here, unit by unit, and bounded by what there is to
+//! read.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,7 +13,8 @@ use gimli::{Dwarf, Reader, Section as _, Unit, UnitType};
 
 /// What may be read, as a multiple of what there is.
 const RATIO: usize = 8;
-/// The names of source files, likewise: an entry of five bytes may stand for a path of some hundred.
+/// The names of source files, likewise: an entry of five bytes may stand for a path of some
+/// hundred.
 const NAMES_RATIO: usize = 128;
 /// The units that may claim one address.
 const UNITS: usize = 64;
@@ -66,8 +68,8 @@ fn abbreviations_size<R: Reader<Offset = usize>>(dwarf: &Dwarf<R>, offset: usize
     Ok(before - reader.len())
 }
 
-/// Holds what units allege against the size of the debug information, `size` bytes. `text` is where executable sections
-/// lie, in order.
+/// Holds what units allege against the size of the debug information, `size` bytes. `text` is where
+/// executable sections lie, in order.
 pub(super) fn check_units<R>(dwarf: &Dwarf<R>, size: usize, text: &[Range<u64>]) -> Result<(), String>
 where
     R: Reader<Offset = usize>,
@@ -91,7 +93,8 @@ where
     check_claims(claims, text)
 }
 
-/// The size of what is read of a unit's line table: all of it, or its header. The names of its files are taken from theirs.
+/// The size of what is read of a unit's line table: all of it, or its header. The names of its
+/// files are taken from theirs.
 fn lines<R: Reader<Offset = usize>>(
     dwarf: &Dwarf<R>,
     unit: &Unit<R>,
@@ -112,8 +115,8 @@ fn lines<R: Reader<Offset = usize>>(
     Ok(header.unit_length())
 }
 
-/// Whether no address of the text is claimed by too many units. Where there is no text, linkers leave any number of them:
-/// what they have dropped.
+/// Whether no address of the text is claimed by too many units. Where there is no text, linkers
+/// leave any number of them: what they have dropped.
 fn check_claims(mut claims: Vec<Range<u64>>, text: &[Range<u64>]) -> Result<(), String> {
     let in_text = |claim: &Range<u64>| {
         let after = text.partition_point(|range| range.start < claim.end);

@@ -1,7 +1,7 @@
 //! How macros are written: their parameters, the arguments of a call, and references to parameters.
 //!
-//! GAS manual, 7.67 "`.macro`", 7.2 "`.altmacro`". In the alternate mode a parameter's name stands for it without a
-//! backslash, angle brackets quote, and `%` has an expression evaluated.
+//! GAS manual, 7.67 "`.macro`", 7.2 "`.altmacro`". In the alternate mode a parameter's name stands
+//! for it without a backslash, angle brackets quote, and `%` has an expression evaluated.
 
 use super::super::scan::is_word;
 
@@ -116,8 +116,8 @@ pub(super) struct Reference<'t> {
     pub(super) end: usize,
 }
 
-/// The places where a text names parameters: `\name` and, in the alternate mode, `name`. The `\()` that may end a name
-/// belongs to it.
+/// The places where a text names parameters: `\name` and, in the alternate mode, `name`. The `\()`
+/// that may end a name belongs to it.
 pub(super) fn references(text: &[u8], alternate: bool) -> impl Iterator<Item = Reference<'_>> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -148,7 +148,8 @@ fn name_length(text: &[u8]) -> usize {
     text.iter().position(|byte| !is_name(byte)).unwrap_or(text.len())
 }
 
-/// Whether a name of the alternate mode can start with the byte. Digits do not hide one: in `28110b` it is `b`.
+/// Whether a name of the alternate mode can start with the byte. Digits do not hide one: in
+/// `28110b` it is `b`.
 fn begins_name(byte: u8) -> bool {
     is_word(byte) && !byte.is_ascii_digit() && byte != b'\\'
 }

@@ -1,15 +1,17 @@
 //! Assembler macros: what a parameter can stand for.
 //!
-//! The stage sees macro bodies, not expansions. A sensitive instruction spelled out in a body is padded there, once, and
-//! every expansion carries the pad. What a body leaves to its parameters is harder:
+//! The stage sees macro bodies, not expansions. A sensitive instruction spelled out in a body is
+//! padded there, once, and every expansion carries the pad. What a body leaves to its parameters is
+//! harder:
 //!
-//! * `ALTERNATIVE "", "stac"`: the parameter is a whole statement, the argument a quoted one. The argument is annotated
-//!   inside its quotes ([`Macros::code_arguments`]).
-//! * `\op %rax` or `mov \from, \to`: whether a site results depends on the expansion. If an argument somewhere in the file
-//!   can make it one ([`Macros::expansions`]), the statement is dispatched at assembly time (see [`super::emit`]).
+//! * `ALTERNATIVE "", "stac"`: the parameter is a whole statement, the argument a quoted one. The
+//!   argument is annotated inside its quotes ([`Macros::code_arguments`]).
+//! * `\op %rax` or `mov \from, \to`: whether a site results depends on the expansion. If an
+//!   argument somewhere in the file can make it one ([`Macros::expansions`]), the statement is
+//!   dispatched at assembly time (see [`super::emit`]).
 //!
-//! And a macro may take the name of an instruction: then the assembler calls the macro, without a word
-//! ([`Macros::is_call`]).
+//! And a macro may take the name of an instruction: then the assembler calls the macro, without a
+//! word ([`Macros::is_call`]).
 //!
 //! GAS manual, 7.67 "`.macro`", 7.54 "`.irp`", 7.55 "`.irpc`", 7.90 "`.rept`", 7.2 "`.altmacro`".
 
@@ -80,7 +82,8 @@ impl<'a> Macros<'a> {
         self.alternate
     }
 
-    /// Whether references to the labels of an insertion (`28110b`) may be taken for ones to a parameter.
+    /// Whether references to the labels of an insertion (`28110b`) may be taken for ones to a
+    /// parameter.
     pub(super) fn hides_labels(&self) -> bool {
         self.alternate && self.mentions_parameter(b"b")
     }
@@ -100,7 +103,8 @@ impl<'a> Macros<'a> {
         self.frames.last()?.defines.as_deref()
     }
 
-    /// Follows a directive; `None` if it is not one of macros. At the end of a definition, the name that is defined.
+    /// Follows a directive; `None` if it is not one of macros. At the end of a definition, the name
+    /// that is defined.
     #[expect(clippy::option_option, reason = "a directive of macros, and what it defines")]
     pub(super) fn follow(&mut self, directive: &[u8], statement: &Statement) -> Option<Option<Vec<u8>>> {
         let operands = statement.operands(self.source);
@@ -132,8 +136,8 @@ impl<'a> Macros<'a> {
         self.in_body() || !self.defined.is_empty()
     }
 
-    /// Whether the assembler will take the statement of this name for a macro call. In a body, which is expanded later, that
-    /// is so for every macro of the text.
+    /// Whether the assembler will take the statement of this name for a macro call. In a body,
+    /// which is expanded later, that is so for every macro of the text.
     pub(super) fn is_call(&self, name: &[u8]) -> bool {
         self.may_be_called() && self.is_callable(&lowercase(name))
     }
@@ -167,7 +171,8 @@ impl<'a> Macros<'a> {
         code.into_iter().map(|code| start(code)..start(code) + code.len()).collect()
     }
 
-    /// Every text that `text` can become when its parameters are replaced; `None` if that cannot be told.
+    /// Every text that `text` can become when its parameters are replaced; `None` if that cannot be
+    /// told.
     pub(super) fn expansions(&self, text: &[u8]) -> Option<Vec<Vec<u8>>> {
         self.table().expand(text, self.scope())
     }

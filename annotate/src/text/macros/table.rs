@@ -1,7 +1,8 @@
 //! Every macro of a text: its parameters, what its body does with them, and every call of it.
 //!
-//! What a parameter can be is followed from calls to bodies, and from the bodies that calls stand in to their own calls. All
-//! of it is bounded, so that no text makes it slow: where a bound is reached, a parameter may be anything.
+//! What a parameter can be is followed from calls to bodies, and from the bodies that calls stand
+//! in to their own calls. All of it is bounded, so that no text makes it slow: where a bound is
+//! reached, a parameter may be anything.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -15,7 +16,8 @@ use super::arguments::{Parameter, bind, offset_in, parse_definition, quoted, ref
 
 /// More combinations than this count as "anything".
 const MOST_EXPANSIONS: usize = 4096;
-/// Calls and bodies looked at for one file before everything further counts as "anything": keeps the stage linear.
+/// Calls and bodies looked at for one file before everything further counts as "anything": keeps
+/// the stage linear.
 const MOST_WORK: usize = 1 << 20;
 /// Bodies that pass their parameters on are followed this deep.
 const DEEPEST: usize = 64;
@@ -134,7 +136,8 @@ impl<'a> Table<'a> {
             .any(|reference| self.resolve(reference.name, Some(scope)).is_some())
     }
 
-    /// Every text that `text` can become when its parameters are replaced; `None` if that cannot be told.
+    /// Every text that `text` can become when its parameters are replaced; `None` if that cannot be
+    /// told.
     pub(super) fn expand(&self, text: &[u8], scope: Option<usize>) -> Option<Vec<Vec<u8>>> {
         self.expand_within(text, scope, &mut Vec::new())
     }
@@ -155,7 +158,8 @@ impl<'a> Table<'a> {
         names.dedup();
         for name in names {
             let Some((owner, parameter)) = self.resolve(name, Some(scope)) else {
-                // A word that only looks like a parameter; but what a backslash names must be known.
+                // A word that only looks like a parameter; but what a backslash names must be
+                // known.
                 let is_named = references(text, false).any(|reference| reference.name == name);
                 if is_named {
                     return None;
@@ -282,8 +286,8 @@ impl<'a> Table<'a> {
             .collect()
     }
 
-    /// Whether an argument is quoted, and what the quotes hold can be annotated there: it has no parameters, or a site whatever
-    /// they are.
+    /// Whether an argument is quoted, and what the quotes hold can be annotated there: it has no
+    /// parameters, or a site whatever they are.
     fn is_placeable(&self, argument: &[u8], scope: Option<usize>) -> bool {
         let Some(inner) = quoted(argument) else { return false };
         let is_site = |item| matches!(item, Item::Statement(statement) if sensitive(inner, Syntax::default(), &statement).is_some());
@@ -295,7 +299,8 @@ impl<'a> Table<'a> {
         memchr::memchr(b'"', inner).is_none() && parameters == backslashes(inner)
     }
 
-    /// Whether a parameter is code: all that the body does with it is to have it as a statement, or to have another macro do so.
+    /// Whether a parameter is code: all that the body does with it is to have it as a statement, or
+    /// to have another macro do so.
     fn is_code(&self, name: &[u8], parameter: usize) -> bool {
         let key = (name.to_vec(), parameter);
         if let Some(&known) = self.code.borrow().get(&key) {

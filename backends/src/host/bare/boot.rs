@@ -1,7 +1,8 @@
 //! From the boot loader's words to the guest's first instruction.
 //!
-//! The order of a boot is every host's ([`session`]). What the boot loader says is copied before the guest is loaded, for it may
-//! lie where that goes. When the guest's sites are rewritten, the wedge withdraws to its window.
+//! The order of a boot is every host's ([`session`]). What the boot loader says is copied before
+//! the guest is loaded, for it may lie where that goes. When the guest's sites are rewritten, the
+//! wedge withdraws to its window.
 
 use core::fmt;
 use core::ops::Range;
@@ -82,8 +83,9 @@ pub(super) fn boot(eax: u32, information: u64, base: u64) {
     }
 }
 
-/// Enters the guest by Linux's 64-bit boot protocol (Documentation/x86/boot.rst): paging on, the first memory mapped at
-/// its own addresses, flat segments, interrupts off, RSI pointing to `boot_params`.
+/// Enters the guest by Linux's 64-bit boot protocol (Documentation/x86/boot.rst): paging on, the
+/// first memory mapped at its own addresses, flat segments, interrupts off, RSI pointing to
+/// `boot_params`.
 fn enter(ready: Ready) -> ! {
     // SAFETY: the plan has put a kernel there, whose entry point this is.
     unsafe {
@@ -183,8 +185,8 @@ impl Boot for Machine {
     }
 
     fn memory<'a>(&self, map: &'a MemoryMap) -> Result<Usable<'a>, Failure> {
-        // SAFETY: the plan keeps off the payload and the wedge; what the boot loader has said was copied, and of modules there
-        // is no reference.
+        // SAFETY: the plan keeps off the payload and the wedge; what the boot loader has said was
+        // copied, and of modules there is no reference.
         Ok(unsafe { Usable::new(map, self.own.clone()) })
     }
 
@@ -270,7 +272,8 @@ fn display(framebuffer: Framebuffer) -> Display {
     }
 }
 
-/// The name of the hypervisor, if one says that it is there (CPUID 1, ECX bit 31; leaf `4000_0000`).
+/// The name of the hypervisor, if one says that it is there (CPUID 1, ECX bit 31; leaf
+/// `4000_0000`).
 fn hypervisor() -> Option<[u8; 12]> {
     if core::arch::x86_64::__cpuid(1).ecx & 1 << 31 == 0 {
         return None;

@@ -1,7 +1,8 @@
 //! The wedge's console on bare hardware: the first serial port, polled.
 //!
-//! The guest drives the same port. The wedge speaks before the guest does, or with interrupts off, and waits until the
-//! transmitter is empty (16550 UART: line status register, bit 5), so neither loses a character.
+//! The guest drives the same port. The wedge speaks before the guest does, or with interrupts off,
+//! and waits until the transmitter is empty (16550 UART: line status register, bit 5), so neither
+//! loses a character.
 
 use x86_64::instructions::port::Port;
 
@@ -28,9 +29,11 @@ impl Console {
 
     fn put(byte: u8) {
         const TRANSMITTER_EMPTY: u8 = 1 << 5;
-        // A machine without the port reads as all ones: ready. One that is stuck must not stop the boot.
+        // A machine without the port reads as all ones: ready. One that is stuck must not stop the
+        // boot.
         for _ in 0..1_000_000 {
-            // SAFETY: reading the line status has no effect on what the guest sees but for error bits, which it does not use.
+            // SAFETY: reading the line status has no effect on what the guest sees but for error
+            // bits, which it does not use.
             if unsafe { register(5).read() } & TRANSMITTER_EMPTY != 0 {
                 break;
             }

@@ -1,4 +1,5 @@
-//! What an entry saves: the registers, by the code that it leads to, and the frame, by the processor.
+//! What an entry saves: the registers, by the code that it leads to, and the frame, by the
+//! processor.
 
 /// The general-purpose registers, in the order of the stack.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +23,8 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    /// The register with this number in an instruction's encoding (SDM Vol. 2A, table 2-4). RSP is not among them.
+    /// The register with this number in an instruction's encoding (SDM Vol. 2A, table 2-4). RSP is
+    /// not among them.
     pub(super) fn by_number(&self, number: u8) -> u64 {
         match number & 15 {
             0 => self.rax,

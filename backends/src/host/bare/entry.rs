@@ -1,14 +1,17 @@
 //! The way from a boot loader into Rust.
 //!
-//! PVH and both multiboots enter in 32-bit protected mode without paging, at whatever physical address the image lies, with
-//! EBX pointing to what the loader has to say, and without a stack (Xen public header `arch-x86/hvm/start_info.h`; Multiboot
-//! Specification 0.6.96, 3.2; Multiboot2 Specification 2.0, 3.5). Rust code belongs into the window that `afterburner pack` has
-//! moved the wedge to. So the entry code finds out where it is, writes page tables that map the first 4 GB at their own
-//! addresses and the wedge at its window, enters 64-bit mode, and goes there. Which window that is it reads in `linked`: the
-//! address of the wedge's first byte, which was moved like all addresses.
+//! PVH and both multiboots enter in 32-bit protected mode without paging, at whatever physical
+//! address the image lies, with EBX pointing to what the loader has to say, and without a stack
+//! (Xen public header `arch-x86/hvm/start_info.h`; Multiboot Specification 0.6.96, 3.2; Multiboot2
+//! Specification 2.0, 3.5). Rust code belongs into the window that `afterburner pack` has moved the
+//! wedge to. So the entry code finds out where it is, writes page tables that map the first 4 GB at
+//! their own addresses and the wedge at its window, enters 64-bit mode, and goes there. Which
+//! window that is it reads in `linked`: the address of the wedge's first byte, which was moved like
+//! all addresses.
 //!
-//! How it finds out: a CALL pushes the address, and the one piece of memory that is known to be writable is the loader's
-//! structure at EBX. Its first word serves as a stack for one instruction and is put back.
+//! How it finds out: a CALL pushes the address, and the one piece of memory that is known to be
+//! writable is the loader's structure at EBX. Its first word serves as a stack for one instruction
+//! and is put back.
 
 use core::arch::global_asm;
 
@@ -38,8 +41,8 @@ mark:
     movl %edx, (%ebx)
     subl $mark_offset, %ebp             // physical address of the image
 
-    // PML4, then the tables that it needs: each a page. Entry bits: present 1, writable 2, page size 80
-    // (SDM Vol. 3A, 4.5.4, tables 4-15 to 4-19).
+    // PML4, then the tables that it needs: each a page. Entry bits: present 1, writable 2, page
+    // size 80 (SDM Vol. 3A, 4.5.4, tables 4-15 to 4-19).
     leal boot_tables_offset(%ebp), %ebx // PML4
     leal 0x1003(%ebx), %eax
     movl %eax, (%ebx)                   // entry 0: first 512 GB

@@ -1,20 +1,24 @@
 //! Exceptions: the wedge's own before the guest runs, and the guest's at sites that run in stubs.
 //!
-//! Before the guest has a descriptor table, an exception is the end: it is printed, and the machine stops.
+//! Before the guest has a descriptor table, an exception is the end: it is printed, and the machine
+//! stops.
 //!
-//! Afterwards exceptions are the guest's business, with one reservation. A kernel knows its faulting instructions by address:
-//! its exception table, and comparisons such as Linux's with `native_irq_return_iret`, tell a bad MSR or a bad frame of user
-//! mode from a bug. An instruction that runs in a stub faults at another address. So the gates of the exceptions that a
-//! sensitive instruction can raise lead here first: if the saved RIP lies in the window, it is replaced by the site's. What it
-//! costs other exceptions is a comparison and a jump.
+//! Afterwards exceptions are the guest's business, with one reservation. A kernel knows its
+//! faulting instructions by address: its exception table, and comparisons such as Linux's with
+//! `native_irq_return_iret`, tell a bad MSR or a bad frame of user mode from a bug. An instruction
+//! that runs in a stub faults at another address. So the gates of the exceptions that a sensitive
+//! instruction can raise lead here first: if the saved RIP lies in the window, it is replaced by
+//! the site's. What it costs other exceptions is a comparison and a jump.
 //!
-//! A debug exception is another matter. SYSENTER leaves TF set, so that any program can have the kernel's entry stepped through
-//! (SDM Vol. 3A, 6.3.1, and Linux's `is_sysenter_singlestep`, which goes by the address). To the guest a site is one instruction:
-//! a step that ends in the window goes on, until one ends outside.
+//! A debug exception is another matter. SYSENTER leaves TF set, so that any program can have the
+//! kernel's entry stepped through (SDM Vol. 3A, 6.3.1, and Linux's `is_sysenter_singlestep`, which
+//! goes by the address). To the guest a site is one instruction: a step that ends in the window
+//! goes on, until one ends outside.
 //!
-//! The guest's own table is edited, not replaced: what kind of gate, which stack and which privilege level stay the
-//! guest's decision. A guest that writes the gate again undoes the edit; it is made again at the next LIDT, LLDT or LTR, and
-//! before any instruction that has an exception-table entry.
+//! The guest's own table is edited, not replaced: what kind of gate, which stack and which
+//! privilege level stay the guest's decision. A guest that writes the gate again undoes the edit;
+//! it is made again at the next LIDT, LLDT or LTR, and before any instruction that has an
+//! exception-table entry.
 
 use core::arch::global_asm;
 use core::ops::Range;
@@ -33,7 +37,8 @@ use crate::runtime::exclusive::Exclusive;
 use crate::runtime::log::stop;
 use crate::runtime::{say, window};
 
-/// Exceptions with an error code that a sensitive instruction can raise. A double fault is of an IRET on an unmapped stack.
+/// Exceptions with an error code that a sensitive instruction can raise. A double fault is of an
+/// IRET on an unmapped stack.
 const INTERPOSED: Vectors = Vectors::of(&[
     vector::DOUBLE_FAULT,
     vector::INVALID_TSS,
@@ -117,10 +122,12 @@ fn gate(vector: u8) -> Option<*mut Gate> {
         .then(|| table.base.as_mut_ptr::<Gate>().wrapping_add(vector.into()))
 }
 
-/// Points a gate of the guest at `handler`, and remembers the guest's own. A gate that is not present stays as it is.
+/// Points a gate of the guest at `handler`, and remembers the guest's own. A gate that is not
+/// present stays as it is.
 pub(super) fn interpose(vector: u8, handler: u64) {
     let Some(place) = gate(vector) else { return };
-    // SAFETY: the processor itself reads the gate there; interrupts are off, and an NMI does not write gates.
+    // SAFETY: the processor itself reads the gate there; interrupts are off, and an NMI does not
+    // write gates.
     let mut gate = unsafe { place.read_volatile() };
     if !gate.is_present() || gate.offset() == handler {
         return;
@@ -229,8 +236,8 @@ fatal_common:
     call {fatal}
     ud2
 
-    // Sets CF if RIP, at this place on the stack, lies in the window: if what is from there to the last byte of the window is
-    // less than its length. RAX is on the stack then.
+    // Sets CF if RIP, at this place on the stack, lies in the window: if what is from there to the
+    // last byte of the window is less than its length. RAX is on the stack then.
     .macro IS_IN_WINDOW rip
     pushq %rax
     leaq image_start-{LOAD_ADDRESS}+{WINDOW_LENGTH}-1(%rip), %rax
@@ -238,9 +245,9 @@ fatal_common:
     cmpq ${WINDOW_LENGTH}, %rax
     .endm
 
-    // A step (DR6.BS, bit 14) that ends in the window goes on, whether TF is still set or a POPF has just cleared it. The guest
-    // does not get to see the bit. A breakpoint that was met in the same step (DR6.B0 to B3) is the guest's to see. RIP is on
-    // top of the stack.
+    // A step (DR6.BS, bit 14) that ends in the window goes on, whether TF is still set or a POPF
+    // has just cleared it. The guest does not get to see the bit. A breakpoint that was met in the
+    // same step (DR6.B0 to B3) is the guest's to see. RIP is on top of the stack.
     .globl gate_debug
 gate_debug:
     IS_IN_WINDOW 0

@@ -1,7 +1,8 @@
 //! The way from a hooked site into Rust and back.
 //!
-//! A stub calls one of the entries below. All registers and flags are as at the site and stay so, but for what the wedge
-//! changes on purpose. Interrupts are off meanwhile: an interrupt's handler would execute hooked sites itself.
+//! A stub calls one of the entries below. All registers and flags are as at the site and stay so,
+//! but for what the wedge changes on purpose. Interrupts are off meanwhile: an interrupt's handler
+//! would execute hooked sites itself.
 
 use core::arch::global_asm;
 

@@ -1,8 +1,9 @@
 //! A lock that knows its holder.
 //!
-//! Whoever enters the wedge from the guest has interrupts off, but not NMIs: an NMI's handler may execute a hooked site while
-//! the same processor is in the wedge. Waiting would then be for ever. So an attempt of the holder itself is turned away,
-//! and what it wanted to do is done at the next occasion.
+//! Whoever enters the wedge from the guest has interrupts off, but not NMIs: an NMI's handler may
+//! execute a hooked site while the same processor is in the wedge. Waiting would then be for ever.
+//! So an attempt of the holder itself is turned away, and what it wanted to do is done at the next
+//! occasion.
 
 use core::cell::UnsafeCell;
 use core::hint;

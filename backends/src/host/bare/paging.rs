@@ -1,13 +1,14 @@
 //! The wedge's place in the guest's address space.
 //!
-//! On bare hardware the guest's page tables are the machine's. What the wedge puts into them is one entry: the one of the
-//! kernel's page-directory-pointer table that covers the GB below its image, which the kernel leaves empty. It points to
-//! a directory of the wedge's own, so that from the guest's first page table on, in every address space, the window is there.
-//! Where user mode runs on tables of its own (page-table isolation), the same entry goes into those once they exist: entry
-//! code runs on them.
+//! On bare hardware the guest's page tables are the machine's. What the wedge puts into them is one
+//! entry: the one of the kernel's page-directory-pointer table that covers the GB below its image,
+//! which the kernel leaves empty. It points to a directory of the wedge's own, so that from the
+//! guest's first page table on, in every address space, the window is there. Where user mode runs
+//! on tables of its own (page-table isolation), the same entry goes into those once they exist:
+//! entry code runs on them.
 //!
-//! Nothing in the window is both writable and executable. What must be written while the guest runs, stubs and the guest's
-//! text, is written with CR0.WP off (SDM Vol. 3A, 4.6.1).
+//! Nothing in the window is both writable and executable. What must be written while the guest
+//! runs, stubs and the guest's text, is written with CR0.WP off (SDM Vol. 3A, 4.6.1).
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -30,13 +31,14 @@ use crate::runtime::{PAGE, window};
 /// Registers of devices are not cached.
 const UNCACHED: u64 = WRITE_THROUGH | CACHE_DISABLE;
 
-/// Of the boot tables, the PML4, the page-directory-pointer table that leads to the window, and the table that is not in use.
+/// Of the boot tables, the PML4, the page-directory-pointer table that leads to the window, and the
+/// table that is not in use.
 const ROOT: usize = 0;
 const POINTERS: usize = 2;
 const SPARE: usize = 8;
 
-/// The last pages of the window each show a physical page: one for each level of page tables, one for memory, and one for a
-/// device. What lies in front of them may hold the wedge and its arena.
+/// The last pages of the window each show a physical page: one for each level of page tables, one
+/// for memory, and one for a device. What lies in front of them may hold the wedge and its arena.
 pub(super) const USABLE: u64 = WINDOW_LENGTH - 6 * PAGE;
 const MEMORY: usize = 4;
 const DEVICE: usize = 5;
@@ -48,8 +50,9 @@ static DIRECTORY: Pages<1> = Pages::new();
 static TABLES: Pages<8> = Pages::new();
 
 unsafe extern "C" {
-    /// The tables that the entry code made: PML4, the page-directory-pointer tables for the first 4 GB and for the window, the
-    /// window's directory, four directories of the first 4 GB, and a spare one.
+    /// The tables that the entry code made: PML4, the page-directory-pointer tables for the first 4
+    /// GB and for the window, the window's directory, four directories of the first 4 GB, and a
+    /// spare one.
     static mut boot_tables: [Table; 9];
     static text_end: u8;
     static rodata_end: u8;
@@ -75,11 +78,11 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Makes the window's tables. `stubs` is what may be executed of the arena, `length` the end of the arena; offsets in the
-    /// window.
+    /// Makes the window's tables. `stubs` is what may be executed of the arena, `length` the end of
+    /// the arena; offsets in the window.
     pub(super) fn new(base: u64, layout: &'static Layout, stubs: &Range<u64>, length: u64) -> Self {
-        // CPUID 8000_0001, EDX bit 20: execute-disable. Linux sets EFER.NXE itself, but only after it has turned to tables
-        // that contain ours.
+        // CPUID 8000_0001, EDX bit 20: execute-disable. Linux sets EFER.NXE itself, but only after
+        // it has turned to tables that contain ours.
         let has_no_execute = core::arch::x86_64::__cpuid(0x8000_0001).edx & 1 << 20 != 0;
         if has_no_execute {
             // SAFETY: the bit is there, and no entry in use has bit 63 set.
@@ -111,13 +114,14 @@ impl Window {
         (self.base + offset(DIRECTORY.page(0))) | PRESENT | WRITABLE | ACCESSED_AND_DIRTY
     }
 
-    /// Shows the window where code finds it that runs at its physical address: a branch that would lead from the linked
-    /// address to the window leads from there to as far below the top of the address space. `moved` is how far above its
-    /// linked address the kernel was put.
+    /// Shows the window where code finds it that runs at its physical address: a branch that would
+    /// lead from the linked address to the window leads from there to as far below the top of the
+    /// address space. `moved` is how far above its linked address the kernel was put.
     pub(super) fn show_to_head_code(&self, moved: u64) {
         let alias = self.layout.window().start.wrapping_sub(self.layout.image).wrapping_sub(moved);
         let tables = &raw mut boot_tables;
-        // SAFETY: the boot tables belong to the wedge until the guest turns to its own; these entries are not in use.
+        // SAFETY: the boot tables belong to the wedge until the guest turns to its own; these
+        // entries are not in use.
         let tables = unsafe { &mut *tables };
         // A kernel is moved by less than 1 GB, so one directory will do.
         tables[ROOT][index(alias, 4)] = (self.base + offset(&raw const tables[POINTERS])) | PRESENT | WRITABLE;
@@ -128,7 +132,8 @@ impl Window {
         tlb::flush_all();
     }
 
-    /// Says which processor uses the window now: what another one has looked at may not be in this one's TLB.
+    /// Says which processor uses the window now: what another one has looked at may not be in this
+    /// one's TLB.
     pub(super) fn used_by(&mut self, processor: u32) {
         if self.processor != processor {
             (self.processor, self.shown) = (processor, [NOTHING; 5]);
@@ -145,7 +150,8 @@ impl Window {
         tlb::flush(VirtAddr::new_truncate(at));
     }
 
-    /// Where a physical page is seen, through a peephole that stays as it is until it is used for another page.
+    /// Where a physical page is seen, through a peephole that stays as it is until it is used for
+    /// another page.
     fn peephole(&mut self, number: usize, page: u64) -> u64 {
         let at = place_of(number);
         if self.shown[number] != page {
@@ -164,15 +170,16 @@ impl Window {
     /// A page table of a level, 1 being a page table proper.
     pub(super) fn table(&mut self, level: u8, physical: u64) -> &[AtomicU64; 512] {
         let place = self.peephole(usize::from(level) - 1, physical & ADDRESS);
-        // SAFETY: what the guest has as a page table is memory, and the peephole shows it as long as `self` is borrowed.
+        // SAFETY: what the guest has as a page table is memory, and the peephole shows it as long
+        // as `self` is borrowed.
         unsafe { &*core::ptr::with_exposed_provenance(usize::try_from(place).unwrap_or(0)) }
     }
 
     /// A page of the guest's memory.
     pub(super) fn page(&mut self, physical: u64) -> &[u8; PAGE_LENGTH] {
         let place = self.peephole(MEMORY, physical & ADDRESS);
-        // SAFETY: what the guest has mapped as a module's constants is memory, and nobody writes to it; the peephole shows it
-        // as long as `self` is borrowed.
+        // SAFETY: what the guest has mapped as a module's constants is memory, and nobody writes to
+        // it; the peephole shows it as long as `self` is borrowed.
         unsafe { &*core::ptr::with_exposed_provenance(usize::try_from(place).unwrap_or(0)) }
     }
 
@@ -188,8 +195,9 @@ impl Window {
         core::ptr::with_exposed_provenance_mut(usize::try_from(place_of(DEVICE) + (physical & (PAGE - 1))).unwrap_or(0))
     }
 
-    /// Puts the window into the tables that user mode runs on, if the guest has made them. `entry` is the physical address
-    /// of their PML4 entry for the window. Returns whether the window is there now.
+    /// Puts the window into the tables that user mode runs on, if the guest has made them. `entry`
+    /// is the physical address of their PML4 entry for the window. Returns whether the window is
+    /// there now.
     pub(super) fn show_to_user_tables(&mut self, entry: u64) -> bool {
         let address = self.layout.window().start;
         let pointers = self.read(4, entry & ADDRESS, address);
@@ -198,7 +206,8 @@ impl Window {
         }
         let window = self.entry();
         let place = self.entry_for(3, pointers & ADDRESS, address);
-        // SAFETY: as in `read`; nothing else is mapped there, or the kernel's own tables would have had it.
+        // SAFETY: as in `read`; nothing else is mapped there, or the kernel's own tables would have
+        // had it.
         unsafe { place.write_volatile(window) };
         true
     }

@@ -9,7 +9,8 @@ use crate::boot::ReadMemory;
 /// What the entry code has mapped.
 const MAPPED: u64 = 4 << 30;
 
-/// The bytes at a physical address. Address 0 cannot be a reference, and nothing that anybody looks for is there.
+/// The bytes at a physical address. Address 0 cannot be a reference, and nothing that anybody looks
+/// for is there.
 fn pointer(address: u64, length: u64) -> Option<(*mut u8, usize)> {
     let end = address.checked_add(length)?;
     let place = core::ptr::with_exposed_provenance_mut(usize::try_from(address).ok()?);
@@ -38,7 +39,8 @@ pub(super) struct Usable<'a> {
 impl<'a> Usable<'a> {
     /// # Safety
     ///
-    /// No reference may exist into what is going to be asked for: the caller has planned what is written where.
+    /// No reference may exist into what is going to be asked for: the caller has planned what is
+    /// written where.
     pub(super) unsafe fn new(map: &'a MemoryMap, own: Range<u64>) -> Self {
         Self { map, own }
     }

@@ -1,6 +1,7 @@
 //! The wedge while the guest runs: what the hooks do.
 //!
-//! There is one wedge for all processors, behind a lock. It is entered at hooked sites only, with interrupts off.
+//! There is one wedge for all processors, behind a lock. It is entered at hooked sites only, with
+//! interrupts off.
 
 use core::fmt::{self, Write as _};
 use core::ops::Range;
@@ -48,13 +49,14 @@ pub(super) struct Resident {
     modules: Modules<'static>,
     text: LiveText,
     port: Port,
-    /// Physical address of the PML4 entry of user mode's tables, until the window is in them; 0 then, or if there are none.
+    /// Physical address of the PML4 entry of user mode's tables, until the window is in them; 0
+    /// then, or if there are none.
     user_window_entry: u64,
     /// By how much the kernel was moved.
     moved: u64,
     answered: Answered,
-    /// Addresses of the OUT and the IN that the port was last used by. They stay hooked when all is switched off: nobody could
-    /// ask for anything otherwise.
+    /// Addresses of the OUT and the IN that the port was last used by. They stay hooked when all is
+    /// switched off: nobody could ask for anything otherwise.
     port_sites: [u64; 2],
 }
 
@@ -83,7 +85,8 @@ struct Answered {
 }
 
 impl Resident {
-    /// A wedge for a guest that is about to run. `regions` is the memory that its modules are watched with.
+    /// A wedge for a guest that is about to run. `regions` is the memory that its modules are
+    /// watched with.
     pub(super) fn new(
         engine: Engine<'static>,
         summary: &Summary,
@@ -135,8 +138,9 @@ impl Resident {
         }
     }
 
-    /// Whether a flush concerns nothing that is mapped where modules are. That of one process identifier cannot: modules are in
-    /// all address spaces. A program can have its kernel flush its own pages, or change CR4.TSD, as often as it likes.
+    /// Whether a flush concerns nothing that is mapped where modules are. That of one process
+    /// identifier cannot: modules are in all address spaces. A program can have its kernel flush
+    /// its own pages, or change CR4.TSD, as often as it likes.
     fn flushes_elsewhere(&self, call: &Call) -> bool {
         const SINGLE_ADDRESS: u64 = 0;
         const SINGLE_CONTEXT: u64 = 1;
@@ -181,7 +185,8 @@ impl Resident {
             let byte = port.read(self);
             call.registers.rax = call.registers.rax & !0xff | u64::from(byte);
             if byte == 0 && !self.engine.is_on() {
-                // The answer to the switch-off has been read to its end: now it is known by which sites.
+                // The answer to the switch-off has been read to its end: now it is known by which
+                // sites.
                 self.switch(Switch::Off { but: Kept::Used });
             }
         } else {
@@ -195,7 +200,8 @@ impl Resident {
         look(modules, window, engine, text);
     }
 
-    /// Nobody looks while all is switched off: then modules have come and gone, and what is known of them is void.
+    /// Nobody looks while all is switched off: then modules have come and gone, and what is known
+    /// of them is void.
     fn switch(&mut self, switch: Switch) {
         let Self { modules, engine, text, port_sites: used, .. } = self;
         let outcome = world::stopped(&mut self.window, |window| {
@@ -333,7 +339,8 @@ fn present(frame: &mut Frame) {
         Some(Presented::At(address)) => frame.rip = address,
         Some(Presented::Caller(offset)) => {
             let stack = core::ptr::with_exposed_provenance::<u64>(usize::try_from(frame.rsp).unwrap_or(0));
-            // SAFETY: the stub was called, and its original does not touch the stack: the return address is on top of it.
+            // SAFETY: the stub was called, and its original does not touch the stack: the return
+            // address is on top of it.
             frame.rip = unsafe { stack.read_volatile() }.wrapping_add_signed(offset);
             frame.rsp += 8;
         }
@@ -367,8 +374,9 @@ impl GuestText for LiveText {
             return None;
         }
         let place = core::ptr::with_exposed_provenance_mut(usize::try_from(address).ok()?);
-        // SAFETY: the kernel's image is mapped as long as it runs, and the engine has a site of a module only while
-        // `Modules` knows its pages to be mapped. The other processors stand still, or do not execute this text yet.
+        // SAFETY: the kernel's image is mapped as long as it runs, and the engine has a site of a
+        // module only while `Modules` knows its pages to be mapped. The other processors stand
+        // still, or do not execute this text yet.
         Some(unsafe { slice::from_raw_parts_mut(place, length) })
     }
 }

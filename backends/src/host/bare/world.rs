@@ -1,12 +1,14 @@
 //! Stops the other processors.
 //!
-//! A site must not change under a processor that is about to execute it, or is within it (SDM Vol. 3A, 8.1.3, cross-modifying
-//! code). The wedge has no thread and no interrupt of its own on those processors. What it can do is send each an NMI through
-//! the local APIC, with the guest's NMI gate interposed for that long: the processor arrives here wherever it was, also with
-//! interrupts off; its RIP is on the stack, to be moved on where it lies within a site; and it returns by IRET, which
-//! serialises.
+//! A site must not change under a processor that is about to execute it, or is within it (SDM Vol.
+//! 3A, 8.1.3, cross-modifying code). The wedge has no thread and no interrupt of its own on those
+//! processors. What it can do is send each an NMI through the local APIC, with the guest's NMI gate
+//! interposed for that long: the processor arrives here wherever it was, also with interrupts off;
+//! its RIP is on the stack, to be moved on where it lies within a site; and it returns by IRET,
+//! which serialises.
 //!
-//! An NMI of the guest's own that comes meanwhile is told by that nobody waits for this processor, and goes to the guest.
+//! An NMI of the guest's own that comes meanwhile is told by that nobody waits for this processor,
+//! and goes to the guest.
 
 use core::arch::global_asm;
 use core::hint;
@@ -23,7 +25,8 @@ use super::exceptions;
 use super::lock::processor;
 use super::paging::Window;
 
-/// The interrupt command register (SDM Vol. 3A, 10.6.1): in memory two registers, in x2APIC mode an MSR.
+/// The interrupt command register (SDM Vol. 3A, 10.6.1): in memory two registers, in x2APIC mode an
+/// MSR.
 const COMMAND_LOW: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
 const COMMAND_MSR: u32 = 0x830;
@@ -93,14 +96,16 @@ fn send_nmi(window: &mut Window, to: u32) {
     }
     if base & apic_base::X2APIC != 0 {
         let mut command = Msr::new(COMMAND_MSR);
-        // SAFETY: the register exists in this mode; an NMI to a processor whose gate is ours does the guest no harm.
+        // SAFETY: the register exists in this mode; an NMI to a processor whose gate is ours does
+        // the guest no harm.
         unsafe { command.write(u64::from(to) << 32 | u64::from(SEND_NMI)) };
         return;
     }
     let page = base & ADDRESS;
     let (high, low) = (window.device(page + COMMAND_HIGH), window.device(page + COMMAND_LOW));
-    // SAFETY: the local APIC's registers are there, both in the page that was shown last. An IPI that the guest is sending is
-    // not disturbed: nothing is written while it is pending, and the destination is put back as it was found.
+    // SAFETY: the local APIC's registers are there, both in the page that was shown last. An IPI
+    // that the guest is sending is not disturbed: nothing is written while it is pending, and the
+    // destination is put back as it was found.
     unsafe {
         while low.read_volatile() & DELIVERY_PENDING != 0 {
             hint::spin_loop();

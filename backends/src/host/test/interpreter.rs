@@ -1,8 +1,9 @@
-//! The processor: an interpreter for as much of x86-64 as a small kernel and the stubs of its sites consist of.
+//! The processor: an interpreter for as much of x86-64 as a small kernel and the stubs of its sites
+//! consist of.
 //!
-//! It runs everything in ring 3, as a real processor would below the wedge: what needs a privilege is #GP, and what does
-//! something else in ring 3 does that. An instruction that it does not know is a panic with the instruction's text, so it
-//! cannot be silently wrong.
+//! It runs everything in ring 3, as a real processor would below the wedge: what needs a privilege
+//! is #GP, and what does something else in ring 3 does that. An instruction that it does not know
+//! is a panic with the instruction's text, so it cannot be silently wrong.
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use wedge::x86::flags;
@@ -176,7 +177,8 @@ impl State {
                 let value = self.pop(bus)?;
                 self.set_operand(instruction, value, bus)?;
             }
-            // In ring 3 the real IF is always set, and POPF changes neither it nor IOPL (SDM Vol. 2B, POPF, table 4-16).
+            // In ring 3 the real IF is always set, and POPF changes neither it nor IOPL (SDM Vol.
+            // 2B, POPF, table 4-16).
             M::Pushfq => self.push(self.rflags | flags::INTERRUPT, bus)?,
             M::Popfq => self.rflags = self.pop(bus)? & flags::OF_USER | flags::FIXED | flags::INTERRUPT,
             M::Iretq => self.interrupt_return(bus)?,

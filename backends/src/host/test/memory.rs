@@ -13,7 +13,8 @@ use wedge::vm::{Memory, Peephole, Reached};
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 
-/// Memory from physical address 0 on. The machine accesses it by itself, so it consists of atomic words.
+/// Memory from physical address 0 on. The machine accesses it by itself, so it consists of atomic
+/// words.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ram(&'static [AtomicU64]);
 
@@ -44,12 +45,14 @@ impl Ram {
     /// Copies from an address. Whether there is memory.
     pub(super) fn load(self, address: u64, bytes: &mut [u8]) -> bool {
         let Some(place) = self.bytes_at(address, bytes.len() as u64) else { return false };
-        // SAFETY: within the words, which are never Rust objects of another kind; one thread uses them.
+        // SAFETY: within the words, which are never Rust objects of another kind; one thread uses
+        // them.
         unsafe { core::ptr::copy_nonoverlapping(place, bytes.as_mut_ptr(), bytes.len()) };
         true
     }
 
-    /// Room for stubs, for the rewriter alone to write to. The interpreter reads them by [`Self::load`], as a processor would.
+    /// Room for stubs, for the rewriter alone to write to. The interpreter reads them by
+    /// [`Self::load`], as a processor would.
     pub(super) fn stubs(self, address: u64, count: usize) -> &'static mut [[u8; STUB_SIZE]] {
         let place = self.bytes_at(address, (count * STUB_SIZE) as u64).expect("within the window");
         // SAFETY: within the words; called once, and nobody else writes there.

@@ -1,11 +1,12 @@
 //! A host for tests: a machine in a vector, run by an interpreter.
 //!
-//! It is the smallest host that runs a guest's kernel without its privileges, and shows what one consists of: it boots by the
-//! same session as the others ([`crate::boot::session`]), its sites are rewritten by the same rules, and what happens between
-//! an entry and an exit is the same code ([`wedge::vm`]). What is its own is what a host's own is: memory and tables
-//! ([`memory`]), a processor ([`interpreter`]), a clock, which counts instructions, and a console, which is a text. It has no
-//! paging hardware, no hypervisor and no assembly code: the routines that stubs lead to are addresses at which the interpreter
-//! stops.
+//! It is the smallest host that runs a guest's kernel without its privileges, and shows what one
+//! consists of: it boots by the same session as the others ([`crate::boot::session`]), its sites
+//! are rewritten by the same rules, and what happens between an entry and an exit is the same code
+//! ([`wedge::vm`]). What is its own is what a host's own is: memory and tables ([`memory`]), a
+//! processor ([`interpreter`]), a clock, which counts instructions, and a console, which is a text.
+//! It has no paging hardware, no hypervisor and no assembly code: the routines that stubs lead to
+//! are addresses at which the interpreter stops.
 #![expect(unsafe_code, reason = "the guest's memory is accessed by the guest, the wedge and the interpreter")]
 #![expect(clippy::cast_possible_truncation, reason = "this is 64-bit code; narrower casts cut what is meant to be cut")]
 
@@ -174,7 +175,8 @@ impl Host for Test {
         false
     }
 
-    /// The interpreter enters a routine at its first instruction, before anything can come in between.
+    /// The interpreter enters a routine at its first instruction, before anything can come in
+    /// between.
     fn present_routine(_: &mut Vm<Self>, _: &mut Context) {}
 
     fn note_work(_: &mut Vm<Self>) {}
@@ -282,7 +284,8 @@ impl Boot for Bare {
         Ok(Usable(self.ram))
     }
 
-    /// The first tables, as a boot loader leaves them: the first memory at its own addresses, by large pages.
+    /// The first tables, as a boot loader leaves them: the first memory at its own addresses, by
+    /// large pages.
     fn prepare(&mut self, _: &Loaded<'_>, _: &mut [u8]) -> Result<(), Failure> {
         for (address, value) in [(FIRST_TABLES, FIRST_TABLES + PAGE + 3), (FIRST_TABLES + PAGE, 0x83)] {
             self.ram.store(address, &u64::to_le_bytes(value));
@@ -355,7 +358,8 @@ struct Running {
     vm: Vm<Test>,
     state: State,
     clock: Rc<Cell<u64>>,
-    /// Something comes in from outside before the instructions whose number has this remainder by [`PERIOD`], where it can.
+    /// Something comes in from outside before the instructions whose number has this remainder by
+    /// [`PERIOD`], where it can.
     interrupted: Option<u64>,
 }
 

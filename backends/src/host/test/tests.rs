@@ -46,7 +46,8 @@ fn kernel() -> Vec<u8> {
     fs::read(at.join("guest")).expect("a kernel")
 }
 
-/// A payload of a kernel: what `afterburner pack` makes of one that has neither alternatives nor relocations.
+/// A payload of a kernel: what `afterburner pack` makes of one that has neither alternatives nor
+/// relocations.
 fn payload(kernel: &[u8]) -> (Vec<u8>, u64) {
     const ADDRESS: u64 = 0xffff_ffff_8020_0000;
     let elf = Elf::parse(kernel).expect("an ELF file");
@@ -134,7 +135,8 @@ fn a_guest_boots_faults_waits_and_runs_a_program() {
     lives_through_all(boot(payload, sites).expect("it is loaded"), sites);
 }
 
-/// Whatever a stub has done by then, the guest is presented before or behind the site, and goes on as if nothing had been.
+/// Whatever a stub has done by then, the guest is presented before or behind the site, and goes on
+/// as if nothing had been.
 #[test]
 fn an_event_may_come_before_any_instruction() {
     let (payload, sites) = payload(&kernel());

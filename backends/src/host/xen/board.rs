@@ -1,10 +1,12 @@
-//! What the virtual platform finds behind it: Xen's clock, its console, its event channels, and real ports.
+//! What the virtual platform finds behind it: Xen's clock, its console, its event channels, and
+//! real ports.
 //!
-//! The platform is a PC that keeps no time of its own, and Xen has no PC: it has a clock that never stops, one timer for one moment,
-//! and event channels. So everything that happens to the guest from outside comes in as an event, and is told to the platform as
-//! the line of a device. An event may be lost on the way only if it says nothing new: the timer only says that the time has come
-//! to ask the platform, and whoever asks too often or too early learns the same. A physical interrupt is masked by Xen until
-//! the guest has finished with it, so its line cannot come twice.
+//! The platform is a PC that keeps no time of its own, and Xen has no PC: it has a clock that never
+//! stops, one timer for one moment, and event channels. So everything that happens to the guest
+//! from outside comes in as an event, and is told to the platform as the line of a device. An event
+//! may be lost on the way only if it says nothing new: the timer only says that the time has come
+//! to ask the platform, and whoever asks too often or too early learns the same. A physical
+//! interrupt is masked by Xen until the guest has finished with it, so its line cannot come twice.
 
 use core::sync::atomic::Ordering;
 
@@ -48,7 +50,8 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// Binds timer and console. `console_port` is that of the console's ring, in a domain that has one.
+    /// Binds timer and console. `console_port` is that of the console's ring, in a domain that has
+    /// one.
     pub(super) fn new(privileged: bool, console_port: Option<u32>) -> Result<Self, Refused> {
         let mut board = Self {
             sources: [Source::None; 64],
@@ -106,7 +109,8 @@ impl Board {
         }
     }
 
-    /// A word of a device's configuration (PCI Local Bus Specification 3.0, 3.2.2.3.2: mechanism 1).
+    /// A word of a device's configuration (PCI Local Bus Specification 3.0, 3.2.2.3.2: mechanism
+    /// 1).
     fn configuration(&mut self, address: u32) -> u32 {
         self.pass_write(0xcf8, Size::Long, 1 << 31 | address);
         self.pass_read(0xcfc, Size::Long)
@@ -128,7 +132,8 @@ impl Board {
     }
 }
 
-/// The frequency of the time-stamp counter in kHz: the inverse of Xen's scale from ticks to nanoseconds.
+/// The frequency of the time-stamp counter in kHz: the inverse of Xen's scale from ticks to
+/// nanoseconds.
 pub(super) fn ticks_per_millisecond() -> u64 {
     let time = &SHARED_PAGE.info().vcpu[0].time;
     let scale = u128::from(time.tsc_to_system_mul.load(Ordering::Relaxed).max(1));

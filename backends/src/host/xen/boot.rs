@@ -1,7 +1,8 @@
 //! From Xen's entry to the guest's first instruction.
 //!
-//! As on bare hardware, what can be wrong is found out before the guest is loaded. Then the address space is exchanged for
-//! the shadow's, in which nothing of Xen's start remains but the window; what is needed of it later has been copied by then.
+//! As on bare hardware, what can be wrong is found out before the guest is loaded. Then the address
+//! space is exchanged for the shadow's, in which nothing of Xen's start remains but the window;
+//! what is needed of it later has been copied by then.
 
 use core::fmt::{self, Write as _};
 use core::ops::Range;
@@ -43,7 +44,8 @@ use crate::runtime::arena::Arena;
 use crate::runtime::exclusive::{Exclusive, Pages};
 use crate::runtime::{PAGE, entropy, own_length, parameters, say, window};
 
-/// Addresses that the guest cannot have: Xen's and the linear mapping's, and the GB that ends with the window.
+/// Addresses that the guest cannot have: Xen's and the linear mapping's, and the GB that ends with
+/// the window.
 static RESERVED: Exclusive<[Range<u64>; 2]> = Exclusive::new([0xffff_8000_0000_0000..0xffff_8880_0000_0000, 0..0]);
 
 /// Where the guest finds what a boot loader leaves in memory, below 1 MB.
@@ -118,7 +120,8 @@ fn enter(ready: Ready) -> ! {
         ss: KERNEL_SS,
         ..Context::default()
     };
-    // SAFETY: the plan has put a kernel there; the context is on the wedge's stack, which is free from here on.
+    // SAFETY: the plan has put a kernel there; the context is on the wedge's stack, which is free
+    // from here on.
     unsafe { xen_resume(&raw mut context, exit::KERNEL) }
 }
 
@@ -154,7 +157,8 @@ impl Boot for Domain {
             return Err(Failure::Misplaced(Misplaced::Payload(parameters.payload)));
         }
         self.payload = start / PAGE..(start + length).div_ceil(PAGE);
-        // SAFETY: Xen has loaded the image to the window, and mapped all up to its list; nobody writes there.
+        // SAFETY: Xen has loaded the image to the window, and mapped all up to its list; nobody
+        // writes there.
         Ok(unsafe { core::slice::from_raw_parts(pointer(window() + start), length as usize) })
     }
 
@@ -162,9 +166,10 @@ impl Boot for Domain {
         (Entry::XenPv, None)
     }
 
-    /// In front is what the guest would otherwise have to measure by a timer that is not there: Xen knows how fast the
-    /// time-stamp counter is. Behind, where it counts, the guest is told not to isolate its page tables: there is a root without
-    /// the kernel for user mode anyway, and all others have to have the same in the kernel's part.
+    /// In front is what the guest would otherwise have to measure by a timer that is not there: Xen
+    /// knows how fast the time-stamp counter is. Behind, where it counts, the guest is told not to
+    /// isolate its page tables: there is a root without the kernel for user mode anyway, and all
+    /// others have to have the same in the kernel's part.
     fn command_line(&self, of_image: &str) -> Result<CommandLine, session::Failure<'static, Failure>> {
         let line = self.start.command_line.split(|byte| *byte == 0).next().unwrap_or_default();
         let line = core::str::from_utf8(line).map_err(|_| session::Failure::Host(Failure::CommandLineText))?;
@@ -198,7 +203,8 @@ impl Boot for Domain {
         unsafe { memory.set_up(self.start, LOAD_ADDRESS + arena.offset + arena.length).map_err(Failure::Memory)? };
         if !self.privileged {
             let ring = LINEAR + self.start.console_mfn * PAGE;
-            // SAFETY: the linear mapping stays; the ring lies behind the payload, among the pages that the guest is not given.
+            // SAFETY: the linear mapping stays; the ring lies behind the payload, among the pages
+            // that the guest is not given.
             unsafe { use_ring(ring, self.start.console_event_channel) };
         }
         let (ground, shadow) = lay_out(memory, image, &self.payload, self.start)?;
@@ -234,7 +240,8 @@ fn connect(start: &StartInfo, privileged: bool) -> Result<(), Failure> {
     // SAFETY: the page is a place for this mapping.
     unsafe { hypercall::update_va_mapping(SHARED_PAGE.address(), shared) }.map_err(refused("the shared page"))?;
     if !privileged {
-        // SAFETY: Xen shows the table to every guest, and has mapped the console's page like all that the domain booted with.
+        // SAFETY: Xen shows the table to every guest, and has mapped the console's page like all
+        // that the domain booted with.
         unsafe {
             let frame = pointer::<u64>(MACHINE_TO_PHYSICAL + 8 * start.console_mfn).read();
             use_ring(window() + frame * PAGE, start.console_event_channel);
@@ -325,7 +332,8 @@ fn lay_out(
         place.ok_or(Failure::NoRoom { what, length })
     };
     let pool = memory.pool();
-    // The last page of the pool is none of them. One page in 64 for page tables is more than a real kernel has.
+    // The last page of the pool is none of them. One page in 64 for page tables is more than a real
+    // kernel has.
     let spare = pool.end - pool.start - 1;
     let tables = spare.min((memory.pages() / 64).max(FEWEST_TABLES));
     let tables = image.options.tables.map_or(tables, |most| tables.min(most.into()));
@@ -341,7 +349,8 @@ fn lay_out(
     Ok((ground, ShadowPlace { address, tables, evict: image.options.evict }))
 }
 
-/// What the boot loader has added to the image's archive: machine addresses, in as many pieces as it lies in.
+/// What the boot loader has added to the image's archive: machine addresses, in as many pieces as
+/// it lies in.
 fn modules(start: &StartInfo, memory: &Memory) -> Result<Pieces, Failure> {
     let mut modules = Pieces::new();
     if start.flags & StartInfo::MODULE_IS_FRAME != 0 {
@@ -416,7 +425,8 @@ fn take_over(
     Ok(())
 }
 
-/// Makes a breakpoint of the site behind which the kernel goes to a stack where nothing can be pushed. Returns its address.
+/// Makes a breakpoint of the site behind which the kernel goes to a stack where nothing can be
+/// pushed. Returns its address.
 fn trap_stack_change(engine: &Engine<'static>, image: &mut [u8], address: u64) -> Option<u64> {
     let swapgs = engine.sites().filter(|(_, entry)| entry.class() == Class::Swapgs);
     let site = linux::unwritable_stack(image, address, swapgs.map(|(_, entry)| entry.address()..entry.end()))?;
@@ -456,8 +466,8 @@ fn sites_see() -> Deprivileged {
     }
 }
 
-/// What a boot loader leaves to Linux (Documentation/x86/boot.rst): the first memory at its own addresses, 512 GB of it, and
-/// flat segments at 10H and 18H.
+/// What a boot loader leaves to Linux (Documentation/x86/boot.rst): the first memory at its own
+/// addresses, 512 GB of it, and flat segments at 10H and 18H.
 fn write_first_tables() {
     use paging::entry::{LARGE, PRESENT, WRITABLE};
     let word = |address: u64| pointer::<u64>(window() + address);
@@ -490,7 +500,8 @@ fn shadow_memory(
         // SAFETY: reserved for this, by `lay_out`.
         unsafe { pointer::<TableInfo>(information).add(number).write(TableInfo::UNUSED) };
     }
-    // SAFETY: as above; three pieces that do not overlap, each aligned; any value is valid for the numbers.
+    // SAFETY: as above; three pieces that do not overlap, each aligned; any value is valid for the
+    // numbers.
     unsafe {
         let free = core::slice::from_raw_parts_mut(pointer(free), count);
         let nothing = memory.machine_address(pool.end - 1);

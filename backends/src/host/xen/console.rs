@@ -1,4 +1,5 @@
-//! The console: that of Xen itself for the first domain, a ring shared with the console daemon for others.
+//! The console: that of Xen itself for the first domain, a ring shared with the console daemon for
+//! others.
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
 
@@ -83,7 +84,8 @@ pub(super) fn read() -> Option<u8> {
     }
 }
 
-/// Writes the wedge's own words: the terminal wants a carriage return before each new line, as the guest sends it.
+/// Writes the wedge's own words: the terminal wants a carriage return before each new line, as the
+/// guest sends it.
 pub(super) fn write_log(text: &str) {
     for line in text.split_inclusive('\n') {
         match line.strip_suffix('\n') {

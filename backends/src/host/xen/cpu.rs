@@ -1,8 +1,9 @@
 //! What belongs to one processor, as the entries and the sites see it.
 //!
-//! It lies at one address in the window, so that a site is the same code on every processor, and needs no register to find its
-//! own: GS is the guest's. With several processors the page-table root of each maps a page of its own there. All of it is
-//! written by code that knows nothing of Rust's references, so it consists of atomic numbers.
+//! It lies at one address in the window, so that a site is the same code on every processor, and
+//! needs no register to find its own: GS is the guest's. With several processors the page-table
+//! root of each maps a page of its own there. All of it is written by code that knows nothing of
+//! Rust's references, so it consists of atomic numbers.
 
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
@@ -21,8 +22,8 @@ pub(super) struct Cpu {
     pub(super) sysret_selectors: [AtomicU64; 2],
     /// The virtual control registers, by number, for sites that read one.
     pub(super) control: [AtomicU64; 5],
-    /// Where the wedge sees the entries of the guest's global table that are the running thread's. While that is not known, there
-    /// is work before user mode.
+    /// Where the wedge sees the entries of the guest's global table that are the running thread's.
+    /// While that is not known, there is work before user mode.
     pub(super) tls: AtomicU64,
     /// Number of the site that jumped.
     pub(super) site: AtomicU32,

@@ -3,8 +3,9 @@
 use super::hypercall::{self, Refused};
 use crate::runtime::say;
 
-/// What user mode may see of a descriptor: all, if it is its own, of privilege level 3, and not a system descriptor (SDM Vol.
-/// 3A, 3.4.5). One that is not present cannot be loaded, but LAR and LSL see it.
+/// What user mode may see of a descriptor: all, if it is its own, of privilege level 3, and not a
+/// system descriptor (SDM Vol. 3A, 3.4.5). One that is not present cannot be loaded, but LAR and
+/// LSL see it.
 pub(super) const fn visible(descriptor: u64) -> u64 {
     const LEVEL_3: u64 = 3 << 45;
     const CODE_OR_DATA: u64 = 1 << 44;

@@ -1,19 +1,22 @@
 //! The ways into the wedge, and out of it again.
 //!
-//! Xen enters a PV guest with a frame on a stack (`rcx, r11, [error,] rip, cs, rflags, rsp, ss`): on the wedge's if user mode
-//! was interrupted, on the *current* one if the guest's kernel was. The guest's kernel enters by the stubs of its sites. All of
-//! them end in one place: a [`Context`](wedge::cpu::Context) at the top of the wedge's stack, events masked, and a call of
-//! `xen_entered`. The context is copied off the guest's stack because what is delivered to the guest is pushed
-//! just there.
+//! Xen enters a PV guest with a frame on a stack (`rcx, r11, [error,] rip, cs, rflags, rsp, ss`):
+//! on the wedge's if user mode was interrupted, on the *current* one if the guest's kernel was. The
+//! guest's kernel enters by the stubs of its sites. All of them end in one place: a
+//! [`Context`](wedge::cpu::Context) at the top of the wedge's stack, events masked, and a call of
+//! `xen_entered`. The context is copied off the guest's stack because what is delivered to the
+//! guest is pushed just there.
 //!
-//! Three ways out. To the guest's kernel by IRETQ, which in ring 3 needs no hypercall. To user mode by the hypercall of that
-//! name, which also sets the event mask from RFLAGS.IF. And, for SYSCALL from user mode, IRETQ and SYSRET to it when nothing
-//! else is to be done, routines that do not come by Rust at all.
+//! Three ways out. To the guest's kernel by IRETQ, which in ring 3 needs no hypercall. To user mode
+//! by the hypercall of that name, which also sets the event mask from RFLAGS.IF. And, for SYSCALL
+//! from user mode, IRETQ and SYSRET to it when nothing else is to be done, routines that do not
+//! come by Rust at all.
 //!
-//! *The gap.* Between unmasking events and IRETQ an event may come in. Its frame lands on the wedge's stack, below the frame of
-//! the IRETQ. The wedge runs with events masked everywhere else, so an event that interrupts the kernel on the wedge's stack
-//! is known to be in the gap: its own frame is dropped and the other, all of it the guest's, is taken in its place. No event
-//! is lost, none nests.
+//! *The gap.* Between unmasking events and IRETQ an event may come in. Its frame lands on the
+//! wedge's stack, below the frame of the IRETQ. The wedge runs with events masked everywhere else,
+//! so an event that interrupts the kernel on the wedge's stack is known to be in the gap: its own
+//! frame is dropped and the other, all of it the guest's, is taken in its place. No event is lost,
+//! none nests.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -80,11 +83,13 @@ pub(super) const EXCEPTIONS: Vectors = Vectors::of(&[
 ]);
 
 unsafe extern "C" {
-    /// The handlers of the [`EXCEPTIONS`], in the order of their vectors, then that of [`SYSTEM_CALL`].
+    /// The handlers of the [`EXCEPTIONS`], in the order of their vectors, then that of
+    /// [`SYSTEM_CALL`].
     pub(super) static xen_handlers: [u64; EXCEPTIONS.count() + 1];
     pub(super) static xen_stack_end: u8;
-    /// Of [`xen_emulate`] and [`xen_interrupt`], the addresses of the instructions before which an event may come in: one, two
-    /// and three words have been pushed before the second, third and fourth, the first of them RAX.
+    /// Of [`xen_emulate`] and [`xen_interrupt`], the addresses of the instructions before which an
+    /// event may come in: one, two and three words have been pushed before the second, third and
+    /// fourth, the first of them RAX.
     pub(super) static xen_unmasked: [[u64; 5]; 2];
     pub(super) fn xen_event();
     pub(super) fn xen_failsafe();
@@ -113,7 +118,8 @@ impl SharedPage {
 
     /// What Xen shares, if its page is mapped there.
     pub(super) fn info(&self) -> &SharedInfo {
-        // SAFETY: the page is larger than the structure, which consists of atomic integers; any value is valid.
+        // SAFETY: the page is larger than the structure, which consists of atomic integers; any
+        // value is valid.
         unsafe { &*self.0.as_ptr().cast() }
     }
 }
@@ -198,8 +204,9 @@ xen_event:
     jne 1f
     .endm
 
-    // The selectors are those that were to be loaded. If not all are, Xen has put null in place of a stale one when it came
-    // back to this domain, and that was all: the context, whichever, goes on. If they are, an IRETQ was refused.
+    // The selectors are those that were to be loaded. If not all are, Xen has put null in place of
+    // a stale one when it came back to this domain, and that was all: the context, whichever, goes
+    // on. If they are, an IRETQ was refused.
     .globl xen_failsafe                 // rcx, r11, ds, es, fs, gs, rip, cs, rflags, rsp, ss
 xen_failsafe:
     SAME_SELECTOR ds, 16
@@ -318,8 +325,9 @@ xen_resume:
     jnz xen_to_user
     jmp xen_to_kernel
 
-    // From a stub, by CALL: all registers as at the site, events not masked if IF was set. Until they are, an event may come
-    // in and the guest may go on elsewhere first: so nothing but the guest's stack is used.
+    // From a stub, by CALL: all registers as at the site, events not masked if IF was set. Until
+    // they are, an event may come in and the guest may go on elsewhere first: so nothing but the
+    // guest's stack is used.
     .macro FROM_STUB name, cause
     pushq %rax
 \name\()_rax:
@@ -379,8 +387,8 @@ xen_interrupt:
 xen_emulate_without_stack:
     WITHOUT_STACK {SITE_WITHOUT_STACK}
 
-    // The hypercall IRET, from the kernel to user mode, unless the guest has changed what user mode may load: then the frame is
-    // on the stack again, with all registers.
+    // The hypercall IRET, from the kernel to user mode, unless the guest has changed what user mode
+    // may load: then the frame is on the stack again, with all registers.
     .macro RETURN_UNLESS_DESCRIPTORS_CHANGED
     pushq $0                            // flags
     pushq %rcx

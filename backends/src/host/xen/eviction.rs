@@ -1,12 +1,13 @@
 //! Stacks that are evicted all the time, for a test.
 //!
-//! Where a frame is to be pushed on a page that the shadow has dropped, the guest ends (`stacks`). Whether whoever
-//! maps such pages again does so, load shows by chance only: a page must be dropped just before it is needed. With
-//! `afterburn.evict=` the table that maps one of these stacks is dropped each time that somebody has to see to it: by the
-//! shadow's own code, and counted as any other. What is dropped are tables, and so 2 MB around the page.
+//! Where a frame is to be pushed on a page that the shadow has dropped, the guest ends (`stacks`).
+//! Whether whoever maps such pages again does so, load shows by chance only: a page must be dropped
+//! just before it is needed. With `afterburn.evict=` the table that maps one of these stacks is
+//! dropped each time that somebody has to see to it: by the shadow's own code, and counted as any
+//! other. What is dropped are tables, and so 2 MB around the page.
 //!
-//! It begins with the first program. If the page is not mapped again in time, mostly Xen ends the domain, and cannot say why;
-//! where it can be told before, the wedge does, with the name.
+//! It begins with the first program. If the page is not mapped again in time, mostly Xen ends the
+//! domain, and cannot say why; where it can be told before, the wedge does, with the name.
 
 use wedge::cpu::Context;
 use wedge::vm::Memory as _;
@@ -20,8 +21,8 @@ impl Moment {
     }
 }
 
-/// Ways through the wedge are so many that all but one in this number go without an eviction, which takes the real TLB along.
-/// It is a prime, so that none of a loop's is always left out.
+/// Ways through the wedge are so many that all but one in this number go without an eviction, which
+/// takes the real TLB along. It is a prime, so that none of a loop's is always left out.
 const EXITS: u32 = 17;
 
 /// One address.
@@ -126,7 +127,8 @@ impl Xen {
         [entry, vm.host.stacks.named_by_entry().unwrap_or(0)]
     }
 
-    /// Ends the guest if what was evicted is missing still, and it is one of the stacks that must be mapped by now.
+    /// Ends the guest if what was evicted is missing still, and it is one of the stacks that must
+    /// be mapped by now.
     #[inline]
     pub(super) fn check_eviction(vm: &mut Vm, of: &[Stack], context: &Context) {
         if vm.host.eviction.is_some() {

@@ -1,7 +1,7 @@
 //! A guest on Xen: what Xen adds to one ([`wedge::vm`]).
 //!
-//! What is kept stands here; what is done with it is in the module that it is named after: `stacks`,
-//! `narrow_stack`, `eviction`.
+//! What is kept stands here; what is done with it is in the module that it is named after:
+//! `stacks`, `narrow_stack`, `eviction`.
 
 use wedge::guest::linux::{STACK_PAGES, StackSwitch};
 use wedge::shadow::Table;
@@ -18,8 +18,8 @@ pub(super) type Vm = vm::Vm<Xen>;
 pub(super) struct Xen {
     pub(super) stacks: Stacks,
     pub(super) springboard: Springboard,
-    /// The number of the site that returns from system calls. Its slot is a jump that says nothing of it; should there be
-    /// several, they differ by nothing but their address.
+    /// The number of the site that returns from system calls. Its slot is a jump that says nothing
+    /// of it; should there be several, they differ by nothing but their address.
     pub(super) sysret: usize,
     /// Whether the guest was stepped when a stub called.
     pub(super) steps: bool,
@@ -38,19 +38,22 @@ pub(super) struct Stacks {
     pub(super) evictions: u64,
     /// Where the kernel goes from one thread's stack to another's, if that is known.
     pub(super) switch: Option<StackSwitch>,
-    /// Whether threads' stacks can be missing: there is a breakpoint, or it has been said that there can be none.
+    /// Whether threads' stacks can be missing: there is a breakpoint, or it has been said that
+    /// there can be none.
     pub(super) watched: bool,
     /// The word from which SYSCALL's entry code loads RSP.
     pub(super) named_by_entry: Option<u64>,
-    /// The guest's entry point for SYSCALL from compatibility mode, if what it accesses first is known to be mapped.
+    /// The guest's entry point for SYSCALL from compatibility mode, if what it accesses first is
+    /// known to be mapped.
     pub(super) prepared32: Option<u64>,
 }
 
 /// Where the springboard is, and what maps it for user mode.
 #[derive(Debug)]
 pub(super) struct Springboard {
-    /// Tables of levels 3, 2 and 1, in no root while it is not in use. The first is pinned: Xen looks at all entries of tables
-    /// that come into use, and goes on doing so with each return otherwise.
+    /// Tables of levels 3, 2 and 1, in no root while it is not in use. The first is pinned: Xen
+    /// looks at all entries of tables that come into use, and goes on doing so with each return
+    /// otherwise.
     pub(super) tables: [Table; 3],
     /// Where they lead from.
     pub(super) path: Option<u64>,

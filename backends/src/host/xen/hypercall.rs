@@ -1,5 +1,5 @@
-//! Hypercalls of a 64-bit PV guest: `syscall` with the number in RAX and arguments in RDI, RSI, RDX, R10, R8
-//! (`arch-x86/xen-x86_64.h`). No hypercall page is needed.
+//! Hypercalls of a 64-bit PV guest: `syscall` with the number in RAX and arguments in RDI, RSI,
+//! RDX, R10, R8 (`arch-x86/xen-x86_64.h`). No hypercall page is needed.
 
 use core::arch::asm;
 
@@ -35,7 +35,8 @@ type Answer = Result<u64, Refused>;
 
 /// # Safety
 ///
-/// What Xen writes to by the arguments, and what it changes in address space and registers, is the caller's to change.
+/// What Xen writes to by the arguments, and what it changes in address space and registers, is the
+/// caller's to change.
 unsafe fn hypercall(number: u64, arguments: [u64; 5]) -> Answer {
     let [first, second, third, fourth, fifth] = arguments;
     let result: i64;
@@ -101,7 +102,8 @@ pub(super) unsafe fn set_callbacks(event: u64, failsafe: u64, syscall: u64) -> A
     unsafe { hypercall(number::SET_CALLBACKS, [event, failsafe, syscall, 0, 0]) }
 }
 
-/// Registers a callback that is entered with events masked (`callback.h`: `CALLBACKOP_register` 0, `CALLBACKF_mask_events` 1).
+/// Registers a callback that is entered with events masked (`callback.h`: `CALLBACKOP_register` 0,
+/// `CALLBACKF_mask_events` 1).
 ///
 /// # Safety
 ///
@@ -186,7 +188,8 @@ pub(super) unsafe fn set_gdt(frames: &[u64], entries: u64) -> Answer {
     unsafe { hypercall(number::SET_GDT, [address(frames), entries, 0, 0, 0]) }
 }
 
-/// Writes a descriptor at a machine address, in a table in use. Xen refuses what would be dangerous to it.
+/// Writes a descriptor at a machine address, in a table in use. Xen refuses what would be dangerous
+/// to it.
 pub(super) fn update_descriptor(machine_address: u64, descriptor: u64) -> Answer {
     // SAFETY: segments do not decide what Rust code sees: the wedge's own are Xen's.
     unsafe { hypercall(number::UPDATE_DESCRIPTOR, [machine_address, descriptor, 0, 0, 0]) }
@@ -194,7 +197,8 @@ pub(super) fn update_descriptor(machine_address: u64, descriptor: u64) -> Answer
 
 /// Sets a debug register.
 pub(super) fn set_debug_register(register: u8, value: u64) -> Answer {
-    // SAFETY: a breakpoint in the wedge would be delivered as an exception, which the wedge can take.
+    // SAFETY: a breakpoint in the wedge would be delivered as an exception, which the wedge can
+    // take.
     unsafe { hypercall(number::SET_DEBUG_REGISTER, [register.into(), value, 0, 0, 0]) }
 }
 
@@ -238,8 +242,8 @@ pub(super) fn stop_periodic_timer() -> Answer {
     unsafe { hypercall(number::VCPU_OP, [7, 0, 0, 0, 0]) }
 }
 
-/// Waits until one of some ports has an event or a time of Xen's clock has come, with events masked (`sched.h`,
-/// `SCHEDOP_poll` 3); 0 is no time.
+/// Waits until one of some ports has an event or a time of Xen's clock has come, with events masked
+/// (`sched.h`, `SCHEDOP_poll` 3); 0 is no time.
 pub(super) fn poll(ports: &[u32], nanoseconds: u64) {
     #[repr(C)]
     struct Poll {
@@ -315,7 +319,8 @@ pub(super) fn set_iopl(level: u32) -> Answer {
     physdev_op(6, &mut level)
 }
 
-/// Says how an interrupt line is wired (`PHYSDEVOP_setup_gsi` 21): level-triggered, active high, as the PIIX3 has it.
+/// Says how an interrupt line is wired (`PHYSDEVOP_setup_gsi` 21): level-triggered, active high, as
+/// the PIIX3 has it.
 pub(super) fn setup_gsi(line: u32) -> Answer {
     let mut setup: [u32; 2] = [line, u32::from_le_bytes([1, 0, 0, 0])];
     physdev_op(21, &mut setup)

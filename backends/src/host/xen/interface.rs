@@ -1,13 +1,15 @@
-//! Xen's structures and numbers, as the public headers of Xen 4.17 have them (`xen/include/public/`).
+//! Xen's structures and numbers, as the public headers of Xen 4.17 have them
+//! (`xen/include/public/`).
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
-/// Selectors of Xen's own segments, the same for kernel and user mode (`arch-x86/xen-x86_64.h`: `FLAT_RING3_CS64`,
-/// `FLAT_RING3_SS64`).
+/// Selectors of Xen's own segments, the same for kernel and user mode (`arch-x86/xen-x86_64.h`:
+/// `FLAT_RING3_CS64`, `FLAT_RING3_SS64`).
 pub(super) const KERNEL_CS: u64 = 0xe033;
 pub(super) const KERNEL_SS: u64 = 0xe02b;
 
-/// Where every guest finds the table from machine to pseudo-physical frames (`MACH2PHYS_VIRT_START`).
+/// Where every guest finds the table from machine to pseudo-physical frames
+/// (`MACH2PHYS_VIRT_START`).
 pub(super) const MACHINE_TO_PHYSICAL: u64 = 0xffff_8000_0000_0000;
 
 /// What a PV guest is told (`xen.h`, `struct start_info`).

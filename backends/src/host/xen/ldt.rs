@@ -1,18 +1,21 @@
 //! The local descriptor table that the processor really uses.
 //!
-//! A process may have a table of 8,192 entries, may replace it as often as it likes, and two such processes may take turns. So
-//! nothing is copied when a table is loaded: Xen is told of a table whose pages are not mapped. When somebody loads a selector,
-//! Xen looks for the page that it is in, finds none, and hands on a page fault at that address
-//! (`xen/arch/x86/pv/descriptor-tables.c`, `pv_map_ldt_shadow_page`). Only then is the page filled, and mapped there.
+//! A process may have a table of 8,192 entries, may replace it as often as it likes, and two such
+//! processes may take turns. So nothing is copied when a table is loaded: Xen is told of a table
+//! whose pages are not mapped. When somebody loads a selector, Xen looks for the page that it is
+//! in, finds none, and hands on a page fault at that address
+//! (`xen/arch/x86/pv/descriptor-tables.c`, `pv_map_ldt_shadow_page`). Only then is the page filled,
+//! and mapped there.
 //!
-//! What it is filled with is an *image*: what user mode may see of the guest's page. Images outlive the table that they were
-//! made for, and are found again by the guest's memory that they are of. Whatever that holds by then, it is compared with a
-//! copy of what the image was made from before the image is shown, so that a process which takes up its table again costs a
-//! comparison, and one that has filled another page in the same place gets what it wrote.
+//! What it is filled with is an *image*: what user mode may see of the guest's page. Images outlive
+//! the table that they were made for, and are found again by the guest's memory that they are of.
+//! Whatever that holds by then, it is compared with a copy of what the image was made from before
+//! the image is shown, so that a process which takes up its table again costs a comparison, and one
+//! that has filled another page in the same place gets what it wrote.
 //!
-//! A page that is shown is not compared again before LLDT. Linux never writes to a table that is loaded
-//! (`arch/x86/kernel/ldt.c`, `struct ldt_struct`: it is immutable), and what its own loads of segment registers find is brought
-//! up to date each time.
+//! A page that is shown is not compared again before LLDT. Linux never writes to a table that is
+//! loaded (`arch/x86/kernel/ldt.c`, `struct ldt_struct`: it is immutable), and what its own loads
+//! of segment registers find is brought up to date each time.
 
 use core::sync::atomic::Ordering;
 
@@ -30,8 +33,8 @@ const PAGES: usize = 16;
 /// With more entries different than that, an image is written anew as a whole.
 const FEW: usize = 8;
 
-/// The addresses of the table. The memory that was there at first is that of the images: Xen writes them, and they are read
-/// where the linear mapping shows them.
+/// The addresses of the table. The memory that was there at first is that of the images: Xen writes
+/// them, and they are read where the linear mapping shows them.
 static TABLE: Pages<PAGES> = Pages::new();
 /// What the images were made from: the guest's descriptors.
 pub(super) static SOURCES: Exclusive<[[u8; PAGE as usize]; PAGES]> = Exclusive::new([[0; _]; _]);
@@ -114,7 +117,8 @@ impl Ldt {
         unsafe { pointer::<u64>(LINEAR + self.machine(image) + 8 * index as u64).read_volatile() }
     }
 
-    /// Has a new table in place of the old one: the guest's at an address, of which no page is mapped.
+    /// Has a new table in place of the old one: the guest's at an address, of which no page is
+    /// mapped.
     pub(super) fn replace(&mut self, base: u64, entries: usize) {
         let entries = entries.min(PAGES * PAGE_WORDS);
         self.base = base;
@@ -131,7 +135,8 @@ impl Ldt {
             argument: TABLE.address(0),
             argument2: entries as u64,
         };
-        // The pages that Xen has found are dropped with a table that is another, by address or by length.
+        // The pages that Xen has found are dropped with a table that is another, by address or by
+        // length.
         let operations = [load(0), load(entries)];
         let needed = match (old, entries) {
             (0, 0) => return,
@@ -145,15 +150,16 @@ impl Ldt {
         }
     }
 
-    /// The image for a page of the guest's: its own, or the one that was not shown for longest. One is free while a page of the
-    /// table is not mapped.
+    /// The image for a page of the guest's: its own, or the one that was not shown for longest. One
+    /// is free while a page of the table is not mapped.
     pub(super) fn image_for(&self, of: u64) -> usize {
         let free = self.images.iter().enumerate().filter(|(_, image)| !image.mapped);
         let best = free.min_by_key(|(_, image)| (image.of != of, image.shown));
         best.map_or(0, |(number, _)| number)
     }
 
-    /// Maps an image at a page of the table. If its source is not what it was, neither is the image.
+    /// Maps an image at a page of the table. If its source is not what it was, neither is the
+    /// image.
     pub(super) fn show(&mut self, page: usize, image: usize, of: u64, is_new: bool) {
         if is_new {
             self.make(image, self.entries_of(page));

@@ -1,18 +1,21 @@
 //! The domain's memory, and who has which part of it.
 //!
-//! The guest is shown machine addresses as its physical ones, so that what it tells a device to access is what the device
-//! will access. Xen gives a domain its pages in a few long runs of machine frames; they are the guest's memory map. Below 1 MB,
-//! where a PC has its BIOS, the guest finds pages of zeros: the domain's first 256.
+//! The guest is shown machine addresses as its physical ones, so that what it tells a device to
+//! access is what the device will access. Xen gives a domain its pages in a few long runs of
+//! machine frames; they are the guest's memory map. Below 1 MB, where a PC has its BIOS, the guest
+//! finds pages of zeros: the domain's first 256.
 //!
-//! All of the domain's pages are mapped once more, at machine address + [`LINEAR`]: by that the wedge reads the guest's page
-//! tables, and the level-1 tables of that mapping serve as shadows of the guest's large pages. Pages that are page tables to Xen
-//! are read-only there, as everywhere.
+//! All of the domain's pages are mapped once more, at machine address + [`LINEAR`]: by that the
+//! wedge reads the guest's page tables, and the level-1 tables of that mapping serve as shadows of
+//! the guest's large pages. Pages that are page tables to Xen are read-only there, as everywhere.
 //!
-//! Of the domain's own numbering (pseudo-physical frames), which runs through without gaps, the wedge keeps what Xen mapped
-//! at its window: the image, and behind it, up to where the kernel would lie on bare hardware, the pool of page tables for the
-//! guest. The tables of the mapping of all memory do not come from there, for they grow with the memory: 8 bytes for each page.
-//! They lie in one piece wherever there is room. Xen has not mapped that at the start, so each is written where the first
-//! pages of the pool are mapped later, in turn, and is nowhere writable when Xen takes it for a page table.
+//! Of the domain's own numbering (pseudo-physical frames), which runs through without gaps, the
+//! wedge keeps what Xen mapped at its window: the image, and behind it, up to where the kernel
+//! would lie on bare hardware, the pool of page tables for the guest. The tables of the mapping of
+//! all memory do not come from there, for they grow with the memory: 8 bytes for each page. They
+//! lie in one piece wherever there is room. Xen has not mapped that at the start, so each is
+//! written where the first pages of the pool are mapped later, in turn, and is nowhere writable
+//! when Xen takes it for a page table.
 
 use core::ops::Range;
 
@@ -91,11 +94,13 @@ impl core::fmt::Display for MemoryError {
 /// The domain's memory.
 #[derive(Debug)]
 pub(super) struct Memory {
-    /// Runs of machine frames, in order. The toolstack fills a domain from the top of the machine's memory downwards, in pieces
-    /// of 2 MB: one run here, though hardly a piece follows the other in both numberings.
+    /// Runs of machine frames, in order. The toolstack fills a domain from the top of the machine's
+    /// memory downwards, in pieces of 2 MB: one run here, though hardly a piece follows the other
+    /// in both numberings.
     runs: [Range<u64>; RUNS],
     count: usize,
-    /// Machine frames by pseudo-physical frame: Xen's list, which is gone with the address space that Xen made.
+    /// Machine frames by pseudo-physical frame: Xen's list, which is gone with the address space
+    /// that Xen made.
     frames: &'static [u64],
     /// The same of the window, which is kept.
     window: [u64; WINDOW_FRAMES],
@@ -113,7 +118,8 @@ pub(super) struct Memory {
 /// With fewer tables a kernel may not come far.
 pub(super) const FEWEST_TABLES: u64 = 256;
 
-/// The places in the window where the linear mapping's tables are written, one for each level: the first pages of the pool.
+/// The places in the window where the linear mapping's tables are written, one for each level: the
+/// first pages of the pool.
 #[derive(Clone, Copy, Debug)]
 enum Desk {
     Pointers,
@@ -129,7 +135,8 @@ pub(super) fn pointer<T>(address: u64) -> *mut T {
     core::ptr::with_exposed_provenance_mut(address as usize)
 }
 
-/// The pseudo-physical frame of a machine frame of the domain's. Only as long as there is Xen's address space.
+/// The pseudo-physical frame of a machine frame of the domain's. Only as long as there is Xen's
+/// address space.
 fn physical(machine: u64) -> u64 {
     // SAFETY: Xen shows every guest this table, of which any value may come.
     unsafe { pointer::<u64>(MACHINE_TO_PHYSICAL + 8 * machine).read() }
@@ -163,7 +170,8 @@ impl Memory {
         }
     }
 
-    /// Finds out what there is, and maps it. `own_end` is the end of the wedge's image and arena, an offset in the window.
+    /// Finds out what there is, and maps it. `own_end` is the end of the wedge's image and arena,
+    /// an offset in the window.
     ///
     /// # Safety
     ///
@@ -231,14 +239,16 @@ impl Memory {
     /// Clears the pool.
     fn clear_pool(&self) {
         for frame in self.pool.clone() {
-            // SAFETY: Xen has mapped the domain's first pages at the window, and nobody uses these yet.
+            // SAFETY: Xen has mapped the domain's first pages at the window, and nobody uses these
+            // yet.
             unsafe { pointer::<[u64; 512]>(window() + frame * PAGE).write_bytes(0, 1) };
         }
     }
 
-    /// Finds room for the tables of the linear mapping, away from all that Xen has loaded or mapped: behind its last page at least
-    /// 512 KB, up to a multiple of 4 MB (`xen.h`, "Start-of-day memory layout"). A page that is mapped there can be written, and
-    /// so be no page table.
+    /// Finds room for the tables of the linear mapping, away from all that Xen has loaded or
+    /// mapped: behind its last page at least 512 KB, up to a multiple of 4 MB (`xen.h`,
+    /// "Start-of-day memory layout"). A page that is mapped there can be written, and so be no page
+    /// table.
     fn place_linear_tables(&self, start: &StartInfo) -> Result<Range<u64>, MemoryError> {
         const LEAST: u64 = (512 << 10) / PAGE;
         const STEP: u64 = (4 << 20) / PAGE;
@@ -263,8 +273,8 @@ impl Memory {
         groups.scan(None, new).sum()
     }
 
-    /// Writes the tables of the linear mapping, then protects the pool. Returns the machine address of the mapping's
-    /// page-directory-pointer table.
+    /// Writes the tables of the linear mapping, then protects the pool. Returns the machine address
+    /// of the mapping's page-directory-pointer table.
     fn map_linear(&self) -> Result<u64, MemoryError> {
         let mut tables = self.linear_tables.clone().step_by(PAGE as usize);
         let no_room = MemoryError::NoRoom { tables: tables.clone().count() as u64 };
@@ -357,12 +367,14 @@ impl Memory {
         self.machine_address((address - window()) / PAGE) + address % PAGE
     }
 
-    /// Entry of an address in one of the tables that Xen booted the domain with, at the given level, 1 being the lowest.
+    /// Entry of an address in one of the tables that Xen booted the domain with, at the given
+    /// level, 1 being the lowest.
     pub(super) fn boot_table(&self, address: u64, level: u8) -> u64 {
         let mut table = self.machine_address(self.boot_tables.start);
         for level in (level + 1..=4).rev() {
             let index = index(address, level) as u64;
-            // SAFETY: Xen's tables are mapped at the window, like all that it booted the domain with.
+            // SAFETY: Xen's tables are mapped at the window, like all that it booted the domain
+            // with.
             table = unsafe { pointer::<u64>(Self::boot_address(table) + 8 * index).read() } & entry::ADDRESS;
         }
         table
@@ -406,10 +418,12 @@ impl Memory {
             .map_err(MemoryError::Map)
     }
 
-    /// The guest's memory map: all but the linear mapping's tables and the pages in `own`, pseudo-physical frames.
+    /// The guest's memory map: all but the linear mapping's tables and the pages in `own`,
+    /// pseudo-physical frames.
     pub(super) fn make_map(&mut self, own: &[Range<u64>]) -> Result<MemoryMap, MemoryError> {
         let mut map = MemoryMap::default();
-        // Linux wants a place below 1 MB for the code that starts other processors, and leaves the rest alone.
+        // Linux wants a place below 1 MB for the code that starts other processors, and leaves the
+        // rest alone.
         let low = Region { start: PAGE, end: 0x9f000, kind: Kind::Usable };
         map.add(low).map_err(MemoryError::Map)?;
         self.add_runs(&mut map)?;
@@ -490,7 +504,8 @@ pub(super) struct Usable<'a> {
 impl<'a> Usable<'a> {
     /// # Safety
     ///
-    /// No reference may exist into what is going to be asked for: the caller has planned what is written where.
+    /// No reference may exist into what is going to be asked for: the caller has planned what is
+    /// written where.
     pub(super) unsafe fn new(map: &'a MemoryMap, memory: &'a Memory) -> Self {
         Self { map, memory }
     }

@@ -1,9 +1,11 @@
-//! Xen, para-virtual: the guest's kernel runs in ring 3, in the mode that Xen calls kernel mode, its programs in user mode.
+//! Xen, para-virtual: the guest's kernel runs in ring 3, in the mode that Xen calls kernel mode,
+//! its programs in user mode.
 //!
-//! What a site becomes is decided in `wedge` ([`wedge::sites`]); what is not done in place comes in by [`entry`], is told from
-//! other entries in [`traps`], and is carried out by [`wedge::vm`]. Behind that are, as the host: [`processor`] (segments,
-//! registers), [`tables`] (the page tables of [`wedge::shadow`]), [`board`] (clock, interrupts, console).
-//! [`narrow_stack`] is a detour on the way to user mode, [`failsafe`] one on the way in. [`boot`] makes all of it from what Xen
+//! What a site becomes is decided in `wedge` ([`wedge::sites`]); what is not done in place comes in
+//! by [`entry`], is told from other entries in [`traps`], and is carried out by [`wedge::vm`].
+//! Behind that are, as the host: [`processor`] (segments, registers), [`tables`] (the page tables
+//! of [`wedge::shadow`]), [`board`] (clock, interrupts, console). [`narrow_stack`] is a detour on
+//! the way to user mode, [`failsafe`] one on the way in. [`boot`] makes all of it from what Xen
 //! leaves at the start; [`memory`] says who has which part of the domain's memory.
 #![expect(unsafe_code, reason = "the machine is reached by hypercalls and addresses that Rust knows nothing of")]
 #![expect(clippy::cast_possible_truncation, reason = "this is 64-bit code; narrower casts cut what is meant to be cut")]

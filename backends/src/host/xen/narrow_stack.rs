@@ -1,23 +1,26 @@
 //! Return to user mode on a stack of 16 bits.
 //!
-//! IRETQ loads as much of RSP as the new stack segment's B flag says, unless it returns to 64-bit code: with B = 0, SP (SDM
-//! Vol. 3A, 3.4.5; APM Vol. 3, IRET). Bits 63:16 stay those of the stack that IRETQ was executed on, and the program sees
-//! them. Linux therefore executes it on a stack whose bits 31:16 are the program's (6.1, `native_irq_return_ldt`). Here that
-//! IRETQ is emulated, and the one that is executed is Xen's, on Xen's stack: the program's ESP would be wrong, and would tell
-//! where Xen keeps its stacks.
+//! IRETQ loads as much of RSP as the new stack segment's B flag says, unless it returns to 64-bit
+//! code: with B = 0, SP (SDM Vol. 3A, 3.4.5; APM Vol. 3, IRET). Bits 63:16 stay those of the stack
+//! that IRETQ was executed on, and the program sees them. Linux therefore executes it on a stack
+//! whose bits 31:16 are the program's (6.1, `native_irq_return_ldt`). Here that IRETQ is emulated,
+//! and the one that is executed is Xen's, on Xen's stack: the program's ESP would be wrong, and
+//! would tell where Xen keeps its stacks.
 //!
-//! So this step is not left to Xen. From ring 3 to ring 3 IRETQ needs no privilege, and in 64-bit mode it always pops RSP and
-//! SS (SDM Vol. 2A, IRET, `IA-32e-MODE`; Vol. 3A, 6.14.3). Xen enters user mode on a springboard, a page of the wedge's with
-//! an IRETQ and the frame for it and nothing else. User mode's root maps it, read-only, where bits 63:16 of an address are
-//! those that RSP is to have: for Linux's IRETQ, where Linux's own stack would be. There is room for it anywhere: a user root
-//! has nothing in its upper half.
+//! So this step is not left to Xen. From ring 3 to ring 3 IRETQ needs no privilege, and in 64-bit
+//! mode it always pops RSP and SS (SDM Vol. 2A, IRET, `IA-32e-MODE`; Vol. 3A, 6.14.3). Xen enters
+//! user mode on a springboard, a page of the wedge's with an IRETQ and the frame for it and nothing
+//! else. User mode's root maps it, read-only, where bits 63:16 of an address are those that RSP is
+//! to have: for Linux's IRETQ, where Linux's own stack would be. There is room for it anywhere: a
+//! user root has nothing in its upper half.
 //!
-//! What interrupts the IRETQ, an event or an exception of its own, is told as if the return had been Xen's: the context is
-//! the one behind it. The next entry takes the page out of the address space again. Entries that do not come by Rust stay in
-//! that address space, so that a program can never find another's frame on the page, but at most the last of its own.
+//! What interrupts the IRETQ, an event or an exception of its own, is told as if the return had
+//! been Xen's: the context is the one behind it. The next entry takes the page out of the address
+//! space again. Entries that do not come by Rust stay in that address space, so that a program can
+//! never find another's frame on the page, but at most the last of its own.
 //!
-//! Xen's own interrupts return by Xen's IRETQ. If one that is not for the guest comes in while a program is on such a stack,
-//! the program's ESP is lost all the same.
+//! Xen's own interrupts return by Xen's IRETQ. If one that is not for the guest comes in while a
+//! program is on such a stack, the program's ESP is lost all the same.
 
 use core::ops::Range;
 use core::sync::atomic::Ordering;
@@ -67,14 +70,16 @@ impl Springboard {
         Frame { rip, cs, rflags, rsp, ss }
     }
 
-    /// Whether a stack segment has 16 bits. If its selector leads nowhere, the return fails in Xen as it should.
+    /// Whether a stack segment has 16 bits. If its selector leads nowhere, the return fails in Xen
+    /// as it should.
     fn is_for(stack: u64, segments: &Segments) -> bool {
         let descriptor = Descriptor(segments.descriptor(stack as u16));
         descriptor.is_present() && !descriptor.is_big()
     }
 
-    /// Where in user mode's upper half bits 31:16 of addresses are those of RSP, and if it can be, all above, too. It cannot
-    /// if RSP was loaded by the program itself: then these are bits that code which uses such a stack does not see.
+    /// Where in user mode's upper half bits 31:16 of addresses are those of RSP, and if it can be,
+    /// all above, too. It cannot if RSP was loaded by the program itself: then these are bits that
+    /// code which uses such a stack does not see.
     fn address_for(rsp: u64) -> u64 {
         const ANYWHERE: u64 = 0xffff_ff00_0000_0000;
         if rsp >= LINEAR { rsp & !0xffff } else { ANYWHERE | rsp & 0xffff_0000 }
@@ -87,7 +92,8 @@ impl Springboard {
 }
 
 impl Xen {
-    /// A context that is about to go on in user mode goes by the springboard, if its stack has 16 bits.
+    /// A context that is about to go on in user mode goes by the springboard, if its stack has 16
+    /// bits.
     pub(super) fn use_springboard(vm: &mut Vm, context: &mut Context) {
         if !Springboard::is_for(context.ss, &vm.machine.processor.segments) {
             return;
@@ -107,7 +113,8 @@ impl Xen {
         (context.cs, context.rflags, context.ss) = (KERNEL_CS, rflags & flags::INTERRUPT | flags::FIXED, KERNEL_SS);
     }
 
-    /// A context that comes in: the springboard is no longer in use, and one that was still on it has left it.
+    /// A context that comes in: the springboard is no longer in use, and one that was still on it
+    /// has left it.
     pub(super) fn leave_springboard(vm: &mut Vm, context: &mut Context) {
         let Some(address) = vm.host.springboard.address.take() else { return };
         vm.machine.space.memory.set_users_pointers(vm.host.springboard.tables[0], address, false);

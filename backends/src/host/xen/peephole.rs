@@ -1,5 +1,5 @@
-//! The guest's memory by its physical addresses, and two pages of the window through which text is written that the guest may
-//! not write to itself.
+//! The guest's memory by its physical addresses, and two pages of the window through which text is
+//! written that the guest may not write to itself.
 
 use core::slice;
 use core::sync::atomic::AtomicU64;

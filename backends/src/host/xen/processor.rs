@@ -106,7 +106,8 @@ fn system_place(address: u64, space: &mut Space) -> Result<u64, Exception> {
     space.memory.memory.place(found).ok_or(Exception::page_fault(0, address))
 }
 
-/// Copies a part of a page of the guest's, unless that is what is there. Where there is no memory, there are zeros.
+/// Copies a part of a page of the guest's, unless that is what is there. Where there is no memory,
+/// there are zeros.
 fn renew(bytes: &mut [u8], address: u64, space: &mut Space) -> bool {
     static NOTHING: [u8; PAGE as usize] = [0; _];
     let guests = match system_place(address, space) {
@@ -121,7 +122,8 @@ fn renew(bytes: &mut [u8], address: u64, space: &mut Space) -> bool {
     is_new
 }
 
-/// Whether the real GS bases are exchanged against the virtual ones: of the real ones, the active one is the kernel's.
+/// Whether the real GS bases are exchanged against the virtual ones: of the real ones, the active
+/// one is the kernel's.
 fn is_swapped() -> bool {
     CPU.gs_swapped.load(Ordering::Relaxed) != 0
 }
@@ -139,8 +141,8 @@ impl vm::Processor<Tables> for Processor {
         }
         let wanted = Cr4Flags::from_bits_truncate(cpu.cr4).intersection(own);
         self.real_cr4 = self.real_cr4 & !own.bits() | wanted.bits();
-        // SAFETY: Xen emulates it; the bits concern user mode's instructions, and the wedge uses none of them but behind a
-        // check of CR4.
+        // SAFETY: Xen emulates it; the bits concern user mode's instructions, and the wedge uses
+        // none of them but behind a check of CR4.
         unsafe { Cr4::write_raw(self.real_cr4) };
     }
 
@@ -166,8 +168,9 @@ impl vm::Processor<Tables> for Processor {
             let _ = hypercall::set_segment_base(SegmentBase::GsUserSelector, selector.into());
             return;
         }
-        // SAFETY: the selector is null, or that of a descriptor that was checked and copied; should Xen have refused it, the
-        // exception is presented to the guest. The wedge uses none of these segments.
+        // SAFETY: the selector is null, or that of a descriptor that was checked and copied; should
+        // Xen have refused it, the exception is presented to the guest. The wedge uses none of
+        // these segments.
         unsafe {
             match segment {
                 Segment::Es => asm!("mov es, {:x}", in(reg) selector, options(nostack)),
@@ -236,7 +239,8 @@ impl vm::Processor<Tables> for Processor {
     }
 
     fn set_xcr0(&mut self, value: u64) {
-        // SAFETY: the value is legal; Xen emulates the instruction, and keeps the state of all components.
+        // SAFETY: the value is legal; Xen emulates the instruction, and keeps the state of all
+        // components.
         unsafe {
             asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack));
         }

@@ -1,15 +1,18 @@
 //! The descriptor tables that the processor really uses.
 //!
-//! Xen wants the pages of a descriptor table read-only. The guest writes its tables as it likes. So the wedge has tables of its
-//! own, and copies into them what user mode may see: code and data segments of privilege level 3, at the guest's own
-//! numbers, so that selectors are the guest's own too. What only the guest's kernel may load is never there; the kernel itself
-//! runs on Xen's segments.
+//! Xen wants the pages of a descriptor table read-only. The guest writes its tables as it likes. So
+//! the wedge has tables of its own, and copies into them what user mode may see: code and data
+//! segments of privilege level 3, at the guest's own numbers, so that selectors are the guest's own
+//! too. What only the guest's kernel may load is never there; the kernel itself runs on Xen's
+//! segments.
 //!
-//! A store into a table is seen by nobody. What counts is what a load finds, so the copy is brought up to date before there can
-//! be one: for each load of the kernel's, which is a site, the entry that it names; and the global table whenever the kernel
-//! returns to user mode, which loads what it likes, when it likes. The guest's table is compared with what it was the last time.
-//! Most returns compare only the entries that Linux writes when it changes threads ([`TLS_ENTRIES`]), those that do not come by
-//! Rust (`entry.rs`), too. The others Linux writes while it starts; a return from an interrupt compares them all.
+//! A store into a table is seen by nobody. What counts is what a load finds, so the copy is brought
+//! up to date before there can be one: for each load of the kernel's, which is a site, the entry
+//! that it names; and the global table whenever the kernel returns to user mode, which loads what
+//! it likes, when it likes. The guest's table is compared with what it was the last time. Most
+//! returns compare only the entries that Linux writes when it changes threads ([`TLS_ENTRIES`]),
+//! those that do not come by Rust (`entry.rs`), too. The others Linux writes while it starts; a
+//! return from an interrupt compares them all.
 //!
 //! The local table, which may be large, is in [`ldt`](super::ldt).
 
@@ -111,7 +114,8 @@ impl Segments {
         CPU.tls.store(place + base % PAGE + 8 * TLS_ENTRIES.start as u64, Ordering::Relaxed);
     }
 
-    /// Looks at the guest's global table, of so many entries, at a place: at all of it, or at what Linux changes.
+    /// Looks at the guest's global table, of so many entries, at a place: at all of it, or at what
+    /// Linux changes.
     pub(super) fn look(&mut self, place: u64, count: usize, all: bool) {
         // SAFETY: the guest's memory, of which any value may come.
         let guests = |index: usize| unsafe { pointer::<u64>(place + 8 * index as u64).read_unaligned() };

@@ -1,9 +1,10 @@
 //! The stacks that Xen pushes frames on.
 //!
-//! An exception or event that comes in while the guest's kernel runs is pushed on the kernel's own stack, as a processor
-//! does. If the stack is not mapped, Xen has no other to use and ends the domain (`xen/arch/x86/x86_64/entry.S`,
-//! `create_bounce_frame`). A page that the shadow has not filled, or has dropped for want of tables, is fatal there, and
-//! nowhere else: any other costs a fault.
+//! An exception or event that comes in while the guest's kernel runs is pushed on the kernel's own
+//! stack, as a processor does. If the stack is not mapped, Xen has no other to use and ends the
+//! domain (`xen/arch/x86/x86_64/entry.S`, `create_bounce_frame`). A page that the shadow has not
+//! filled, or has dropped for want of tables, is fatal there, and nowhere else: any other costs a
+//! fault.
 //!
 //! So whatever RSP can come to is mapped before it does. By whom:
 //!
@@ -22,10 +23,11 @@
 //!
 //! The words in the last column have the stack of that row evicted all the time (`eviction`).
 //!
-//! A stack's first touch fills its whole block (`wedge/src/shadow/fill.rs`), so all that is left are tables that were dropped.
-//! After that has happened in the kernel's part, `keep_stacks` maps again what is named here, and it has the tables dropped
-//! last. Threads that sleep are too many for that. Linux goes from one to another in one place, which touches nothing of
-//! the new stack beforehand: from the first time on that a table is dropped there is a breakpoint there.
+//! A stack's first touch fills its whole block (`wedge/src/shadow/fill.rs`), so all that is left
+//! are tables that were dropped. After that has happened in the kernel's part, `keep_stacks` maps
+//! again what is named here, and it has the tables dropped last. Threads that sleep are too many
+//! for that. Linux goes from one to another in one place, which touches nothing of the new stack
+//! beforehand: from the first time on that a table is dropped there is a breakpoint there.
 
 use core::sync::atomic::Ordering;
 
@@ -43,7 +45,8 @@ use super::guest::{Moment, NamedStacks, Stacks, Vm, Xen};
 use super::memory::pointer;
 use crate::runtime::{PAGE, say};
 
-/// What Xen pushes at once: a frame, an error code, and RCX and R11 below it (Xen, `create_bounce_frame`), with room to spare.
+/// What Xen pushes at once: a frame, an error code, and RCX and R11 below it (Xen,
+/// `create_bounce_frame`), with room to spare.
 const PUSHED: u64 = 128;
 
 impl Stacks {
@@ -84,8 +87,9 @@ impl Xen {
         }
     }
 
-    /// If tables of the kernel's part have been dropped, maps the stacks that the kernel can come to, and looks after the others.
-    /// `current` is the RSP that the kernel goes on with, if it does.
+    /// If tables of the kernel's part have been dropped, maps the stacks that the kernel can come
+    /// to, and looks after the others. `current` is the RSP that the kernel goes on with, if it
+    /// does.
     #[inline]
     pub(super) fn keep_stacks(vm: &mut Vm, context: &Context, current: Option<u64>) {
         if vm.machine.space.shadow.statistics().kernel_evictions != vm.host.stacks.evictions {
@@ -105,7 +109,8 @@ impl Xen {
         vm.host.stacks.evictions = vm.machine.space.shadow.statistics().kernel_evictions;
     }
 
-    /// Those that the TSS (SDM Vol. 3A, 8.7, figure 8-11) and the entry code name, and the code behind which SYSRET is.
+    /// Those that the TSS (SDM Vol. 3A, 8.7, figure 8-11) and the entry code name, and the code
+    /// behind which SYSRET is.
     fn keep_named_stacks(vm: &mut Vm) -> Result<(), OutOfTables> {
         let NamedStacks { rsp0, ist, entry } = Self::named_stacks(vm);
         for stack in [rsp0, entry].into_iter().chain(ist) {
@@ -147,7 +152,8 @@ impl Xen {
         vm.machine.space.shadow.require(address, write, &mut vm.machine.space.memory)
     }
 
-    /// The kernel is about to leave its stack for one that cannot be written: the address of that is in RAX.
+    /// The kernel is about to leave its stack for one that cannot be written: the address of that
+    /// is in RAX.
     pub(super) fn reach_unwritable_stack(vm: &mut Vm, context: &Context) {
         Self::evict(vm, Moment::Unwritable, context);
         let stack = context.registers.rax;
@@ -168,11 +174,13 @@ impl Xen {
             say!("page tables are short, and where this kernel changes stacks is unknown: a thread may end it");
             return;
         };
-        // SAFETY: the instruction in the kernel's text, in the guest's memory; the guest does not run.
+        // SAFETY: the instruction in the kernel's text, in the guest's memory; the guest does not
+        // run.
         unsafe { pointer::<u8>(place).write(0xcc) };
     }
 
-    /// A breakpoint at `at`: if the kernel goes to another thread's stack there, maps that, and goes there.
+    /// A breakpoint at `at`: if the kernel goes to another thread's stack there, maps that, and
+    /// goes there.
     pub(super) fn change_stacks(vm: &mut Vm, context: &mut Context, at: u64) -> bool {
         let Some(StackSwitch { load, next, displacement }) = vm.host.stacks.switch else { return false };
         if at != load {
@@ -208,8 +216,9 @@ impl Xen {
         });
     }
 
-    /// From the first instruction behind SYSCALL on nothing may fault until a stack is loaded, since what Xen pushed then would
-    /// be pushed on the program's stack; and that one must be there.
+    /// From the first instruction behind SYSCALL on nothing may fault until a stack is loaded,
+    /// since what Xen pushed then would be pushed on the program's stack; and that one must be
+    /// there.
     fn prepare_gap(vm: &mut Vm, context: &Context, entry: u64) {
         let prepared = Self::follow_gap(vm, entry).and_then(|()| Self::keep_named_stacks(vm));
         if prepared.is_err() {

@@ -1,14 +1,15 @@
 //! The shadow's page tables: pages of the pool, written by hypercalls.
 //!
-//! To Xen they are page tables like any others: it checks each entry, counts what it refers to, and has them read-only. So
-//! they are read where they lie, and written by `mmu_update`, in batches. They get their type when they are first linked, and
-//! keep it while they are; one that is unlinked is an ordinary page again, full of entries that mean nothing, and is cleared
-//! before it is used anew.
+//! To Xen they are page tables like any others: it checks each entry, counts what it refers to, and
+//! has them read-only. So they are read where they lie, and written by `mmu_update`, in batches.
+//! They get their type when they are first linked, and keep it while they are; one that is unlinked
+//! is an ordinary page again, full of entries that mean nothing, and is cleared before it is used
+//! anew.
 //!
-//! Entries of the kernel's part lack the user bit: Xen adds it (everything of a 64-bit PV guest runs in ring 3), but takes such
-//! an entry for one of the guest's kernel and does not make it global in the TLB. With the bit it does, for a page of user
-//! mode is in both roots; a page of the kernel must not survive the change to user mode's (`xen/arch/x86/pv/mm.h`,
-//! `adjust_guest_l1e`).
+//! Entries of the kernel's part lack the user bit: Xen adds it (everything of a 64-bit PV guest
+//! runs in ring 3), but takes such an entry for one of the guest's kernel and does not make it
+//! global in the TLB. With the bit it does, for a page of user mode is in both roots; a page of the
+//! kernel must not survive the change to user mode's (`xen/arch/x86/pv/mm.h`, `adjust_guest_l1e`).
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -52,14 +53,16 @@ pub(super) struct Tables {
     /// The roots in force.
     kernel_root: u64,
     user_root: u64,
-    /// Pages of the kernel's part that were found mapped since an entry was last replaced or dropped.
+    /// Pages of the kernel's part that were found mapped since an entry was last replaced or
+    /// dropped.
     mapped: Mapped,
     /// Entries that Xen has refused.
     refused: u64,
 }
 
-/// A few pages, by the low bits of their numbers: the descriptor tables, the task-state segment and the stack, which each
-/// delivery looks at. A word is the page's address, with a bit that says so and one that says that it can be written.
+/// A few pages, by the low bits of their numbers: the descriptor tables, the task-state segment and
+/// the stack, which each delivery looks at. A word is the page's address, with a bit that says so
+/// and one that says that it can be written.
 #[derive(Debug)]
 struct Mapped {
     pages: [u64; 16],
@@ -131,11 +134,13 @@ impl Tables {
 
     /// An entry as it is in force.
     fn read(table: u64, index: usize) -> u64 {
-        // SAFETY: a table in use: of the pool, or of the linear mapping, which all are mapped there to be read.
+        // SAFETY: a table in use: of the pool, or of the linear mapping, which all are mapped there
+        // to be read.
         unsafe { pointer::<u64>(LINEAR + table + 8 * index as u64).read_volatile() }
     }
 
-    /// Whether the level-1 entry at a machine address is the one that is in force for a virtual address.
+    /// Whether the level-1 entry at a machine address is the one that is in force for a virtual
+    /// address.
     fn is_leaf_of(&self, place: u64, address: u64) -> bool {
         let mut table = self.kernel_root;
         for level in [4, 3, 2] {
@@ -160,7 +165,8 @@ impl Tables {
         let mut start = 0;
         let end = core::mem::take(&mut self.queued);
         while start < end {
-            // SAFETY: the shadow holds the guest's own memory only; the wedge's parts of the address space are not in it.
+            // SAFETY: the shadow holds the guest's own memory only; the wedge's parts of the
+            // address space are not in it.
             match unsafe { hypercall::mmu_update(&self.queue[start..end], DOMID_SELF) } {
                 Ok(()) => return,
                 Err((done, refused)) => {
@@ -172,7 +178,8 @@ impl Tables {
         }
     }
 
-    /// Xen will not have an entry: what is there then reads as nothing, and keeps what is written to itself.
+    /// Xen will not have an entry: what is there then reads as nothing, and keeps what is written
+    /// to itself.
     fn refuse(&mut self, update: MmuUpdate, refused: hypercall::Refused) {
         self.refused += 1;
         // All of the first, then fewer and fewer: the wedge port has the number of all.
@@ -201,9 +208,10 @@ impl Tables {
         table | entry::TABLE & !entry::WRITABLE | rights | execute
     }
 
-    /// Has three tables, of levels 3 to 1, that are in use for nothing else lead from an address to a page, to be read and
-    /// executed; and no longer from the address that they led from before. What leads there is linked first, so that a table
-    /// always has a link and Xen need not look at all of it again.
+    /// Has three tables, of levels 3 to 1, that are in use for nothing else lead from an address to
+    /// a page, to be read and executed; and no longer from the address that they led from before.
+    /// What leads there is linked first, so that a table always has a link and Xen need not look at
+    /// all of it again.
     pub(super) fn lead(&mut self, tables: [Table; 3], from: Option<u64>, to: u64, page: u64) {
         let [pointers, directory, table] = tables.map(|table| self.machine(table));
         let leaf = page | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
@@ -223,7 +231,8 @@ impl Tables {
         self.carry_out();
     }
 
-    /// Gives user mode's root a table of level 3, where it has nothing, or takes it away; the real TLB is the caller's.
+    /// Gives user mode's root a table of level 3, where it has nothing, or takes it away; the real
+    /// TLB is the caller's.
     pub(super) fn set_users_pointers(&mut self, table: Table, address: u64, present: bool) {
         let value = if present { self.machine(table) | entry::TABLE } else { 0 };
         self.queue(MmuUpdate { address: self.user_root + 8 * index(address, 4) as u64, value });
@@ -277,8 +286,8 @@ impl Memory for Tables {
         self.mapped.has(address, write)
     }
 
-    /// Any address may come, also one that a program has put into RSP: Xen's own are not the kernel's, and their tables are not
-    /// shown to be read.
+    /// Any address may come, also one that a program has put into RSP: Xen's own are not the
+    /// kernel's, and their tables are not shown to be read.
     fn is_mapped(&mut self, address: u64, write: bool) -> bool {
         if address >> 63 != 0 && address < LINEAR {
             return false;
@@ -326,7 +335,8 @@ impl Memory for Tables {
 
     fn store_physical(&mut self, address: u64, bytes: &[u8]) -> bool {
         let Some(place) = self.memory.place(address) else { return false };
-        // SAFETY: as above; the linear mapping shows it to be written, for it is no page table of Xen's.
+        // SAFETY: as above; the linear mapping shows it to be written, for it is no page table of
+        // Xen's.
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer::<u8>(place), bytes.len()) };
         true
     }
@@ -438,7 +448,8 @@ impl Host for Tables {
         self.carry_out();
     }
 
-    /// One leaf costs less by its address: Xen need not map the table for it, and flushes it by the way.
+    /// One leaf costs less by its address: Xen need not map the table for it, and flushes it by the
+    /// way.
     fn commit_page(&mut self, address: u64, flush: bool) {
         if self.queued != 1 || !self.is_leaf_of(self.queue[0].address, address) {
             self.carry_out();

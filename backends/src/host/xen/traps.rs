@@ -1,7 +1,8 @@
 //! What happens when Xen, or a site, enters the wedge.
 //!
-//! What is common to all hosts is in [`wedge::vm`]. Here is what differs: where the values come from that an entry saves, which
-//! entries there are, and what is to be done before the guest goes on.
+//! What is common to all hosts is in [`wedge::vm`]. Here is what differs: where the values come
+//! from that an entry saves, which entries there are, and what is to be done before the guest goes
+//! on.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -76,8 +77,9 @@ impl Xen {
         }
     }
 
-    /// Whether a single step has ended in the wedge: within a site, which to the guest is one instruction. SYSENTER leaves TF
-    /// set, so that any program can have the kernel's entry stepped through.
+    /// Whether a single step has ended in the wedge: within a site, which to the guest is one
+    /// instruction. SYSENTER leaves TF set, so that any program can have the kernel's entry stepped
+    /// through.
     fn is_step_in_window(vm: &Vm, context: &Context) -> bool {
         /// #DB.
         /// DR6.BS (SDM Vol. 3B, 17.2.3).
@@ -88,7 +90,8 @@ impl Xen {
             && hypercall::get_debug_register(6) & SINGLE_STEP != 0
     }
 
-    /// Goes on in the window: to the end of a stub. What a stub calls does not step; the context that it is called for does.
+    /// Goes on in the window: to the end of a stub. What a stub calls does not step; the context
+    /// that it is called for does.
     fn step_on(vm: &mut Vm, context: &mut Context) -> u64 {
         if vm.text.engine.at_stub(context.rip).is_none() {
             context.rflags &= !flags::TRAP;
@@ -100,7 +103,8 @@ impl Xen {
         exit::KERNEL
     }
 
-    /// An IRETQ that `xen_iret` has turned away: often for nothing but the work to be done before user mode.
+    /// An IRETQ that `xen_iret` has turned away: often for nothing but the work to be done before
+    /// user mode.
     fn iret(vm: &mut Vm, context: &mut Context) {
         if CPU.gs_swapped.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context) {
             vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize);
@@ -132,8 +136,9 @@ impl Host for Xen {
         SHARED_PAGE.info().vcpu[0].cr2.load(Ordering::Relaxed)
     }
 
-    /// At an entry of the real local table somebody has loaded its selector, or a program has only accessed that address, where
-    /// to it there is nothing. Then the next fault says so, for the entry is not missing any more.
+    /// At an entry of the real local table somebody has loaded its selector, or a program has only
+    /// accessed that address, where to it there is nothing. Then the next fault says so, for the
+    /// entry is not missing any more.
     fn own_page_fault(vm: &mut Vm, context: &mut Context, address: u64) -> bool {
         let Some(index) = Ldt::entry_at(address) else { return false };
         match vm.machine.processor.show_local(index, &mut vm.machine.space) {
@@ -184,7 +189,8 @@ impl Host for Xen {
             context.registers.rax = vm.machine.space.word(context.rsp + 16).unwrap_or(0);
         }
         context.rsp += 8 * words;
-        // Before the call of `emulate`, nothing of the site has been done; behind that of `interrupt`, all.
+        // Before the call of `emulate`, nothing of the site has been done; behind that of
+        // `interrupt`, all.
         context.rip = vm.machine.space.word(context.rsp).unwrap_or(0) - called;
         context.rsp += 8;
     }
@@ -239,7 +245,8 @@ impl Host for Xen {
 /// Makes Xen's values the guest's.
 fn take(context: &mut Context) {
     failsafe::look_through(context);
-    // The upper half of CS has the event mask. The kernel's selectors are told with a privilege level of 0, user mode's have 3.
+    // The upper half of CS has the event mask. The kernel's selectors are told with a privilege
+    // level of 0, user mode's have 3.
     let selector = context.cs & 0xffff;
     if selector.trailing_zeros() < 2 {
         context.cs = selector;

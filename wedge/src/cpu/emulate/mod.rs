@@ -1,11 +1,12 @@
 //! One instruction.
 //!
-//! Each of the instructions of [`annotate::instructions`] has one of three fates. It is carried out, at the privilege
-//! level of the context; or the CPU that the guest sees does not have it, which is #UD whoever executes it (what CPUID
-//! hides: MONITOR, STAC, XSAVES, VMX ...); or it is not emulated at all, and the caller is told so.
+//! Each of the instructions of [`annotate::instructions`] has one of three fates. It is carried
+//! out, at the privilege level of the context; or the CPU that the guest sees does not have it,
+//! which is #UD whoever executes it (what CPUID hides: MONITOR, STAC, XSAVES, VMX ...); or it is
+//! not emulated at all, and the caller is told so.
 //!
-//! A fault leaves the context at the instruction and changes nothing, so that the guest can repair and repeat. To see
-//! to that, each function here reads and checks first, and changes last.
+//! A fault leaves the context at the instruction and changes nothing, so that the guest can repair
+//! and repeat. To see to that, each function here reads and checks first, and changes last.
 
 mod flags;
 mod identification;
@@ -33,21 +34,22 @@ pub enum Flow {
     Unhandled,
 }
 
-/// Decodes a 64-bit instruction at an address. iced-x86 allocates its tables when it decodes for the first time, and
-/// never again.
+/// Decodes a 64-bit instruction at an address. iced-x86 allocates its tables when it decodes for
+/// the first time, and never again.
 #[must_use]
 pub fn decode(bytes: &[u8], rip: u64) -> Option<Instruction> {
     let instruction = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode();
     (!instruction.is_invalid()).then_some(instruction)
 }
 
-/// Carries out an instruction. The context is at the instruction; [`Instruction::next_ip`] is where it goes on, so
-/// whoever decodes a rewritten site sets that behind the slot (operands relative to RIP are absolute once decoded).
+/// Carries out an instruction. The context is at the instruction; [`Instruction::next_ip`] is where
+/// it goes on, so whoever decodes a rewritten site sets that behind the slot (operands relative to
+/// RIP are absolute once decoded).
 ///
 /// # Errors
 ///
-/// The exception that the instruction raises, for the context as it then is: at the instruction, or behind it if the
-/// exception is a trap. Of a repeated instruction what was done stays done.
+/// The exception that the instruction raises, for the context as it then is: at the instruction, or
+/// behind it if the exception is a trap. Of a repeated instruction what was done stays done.
 pub fn emulate(
     cpu: &mut VirtualCpu,
     context: &mut Context,
@@ -129,7 +131,8 @@ impl<H: Host> Machine<'_, H> {
             M::Rdpid => Ok(self.read_processor()),
             M::Rdpmc => Err(Exception::PROTECTION),
 
-            // At a site it stands before letters and what a hypervisor is to emulate; and the guest sees none.
+            // At a site it stands before letters and what a hypervisor is to emulate; and the guest
+            // sees none.
             M::Ud2 => Err(Exception::INVALID_OPCODE),
 
             M::Hlt => self.halt(),

@@ -7,8 +7,8 @@ use crate::cpu::memory::{is_range, read_number, write_number};
 use crate::cpu::{Context, Exception, Host, is_canonical};
 
 impl<H: Host> Machine<'_, H> {
-    /// A general-purpose register, zero-extended. The parts AH, CH, DH and BH are no operand of any sensitive
-    /// instruction.
+    /// A general-purpose register, zero-extended. The parts AH, CH, DH and BH are no operand of any
+    /// sensitive instruction.
     pub(super) fn get(&mut self, register: Register) -> u64 {
         *slot(self.context, register) & mask(register.size())
     }
@@ -38,8 +38,8 @@ impl<H: Host> Machine<'_, H> {
         self.segment_base(instruction.memory_segment()).wrapping_add(offset)
     }
 
-    /// The linear address of the memory operand, if it is canonical. It is #SS otherwise where the stack is meant (SDM
-    /// Vol. 2A, 2.2.1.3; Vol. 1, 3.3.7.1).
+    /// The linear address of the memory operand, if it is canonical. It is #SS otherwise where the
+    /// stack is meant (SDM Vol. 2A, 2.2.1.3; Vol. 1, 3.3.7.1).
     pub(super) fn address(&mut self) -> Result<u64, Exception> {
         let address = self.linear_address();
         match is_canonical(address) {

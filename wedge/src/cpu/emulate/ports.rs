@@ -1,6 +1,7 @@
 //! Port I/O, and who may do it (SDM Vol. 1, 19.5).
 //!
-//! IOPL is the guest's own, and so is the bitmap in its TSS: a guest kernel may let a program have a port.
+//! IOPL is the guest's own, and so is the bitmap in its TSS: a guest kernel may let a program have
+//! a port.
 
 use iced_x86::{OpKind, Register};
 
@@ -64,7 +65,8 @@ impl<H: Host> Machine<'_, H> {
         })
     }
 
-    /// One element, or with REP as many as RCX says. The registers tell how far it came, if one faults.
+    /// One element, or with REP as many as RCX says. The registers tell how far it came, if one
+    /// faults.
     fn each(
         &mut self,
         string: String,
@@ -93,8 +95,8 @@ impl<H: Host> Machine<'_, H> {
         Ok(Flow::Next)
     }
 
-    /// #GP(0) for a port that the context may not access: above IOPL each of its bits in the bitmap has to be clear. Two
-    /// bytes of it are read, always, so the last one must have another behind.
+    /// #GP(0) for a port that the context may not access: above IOPL each of its bits in the bitmap
+    /// has to be clear. Two bytes of it are read, always, so the last one must have another behind.
     fn check_port(&mut self, port: u16, size: Size) -> Result<(), Exception> {
         if self.context.cpl() <= iopl(self.context.rflags) {
             return Ok(());

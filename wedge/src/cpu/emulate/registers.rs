@@ -70,8 +70,8 @@ impl<H: Host> Machine<'_, H> {
         Ok(Flow::Next)
     }
 
-    /// The number of a debug register that may be accessed. DR4 and DR5 are other names of DR6 and DR7 while CR4.DE is
-    /// 0 (SDM Vol. 3B, 17.2.2).
+    /// The number of a debug register that may be accessed. DR4 and DR5 are other names of DR6 and
+    /// DR7 while CR4.DE is 0 (SDM Vol. 3B, 17.2.2).
     fn debug(&mut self, register: Register) -> Result<u8, Exception> {
         let number = match register.number() as u8 {
             number @ (0..=3 | 6 | 7) => number,
@@ -89,7 +89,8 @@ impl<H: Host> Machine<'_, H> {
         Ok(number)
     }
 
-    /// XGETBV of XCR0, or of the components in use, which may be all that are enabled (SDM Vol. 1, 13.6).
+    /// XGETBV of XCR0, or of the components in use, which may be all that are enabled (SDM Vol. 1,
+    /// 13.6).
     pub(super) fn get_extended_control(&mut self) -> Outcome {
         self.has_extended_state()?;
         if self.context.registers.rcx as u32 > 1 {

@@ -40,8 +40,8 @@ impl<H: Host> Machine<'_, H> {
         Ok(Flow::Next)
     }
 
-    /// POP to FS or GS, or to a general-purpose register: the flags that a PUSHF in front of it has left. The stack pointer
-    /// moves first, so that it may be what is popped to (SDM Vol. 2B, POP).
+    /// POP to FS or GS, or to a general-purpose register: the flags that a PUSHF in front of it has
+    /// left. The stack pointer moves first, so that it may be what is popped to (SDM Vol. 2B, POP).
     pub(super) fn pop_register(&mut self) -> Outcome {
         let destination = self.instruction.op0_register();
         if self.instruction.op0_kind() != OpKind::Register {
@@ -140,7 +140,8 @@ impl<H: Host> Machine<'_, H> {
         Ok(self.set_zero_flag(found.is_some_and(allowed)))
     }
 
-    /// The descriptor of the selector in the last operand, if there is one and privilege lets it be seen.
+    /// The descriptor of the selector in the last operand, if there is one and privilege lets it be
+    /// seen.
     fn accessible(&mut self) -> Result<Option<Descriptor>, Exception> {
         let selector = Selector(self.load_selector()?);
         let address = self.cpu.descriptor_address(selector, 8).filter(|_| !selector.is_null());

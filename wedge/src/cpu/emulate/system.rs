@@ -47,7 +47,8 @@ impl<H: Host> Machine<'_, H> {
         Ok(Flow::Next)
     }
 
-    /// INVD, WBINVD, WBNOINVD. The caches are shared with the host, so nothing in them is thrown away unwritten.
+    /// INVD, WBINVD, WBNOINVD. The caches are shared with the host, so nothing in them is thrown
+    /// away unwritten.
     pub(super) fn write_back_caches(&mut self) -> Outcome {
         self.privileged()?;
         self.host.write_back_caches();

@@ -81,8 +81,8 @@ fn error_codes_are_pushed_where_there_are_some() {
     }
 }
 
-/// What is wrong with the gate of vector 0x21 or what it leads to, and the exception that is delivered instead, as an
-/// external interrupt is and as INT 0x21 in the kernel is.
+/// What is wrong with the gate of vector 0x21 or what it leads to, and the exception that is
+/// delivered instead, as an external interrupt is and as INT 0x21 in the kernel is.
 #[test]
 fn bad_gates() {
     let of_entry = 0x21 << 3 | 2;
@@ -154,7 +154,8 @@ fn a_conforming_handler_keeps_the_level() {
     assert_eq!(frame(&mut world), [7], "with the rights of user mode");
 }
 
-/// SDM Vol. 3A, table 6-5: a first event whose delivery fails, and what is delivered then. The gates of #UD (benign),
+/// SDM Vol. 3A, table 6-5: a first event whose delivery fails, and what is delivered then. The
+/// gates of #UD (benign),
 /// #GP (contributory) and #PF lead to a stack that is not mapped, or to a null selector.
 #[test]
 fn what_becomes_of_a_fault_during_delivery() {

@@ -389,7 +389,8 @@ fn idling_and_caches() {
     World::user().faults(&[0xf4], PROTECTION);
 }
 
-/// Addresses: base and index, RIP, a 32-bit address, FS, an address that is not canonical. SGDT writes there.
+/// Addresses: base and index, RIP, a 32-bit address, FS, an address that is not canonical. SGDT
+/// writes there.
 #[test]
 fn addresses() {
     let mut world = World::user();

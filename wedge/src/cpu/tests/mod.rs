@@ -1,4 +1,5 @@
-//! A machine to test on: tables as Linux lays them out, a little memory, and a log of what reached the host.
+//! A machine to test on: tables as Linux lays them out, a little memory, and a log of what reached
+//! the host.
 
 extern crate std;
 

@@ -45,8 +45,9 @@ fn code() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// Nothing is sensitive and unhandled, but far branches through call gates; nothing else is handled, but half a
-    /// sequence: PUSH and POP of a register, and UD2; and a fault leaves the context as it was, but for strings and the trap of INT1.
+    /// Nothing is sensitive and unhandled, but far branches through call gates; nothing else is
+    /// handled, but half a sequence: PUSH and POP of a register, and UD2; and a fault leaves the
+    /// context as it was, but for strings and the trap of INT1.
     #[test]
     fn instructions(bytes in code(), user: bool, [rax, rcx, rdx, rdi] in prop::array::uniform4(values())) {
         let mut world = if user { World::user() } else { World::kernel() };
@@ -70,7 +71,8 @@ proptest! {
         }
     }
 
-    /// A program never becomes the kernel by a return, and whoever returns holds selectors of one level, canonical RIP.
+    /// A program never becomes the kernel by a return, and whoever returns holds selectors of one
+    /// level, canonical RIP.
     #[test]
     fn returns(
         user: bool,
@@ -90,7 +92,8 @@ proptest! {
         }
     }
 
-    /// Whatever is in the IDT: an event is delivered to a canonical address at no outer level, or the CPU stops.
+    /// Whatever is in the IDT: an event is delivered to a canonical address at no outer level, or
+    /// the CPU stops.
     #[test]
     fn events(user: bool, vector: u8, entries in prop::collection::vec(any::<[u64; 2]>(), 16), rsp in values()) {
         let mut world = if user { World::user() } else { World::kernel() };

@@ -1,11 +1,12 @@
 //! What Linux is told about the machine and its command line: `struct boot_params`, one page.
 //!
-//! A boot loader normally copies the `setup_header` of a bzImage into that page and fills in the rest. A vmlinux has no
-//! such header; its build puts it into the bzImage only. So the few fields of it that the kernel itself looks at are given
-//! the values that a bzImage would have brought along: the kernel is to behave the same either way.
+//! A boot loader normally copies the `setup_header` of a bzImage into that page and fills in the
+//! rest. A vmlinux has no such header; its build puts it into the bzImage only. So the few fields
+//! of it that the kernel itself looks at are given the values that a bzImage would have brought
+//! along: the kernel is to behave the same either way.
 //!
-//! Offsets: `Documentation/x86/zero-page.rst` and `boot.rst`; structures: `arch/x86/include/uapi/asm/bootparam.h` and
-//! `include/uapi/linux/screen_info.h`.
+//! Offsets: `Documentation/x86/zero-page.rst` and `boot.rst`; structures:
+//! `arch/x86/include/uapi/asm/bootparam.h` and `include/uapi/linux/screen_info.h`.
 
 use core::ops::Range;
 
@@ -32,7 +33,8 @@ pub struct BootParams<'a> {
     pub rsdp: u64,
     /// What can be drawn on.
     pub display: Display,
-    /// Whether addresses are randomised: the kernel then does so with those that it chooses by itself.
+    /// Whether addresses are randomised: the kernel then does so with those that it chooses by
+    /// itself.
     pub randomised: bool,
 }
 
@@ -106,7 +108,8 @@ impl BootParams<'_> {
         put(page, 0x1f2, ROOT_READ_ONLY.to_le_bytes());
         put(page, 0x1fa, NORMAL_VIDEO_MODE.to_le_bytes());
         put(page, 0x1fe, 0xaa55_u16.to_le_bytes());
-        // A short jump over the rest of the header: its distance is how one tells where the header ends, here at 0x26c.
+        // A short jump over the rest of the header: its distance is how one tells where the header
+        // ends, here at 0x26c.
         put(page, 0x200, [0xeb, 0x6a]);
         put(page, 0x202, *b"HdrS");
         put(page, 0x206, 0x020f_u16.to_le_bytes());
@@ -168,7 +171,8 @@ fn put<const N: usize>(page: &mut [u8; SIZE], at: usize, bytes: [u8; N]) {
     page[at..at + N].copy_from_slice(&bytes);
 }
 
-/// Writes a value in two halves, the lower one at the first offset: fields that were widened by later versions.
+/// Writes a value in two halves, the lower one at the first offset: fields that were widened by
+/// later versions.
 fn put_split(page: &mut [u8; SIZE], [low, high]: [usize; 2], value: u64) {
     let [l0, l1, l2, l3, h0, h1, h2, h3] = value.to_le_bytes();
     put(page, low, [l0, l1, l2, l3]);

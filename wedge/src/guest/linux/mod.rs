@@ -29,7 +29,8 @@ use core::ops::Range;
 
 use annotate::instructions::Class;
 
-/// What is in CS at the entry in 64-bit mode, and in the other segment registers (`__BOOT_CS`, `__BOOT_DS`).
+/// What is in CS at the entry in 64-bit mode, and in the other segment registers (`__BOOT_CS`,
+/// `__BOOT_DS`).
 pub const BOOT_CS: u16 = 0x10;
 /// See [`BOOT_CS`].
 pub const BOOT_DS: u16 = 0x18;
@@ -40,29 +41,31 @@ pub mod symbol {
     pub const POINTERS: &str = "level3_kernel_pgt";
     /// The directory that maps its image.
     pub const DIRECTORY: &str = "level2_kernel_pgt";
-    /// The root, and behind it that of user mode if page tables are isolated (`PGD_ALLOCATION_ORDER`,
-    /// `include/asm/pgalloc.h`).
+    /// The root, and behind it that of user mode if page tables are isolated
+    /// (`PGD_ALLOCATION_ORDER`, `include/asm/pgalloc.h`).
     pub const ROOT: &str = "init_top_pgt";
     /// Where it is entered in 64-bit mode.
     pub const ENTRY: &str = "startup_64";
-    /// Where it goes from one thread's stack to another's; see [`stack_switch`](super::stack_switch).
+    /// Where it goes from one thread's stack to another's; see
+    /// [`stack_switch`](super::stack_switch).
     pub const STACK_SWITCH: &str = "__switch_to_asm";
 }
 
-/// The entry of the root that is the first behind a hypervisor's own. Linux leaves it empty unless page tables are isolated:
-/// then it maps local descriptor tables.
+/// The entry of the root that is the first behind a hypervisor's own. Linux leaves it empty unless
+/// page tables are isolated: then it maps local descriptor tables.
 pub const FREE_ROOT_ENTRY: usize = 272;
 
-/// Bytes of the address space behind the range of modules. There is the fixmap, whose pages Linux maps and flushes by the ten
-/// thousand.
+/// Bytes of the address space behind the range of modules. There is the fixmap, whose pages Linux
+/// maps and flushes by the ten thousand.
 pub const BEHIND_MODULES: u32 = 16 << 20;
 
-/// Words right below the frame of an NMI that have to stay as they are: Linux keeps a mark there, by which it tells nested NMIs,
-/// and two frames more. Those are twelve.
+/// Words right below the frame of an NMI that have to stay as they are: Linux keeps a mark there,
+/// by which it tells nested NMIs, and two frames more. Those are twelve.
 pub const NMI_WORDS: usize = 16;
 
-/// What Linux executes an instruction of this class for, where its result may be another's: RDTSCP for the time
-/// (`rdtsc_ordered`), but not for `IA32_TSC_AUX`; VERW for its side effect (`mds_clear_cpu_buffers`).
+/// What Linux executes an instruction of this class for, where its result may be another's: RDTSCP
+/// for the time (`rdtsc_ordered`), but not for `IA32_TSC_AUX`; VERW for its side effect
+/// (`mds_clear_cpu_buffers`).
 #[must_use]
 pub const fn executed_for(class: Class) -> Option<&'static str> {
     match class {
@@ -72,7 +75,8 @@ pub const fn executed_for(class: Class) -> Option<&'static str> {
     }
 }
 
-/// What the kernel has in CS and SS (`arch/x86/include/asm/segment.h`, `__KERNEL_CS`, `__KERNEL_DS`).
+/// What the kernel has in CS and SS (`arch/x86/include/asm/segment.h`, `__KERNEL_CS`,
+/// `__KERNEL_DS`).
 pub const KERNEL_CS: u64 = 0x10;
 /// See [`KERNEL_CS`].
 pub const KERNEL_DS: u64 = 0x18;
@@ -81,21 +85,25 @@ pub const USER_CS: u64 = 0x33;
 /// See [`USER_CS`].
 pub const USER_DS: u64 = 0x2b;
 
-/// The vector by which 32-bit programs call the kernel (`arch/x86/include/asm/irq_vectors.h`, `IA32_SYSCALL_VECTOR`).
+/// The vector by which 32-bit programs call the kernel (`arch/x86/include/asm/irq_vectors.h`,
+/// `IA32_SYSCALL_VECTOR`).
 pub const SYSTEM_CALL: u8 = 0x80;
 
-/// The entries of its GDT that belong to the thread that runs: stores without a word, at each switch (6.1,
-/// `arch/x86/include/asm/desc.h`, `native_load_tls`; `segment.h`, `GDT_ENTRY_TLS_MIN`).
+/// The entries of its GDT that belong to the thread that runs: stores without a word, at each
+/// switch (6.1, `arch/x86/include/asm/desc.h`, `native_load_tls`; `segment.h`,
+/// `GDT_ENTRY_TLS_MIN`).
 pub const TLS_ENTRIES: Range<usize> = 12..15;
 
-/// A stack of the kernel's has so many pages at most (`arch/x86/include/asm/page_64_types.h`, `THREAD_SIZE`, `IRQ_STACK_SIZE`,
-/// `EXCEPTION_STKSZ`).
+/// A stack of the kernel's has so many pages at most (`arch/x86/include/asm/page_64_types.h`,
+/// `THREAD_SIZE`, `IRQ_STACK_SIZE`, `EXCEPTION_STKSZ`).
 pub const STACK_PAGES: u64 = 4;
 
-/// The SWAPGS behind which Linux puts RSP on a stack that cannot be written and has never been touched (6.1,
-/// `native_irq_return_ldt`, to hide the upper half of RSP from 16-bit user mode): a page fault there could be pushed nowhere.
+/// The SWAPGS behind which Linux puts RSP on a stack that cannot be written and has never been
+/// touched (6.1, `native_irq_return_ldt`, to hide the upper half of RSP from 16-bit user mode): a
+/// page fault there could be pushed nowhere.
 ///
-/// `image` is the kernel's, at `address`; `sites` are those of SWAPGS. Where the site is, is `None` in a kernel without.
+/// `image` is the kernel's, at `address`; `sites` are those of SWAPGS. Where the site is, is `None`
+/// in a kernel without.
 #[must_use]
 pub fn unwritable_stack(image: &[u8], address: u64, mut sites: impl Iterator<Item = Range<u64>>) -> Option<u64> {
     /// `pop %rdi; mov %rax, %rsp`
@@ -116,13 +124,16 @@ pub struct StackSwitch {
     pub displacement: i32,
 }
 
-/// Linux's `__switch_to_asm` (`arch/x86/entry/entry_64.S`, since 4.9): it stores RSP in the old thread's structure, to which
-/// RDI points, and loads it from the same place in the new one's, to which RSI points.
+/// Linux's `__switch_to_asm` (`arch/x86/entry/entry_64.S`, since 4.9): it stores RSP in the old
+/// thread's structure, to which RDI points, and loads it from the same place in the new one's, to
+/// which RSI points.
 ///
-/// `image` is the kernel's, at `address`. `None` in a kernel that does this in another way, or in several places.
+/// `image` is the kernel's, at `address`. `None` in a kernel that does this in another way, or in
+/// several places.
 #[must_use]
 pub fn stack_switch(image: &[u8], address: u64) -> Option<StackSwitch> {
-    /// `mov %rsp, displacement(%rdi)` and `mov displacement(%rsi), %rsp`, each before 4 bytes of displacement.
+    /// `mov %rsp, displacement(%rdi)` and `mov displacement(%rsi), %rsp`, each before 4 bytes of
+    /// displacement.
     const STORE: [u8; 3] = [0x48, 0x89, 0xa7];
     const LOAD: [u8; 3] = [0x48, 0x8b, 0xa6];
     const LENGTH: usize = 14;

@@ -179,7 +179,8 @@ fn a_header_that_is_not_that_of_a_kernel_is_refused() {
         (56, 0xffff, headers(64, 0xffff, 56)),
         (52, 0x0004_0020_0040, headers(64, 4, 32)),
         (56, 0, ElfError::Entry(PHYSICAL)),
-        // Behind the text, in data that is executable but not in the file, and in data that is neither.
+        // Behind the text, in data that is executable but not in the file, and in data that is
+        // neither.
         (ENTRY, PHYSICAL + 0x1000, ElfError::Entry(PHYSICAL + 0x1000)),
         (ENTRY, PHYSICAL + 0x3200, ElfError::Entry(PHYSICAL + 0x3200)),
         (ENTRY, PHYSICAL + 0x2000, ElfError::Entry(PHYSICAL + 0x2000)),

@@ -207,7 +207,8 @@ fn the_alarm_comes_at_its_time() {
 
 #[test]
 fn an_alarm_is_found_wherever_in_a_day_it_was() {
-    // The alarm is a second after now. How many seconds nobody looks, and whether register C then has it.
+    // The alarm is a second after now. How many seconds nobody looks, and whether register C then
+    // has it.
     for (passed, expected) in [(1, 0x20), (43_200, 0x20), (86_400, 0x20), (86_401, 0x20), (1_000_000, 0x20), (0, 0)] {
         let mut pc = Pc::at(LEAP_EVE);
         for (index, value) in [(1, 0x59), (3, 0x59), (5, 0x23)] {

@@ -226,8 +226,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Against a model that knows a list of priorities and a stack of what is being served. Lines of the second chip hold
-    /// each other back on the first.
+    /// Against a model that knows a list of priorities and a stack of what is being served. Lines
+    /// of the second chip hold each other back on the first.
     #[test]
     fn fully_nested(steps in steps()) {
         let mut pc = Pc::initialised(0xffff);

@@ -12,7 +12,8 @@ const MSR: u16 = 0x3fe;
 const SCR: u16 = 0x3ff;
 
 impl Pc {
-    /// With FIFOs, their trigger at 8 bytes, and the interrupt let through: as Linux has an open port.
+    /// With FIFOs, their trigger at 8 bytes, and the interrupt let through: as Linux has an open
+    /// port.
     fn open_serial(enabled: u8) -> Self {
         let mut pc = Self::initialised(1 << 4);
         pc.outb(IIR, 0x81);
@@ -59,7 +60,8 @@ fn linux_takes_it_for_a_16550a() {
     pc.outb(LCR, 0);
     pc.outb(IIR, 1);
     assert_eq!(pc.inb(IIR) >> 6, 3);
-    // `autoconfig_16550a`, for a kernel that tells variants apart: no EFR, no EXCR1, no FIFO of 64, no UUE.
+    // `autoconfig_16550a`, for a kernel that tells variants apart: no EFR, no EXCR1, no FIFO of 64,
+    // no UUE.
     for mode in [0x80, 0xbf] {
         pc.outb(LCR, mode);
         assert_ne!(pc.inb(IIR), 0);

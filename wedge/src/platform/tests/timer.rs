@@ -141,7 +141,8 @@ fn half_a_count_stops_mode_0() {
 
 #[test]
 fn quick_calibration_measures_the_clock() {
-    // `quick_pit_calibrate`: how long the high byte of channel 2 takes to fall from 0xff by 1, then by 50 more.
+    // `quick_pit_calibrate`: how long the high byte of channel 2 takes to fall from 0xff by 1, then
+    // by 50 more.
     for access in [400, 1000, 1500] {
         let mut pc = Pc { access, ..Pc::new() };
         let gate = pc.inb(0x61) & !2 | 1;
@@ -297,7 +298,8 @@ fn the_refresh_bit_toggles() {
 }
 
 proptest! {
-    /// Whenever `advance` is called, as long as it is at least once in a period, each tick comes once.
+    /// Whenever `advance` is called, as long as it is at least once in a period, each tick comes
+    /// once.
     #[test]
     fn no_tick_is_lost_or_doubled(
         start in 0_u64..1 << 50,

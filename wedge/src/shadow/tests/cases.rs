@@ -14,7 +14,8 @@ const ALL: u64 = 0x67;
 const LAYOUT: Layout = Layout::STANDARD;
 const KERNEL: u64 = 0xffff_c900_0000_0000;
 
-/// Two roots (pages 1 and 2) that lead by pages 3, 4 and 5 to a level-1 table, both from 0 and from [`KERNEL`].
+/// Two roots (pages 1 and 2) that lead by pages 3, 4 and 5 to a level-1 table, both from 0 and from
+/// [`KERNEL`].
 fn guest() -> Machine {
     guest_with(32)
 }
@@ -56,7 +57,8 @@ fn a_kernel_stack_is_there_as_a_whole() {
     });
 }
 
-/// Not every stack lies in one block: that of interrupts, where stacks are mapped by pages, begins at any page.
+/// Not every stack lies in one block: that of interrupts, where stacks are mapped by pages, begins
+/// at any page.
 #[test]
 fn a_kernel_stack_is_there_as_a_whole_wherever_it_begins() {
     for first in (1..16).chain(509..512) {
@@ -114,7 +116,8 @@ fn what_is_unchanged_costs_nothing() {
 
 #[test]
 fn a_large_page_is_flushed_by_any_address_in_it() {
-    // The table (3: of 1 GB pages; 4: of 2 MB), where the page is (at 0 there is no ready-made table), an address in it.
+    // The table (3: of 1 GB pages; 4: of 2 MB), where the page is (at 0 there is no ready-made
+    // table), an address in it.
     for (table, base, other) in [(4, 0, 0x1000), (3, 0, 0x1000), (3, 0, 0x40_0000), (4, 0x20_0000, 0x5000)] {
         for half in [0, KERNEL] {
             let mut machine = guest();
@@ -221,8 +224,8 @@ fn what_is_required_stays_while_more_is() {
     });
 }
 
-/// The kernel's part has filled the pool; a program works in more parts than are left. Then what the kernel no longer uses goes,
-/// instead of what the program uses; and the other way round.
+/// The kernel's part has filled the pool; a program works in more parts than are left. Then what
+/// the kernel no longer uses goes, instead of what the program uses; and the other way round.
 #[test]
 fn what_is_used_gets_the_tables_in_the_end() {
     const TURNS: u64 = 200;

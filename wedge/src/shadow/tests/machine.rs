@@ -21,7 +21,8 @@ pub(super) const HOLE_END: u64 = 96 << 20;
 /// The page that stands for all in the hole.
 pub(super) const SUBSTITUTE: u64 = OFFSET + MEMORY_END - 0x1000;
 
-/// What a host has to itself whatever the layout, as Xen does: 16 entries of the root, and one that is the wedge's.
+/// What a host has to itself whatever the layout, as Xen does: 16 entries of the root, and one that
+/// is the wedge's.
 const OF_THE_HOST: [Range<u64>; 2] =
     [0xffff_8000_0000_0000..0xffff_8800_0000_0000, 0xffff_8800_0000_0000..0xffff_8880_0000_0000];
 

@@ -1,4 +1,5 @@
-//! What the architecture allows: a walk written from the manual's tables, and what a TLB may still know.
+//! What the architecture allows: a walk written from the manual's tables, and what a TLB may still
+//! know.
 
 extern crate std;
 
@@ -57,7 +58,8 @@ pub(super) fn walk(machine: &Machine, mode: Mode, root: u64, address: u64) -> Va
         page.writable &= bit(1);
         page.user &= bit(2);
         page.executable &= !bit(63);
-        // All spaces share what is below a root's entry for the kernel's part: the first to use it sets the flag, in its root.
+        // All spaces share what is below a root's entry for the kernel's part: the first to use it
+        // sets the flag, in its root.
         page.accessed &= bit(5) || name == "PML4E" && machine.layout.kernel.contains(address);
         let frame = entry & 0x000f_ffff_ffff_f000;
         if leaf {
@@ -178,7 +180,8 @@ impl Tlb {
         }
     }
 
-    /// A page, and the larger page around it if that is what is known; global ones of other PCIDs, too.
+    /// A page, and the larger page around it if that is what is known; global ones of other PCIDs,
+    /// too.
     pub(super) fn flush_page(&mut self, pcid: u16, address: u64) {
         for (key, values) in &mut self.known {
             values.retain(|value| match value {

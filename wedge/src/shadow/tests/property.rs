@@ -1,4 +1,5 @@
-//! Random guests: after any sequence of table writes, flushes and loads of CR3, every access does what a TLB allows.
+//! Random guests: after any sequence of table writes, flushes and loads of CR3, every access does
+//! what a TLB allows.
 
 extern crate std;
 
@@ -10,8 +11,8 @@ use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
 
-/// Slots of the root, as far as they are used: two of programs, two of the kernel, of which the second has the window, and one
-/// of the host. Then likewise indices of the levels below.
+/// Slots of the root, as far as they are used: two of programs, two of the kernel, of which the
+/// second has the window, and one of the host. Then likewise indices of the levels below.
 fn slots(layout: &Layout) -> [usize; 5] {
     let kernel = layout.kernel;
     [0, kernel.first() - 1, kernel.first() + 17, layout.window_index(4), 272]
@@ -269,7 +270,8 @@ impl World<'_> {
     }
 
     fn run(&mut self, op: &Op) {
-        // A split page of the kernel's part is filled again at once: its leaves may be marked, as at a speculative access.
+        // A split page of the kernel's part is filled again at once: its leaves may be marked, as
+        // at a speculative access.
         self.machine.may = May::DirtyIfLarge;
         let page = |page: usize| self.pages[page % self.pages.len()];
         match *op {
@@ -373,7 +375,8 @@ fn what_comes_from_one_page_is_flushed_together() {
     run(16, &ops);
 }
 
-/// A page that user mode must not reach becomes writable, and is not filled again for that; then it becomes another.
+/// A page that user mode must not reach becomes writable, and is not filled again for that; then it
+/// becomes another.
 #[test]
 fn what_is_dropped_for_a_fault_to_decide_is_forgotten() {
     let look = |page| Op::Access { page, access: Access { write: false, user: false, fetch: false } };

@@ -2,19 +2,22 @@
 //!
 //! Every sensitive instruction gets one of these decisions:
 //!
-//! * It stays (fused), because in ring 3 it does the right thing, or because the guest never executes it.
-//! * It has a [`Template`]: a few instructions in its slot or stub that read or write the virtual state. That is for what a
-//!   kernel executes by the thousand and what needs no more than that.
-//! * It is emulated: its stub calls a routine that does the same to the virtual processor as the instruction does to a real
-//!   one, faults included.
+//! * It stays (fused), because in ring 3 it does the right thing, or because the guest never
+//!   executes it.
+//! * It has a [`Template`]: a few instructions in its slot or stub that read or write the virtual
+//!   state. That is for what a kernel executes by the thousand and what needs no more than that.
+//! * It is emulated: its stub calls a routine that does the same to the virtual processor as the
+//!   instruction does to a real one, faults included.
 //!
-//! The flags say where code may stand. *No stack*: nothing is pushed; the stub says which site it is in a variable, and jumps.
-//! *Head*: that code runs at its physical address, where no branch reaches a stub, so the slot becomes an INT3, and whoever
-//! gets the breakpoint asks [`Engine::site_at`](crate::sites::Engine::site_at). So does the slot of a single instruction that could
-//! not be padded: POPF and SGDT would not even fault in ring 3. *Copied*: a copy has no site, so the instruction
-//! stays, and is emulated as one that nobody knew of.
+//! The flags say where code may stand. *No stack*: nothing is pushed; the stub says which site it
+//! is in a variable, and jumps. *Head*: that code runs at its physical address, where no branch
+//! reaches a stub, so the slot becomes an INT3, and whoever gets the breakpoint asks
+//! [`Engine::site_at`](crate::sites::Engine::site_at). So does the slot of a single instruction
+//! that could not be padded: POPF and SGDT would not even fault in ring 3. *Copied*: a copy has no
+//! site, so the instruction stays, and is emulated as one that nobody knew of.
 //!
-//! The host may deliver an event at any instruction. [`templates`](crate::sites::templates) says what holds there.
+//! The host may deliver an event at any instruction. [`templates`](crate::sites::templates) says
+//! what holds there.
 
 use annotate::instructions::Class;
 use annotate::record::{AllegedSite, Flags, LiveFlags, MINIMUM_SLOT};
@@ -23,30 +26,34 @@ use super::{Case, Form, Left, Native, Policy, Way};
 use crate::guest::linux::executed_for;
 use crate::sites::bytes::Bytes;
 
-/// The guest's kernel runs without privileges. What its rewritten sites see of the virtual processor: addresses within 2 GB of
-/// the stubs and the guest's text, all but the selectors.
+/// The guest's kernel runs without privileges. What its rewritten sites see of the virtual
+/// processor: addresses within 2 GB of the stubs and the guest's text, all but the selectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deprivileged {
-    /// A byte: 0 where the virtual IF is set, 1 where it is clear. While it is 1 no event is delivered.
+    /// A byte: 0 where the virtual IF is set, 1 where it is clear. While it is 1 no event is
+    /// delivered.
     pub mask: u64,
     /// A byte: not 0 if an event waits for the virtual IF.
     pub pending: u64,
     /// A byte: `swapgs` inverts it.
     pub gs_swapped: u64,
-    /// By number, the virtual control registers that may simply be read (8 bytes each); 0 for the others.
+    /// By number, the virtual control registers that may simply be read (8 bytes each); 0 for the
+    /// others.
     pub control: [u64; 9],
     /// 4 bytes: the number of the site that jumps without a stack.
     pub site: u64,
-    /// Called to emulate a site; [`Engine::at_stub`](crate::sites::Engine::at_stub) knows it by the return address. Keeps what the
-    /// instruction keeps. Returns, or leaves for where the instruction leads.
+    /// Called to emulate a site; [`Engine::at_stub`](crate::sites::Engine::at_stub) knows it by the
+    /// return address. Keeps what the instruction keeps. Returns, or leaves for where the
+    /// instruction leads.
     pub emulate: u64,
-    /// Jumped to for the same where there is no stack, with the number of the site in `site`. Goes on behind the slot.
+    /// Jumped to for the same where there is no stack, with the number of the site in `site`. Goes
+    /// on behind the slot.
     pub emulate_without_stack: u64,
-    /// Called when IF has been set and an event was pending. Keeps all registers and flags. The event may have been delivered
-    /// since.
+    /// Called when IF has been set and an event was pending. Keeps all registers and flags. The
+    /// event may have been delivered since.
     pub interrupt: u64,
-    /// Jumped to instead of an IRETQ, with the number of the site in `site` and the frame on the stack: it does not simply
-    /// return to the kernel, or an event is pending.
+    /// Jumped to instead of an IRETQ, with the number of the site in `site` and the frame on the
+    /// stack: it does not simply return to the kernel, or an event is pending.
     pub iret: u64,
     /// Jumped to instead of a SYSRETQ.
     pub sysret: u64,
@@ -94,7 +101,8 @@ impl Template {
         }
     }
 
-    /// What stands for the instruction where the stub is called. Only what is never interrupted with something pushed.
+    /// What stands for the instruction where the stub is called. Only what is never interrupted
+    /// with something pushed.
     fn called(self) -> Self {
         match self {
             Self::Cli | Self::Swapgs | Self::MovFromCr => self,
@@ -126,8 +134,8 @@ fn way(case: &Case<'_>, template: Template, unpadded: Option<Left>) -> Result<Wa
     if flags.contains(Flags::COPIED) {
         Err(Left::Copied)
     } else if let Some(left) = unpadded {
-        // The text may count its way into the middle of a sequence, unless letters are there. Without a stack nothing may
-        // fault.
+        // The text may count its way into the middle of a sequence, unless letters are there.
+        // Without a stack nothing may fault.
         let single = shape.second == 0 || site.class == Class::ForcedEmulation;
         let whole = single && stack && !flags.contains(Flags::REPLACEMENT);
         if whole { taken(Form::Trap, template) } else { Err(left) }
@@ -186,8 +194,9 @@ pub(in crate::sites) fn popped(bytes: &[u8]) -> Option<u8> {
     }
 }
 
-/// The general-purpose register of a MOV from a control register that may be read, and where that is: 0F 20 /r, with REX or
-/// without (SDM Vol. 2B, MOV - Move to/from Control Registers). REX.R means CR8 to CR15, REX.B R8 to R15.
+/// The general-purpose register of a MOV from a control register that may be read, and where that
+/// is: 0F 20 /r, with REX or without (SDM Vol. 2B, MOV - Move to/from Control Registers). REX.R
+/// means CR8 to CR15, REX.B R8 to R15.
 pub(in crate::sites) fn readable(bytes: &[u8], policy: &Deprivileged) -> Option<(u8, u64)> {
     let (rex, modrm) = match *bytes {
         [0x0f, 0x20, modrm, ..] => (0, modrm),
@@ -198,7 +207,8 @@ pub(in crate::sites) fn readable(bytes: &[u8], policy: &Deprivileged) -> Option<
     control.filter(|address| *address != 0).map(|address| (modrm & 7 | rex << 3 & 8, address))
 }
 
-/// Whether a MOV from a segment register (8C /r, SDM Vol. 2B, MOV) reads CS or SS, whose real selectors are the host's.
+/// Whether a MOV from a segment register (8C /r, SDM Vol. 2B, MOV) reads CS or SS, whose real
+/// selectors are the host's.
 fn reads_cs_or_ss(original: Bytes) -> bool {
     const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
     let bytes = original.array();
@@ -209,10 +219,10 @@ fn reads_cs_or_ss(original: Bytes) -> bool {
     }
 }
 
-/// Whether a site that was left for a reason does something else in ring 3 than in ring 0, and nobody learns of it: it does
-/// not fault (SDM Vol. 2, POPF, SGDT, CPUID, RDGSBASE ...), or the host takes it for something else: Xen ignores STI, and SYSCALL
-/// is a hypercall.
-/// Copies are left because the kernel has few of them, which save the flags and restore them.
+/// Whether a site that was left for a reason does something else in ring 3 than in ring 0, and
+/// nobody learns of it: it does not fault (SDM Vol. 2, POPF, SGDT, CPUID, RDGSBASE ...), or the
+/// host takes it for something else: Xen ignores STI, and SYSCALL is a hypercall. Copies are left
+/// because the kernel has few of them, which save the flags and restore them.
 pub(in crate::sites) fn is_lost(class: Class, left: Left) -> bool {
     let is_silent = matches!(
         class,
@@ -242,8 +252,8 @@ pub(in crate::sites) fn is_lost(class: Class, left: Left) -> bool {
     is_silent && !matches!(left, Left::Code32 | Left::Copied | Left::Data)
 }
 
-/// Why instructions of this class stay as they are, in a few words; `None` if they do not. MOV from CS and SS does not,
-/// either.
+/// Why instructions of this class stay as they are, in a few words; `None` if they do not. MOV from
+/// CS and SS does not, either.
 #[must_use]
 #[rustfmt::skip]
 pub fn stays(class: Class) -> Option<&'static str> {
@@ -263,7 +273,8 @@ pub fn stays(class: Class) -> Option<&'static str> {
         // supervisor state components, supervisor shadow stacks, FRED,
         | Class::Xsaves | Class::Xrstors | Class::Wruss | Class::Setssbsy | Class::Clrssbsy | Class::Erets | Class::Eretu
         | Class::Lkgs
-        // lists of MSRs, work queues, history reset, platform configuration, broadcast invalidation,
+        // lists of MSRs, work queues, history reset, platform configuration, broadcast
+        // invalidation,
         | Class::Wrmsrns | Class::Rdmsrlist | Class::Wrmsrlist | Class::Enqcmds | Class::Hreset | Class::Pconfig
         | Class::Invlpgb | Class::Tlbsync
         // enclaves, measured launch, memory encryption,

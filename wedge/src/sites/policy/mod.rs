@@ -110,7 +110,8 @@ pub enum Hook {
     Descriptor,
     /// Before an instruction that may fault and whose fault the guest expects.
     Fault,
-    /// Before a return to kernel mode: the interrupted context may be inside a slot that has changed since.
+    /// Before a return to kernel mode: the interrupted context may be inside a slot that has
+    /// changed since.
     Return,
 }
 
@@ -124,7 +125,8 @@ pub enum Left {
     SwitchedOff,
     /// Its record says that it was not padded: the text counts bytes over it.
     Counted,
-    /// Its record says that it was not padded: nothing may stand between it and the next instruction.
+    /// Its record says that it was not padded: nothing may stand between it and the next
+    /// instruction.
     Shadow,
     /// Its record says that it was not padded: the next instruction has to be the one behind it.
     Hinted,
@@ -132,9 +134,11 @@ pub enum Left {
     Data,
     /// The kernel copies the text, and the branch in the copy would miss.
     Copied,
-    /// Part of a longer replacement, of which the kernel relocates nothing, and whose copy nobody looks for.
+    /// Part of a longer replacement, of which the kernel relocates nothing, and whose copy nobody
+    /// looks for.
     LongReplacement,
-    /// In a replacement, where only a call is relocated; a call would move the stack under it, or has none.
+    /// In a replacement, where only a call is relocated; a call would move the stack under it, or
+    /// has none.
     ReplacementUsesStack,
     /// In a replacement that has been copied over its original already.
     Applied,
@@ -200,7 +204,8 @@ impl Left {
         }
     }
 
-    /// Whether the reason leaves room for an INT3 in place of the instruction, which is a byte long and moves nothing.
+    /// Whether the reason leaves room for an INT3 in place of the instruction, which is a byte long
+    /// and moves nothing.
     pub(super) fn fits_trap(self) -> bool {
         matches!(self, Self::Counted | Self::Shadow | Self::Hinted)
     }
@@ -270,7 +275,8 @@ impl Case<'_> {
         if site.flags.contains(Flags::REPLACEMENT) && !fits { Err(Left::LongReplacement) } else { Ok(()) }
     }
 
-    /// Whether there is a stack. At its physical address code has one, but there is no routine to be called.
+    /// Whether there is a stack. At its physical address code has one, but there is no routine to
+    /// be called.
     fn has_stack(&self) -> bool {
         !self.site.flags.intersects(Flags::NO_STACK.union(Flags::HEAD))
     }
@@ -290,8 +296,9 @@ impl Case<'_> {
 
 /// Whether nobody reads the status flags that stand before the site.
 ///
-/// What is live after a site does not say it of an instruction that stores the flags, nor of one that may go on at a fix-up.
-/// An instruction that loads all of them makes it true whatever is live behind it.
+/// What is live after a site does not say it of an instruction that stores the flags, nor of one
+/// that may go on at a fix-up. An instruction that loads all of them makes it true whatever is live
+/// behind it.
 fn flags_free(site: &AllegedSite) -> bool {
     match site.class {
         Class::Popf | Class::PushPopf | Class::Iret | Class::Sysret => true,

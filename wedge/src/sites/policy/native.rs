@@ -1,6 +1,7 @@
 //! As little as can be: all is fused but the few sites that have a hook.
 //!
-//! A site that cannot have its hook is fused all the same: the wedge is deaf there, but the guest runs.
+//! A site that cannot have its hook is fused all the same: the wedge is deaf there, but the guest
+//! runs.
 
 use annotate::instructions::Class;
 use annotate::record::Flags;

@@ -1,4 +1,5 @@
-//! Every site goes through the wedge, which executes the original, and may count it. One that cannot is left, with the reason.
+//! Every site goes through the wedge, which executes the original, and may count it. One that
+//! cannot is left, with the reason.
 
 use annotate::instructions::Class;
 use annotate::record::Flags;

@@ -66,7 +66,8 @@ fn what_kernels_consist_of_is_listed() {
         let site = planned.at(TEXT);
         let known = Shape::known(&site, Bytes::read(&planned.padded()).unwrap()).unwrap();
         let decoded = Shape::decoded(&site, &planned.padded()).unwrap();
-        // The list takes the last bits of a longer opcode for a register; RSP by mistake is on the safe side.
+        // The list takes the last bits of a longer opcode for a register; RSP by mistake is on the
+        // safe side.
         let stack = known.stack && planned.class() == Class::Stgi || decoded.stack;
         assert_eq!(known, Shape { stack, ..decoded }, "{pattern:02x?}");
     }
@@ -120,7 +121,8 @@ fn a_fused_slot_is_the_same_instruction_and_nothing_else() {
 
 #[test]
 fn a_segment_override_is_repeated() {
-    // verw %gs:0x10(%rax), in a slot of 7; then an override of DS, which is ignored but for the last one counting
+    // verw %gs:0x10(%rax), in a slot of 7; then an override of DS, which is ignored but for the
+    // last one counting
     for (bytes, prefix) in [(&[0x65, 0x0f, 0x00, 0x68, 0x10][..], 0x65), (&[0x3e, 0x0f, 0x00, 0x68, 0x10], 0x3e)] {
         let mut planned = Planned::new(bytes, Flags::empty(), LiveFlags::all());
         planned.slot = 7;
@@ -148,7 +150,8 @@ fn objdump_sees_the_same_instruction_too() {
     for pattern in PATTERNS {
         let planned = Planned::new(pattern, Flags::empty(), LiveFlags::all());
         let (before, after) = (objdump(pattern), objdump(&fused(&planned)));
-        // A displacement from RIP is shown as it is encoded; the other decoder has compared what it means.
+        // A displacement from RIP is shown as it is encoded; the other decoder has compared what it
+        // means.
         let shape = Shape::of(&planned.at(TEXT), &planned.padded(), None).unwrap();
         if shape.displacement == 0 || usize::from(planned.slot) == pattern.len() {
             assert_eq!(after, before, "{pattern:02x?}");

@@ -22,7 +22,8 @@ pub(super) struct Arena(pub(super) *mut u8);
 impl Arena {
     pub(super) fn new() -> Self {
         let protection = ProtFlags::READ | ProtFlags::WRITE | ProtFlags::EXEC;
-        // SAFETY: an anonymous mapping at an address of the system's choice touches nothing that exists.
+        // SAFETY: an anonymous mapping at an address of the system's choice touches nothing that
+        // exists.
         let memory = unsafe { mmap_anonymous(ptr::null_mut(), SIZE, protection, MapFlags::PRIVATE) };
         Self(memory.unwrap().cast())
     }
@@ -35,14 +36,16 @@ impl Arena {
     #[expect(clippy::mut_from_ref, reason = "the memory is not the arena's own")]
     pub(super) fn part(&self, place: Range<usize>) -> &mut [u8] {
         assert!(place.start <= place.end && place.end <= SIZE);
-        // SAFETY: all of it is in the mapping, readable and writable, and the caller refers to it only once.
+        // SAFETY: all of it is in the mapping, readable and writable, and the caller refers to it
+        // only once.
         unsafe { slice::from_raw_parts_mut(self.0.map_addr(|first| first + place.start), place.len()) }
     }
 
     /// Runs what is at its start, which must keep to the System V calling convention.
     pub(super) fn run(&self) -> Returned {
-        // SAFETY: that is what the program does: two words are returned in RAX and RDX, and of the registers that a callee
-        // has to keep, RBX and RBP are pushed and popped, and the others not written.
+        // SAFETY: that is what the program does: two words are returned in RAX and RDX, and of the
+        // registers that a callee has to keep, RBX and RBP are pushed and popped, and the others
+        // not written.
         unsafe {
             let program: extern "sysv64" fn() -> Returned = core::mem::transmute(self.0);
             program()
@@ -89,13 +92,15 @@ fn run(mode: Mode, planned: &Planned, setup: &[u8], teardown: &[u8], flags: u64)
     program.push(0x9d);
     let site = program.len();
     program.extend(planned.padded());
-    // pushfq; the teardown; pop %rdx; pop %rbp; pop %rbx; ret: the flags in RDX, the other half of what is returned
+    // pushfq; the teardown; pop %rdx; pop %rbp; pop %rbx; ret: the flags in RDX, the other half of
+    // what is returned
     program.extend([&[0x9c][..], teardown, &[0x5a, 0x5d, 0x5b, 0xc3]].concat());
 
     let text = arena.part(0..STUBS_AT);
     let stubs = arena.part(STUBS_AT..DATA_AT);
     let counters = arena.0.map_addr(|first| first + DATA_AT).cast::<c_void>().cast::<AtomicU64>();
-    // SAFETY: in the mapping, aligned to a page, and referred to by nobody else; a counter may be zero.
+    // SAFETY: in the mapping, aligned to a page, and referred to by nobody else; a counter may be
+    // zero.
     let counters = unsafe { slice::from_raw_parts(counters, 8) };
     let hook = arena.part(ROUTINES_AT..ROUTINES_AT + 3);
     hook.copy_from_slice(&[0xb0, 0x5a, 0xc3]); // mov $0x5a, %al; ret
@@ -206,7 +211,8 @@ fn the_wedge_answers_its_port() {
 fn a_hook_is_called_before_a_fault_and_keeps_the_stack() {
     // mov %ds, 8(%rsp) with RSP as it was, and what the hook returned in AL
     let setup = [&[0x6a, 0x00, 0x6a, 0x00][..], &registers(0)].concat();
-    // mov 16(%rsp), %cx; add $16 is done by popping what was pushed: pop %rdx; pop %rcx; pop %rcx; push %rdx
+    // mov 16(%rsp), %cx; add $16 is done by popping what was pushed: pop %rdx; pop %rcx; pop %rcx;
+    // push %rdx
     let teardown = [0x5a, 0x59, 0x59, 0x52];
     let planned = Planned::new(&[0x8c, 0x5c, 0x24, 0x08], Flags::EXTABLE, LiveFlags::all());
     for (mode, rax) in [(Mode::Native, 0), (Mode::Identity, 0x5a), (Mode::Profile, 0x5a)] {

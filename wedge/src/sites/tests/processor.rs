@@ -1,5 +1,6 @@
-//! The stubs of deprivileged mode on a model of a processor, which can be interrupted before each instruction: what
-//! [`Engine::interrupted`] says makes of the context there one that the guest might have been in without a stub.
+//! The stubs of deprivileged mode on a model of a processor, which can be interrupted before each
+//! instruction: what [`Engine::interrupted`] says makes of the context there one that the guest
+//! might have been in without a stub.
 
 use std::slice;
 
@@ -74,7 +75,8 @@ impl Processor {
         self.write(MACHINE.mask, &[u8::from(word & IF == 0)]);
     }
 
-    /// What an arithmetic instruction with this result leaves: ZF is right, all others are what they were not.
+    /// What an arithmetic instruction with this result leaves: ZF is right, all others are what
+    /// they were not.
     fn clobber(&mut self, result: u8) {
         self.flags = !self.flags & STATUS & !ZF | if result == 0 { ZF } else { 0 };
     }
@@ -189,8 +191,8 @@ fn executed(planned: &Planned, before: &Processor, end: u64) -> Processor {
     after
 }
 
-/// Runs a stub from a context, with an event arising before an instruction, and holds the context at each of its
-/// instructions against those before and after the site. Returns where it leaves to.
+/// Runs a stub from a context, with an event arising before an instruction, and holds the context
+/// at each of its instructions against those before and after the site. Returns where it leaves to.
 fn run(kernel: &Kernel, planned: &Planned, before: &Processor, arises: usize) -> u64 {
     let (index, entry) = kernel.entry(0).unwrap();
     assert_eq!(entry.form(), Form::Jump);
@@ -207,7 +209,8 @@ fn run(kernel: &Kernel, planned: &Planned, before: &Processor, arises: usize) ->
         let shown = processor.presented(interrupted);
         let is_before = shown.rip == before.rip;
         let expected = if is_before { before } else { &after };
-        // Before an instruction that loads the flags, and behind one whose flags are free, they do not matter.
+        // Before an instruction that loads the flags, and behind one whose flags are free, they do
+        // not matter.
         let flags = if is_before { !loads } else { loads || !planned.live.is_empty() };
         let offset = processor.rip - stub;
         assert_eq!(shown.visible(flags), expected.visible(flags), "{planned:x?} at {offset}: {interrupted:?}");

@@ -1,4 +1,5 @@
-//! Switching off and on, what others have written, copies of replacements, and modules that come and go.
+//! Switching off and on, what others have written, copies of replacements, and modules that come
+//! and go.
 
 use proptest::prelude::*;
 

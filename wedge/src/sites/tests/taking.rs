@@ -16,7 +16,8 @@ pub(super) fn planned() -> impl Strategy<Value = Planned> {
     (prop::sample::select(PATTERNS), flags(), live).prop_map(|(bytes, flags, live)| Planned::new(bytes, flags, live))
 }
 
-/// Follows what decides whether the wedge is called. Returns where that branches to, and whether RCX is on the stack there.
+/// Follows what decides whether the wedge is called. Returns where that branches to, and whether
+/// RCX is on the stack there.
 fn filter(kernel: &Kernel, number: usize, entry: &Site, next: &mut dyn FnMut() -> Instruction) -> Option<(u64, bool)> {
     if entry.hook() == Some(Hook::Port) {
         let first = next();

@@ -240,7 +240,8 @@ fn frame(selector: u8, flags: u64) -> Vec<u8> {
 
 #[test]
 fn a_return_to_the_kernel_is_executed_and_any_other_is_not() {
-    // push %rsp; pop %rax; sub %rcx, %rax: by how much RSP differs, the word with the flags taken off
+    // push %rsp; pop %rax; sub %rcx, %rax: by how much RSP differs, the word with the flags taken
+    // off
     let teardown = [0x54, 0x58, 0x48, 0x29, 0xc8];
     for flags_of_site in [Flags::empty(), Flags::NO_STACK] {
         let planned = &Planned::new(&[0x48, 0xcf], flags_of_site, LiveFlags::all());

@@ -125,7 +125,8 @@ pub enum Event {
         /// The first that stays, and why.
         first: (u64, Cause),
     },
-    /// Text that may be written to while it is executed, and nothing beside it that could be its records.
+    /// Text that may be written to while it is executed, and nothing beside it that could be its
+    /// records.
     Writable {
         /// The text.
         text: Range<u64>,

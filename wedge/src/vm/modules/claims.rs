@@ -17,7 +17,8 @@ pub(super) struct Claim {
     pub(super) notes: Range<u64>,
 }
 
-/// Notes that may go on behind the memory that was constant when they were found: where they start, and where that ended.
+/// Notes that may go on behind the memory that was constant when they were found: where they start,
+/// and where that ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cut {
     pub(super) start: u64,
@@ -93,8 +94,8 @@ impl Modules<'_> {
         }
     }
 
-    /// Whoever can write to text could as well write its records: if they are not known, they are looked for in what lies in one
-    /// piece with it.
+    /// Whoever can write to text could as well write its records: if they are not known, they are
+    /// looked for in what lies in one piece with it.
     pub(super) fn search_beside<M: ModuleMemory>(
         &mut self,
         text: &Range<u64>,
@@ -121,7 +122,8 @@ impl Modules<'_> {
         }
     }
 
-    /// Claims the memory that the records of some notes point into, and takes what can be executed already.
+    /// Claims the memory that the records of some notes point into, and takes what can be executed
+    /// already.
     fn claim<M: ModuleMemory>(
         &mut self,
         notes: &Range<u64>,
@@ -152,8 +154,8 @@ impl Modules<'_> {
         }
     }
 
-    /// Rewrites the sites of a claim that have become executable. If none is left to wait for, the claim is dropped, and the
-    /// last one gets its number.
+    /// Rewrites the sites of a claim that have become executable. If none is left to wait for, the
+    /// claim is dropped, and the last one gets its number.
     pub(super) fn take<M: ModuleMemory>(
         &mut self,
         number: usize,

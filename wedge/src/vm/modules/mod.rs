@@ -1,22 +1,29 @@
 //! Finds text that the kernel loads while it runs, and the records that came with it.
 //!
-//! A kernel does not tell anybody when it loads a module, and nothing in its source is to be changed. But a processor cannot
-//! execute what its page tables do not let it, and a kernel that changes page tables flushes the TLB, which is a site. So at
-//! every flush that may concern it the wedge looks at the range that modules are loaded to: which pages are executable, and
+//! A kernel does not tell anybody when it loads a module, and nothing in its source is to be
+//! changed. But a processor cannot execute what its page tables do not let it, and a kernel that
+//! changes page tables flushes the TLB, which is a site. So at every flush that may concern it the
+//! wedge looks at the range that modules are loaded to: which pages are executable, and
 //! which *constant*, that is, neither executable nor writable.
 //!
-//! * Pages that have become constant are searched for notes. Whatever writes to a module's data cannot write records.
-//! * Text that has become executable is final: relocated, alternatives applied, not yet executed. Its sites are rewritten.
-//! * Pages that are no longer executable take their sites with them. No kernel may use an address again before it has
-//!   flushed the TLB, so each look finds either what the last one found, or nothing.
+//! * Pages that have become constant are searched for notes. Whatever writes to a module's data
+//!   cannot write records.
+//! * Text that has become executable is final: relocated, alternatives applied, not yet executed.
+//!   Its sites are rewritten.
+//! * Pages that are no longer executable take their sites with them. No kernel may use an address
+//!   again before it has flushed the TLB, so each look finds either what the last one found, or
+//!   nothing.
 //!
-//! Which notes speak of which text? A module's memory may be one piece or several (since Linux 6.4 each kind of section has its
-//! own), and the part that initialises it is freed while its records stay; another module's text may come to lie there. But
-//! all of a module is mapped before anything of it becomes constant. So when notes are found, the pieces of mapped memory that
-//! their records point into are *claimed* for them: until all of their sites there can be executed, which is when they are
-//! rewritten, or until a page of the piece is gone. Later text at the same address is of no concern to these notes.
+//! Which notes speak of which text? A module's memory may be one piece or several (since Linux 6.4
+//! each kind of section has its own), and the part that initialises it is freed while its records
+//! stay; another module's text may come to lie there. But all of a module is mapped before anything
+//! of it becomes constant. So when notes are found, the pieces of mapped memory that their records
+//! point into are *claimed* for them: until all of their sites there can be executed, which is when
+//! they are rewritten, or until a page of the piece is gone. Later text at the same address is of
+//! no concern to these notes.
 //!
-//! The records are allegations like all others. One that does not hold costs its site: that can still run on its NOPs.
+//! The records are allegations like all others. One that does not hold costs its site: that can
+//! still run on its NOPs.
 
 mod account;
 mod claims;
@@ -83,13 +90,14 @@ pub struct Modules<'a> {
     claimed: usize,
     cuts: [Cut; 4],
     tally: Tally,
-    /// What is new at the next look may have been executed, and the initialising part of a module is not new.
+    /// What is new at the next look may have been executed, and the initialising part of a module
+    /// is not new.
     anew: bool,
 }
 
 impl<'a> Modules<'a> {
-    /// Nothing is known of this range of addresses yet. It is watched in units of [`REGION`], as far as there are `regions`, which
-    /// are empty.
+    /// Nothing is known of this range of addresses yet. It is watched in units of [`REGION`], as
+    /// far as there are `regions`, which are empty.
     #[must_use]
     pub fn new(range: Range<u64>, regions: &'a mut [Region]) -> Self {
         let start = range.start.next_multiple_of(REGION);
@@ -118,7 +126,8 @@ impl<'a> Modules<'a> {
         self.start..self.start + self.regions.len() as u64 * REGION
     }
 
-    /// Modules may have come and gone without a look in between. The next one looks at everything anew.
+    /// Modules may have come and gone without a look in between. The next one looks at everything
+    /// anew.
     pub fn forget(&mut self) {
         self.regions.fill(Region::EMPTY);
         self.claimed = 0;
@@ -126,7 +135,8 @@ impl<'a> Modules<'a> {
         self.anew = true;
     }
 
-    /// Looks at the range again, by the tables at `root`. Returns whether anything there has changed.
+    /// Looks at the range again, by the tables at `root`. Returns whether anything there has
+    /// changed.
     pub fn look<M: ModuleMemory>(
         &mut self,
         root: u64,

@@ -1,7 +1,8 @@
 //! The notes with a module's records, as they lie in its memory.
 //!
-//! A link puts the notes of a module's objects one after the other; those of section groups may lie elsewhere (ELF gABI, "Note
-//! Section": sizes of name and description, type, and both padded to 4 bytes).
+//! A link puts the notes of a module's objects one after the other; those of section groups may lie
+//! elsewhere (ELF gABI, "Note Section": sizes of name and description, type, and both padded to 4
+//! bytes).
 
 use core::ops::Range;
 
@@ -54,8 +55,8 @@ fn read<M: ModuleMemory>(tables: &mut Tables<'_, M>, address: u64, end: u64) -> 
     }
 }
 
-/// The first notes in a range: from the first to the end of the last that follows. If there is none, or one that reaches
-/// beyond the range comes first, where that would start.
+/// The first notes in a range: from the first to the end of the last that follows. If there is
+/// none, or one that reaches beyond the range comes first, where that would start.
 pub(super) fn find<M: ModuleMemory>(tables: &mut Tables<'_, M>, range: &Range<u64>) -> Result<Range<u64>, Option<u64>> {
     let mut from = range.start;
     loop {

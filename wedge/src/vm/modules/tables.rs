@@ -128,7 +128,8 @@ impl<M: ModuleMemory> Tables<'_, M> {
         })
     }
 
-    /// Walks to the leaf for an address, or to its entry at a level. What is not memory has no entries.
+    /// Walks to the leaf for an address, or to its entry at a level. What is not memory has no
+    /// entries.
     fn walk(&mut self, address: u64, stop: u8) -> Result<Walk, DeadEnd> {
         Walk::new(self.root & ADDRESS, address, stop, 0, |level, table, index| {
             self.memory.table(level, table).map_or(0, |entries| entries[index].load(Ordering::Relaxed))
@@ -150,7 +151,8 @@ impl<M: ModuleMemory> Tables<'_, M> {
         Some(())
     }
 
-    /// The address of the first word in a range that has a value. Words lie at multiples of their size, as in notes.
+    /// The address of the first word in a range that has a value. Words lie at multiples of their
+    /// size, as in notes.
     pub(super) fn find_word(&mut self, range: &Range<u64>, value: u32) -> Option<u64> {
         let mut address = range.start;
         while address < range.end {

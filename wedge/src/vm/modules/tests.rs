@@ -214,7 +214,8 @@ impl Module {
         memory.map(self.init, &[0; 4096]);
     }
 
-    /// `complete_formation` of Linux's kernel/module: read-only, then executable, with a flush after each change.
+    /// `complete_formation` of Linux's kernel/module: read-only, then executable, with a flush
+    /// after each change.
     fn complete(self, memory: &mut Memory, watched: &mut Watched) {
         for (section, rights) in [
             (self.text, CONSTANT),
@@ -350,7 +351,8 @@ fn what_may_be_written_to_is_no_record_unless_the_text_may_be_too() {
     assert_eq!(watched.events, [Event::Writable { text: lonely }]);
 }
 
-/// Another processor flushes while the rights of a module's pages are being changed, one after the other.
+/// Another processor flushes while the rights of a module's pages are being changed, one after the
+/// other.
 #[test]
 fn pages_that_change_one_by_one_are_put_together() {
     let (mut memory, mut watched) = start();
@@ -529,7 +531,8 @@ proptest! {
         prop_assert!(watched.sites.taken.iter().all(|site| (CORE..CORE + 0x1000).contains(site)));
     }
 
-    /// The kernel puts each allocation where there is room, at random; what is taken is what is there.
+    /// The kernel puts each allocation where there is room, at random; what is taken is what is
+    /// there.
     #[test]
     fn modules_come_and_go_in_any_order(steps in prop::collection::vec((any::<u8>(), any::<u8>(), any::<bool>()), 1..60)) {
         let (mut memory, mut watched) = start();
