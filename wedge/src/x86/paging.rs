@@ -112,6 +112,8 @@ pub struct Walk {
     entries: [u64; 4],
     /// Rights of the entries above the last.
     path: u64,
+    /// Bits that are set in all entries.
+    all: u64,
     level: u8,
 }
 
@@ -131,7 +133,7 @@ impl Walk {
         never: u64,
         mut read: impl FnMut(u8, u64, usize) -> u64,
     ) -> Result<Self, DeadEnd> {
-        let mut walk = Self { root, address, entries: [0; 4], path: RIGHTS, level: 4 };
+        let mut walk = Self { root, address, entries: [0; 4], path: RIGHTS, all: !0, level: 4 };
         let mut table = root;
         for level in [4, 3, 2, 1] {
             let entry = read(level, table, index(address, level));
@@ -140,6 +142,7 @@ impl Walk {
             }
             walk.entries[usize::from(level - 1)] = entry;
             walk.level = level;
+            walk.all &= entry;
             if level == stop || level > 1 && entry & LARGE != 0 {
                 break;
             }
@@ -168,8 +171,9 @@ impl Walk {
     }
 
     /// Notes that bits were set in the entry of a level.
-    pub const fn set(&mut self, level: u8, bits: u64) {
-        self.entries[(level - 1) as usize] |= bits;
+    pub fn set(&mut self, level: u8, bits: u64) {
+        self.entries[usize::from(level - 1)] |= bits;
+        self.all = self.entries[usize::from(self.level - 1)..].iter().fold(!0, |all, entry| all & entry);
     }
 
     /// The last entry: the leaf.
@@ -210,8 +214,8 @@ impl Walk {
 
     /// Whether the accessed flag is set all the way.
     #[must_use]
-    pub fn is_accessed(&self) -> bool {
-        self.entries[usize::from(self.level - 1)..].iter().all(|entry| entry & ACCESSED != 0)
+    pub const fn is_accessed(&self) -> bool {
+        self.all & ACCESSED != 0
     }
 
     /// The physical address behind a virtual one in the same page.
