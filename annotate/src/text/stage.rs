@@ -78,6 +78,8 @@ pub(super) struct Stage<'a> {
     function_flags: Flags,
     /// The labels directly before the statement.
     pub(super) labels: Vec<Range<usize>>,
+    /// The number of the section that they are in.
+    labelled: usize,
     /// The instruction directly before the statement, if it is not part of a site.
     previous: Option<Statement>,
     /// The last instruction or macro call, and the number of the section that it is in.
@@ -139,6 +141,7 @@ impl<'a> Stage<'a> {
             constants: FxHashSet::default(),
             function_flags: Flags::empty(),
             labels: Vec::new(),
+            labelled: 0,
             previous: None,
             before: None,
             object: None,
@@ -179,6 +182,7 @@ impl<'a> Stage<'a> {
                     self.labels.clear();
                 }
                 Item::Statement(statement) => {
+                    let was_in_debug = self.sections.current().debug;
                     let name = lowercase(statement.head(self.source));
                     if puts_nothing(&name, statement.operands(self.source)) {
                         continue;
@@ -192,9 +196,18 @@ impl<'a> Stage<'a> {
                     } else if self.directive(&name, &statement, &mut scanner) {
                         continue;
                     }
-                    self.labels.clear();
+                    self.part_from_labels(was_in_debug);
                 }
             }
+        }
+    }
+
+    /// A statement stands between the labels and what follows. One of debug information parts
+    /// nothing, as long as the text goes on where it was.
+    fn part_from_labels(&mut self, was_in_debug: bool) {
+        let now = self.sections.current();
+        if !now.debug && (!was_in_debug || now.number != self.labelled) {
+            self.labels.clear();
         }
     }
 
@@ -216,7 +229,10 @@ impl<'a> Stage<'a> {
                 self.flow.label(name.start);
             }
         }
-        self.labels.push(name);
+        if !self.sections.current().debug {
+            self.labelled = self.sections.current().number;
+            self.labels.push(name);
+        }
     }
 
     /// Whether nothing leads to the statement but what stands before it.

@@ -14,6 +14,7 @@
 #![expect(unsafe_code, reason = "this is where a static becomes something to write to")]
 
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -40,7 +41,7 @@ impl<T> Exclusive<T> {
 
     /// The value, until what is returned is dropped; `None` if it is in use.
     pub(crate) fn try_borrow(&self) -> Option<Borrowed<'_, T>> {
-        self.claim().then(|| Borrowed { of: self })
+        self.claim().then(|| Borrowed { of: self, value: PhantomData })
     }
 
     /// The value, until what is returned is dropped.
@@ -76,6 +77,8 @@ impl<T> Exclusive<T> {
 #[derive(Debug)]
 pub(crate) struct Borrowed<'a, T> {
     of: &'a Exclusive<T>,
+    /// It is shared between processors only if the value may be, as a `&mut` to it is.
+    value: PhantomData<&'a mut T>,
 }
 
 impl<T> Deref for Borrowed<'_, T> {

@@ -15,7 +15,7 @@ use super::stub::{Hooks, STUB_SIZE};
 /// What the engine keeps its knowledge in. The number of a site is the index in all of them.
 #[derive(Debug)]
 pub struct Memory<'a> {
-    /// One site for each site.
+    /// What is known of each site.
     pub sites: &'a mut [Option<Site>],
     /// One stub for each site.
     pub stubs: &'a mut [[u8; STUB_SIZE]],

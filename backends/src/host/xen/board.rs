@@ -135,7 +135,7 @@ impl Board {
 /// The frequency of the time-stamp counter in kHz: the inverse of Xen's scale from ticks to
 /// nanoseconds.
 pub(super) fn ticks_per_millisecond() -> u64 {
-    let time = &SHARED_PAGE.info().vcpu[0].time;
+    let time = &SHARED_PAGE.vcpu().time;
     let scale = u128::from(time.tsc_to_system_mul.load(Ordering::Relaxed).max(1));
     let shift = time.tsc_shift.load(Ordering::Relaxed).cast_signed();
     let ticks = (1_000_000_u128 << 32) / scale;
@@ -145,7 +145,7 @@ pub(super) fn ticks_per_millisecond() -> u64 {
 impl PlatformBoard for Board {
     /// Xen's system time (`xen.h`, `struct vcpu_time_info`): ticks since a moment, scaled.
     fn now(&mut self) -> u64 {
-        let time = &SHARED_PAGE.info().vcpu[0].time;
+        let time = &SHARED_PAGE.vcpu().time;
         loop {
             let version = time.version.load(Ordering::Acquire);
             let ticks = timestamp().wrapping_sub(time.tsc_timestamp.load(Ordering::Relaxed));
@@ -224,7 +224,7 @@ impl VmBoard for Board {
     /// Looks at all event channels.
     fn collect(&mut self, platform: &mut Platform) {
         let info = SHARED_PAGE.info();
-        let vcpu = &info.vcpu[0];
+        let vcpu = SHARED_PAGE.vcpu();
         vcpu.pending.store(0, Ordering::SeqCst);
         if vcpu.pending_selector.swap(0, Ordering::SeqCst) & 1 == 0 {
             return;

@@ -26,7 +26,7 @@ use wedge::x86::flags;
 use wedge::x86::vector::{self, Vectors};
 
 use super::cpu::{CPU, Cpu};
-use super::interface::{KERNEL_CS, SharedInfo};
+use super::interface::{KERNEL_CS, SharedInfo, VcpuInfo};
 use crate::runtime::exclusive::Pages;
 
 /// Why the wedge was entered, beside the vectors of exceptions.
@@ -121,6 +121,12 @@ impl SharedPage {
         // SAFETY: the page is larger than the structure, which consists of atomic integers; any
         // value is valid.
         unsafe { &*self.0.as_ptr().cast() }
+    }
+
+    /// What Xen shares with the processor at hand: the first, as long as there is one. Several
+    /// would register their own (`vcpu.h`, `VCPUOP_register_vcpu_info`).
+    pub(super) fn vcpu(&self) -> &VcpuInfo {
+        &self.info().vcpu[0]
     }
 }
 

@@ -44,7 +44,10 @@ extern "C" fn xen_entered(context: &mut Context) -> u64 {
     match RESIDENT.try_borrow().as_deref_mut() {
         Some(Some(vm)) => Xen::enter(vm, context),
         Some(None) => Vm::die(context, "before the guest runs"),
-        None => Vm::die(context, "in the wedge"),
+        None => {
+            take(context);
+            Vm::die(context, "in the wedge")
+        }
     }
 }
 
@@ -81,7 +84,6 @@ impl Xen {
     /// instruction. SYSENTER leaves TF set, so that any program can have the kernel's entry stepped
     /// through.
     fn is_step_in_window(vm: &Vm, context: &Context) -> bool {
-        /// #DB.
         /// DR6.BS (SDM Vol. 3B, 17.2.3).
         const SINGLE_STEP: u64 = 1 << 14;
         context.vector == vector::DEBUG.into()
@@ -133,7 +135,7 @@ impl Host for Xen {
     }
 
     fn fault_address() -> u64 {
-        SHARED_PAGE.info().vcpu[0].cr2.load(Ordering::Relaxed)
+        SHARED_PAGE.vcpu().cr2.load(Ordering::Relaxed)
     }
 
     /// At an entry of the real local table somebody has loaded its selector, or a program has only
@@ -200,7 +202,7 @@ impl Host for Xen {
     }
 
     fn note_pending(_: &mut Vm) {
-        SHARED_PAGE.info().vcpu[0].pending.store(1, Ordering::Relaxed);
+        SHARED_PAGE.vcpu().pending.store(1, Ordering::Relaxed);
     }
 
     fn registers_changed(vm: &mut Vm, system_calls: bool) {
