@@ -1,4 +1,5 @@
-# Programs that use each stack of the kernel's, on a host that may evict one of them all the time; and how often it has.
+# Programs that use each stack of the kernel's, on a host that may evict one of them all the time;
+# and how often it has.
 
 echo 0 > /proc/sys/debug/exception-trace # no line of the kernel's for every signal
 

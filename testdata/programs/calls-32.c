@@ -1,7 +1,8 @@
 /*
- * System calls of 32-bit code with ESP where nothing can be pushed, by each door. The kernel must have come to a stack of its
- * own before anything is. Behind SYSCALL and SYSENTER, Linux looks for an argument on the program's stack, does without the
- * call for want of it, and goes on in the vDSO, which faults there.
+ * System calls of 32-bit code with ESP where nothing can be pushed, by each door. The kernel must
+ * have come to a stack of its own before anything is. Behind SYSCALL and SYSENTER, Linux looks for
+ * an argument on the program's stack, does without the call for want of it, and goes on in the
+ * vDSO, which faults there.
  */
 #include <errno.h>
 #include <setjmp.h>

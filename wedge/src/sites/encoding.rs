@@ -14,6 +14,7 @@ use annotate::record::AllegedSite;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Register};
 
 use super::bytes::Bytes;
+use super::stub::falls_through;
 
 /// A CS override, which does nothing in 64-bit mode (SDM Vol. 1, 3.4.2.1).
 pub(super) const CS_OVERRIDE: u8 = 0x2e;
@@ -145,31 +146,21 @@ fn names_rsp(instruction: &Instruction) -> bool {
 /// Whether instructions of this class use the stack whatever their operands are, or leave for code
 /// that may.
 fn uses_stack(class: Class) -> bool {
-    matches!(
-        class,
-        Class::Pushf
-            | Class::Popf
-            | Class::PushfPop
-            | Class::PushPopf
-            | Class::PushSeg
-            | Class::PopSeg
-            | Class::Int
-            | Class::Int1
-            | Class::Int3
-            | Class::Iret
-            | Class::Lret
-            | Class::Ljmp
-            | Class::Lcall
-            | Class::Syscall
-            | Class::Sysret
-            | Class::Sysenter
-            | Class::Sysexit
-            | Class::Uiret
-            | Class::Erets
-            | Class::Eretu
-            | Class::Rsm
-            | Class::Seamret
-    )
+    !falls_through(class)
+        || matches!(
+            class,
+            Class::Pushf
+                | Class::Popf
+                | Class::PushfPop
+                | Class::PushPopf
+                | Class::PushSeg
+                | Class::PopSeg
+                | Class::Int
+                | Class::Int1
+                | Class::Int3
+                | Class::Lcall
+                | Class::Syscall
+        )
 }
 
 /// An instruction in a listed encoding.

@@ -251,7 +251,7 @@ impl Code {
 }
 
 /// Whether the instruction behind one of this class is ever reached from it.
-fn falls_through(class: Class) -> bool {
+pub(super) fn falls_through(class: Class) -> bool {
     !matches!(
         class,
         Class::Iret

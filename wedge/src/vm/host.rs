@@ -79,9 +79,9 @@ pub trait Host: Sized {
 }
 
 /// Page tables that the hardware reads, and the guest's memory.
-pub trait Memory: shadow::Host {
+pub trait Memory: shadow::Host + Peephole {
     /// The guest's memory by its physical addresses, for those who look for modules.
-    type Physical: ModuleMemory + Peephole + Copy;
+    type Physical: ModuleMemory + Copy;
 
     /// It.
     fn physical(&self) -> Self::Physical;

@@ -137,8 +137,7 @@ impl<H: Host> Vm<H> {
         if !core::mem::take(&mut self.machine.flushed) {
             return;
         }
-        let memory = self.machine.space.memory.physical();
-        if self.text.look(self.vcpu.cpu.cr3, memory, H::say) {
+        if self.text.look(self.vcpu.cpu.cr3, &mut self.machine.space.memory, H::say) {
             self.vcpu.decoded.forget();
             self.machine.account.in_modules = self.text.engine.in_modules();
             self.machine.account.of_modules = *self.text.tally();

@@ -6,8 +6,8 @@ use core::ops::Range;
 
 use annotate::record::AllegedSite;
 
-use super::Peephole;
-use super::modules::{ModuleMemory, Modules, Region, Rewriter, Tally, translate};
+use super::Memory;
+use super::modules::{Modules, Region, Rewriter, Tally, translate};
 use crate::sites::{Engine, GuestText, Left, Reason};
 use crate::x86::paging::PAGE;
 
@@ -41,15 +41,11 @@ impl Text {
 
     /// Looks at the modules: what is new is rewritten, what is gone is forgotten. `root` is the
     /// guest's CR3. Returns whether anything has changed.
-    pub(super) fn look<P: ModuleMemory + Peephole + Copy>(
-        &mut self,
-        root: u64,
-        mut memory: P,
-        say: impl Fn(fmt::Arguments<'_>),
-    ) -> bool {
-        let text = LiveText { root, memory, range: self.modules.range() };
+    pub(super) fn look<M: Memory>(&mut self, root: u64, memory: &mut M, say: impl Fn(fmt::Arguments<'_>)) -> bool {
+        let mut physical = memory.physical();
+        let text = LiveText { root, physical, peephole: memory, range: self.modules.range() };
         let mut rewriter = LiveRewriter { engine: &mut self.engine, text };
-        self.modules.look(root, &mut memory, &mut rewriter, |event| say(format_args!("{event}")))
+        self.modules.look(root, &mut physical, &mut rewriter, |event| say(format_args!("{event}")))
     }
 
     /// What became of all sites of modules so far.
@@ -60,13 +56,14 @@ impl Text {
 }
 
 /// Modules' text where it runs.
-struct LiveText<P> {
+struct LiveText<'a, M: Memory> {
     root: u64,
-    memory: P,
+    physical: M::Physical,
+    peephole: &'a mut M,
     range: Range<u64>,
 }
 
-impl<P: ModuleMemory + Peephole> GuestText for LiveText<P> {
+impl<M: Memory> GuestText for LiveText<'_, M> {
     fn slot(&mut self, address: u64, length: usize) -> Option<&mut [u8]> {
         let end = address.checked_add(length as u64)?;
         if address < self.range.start || end > self.range.end {
@@ -74,19 +71,20 @@ impl<P: ModuleMemory + Peephole> GuestText for LiveText<P> {
         }
         let first = address & !(PAGE - 1);
         let last = (end - 1) & !(PAGE - 1);
-        let pages = [translate(self.root, first, &mut self.memory)?, translate(self.root, last, &mut self.memory)?];
+        let pages = [first, last].map(|page| translate(self.root, page, &mut self.physical));
+        let [Some(first_page), Some(last_page)] = pages else { return None };
         let count = if first == last { 1 } else { 2 };
-        self.memory.open(&pages[..count], (address % PAGE) as usize, length)
+        self.peephole.open(&[first_page, last_page][..count], (address % PAGE) as usize, length)
     }
 }
 
 /// The engine, with the text that it is to work on.
-struct LiveRewriter<'a, P> {
+struct LiveRewriter<'a, M: Memory> {
     engine: &'a mut Engine<'static>,
-    text: LiveText<P>,
+    text: LiveText<'a, M>,
 }
 
-impl<P: ModuleMemory + Peephole> Rewriter for LiveRewriter<'_, P> {
+impl<M: Memory> Rewriter for LiveRewriter<'_, M> {
     fn add(&mut self, site: &AllegedSite) -> Result<Result<(), Left>, Reason> {
         self.engine.add(site, &mut self.text)
     }

@@ -1,4 +1,5 @@
-# The smallest guest: a kernel that enters itself as Linux does, and one program. What it prints says what it has lived through.
+# The smallest guest: a kernel that enters itself as Linux does, and one program. What it prints
+# says what it has lived through.
 #
 #	k	it runs in the upper half, in its own page tables, with its own descriptor tables
 #	p	it has handled a page fault of its own, and gone on behind it by IRETQ

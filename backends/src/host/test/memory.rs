@@ -99,15 +99,6 @@ impl ModuleMemory for Ram {
     }
 }
 
-impl Peephole for Ram {
-    fn open(&mut self, pages: &[u64], offset: usize, length: usize) -> Option<&mut [u8]> {
-        let [page] = pages else { return None };
-        let place = self.bytes_at(page + offset as u64, length as u64)?;
-        // SAFETY: as above.
-        Some(unsafe { core::slice::from_raw_parts_mut(place, length) })
-    }
-}
-
 /// Tables, and the memory that they lead to.
 #[derive(Debug)]
 pub(super) struct Tables {
@@ -179,6 +170,15 @@ impl Host for Tables {
 
     fn switch(&mut self, kernel: Table, user: Table) {
         self.roots = [kernel, user];
+    }
+}
+
+impl Peephole for Tables {
+    fn open(&mut self, pages: &[u64], offset: usize, length: usize) -> Option<&mut [u8]> {
+        let [page] = pages else { return None };
+        let place = self.ram.bytes_at(page + offset as u64, length as u64)?;
+        // SAFETY: within the words; the guest does not run, and there is one such view at a time.
+        Some(unsafe { core::slice::from_raw_parts_mut(place, length) })
     }
 }
 

@@ -10,6 +10,7 @@ use wedge::x86::paging::entry;
 
 use super::hypercall;
 use super::memory::{Memory, pointer};
+use super::tables::Tables;
 use crate::runtime::PAGE;
 use crate::runtime::exclusive::Pages;
 
@@ -27,7 +28,7 @@ impl ModuleMemory for &'static Memory {
 
 static PEEPHOLE: Pages<2> = Pages::new();
 
-impl Peephole for &'static Memory {
+impl Peephole for Tables {
     fn open(&mut self, pages: &[u64], offset: usize, length: usize) -> Option<&mut [u8]> {
         if pages.len() > 2 || offset + length > pages.len() * PAGE_LENGTH {
             return None;
@@ -35,7 +36,7 @@ impl Peephole for &'static Memory {
         let peephole = PEEPHOLE.address(0);
         for (number, physical) in pages.iter().enumerate() {
             let value = physical & entry::ADDRESS | entry::TABLE & !entry::USER | entry::NO_EXECUTE;
-            // SAFETY: nothing but this looks through the peephole.
+            // SAFETY: nothing but this looks through the peephole, and there is one `Tables`.
             unsafe { hypercall::update_va_mapping(peephole + number as u64 * PAGE, value).ok()? };
         }
         // SAFETY: within the peephole, which shows the guest's text; the guest does not run.
