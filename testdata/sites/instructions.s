@@ -103,38 +103,38 @@ instructions:
 	int	$0x2			# site: int
 	int1				# site: int1
 	iret				# site: iret
-1:
+.Lbehind1:
 	iretl				# site: iret
-1:
+.Lbehind2:
 	iretq				# site: iret
-1:
+.Lbehind3:
 	iretw				# site: iret
-1:
+.Lbehind4:
 	lret				# site: lret
-1:
+.Lbehind5:
 	lretq				# site: lret
-1:
+.Lbehind6:
 	lretq	$16			# site: lret
-1:
+.Lbehind7:
 	ljmp	*(%rdi)			# site: ljmp
-1:
+.Lbehind8:
 	ljmpl	*selector(%rip)		# site: ljmp
-1:
+.Lbehind9:
 	lcall	*(%r12)			# site: lcall
 	syscall				# site: syscall
 	sysret				# site: sysret
-1:
+.Lbehind10:
 	sysretl				# site: sysret
-1:
+.Lbehind11:
 	sysretq				# site: sysret
-1:
+.Lbehind12:
 	sysenter			# site: sysenter
 	sysexit				# site: sysexit
-1:
+.Lbehind13:
 	sysexitq			# site: sysexit
-1:
+.Lbehind14:
 	uiret				# site: uiret
-1:
+.Lbehind15:
 	rsm				# site: rsm
 	in	%dx, %al		# site: in
 	inb	$0x60, %al		# site: in
@@ -223,4 +223,18 @@ instructions:
 	vmsave				# site: svm
 	skinit				# site: svm
 	.section .rodata
-	.quad	1b
+	.quad	.Lbehind1
+	.quad	.Lbehind2
+	.quad	.Lbehind3
+	.quad	.Lbehind4
+	.quad	.Lbehind5
+	.quad	.Lbehind6
+	.quad	.Lbehind7
+	.quad	.Lbehind8
+	.quad	.Lbehind9
+	.quad	.Lbehind10
+	.quad	.Lbehind11
+	.quad	.Lbehind12
+	.quad	.Lbehind13
+	.quad	.Lbehind14
+	.quad	.Lbehind15

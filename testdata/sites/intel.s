@@ -16,11 +16,11 @@
 	rep insb			# site: ins
 	lgdt	[rip+selector]		# site: lgdt
 	iretq				# site: iret
-1:
+.Lbehind1:
 	retf				# site: lret
-1:
+.Lbehind2:
 	jmp	FWORD PTR [rdi]		# site: ljmp
-1:
+.Lbehind3:
 	mov	al, ';'
 	invlpg	[rdi]			# site: invlpg
 	.intel_syntax prefix
@@ -37,4 +37,6 @@
 	mov	%cr4, %rax		# site: mov-from-cr
 	.data
 selector: .long 0
-	.quad	1b
+	.quad	.Lbehind1
+	.quad	.Lbehind2
+	.quad	.Lbehind3

@@ -11,7 +11,7 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::inline::Inline;
 use super::scan::{Item, Scanner, Statement, is_word, lowercase};
@@ -41,6 +41,13 @@ struct Names<'a> {
     branches: FxHashSet<&'a [u8]>,
     /// Those that are typed as objects.
     objects: FxHashSet<&'a [u8]>,
+    /// Where numbers are defined (`1`) and named (`1b`, `1f`), in the order of the text.
+    numbers: FxHashMap<&'a [u8], Vec<usize>>,
+    /// Those of them that stand in bodies of macros.
+    in_macros: FxHashSet<&'a [u8]>,
+    /// The bodies of macros, and those of loops: the outermost, in the order of the text.
+    macros: Vec<Range<usize>>,
+    loops: Vec<Range<usize>>,
 }
 
 impl<'a> References<'a> {
@@ -75,6 +82,30 @@ impl<'a> References<'a> {
             || name.contains(&b'\\')
             || names.starts.len() > MOST_STARTS
             || names.starts.iter().any(|start| name.starts_with(start))
+    }
+
+    /// Whether anything reaches the label that is defined there. A number may be defined again, and
+    /// each time is another label (GAS manual, 5.3): what names it means the one before it, or the
+    /// one behind it. In the body of a loop that may be one of another round, and what stands in
+    /// the body of a macro may mean any.
+    pub(super) fn reaches(&self, label: &Range<usize>) -> bool {
+        let name = &self.source[label.clone()];
+        if !name.iter().all(u8::is_ascii_digit) {
+            return self.names(name) || self.is_branch_target(name);
+        }
+        let names = self.all_names();
+        let [back, forth] = [b"b", b"f"].map(|way| [name, way.as_slice()].concat());
+        if names.starts_number(name) || [&back, &forth].iter().any(|name| names.in_macros.contains(name.as_slice())) {
+            return true;
+        }
+        let start = label.start;
+        let (before, behind) = names.around(name, start);
+        if let Some(body) = body_at(&names.macros, start) {
+            return names.stands_in(&back, body.start..usize::MAX) || names.stands_in(&forth, before..usize::MAX);
+        }
+        let in_loop = body_at(&names.loops, start).unwrap_or(start..start);
+        names.stands_in(&back, in_loop.start..behind.max(in_loop.end))
+            || names.stands_in(&forth, before.min(in_loop.start)..start.max(in_loop.end))
     }
 
     /// Whether a branch goes to this symbol, or it is said to be a function.
@@ -131,11 +162,19 @@ impl<'a> Names<'a> {
         let mut sections = Sections::default();
         let inline = Inline::of(source);
         let mut scanner = Scanner::new(source, 0..source.len());
+        let mut open = Vec::new();
         while let Some(item) = scanner.next() {
-            let Item::Statement(statement) = item else { continue };
+            let statement = match item {
+                Item::Statement(statement) => statement,
+                Item::Label(name) => {
+                    names.place(&source[name.clone()], name.start);
+                    continue;
+                }
+            };
             let head = statement.head(source);
             if head.first() == Some(&b'.') {
                 let directive = lowercase(head);
+                names.follow(&directive, statement.start, &mut open);
                 if *directive == *b".type" {
                     names.describe(statement.operands(source));
                 }
@@ -151,13 +190,62 @@ impl<'a> Names<'a> {
             }
             if !sections.current().debug {
                 let operands = &source[statement.head_end..statement.end];
-                names.read(operands, is_compiled);
+                let in_macro = open.iter().any(|(is_macro, _)| *is_macro);
+                names.read(operands, statement.head_end, is_compiled, in_macro);
                 if is_branch(source, &statement) {
                     names.branches.extend(words(operands).map(symbol));
                 }
             }
         }
         names
+    }
+
+    /// Notes where a number stands, or what names one.
+    fn place(&mut self, name: &'a [u8], at: usize) {
+        if name.first().is_some_and(u8::is_ascii_digit) {
+            self.numbers.entry(name).or_default().push(at);
+        }
+    }
+
+    /// Follows where bodies begin and end: `open` are those that have begun, with whether they are
+    /// of macros.
+    fn follow(&mut self, directive: &[u8], at: usize, open: &mut Vec<(bool, usize)>) {
+        match directive {
+            b".macro" => open.push((true, at)),
+            b".rept" | b".irp" | b".irpc" => open.push((false, at)),
+            b".endm" | b".endr" => {
+                let Some((is_macro, start)) = open.pop() else { return };
+                if open.is_empty() {
+                    let bodies = if is_macro { &mut self.macros } else { &mut self.loops };
+                    bodies.push(start..at);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The places of a number or a name of one, in the order of the text.
+    fn places(&self, name: &[u8]) -> &[usize] {
+        self.numbers.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether it stands in a part of the text.
+    fn stands_in(&self, name: &[u8], part: Range<usize>) -> bool {
+        let places = self.places(name);
+        places.get(places.partition_point(|&at| at < part.start)).is_some_and(|&at| at < part.end)
+    }
+
+    /// Where the number that is defined at a place is defined before that, and behind it.
+    fn around(&self, number: &[u8], at: usize) -> (usize, usize) {
+        let places = self.places(number);
+        let this = places.partition_point(|&place| place < at);
+        let before = this.checked_sub(1).map_or(0, |before| places[before]);
+        (before, places.get(this + 1).copied().unwrap_or(usize::MAX))
+    }
+
+    /// Whether a parameter may make a name of this number of what stands before it.
+    fn starts_number(&self, number: &[u8]) -> bool {
+        self.starts.len() > MOST_STARTS || self.starts.iter().any(|start| number.starts_with(start))
     }
 
     /// Takes the type of a symbol.
@@ -172,10 +260,15 @@ impl<'a> Names<'a> {
     }
 
     /// Takes the names from the operands of a statement.
-    fn read(&mut self, operands: &'a [u8], is_compiled: bool) {
+    fn read(&mut self, operands: &'a [u8], start: usize, is_compiled: bool, in_macro: bool) {
         let is_number = |word: &[u8]| word.iter().all(u8::is_ascii_digit);
         let is_local = |word: &&[u8]| matches!(word[0], b'.' | b'0'..=b'9' | b'$' | b'\\') && !is_number(&word[1..]);
         for word in words(operands).filter(|word| !is_compiled || is_local(word)) {
+            let name = symbol(word);
+            self.place(name, start + (name.as_ptr().addr() - operands.as_ptr().addr()));
+            if in_macro && name.first().is_some_and(u8::is_ascii_digit) {
+                self.in_macros.insert(name);
+            }
             match memchr::memchr(b'\\', word) {
                 Some(0) => {}
                 Some(at) => drop(self.starts.insert(&word[..at])),
@@ -183,6 +276,11 @@ impl<'a> Names<'a> {
             }
         }
     }
+}
+
+/// The body that a place is in.
+fn body_at(bodies: &[Range<usize>], at: usize) -> Option<Range<usize>> {
+    bodies.get(bodies.partition_point(|body| body.end <= at)).filter(|body| body.contains(&at)).cloned()
 }
 
 /// Whether a type is that of an object.
@@ -226,6 +324,35 @@ pub(super) fn is_branch(source: &[u8], statement: &Statement) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Which labels of a text are reached, as a letter each: `r` or `-`.
+    fn reached(text: &str) -> String {
+        let references = References::of(text.as_bytes(), false);
+        let labels = Scanner::new(text.as_bytes(), 0..text.len()).filter_map(|item| match item {
+            Item::Label(label) => Some(label),
+            Item::Statement(_) => None,
+        });
+        labels.map(|label| if references.reaches(&label) { 'r' } else { '-' }).collect()
+    }
+
+    #[test]
+    fn a_number_is_reached_by_what_means_it() {
+        for (text, expected) in [
+            ("1:\n\tjmp 1b\n1:\n\tnop", "r-"),
+            ("1:\n\tjmp 1f\n1:\n\tnop\n1:\n", "-r-"),
+            ("4:\n\tret\n\t. = 4b + 8\n4:\n\tret\n\t. = 4b + 8\n\t.macro m\n4:\n\tret\n\t.endm\n\tm\n", "rr-"),
+            ("\t.macro m\n4:\n\tret\n\t.endm\n\tm\n\tjmp 4b\n", "r"),
+            ("\tjmp 4f\n\t.macro m\n4:\n\tret\n\t.endm\n\tm\n", "r"),
+            ("\t.macro m\n\tjmp 4f\n\t.endm\n4:\n\tm\n4:\n", "rr"),
+            ("\t.rept 2\n4:\n\tjmp 4f\n\t.endr\n4:\n4:\n", "rr-"),
+            ("\t.rept 2\n\tjmp 4b\n4:\n\t.endr\n4:\n", "r-"),
+            ("4:\n\t.rept 2\n\tjmp 4b\n4:\n\t.endr\n", "rr"),
+            ("\tmov $1, %eax\n1:\n\tmov 1b@GOTPCREL(%rip), %rax\n", "r"),
+            ("\tjmp 1\\way\n1:\n", "r"),
+        ] {
+            assert_eq!(reached(text), expected, "{text}");
+        }
+    }
 
     /// The labels of a text that nothing names.
     fn unnamed(text: &str) -> Vec<&str> {

@@ -222,10 +222,9 @@ impl<'a> Stage<'a> {
                 self.function_flags = std::str::from_utf8(text).map_or(Flags::empty(), linux::function_flags);
             }
         }
-        let is_reached = |name| self.references.names(name) || self.references.is_branch_target(name);
         if self.sections.current().executable {
             self.code_labels.push(name.clone());
-            if self.inline.has_marks() || is_reached(text) {
+            if self.inline.has_marks() || self.references.reaches(&name) {
                 self.flow.label(name.start);
             }
         }
