@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use backends::boot::options::Options;
-use backends::boot::selection::{Entry, Protocol, select};
+use backends::boot::selection::{LoaderProtocol, Protocol, select};
 use wedge::image::Payload;
 use wedge::loader::command_line::CommandLine;
 
@@ -95,8 +95,8 @@ impl Job<'_> {
     fn ask_the_wedge(&self, host: Host, payload: &Payload<'_>) -> anyhow::Result<()> {
         let entry = match host {
             Host::None => return Ok(()),
-            Host::Bare => Entry::from(Protocol::Pvh),
-            Host::Xen => Entry::XenPv,
+            Host::Bare => Protocol::from(LoaderProtocol::Pvh),
+            Host::Xen => Protocol::XenPv,
         };
         let line = CommandLine::join(payload.command_line, &self.words("")).context("the command line")?;
         let options = Options::parse(line.as_str()).map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -36,13 +36,13 @@ pub use framebuffer::{Channel, Framebuffer, Pixels};
 pub use reader::ReadMemory;
 
 use reader::Reader;
-use selection::Protocol;
+use selection::LoaderProtocol;
 
 /// What a boot loader says.
 #[derive(Clone, Debug)]
 pub struct BootInformation<'a> {
     /// The protocol that it says it in.
-    pub protocol: Protocol,
+    pub protocol: LoaderProtocol,
     /// The machine's memory. What is usable includes all that the loader has put there.
     pub memory: MemoryMap,
     /// The command line; empty if there is none.
@@ -61,12 +61,16 @@ impl<'a> BootInformation<'a> {
     /// # Errors
     ///
     /// When anything in it cannot be true, or the wedge cannot do with what it says.
-    pub fn read(protocol: Protocol, memory: &'a dyn ReadMemory, address: u64) -> Result<Self, InvalidBootInformation> {
+    pub fn read(
+        protocol: LoaderProtocol,
+        memory: &'a dyn ReadMemory,
+        address: u64,
+    ) -> Result<Self, InvalidBootInformation> {
         let reader = &Reader { protocol, memory };
         match protocol {
-            Protocol::Pvh => pvh::read(reader, address),
-            Protocol::Multiboot1 => multiboot::read(reader, address),
-            Protocol::Multiboot2 => multiboot2::read(reader, address),
+            LoaderProtocol::Pvh => pvh::read(reader, address),
+            LoaderProtocol::Multiboot1 => multiboot::read(reader, address),
+            LoaderProtocol::Multiboot2 => multiboot2::read(reader, address),
         }
     }
 }
@@ -75,11 +79,11 @@ impl<'a> BootInformation<'a> {
 /// in EAX, so the structure comes first; in the structures of the others the first word is a set of
 /// few flags, or a size of less than 1 MB.
 #[must_use]
-pub fn entered_by(eax: u32, first_word: u32) -> Option<Protocol> {
+pub fn entered_by(eax: u32, first_word: u32) -> Option<LoaderProtocol> {
     match (first_word, eax) {
-        (headers::PVH_START_MAGIC, _) => Some(Protocol::Pvh),
-        (_, headers::MULTIBOOT1_ENTRY_MAGIC) => Some(Protocol::Multiboot1),
-        (_, headers::MULTIBOOT2_ENTRY_MAGIC) => Some(Protocol::Multiboot2),
+        (headers::PVH_START_MAGIC, _) => Some(LoaderProtocol::Pvh),
+        (_, headers::MULTIBOOT1_ENTRY_MAGIC) => Some(LoaderProtocol::Multiboot1),
+        (_, headers::MULTIBOOT2_ENTRY_MAGIC) => Some(LoaderProtocol::Multiboot2),
         _ => None,
     }
 }
@@ -114,7 +118,7 @@ impl core::ops::Deref for Modules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidBootInformation {
     /// The protocol it says it in.
-    pub protocol: Protocol,
+    pub protocol: LoaderProtocol,
     /// The field or tag, as the specification calls it.
     pub field: &'static str,
     /// Where that lies, or points to.

@@ -7,7 +7,7 @@ use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
 
 use super::{InvalidBootInformation, Problem};
-use crate::boot::selection::Protocol;
+use crate::boot::selection::LoaderProtocol;
 
 /// Access to physical memory, for reading: RAM, and the firmware's memory that the RSDP may lie in.
 pub trait ReadMemory {
@@ -21,7 +21,7 @@ pub(super) const LONGEST_STRING: u64 = 65536;
 
 /// Reads what a loader of one protocol has written.
 pub(super) struct Reader<'a> {
-    pub(super) protocol: Protocol,
+    pub(super) protocol: LoaderProtocol,
     pub(super) memory: &'a dyn ReadMemory,
 }
 

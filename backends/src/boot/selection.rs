@@ -13,7 +13,7 @@ use crate::Backend;
 
 /// The protocol of a boot loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub enum LoaderProtocol {
     /// PVH (Xen, docs/misc/pvh.pandoc), which QEMU's `-kernel` speaks too.
     Pvh,
     /// Multiboot Specification 0.6.96.
@@ -22,7 +22,7 @@ pub enum Protocol {
     Multiboot2,
 }
 
-impl Protocol {
+impl LoaderProtocol {
     /// The name for the boot log.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -34,7 +34,7 @@ impl Protocol {
     }
 }
 
-impl fmt::Display for Protocol {
+impl fmt::Display for LoaderProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -42,14 +42,14 @@ impl fmt::Display for Protocol {
 
 /// The way the wedge was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum Protocol {
     /// By a boot loader, on a machine without paging.
-    BootLoader(Protocol),
+    BootLoader(LoaderProtocol),
     /// By Xen, as a paravirtualized guest (Xen, public/xen.h, `struct start_info`).
     XenPv,
 }
 
-impl Entry {
+impl Protocol {
     /// The name for the boot log.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -69,13 +69,13 @@ impl Entry {
     }
 }
 
-impl From<Protocol> for Entry {
-    fn from(protocol: Protocol) -> Self {
+impl From<LoaderProtocol> for Protocol {
+    fn from(protocol: LoaderProtocol) -> Self {
         Self::BootLoader(protocol)
     }
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -90,7 +90,7 @@ pub struct Impossible {
     /// The backend that the command line asks for.
     pub asked: Backend,
     /// How the wedge was entered.
-    pub entered: Entry,
+    pub entered: Protocol,
     /// Signature of the hypervisor that the machine runs under.
     pub hypervisor: Option<[u8; 12]>,
 }
@@ -103,7 +103,7 @@ pub struct Impossible {
 /// When the entry is not that of the backend asked for.
 pub fn select(
     asked: Option<Backend>,
-    entered: impl Into<Entry>,
+    entered: impl Into<Protocol>,
     hypervisor: Option<[u8; 12]>,
 ) -> Result<Backend, Impossible> {
     let entered = entered.into();
@@ -142,7 +142,8 @@ mod tests {
 
     use super::*;
 
-    const BARE_ENTRIES: [Protocol; 3] = [Protocol::Pvh, Protocol::Multiboot1, Protocol::Multiboot2];
+    const BARE_ENTRIES: [LoaderProtocol; 3] =
+        [LoaderProtocol::Pvh, LoaderProtocol::Multiboot1, LoaderProtocol::Multiboot2];
 
     #[test]
     fn boot_loaders_of_bare_hardware_lead_to_the_bare_backend() {
@@ -157,7 +158,7 @@ mod tests {
     #[test]
     fn xen_leads_to_its_own_backend() {
         for asked in [None, Some(Backend::Xen)] {
-            assert_eq!(select(asked, Entry::XenPv, Some(XEN_SIGNATURE)), Ok(Backend::Xen));
+            assert_eq!(select(asked, Protocol::XenPv, Some(XEN_SIGNATURE)), Ok(Backend::Xen));
         }
     }
 
@@ -166,26 +167,26 @@ mod tests {
         for (asked, entered, hypervisor, message) in [
             (
                 Backend::Xen,
-                Protocol::Multiboot2.into(),
+                LoaderProtocol::Multiboot2.into(),
                 None,
                 "afterburn.backend=xen: this backend needs a Xen PV entry; this machine was entered by multiboot 2",
             ),
             (
                 Backend::Xen,
-                Protocol::Pvh.into(),
+                LoaderProtocol::Pvh.into(),
                 Some(XEN_SIGNATURE),
                 "afterburn.backend=xen: this backend needs a Xen PV entry; this machine was entered by PVH, in a fully \
                  virtualized Xen guest: Xen must start it as a PV guest",
             ),
             (
                 Backend::Bare,
-                Entry::XenPv,
+                Protocol::XenPv,
                 None,
                 "afterburn.backend=bare: this backend needs a PVH or multiboot entry; this machine was entered by Xen PV",
             ),
             (
                 Backend::Xen,
-                Protocol::Multiboot1.into(),
+                LoaderProtocol::Multiboot1.into(),
                 Some(*b"KVMKVMKVM\0\0\0"),
                 "afterburn.backend=xen: this backend needs a Xen PV entry; this machine was entered by multiboot 1, under \
                  the hypervisor \"KVMKVMKVM\"",

@@ -18,7 +18,7 @@ use wedge::memory::{MemoryMap, OutOfMemory, PhysicalMemory};
 use wedge::sites::{Engine, Lost, Piece, Refusal, Summary};
 
 use super::options::{InvalidOption, Options};
-use super::selection::{Entry, Impossible, select};
+use super::selection::{Impossible, Protocol, select};
 use crate::Backend;
 use crate::runtime::say;
 use crate::runtime::sites::rewrite_sites;
@@ -48,7 +48,7 @@ pub(crate) trait Boot {
     fn payload(&mut self, parameters: &Parameters) -> Result<&'static [u8], Self::Error>;
 
     /// How the wedge was entered, and the signature of a hypervisor, if there is one.
-    fn entered(&self) -> (Entry, Option<[u8; 12]>);
+    fn entered(&self) -> (Protocol, Option<[u8; 12]>);
 
     /// The whole command line: the image's words, the loader's, and the host's own.
     fn command_line(&self, of_image: &str) -> Result<CommandLine, Failure<'static, Self::Error>>;

@@ -10,6 +10,7 @@ use crate::cpu::{Context, Event, Exception, Flow, Host as _, decode, emulate};
 use crate::guest::linux::SYSTEM_CALL;
 use crate::shadow::{Access, Outcome};
 use crate::sites::Form;
+use crate::x86::paging::fault;
 use crate::x86::segment::{Descriptor, Selector};
 use crate::x86::vector;
 
@@ -36,11 +37,11 @@ impl<H: Host> Vm<H> {
     #[inline]
     fn page_fault(&mut self, context: &mut Context) {
         let address = H::fault_address();
-        let error = context.error;
         if H::own_page_fault(self, context, address) {
             return;
         }
-        let access = Access { write: error & 2 != 0, user: context.is_user(), fetch: error & 16 != 0 };
+        let has = |bit: u32| context.error & u64::from(bit) != 0;
+        let access = Access { write: has(fault::WRITE), user: context.is_user(), fetch: has(fault::FETCH) };
         match self.machine.space.shadow.fault(address, access, &mut self.machine.space.memory) {
             Outcome::Filled | Outcome::Spurious => {}
             Outcome::Fault { error } => {
@@ -128,7 +129,7 @@ impl<H: Host> Vm<H> {
             return false;
         }
         let gate = self.machine.space.word(self.vcpu.cpu.idt.base + 16 * u64::from(number));
-        if gate.is_none_or(|gate| gate >> 45 & 3 != 3) {
+        if gate.is_none_or(|gate| Descriptor(gate).dpl() != 3) {
             return false;
         }
         let return_rip = context.rip + 2;

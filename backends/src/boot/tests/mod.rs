@@ -59,7 +59,7 @@ impl Memory {
 /// One thing that is wrong: what changes in memory, and what the error says of it.
 type Fault = (fn(&mut Memory), &'static str, u64, Problem);
 
-fn assert_faults(protocol: Protocol, address: u64, memory: &Memory, faults: &[Fault]) {
+fn assert_faults(protocol: LoaderProtocol, address: u64, memory: &Memory, faults: &[Fault]) {
     for (number, (change, field, at, problem)) in faults.iter().enumerate() {
         let mut memory = memory.clone();
         change(&mut memory);
@@ -91,10 +91,10 @@ fn rsdp(revision: u8) -> Vec<u8> {
 #[test]
 fn the_entry_tells_the_protocol() {
     for (eax, first_word, expected) in [
-        (0, headers::PVH_START_MAGIC, Some(Protocol::Pvh)),
-        (0x2bad_b002, headers::PVH_START_MAGIC, Some(Protocol::Pvh)),
-        (0x2bad_b002, 0x24f, Some(Protocol::Multiboot1)),
-        (0x36d7_6289, 0x5a8, Some(Protocol::Multiboot2)),
+        (0, headers::PVH_START_MAGIC, Some(LoaderProtocol::Pvh)),
+        (0x2bad_b002, headers::PVH_START_MAGIC, Some(LoaderProtocol::Pvh)),
+        (0x2bad_b002, 0x24f, Some(LoaderProtocol::Multiboot1)),
+        (0x36d7_6289, 0x5a8, Some(LoaderProtocol::Multiboot2)),
         (0, 0, None),
         (headers::PVH_START_MAGIC, 0, None),
     ] {
@@ -105,7 +105,7 @@ fn the_entry_tells_the_protocol() {
 #[test]
 fn a_message_names_protocol_field_and_address() {
     let error = InvalidBootInformation {
-        protocol: Protocol::Multiboot2,
+        protocol: LoaderProtocol::Multiboot2,
         field: "memory map tag",
         address: 0x9018,
         problem: Problem::Short { length: 16, least: 20 },
@@ -114,14 +114,14 @@ fn a_message_names_protocol_field_and_address() {
     assert_eq!(error.to_string(), message);
 }
 
-const PROTOCOLS: [Protocol; 3] = [Protocol::Pvh, Protocol::Multiboot1, Protocol::Multiboot2];
+const PROTOCOLS: [LoaderProtocol; 3] = [LoaderProtocol::Pvh, LoaderProtocol::Multiboot1, LoaderProtocol::Multiboot2];
 
 /// A structure that is right, and where it lies.
-fn right(protocol: Protocol) -> (Memory, u64) {
+fn right(protocol: LoaderProtocol) -> (Memory, u64) {
     match protocol {
-        Protocol::Pvh => (pvh::memory(), pvh::AT),
-        Protocol::Multiboot1 => (multiboot::memory(), multiboot::AT),
-        Protocol::Multiboot2 => (multiboot2::memory(), multiboot2::AT),
+        LoaderProtocol::Pvh => (pvh::memory(), pvh::AT),
+        LoaderProtocol::Multiboot1 => (multiboot::memory(), multiboot::AT),
+        LoaderProtocol::Multiboot2 => (multiboot2::memory(), multiboot2::AT),
     }
 }
 

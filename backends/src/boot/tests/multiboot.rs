@@ -36,8 +36,8 @@ pub(super) fn memory() -> Memory {
 #[test]
 fn the_information_is_understood() {
     let memory = memory();
-    let information = BootInformation::read(Protocol::Multiboot1, &memory, AT).unwrap();
-    assert_eq!(information.protocol, Protocol::Multiboot1);
+    let information = BootInformation::read(LoaderProtocol::Multiboot1, &memory, AT).unwrap();
+    assert_eq!(information.protocol, LoaderProtocol::Multiboot1);
     assert_eq!(information.command_line, "console=ttyS0 naïve");
     assert_eq!(information.modules.iter().collect::<Vec<_>>(), [&(MODULE..MODULE + 16)]);
     assert_eq!(information.rsdp, None);
@@ -64,7 +64,7 @@ fn without_its_flag_a_field_says_nothing() {
     let mut memory = memory();
     memory.cut(AT, 88);
     memory.change_word(AT + FLAGS, 1);
-    let information = BootInformation::read(Protocol::Multiboot1, &memory, AT).unwrap();
+    let information = BootInformation::read(LoaderProtocol::Multiboot1, &memory, AT).unwrap();
     assert_eq!((information.command_line, information.modules.len(), information.framebuffer), ("", 0, None));
     let expected = [region(0, 639 << 10, Kind::Usable), region(1 << 20, (1 << 20) + (0x1_ffc0 << 10), Kind::Usable)];
     assert_eq!(information.memory.regions(), expected);
@@ -75,7 +75,7 @@ fn a_screen_may_be_text_or_of_a_kind_yet_unknown() {
     for (kind, depth, expected) in [(0, 8, Some(Pixels::Indexed)), (2, 16, Some(Pixels::Text)), (3, 8, None)] {
         let mut memory = memory();
         memory.change(AT + SCREEN + 20, [depth, kind]);
-        let information = BootInformation::read(Protocol::Multiboot1, &memory, AT).unwrap();
+        let information = BootInformation::read(LoaderProtocol::Multiboot1, &memory, AT).unwrap();
         assert_eq!(information.framebuffer.map(|framebuffer| framebuffer.pixels), expected);
     }
 }
@@ -155,5 +155,5 @@ fn each_fault_of_the_information_is_found() {
         (|memory| memory.change(AT + SCREEN + 24, [25]), "framebuffer_addr", AT + SCREEN, Problem::Geometry),
         (|memory| memory.change(AT + SCREEN, [0xff; 8]), "framebuffer_addr", AT + SCREEN, Problem::Geometry),
     ];
-    assert_faults(Protocol::Multiboot1, AT, &memory(), faults);
+    assert_faults(LoaderProtocol::Multiboot1, AT, &memory(), faults);
 }

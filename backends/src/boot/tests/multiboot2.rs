@@ -89,14 +89,14 @@ fn tag_at(memory: &Memory, kind: u32) -> u64 {
 }
 
 fn read(memory: &Memory) -> Result<BootInformation<'_>, InvalidBootInformation> {
-    BootInformation::read(Protocol::Multiboot2, memory, AT)
+    BootInformation::read(LoaderProtocol::Multiboot2, memory, AT)
 }
 
 #[test]
 fn the_tags_are_understood() {
     let memory = memory();
     let information = read(&memory).unwrap();
-    assert_eq!(information.protocol, Protocol::Multiboot2);
+    assert_eq!(information.protocol, LoaderProtocol::Multiboot2);
     assert_eq!(information.command_line, "console=ttyS0 quiet");
     assert_eq!(information.modules.iter().collect::<Vec<_>>(), [&(MODULE..MODULE + 16)]);
     let rsdp = tag_at(&memory, 15) + 8;
@@ -189,14 +189,14 @@ fn each_fault_of_the_structure_is_found() {
         (|memory| memory.change(AT + 16, [0xff]), "command line tag", AT + 8, Problem::NotUtf8),
         (|memory| memory.change(AT + 8, [99, 0, 0, 0, 7]), "tag", AT + 8, Problem::Short { length: 7, least: 8 }),
     ];
-    assert_faults(Protocol::Multiboot2, AT, &memory(), faults);
+    assert_faults(LoaderProtocol::Multiboot2, AT, &memory(), faults);
     let misaligned = InvalidBootInformation {
-        protocol: Protocol::Multiboot2,
+        protocol: LoaderProtocol::Multiboot2,
         field: "total_size",
         address: AT + 4,
         problem: Problem::Misaligned,
     };
-    assert_eq!(BootInformation::read(Protocol::Multiboot2, &memory(), AT + 4).map(|_| ()), Err(misaligned));
+    assert_eq!(BootInformation::read(LoaderProtocol::Multiboot2, &memory(), AT + 4).map(|_| ()), Err(misaligned));
 }
 
 #[test]

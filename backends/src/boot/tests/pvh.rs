@@ -38,8 +38,8 @@ pub(super) fn memory() -> Memory {
 #[test]
 fn start_info_is_understood() {
     let memory = memory();
-    let information = BootInformation::read(Protocol::Pvh, &memory, AT).unwrap();
-    assert_eq!(information.protocol, Protocol::Pvh);
+    let information = BootInformation::read(LoaderProtocol::Pvh, &memory, AT).unwrap();
+    assert_eq!(information.protocol, LoaderProtocol::Pvh);
     assert_eq!(information.command_line, "console=ttyS0 quiet");
     assert_eq!(information.modules.iter().collect::<Vec<_>>(), [&(MODULE..MODULE + 16)]);
     assert_eq!(information.rsdp, Some(RSDP..RSDP + 36));
@@ -58,7 +58,7 @@ fn what_start_info_leaves_out_is_absent() {
     let mut memory = memory();
     memory.change(AT + MODULE_COUNT, [0; 28]);
     memory.change_word(AT + VERSION, 2);
-    let information = BootInformation::read(Protocol::Pvh, &memory, AT).unwrap();
+    let information = BootInformation::read(LoaderProtocol::Pvh, &memory, AT).unwrap();
     assert_eq!((information.command_line, information.modules.len(), information.rsdp), ("", 0, None));
 }
 
@@ -143,5 +143,5 @@ fn each_fault_of_start_info_is_found() {
         (|memory| memory.change(RSDP + 35, b"X"), "rsdp_paddr", RSDP, Problem::Rsdp),
         (|memory| memory.change_word(RSDP + 20, 0), "rsdp_paddr", RSDP, Problem::Rsdp),
     ];
-    assert_faults(Protocol::Pvh, AT, &memory(), faults);
+    assert_faults(LoaderProtocol::Pvh, AT, &memory(), faults);
 }

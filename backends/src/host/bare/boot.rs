@@ -19,7 +19,7 @@ use super::physical::{Firmware, Usable};
 use super::resident::{self, Resident};
 use crate::Backend;
 use crate::boot::options::{Options, Stack};
-use crate::boot::selection::Entry;
+use crate::boot::selection::Protocol;
 use crate::boot::session::{self, Boot, Contents, Ground, Loaded, PIECES, Pieces, Ready, Rewritten};
 use crate::boot::{self, BootInformation, Framebuffer, InvalidBootInformation, Pixels, ReadMemory as _};
 use crate::runtime::arena::Arena;
@@ -140,7 +140,7 @@ impl Boot for Machine {
         Ok(Firmware.read(self.payload.start, parameters.payload.length).unwrap_or_default())
     }
 
-    fn entered(&self) -> (Entry, Option<[u8; 12]>) {
+    fn entered(&self) -> (Protocol, Option<[u8; 12]>) {
         (self.information.protocol.into(), hypervisor())
     }
 

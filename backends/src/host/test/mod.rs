@@ -42,7 +42,7 @@ use self::memory::{Ram, Tables, Usable};
 use self::registers::Processor;
 use crate::Backend;
 use crate::boot::options::Options;
-use crate::boot::selection::{Entry, Protocol};
+use crate::boot::selection::{LoaderProtocol, Protocol};
 use crate::boot::session::{self, Boot, Contents, Ground, Loaded, Pieces, Rewritten};
 
 /// Where the guest's kernel and the window are.
@@ -259,8 +259,8 @@ impl Boot for Bare {
         Ok(self.payload)
     }
 
-    fn entered(&self) -> (Entry, Option<[u8; 12]>) {
-        (Protocol::Pvh.into(), None)
+    fn entered(&self) -> (Protocol, Option<[u8; 12]>) {
+        (LoaderProtocol::Pvh.into(), None)
     }
 
     fn command_line(&self, of_image: &str) -> Result<CommandLine, session::Failure<'static, Failure>> {

@@ -38,7 +38,7 @@ use super::traps;
 use super::{console, console::use_ring};
 use crate::Backend;
 use crate::boot::options::{Options, Stack};
-use crate::boot::selection::Entry;
+use crate::boot::selection::Protocol;
 use crate::boot::session::{self, Boot, Contents, Ground, Loaded, PIECES, Pieces, Ready, Rewritten};
 use crate::runtime::arena::Arena;
 use crate::runtime::exclusive::{Exclusive, Pages};
@@ -162,8 +162,8 @@ impl Boot for Domain {
         Ok(unsafe { core::slice::from_raw_parts(pointer(window() + start), length as usize) })
     }
 
-    fn entered(&self) -> (Entry, Option<[u8; 12]>) {
-        (Entry::XenPv, None)
+    fn entered(&self) -> (Protocol, Option<[u8; 12]>) {
+        (Protocol::XenPv, None)
     }
 
     /// In front is what the guest would otherwise have to measure by a timer that is not there: Xen
@@ -189,7 +189,7 @@ impl Boot for Domain {
             return Err(Failure::Mode(options.mode));
         }
         let domain = if self.privileged { "dom0" } else { "domU" };
-        say!("backend {}, {domain}, entered by {}", Self::BACKEND, Entry::XenPv);
+        say!("backend {}, {domain}, entered by {}", Self::BACKEND, Protocol::XenPv);
         if let Some(stack) = options.evict {
             say!("afterburn.evict={stack}: that stack is evicted all the time");
         }

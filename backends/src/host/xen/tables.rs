@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use wedge::guest::layout::Layout;
 use wedge::shadow::{Flush, Frame, Host, Leaf, Level, Linear, Link, Table};
-use wedge::vm::{Memory, Reached};
+use wedge::vm::{Memory, Reached, is_in_page};
 use wedge::x86::paging::{entry, index};
 
 use super::hypercall;
@@ -130,6 +130,11 @@ impl Tables {
 
     fn machine(&self, table: Table) -> u64 {
         self.memory.machine_address(self.first + u64::from(table.0))
+    }
+
+    /// Where the wedge sees so many bytes of the guest's memory, if they are, and lie in one page.
+    fn place(&self, address: u64, length: usize) -> Option<u64> {
+        self.memory.place(address).filter(|_| is_in_page(address, length))
     }
 
     /// An entry as it is in force.
@@ -322,19 +327,19 @@ impl Memory for Tables {
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer::<u8>(to.address()), bytes.len()) };
     }
 
-    fn has_physical(&self, address: u64, _: usize) -> bool {
-        self.memory.place(address).is_some()
+    fn has_physical(&self, address: u64, length: usize) -> bool {
+        self.place(address, length).is_some()
     }
 
     fn load_physical(&self, address: u64, bytes: &mut [u8]) -> bool {
-        let Some(place) = self.memory.place(address) else { return false };
-        // SAFETY: the guest's memory, within a page; it is no Rust object.
+        let Some(place) = self.place(address, bytes.len()) else { return false };
+        // SAFETY: the guest's memory, by `place`; it is no Rust object.
         unsafe { core::ptr::copy_nonoverlapping(pointer::<u8>(place), bytes.as_mut_ptr(), bytes.len()) };
         true
     }
 
     fn store_physical(&mut self, address: u64, bytes: &[u8]) -> bool {
-        let Some(place) = self.memory.place(address) else { return false };
+        let Some(place) = self.place(address, bytes.len()) else { return false };
         // SAFETY: as above; the linear mapping shows it to be written, for it is no page table of
         // Xen's.
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer::<u8>(place), bytes.len()) };
