@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use object::{Object as _, ObjectSymbol as _};
+use wedge::guest::layout::Layout;
 
 use crate::{cache, command, host};
 
@@ -23,7 +24,8 @@ pub fn program(directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The address of a function of the wedge.
+/// The address at which an image has a function of the wedge. Its file is linked at zero; it is
+/// moved to where its kernel's layout has it, and the kernels here have the standard one.
 ///
 /// # Errors
 ///
@@ -32,7 +34,8 @@ pub fn wedge_symbol(name: &str) -> Result<u64> {
     let data = fs::read(host::wedge()?)?;
     let file = object::File::parse(&*data)?;
     let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
-    Ok(symbol.with_context(|| format!("the wedge has no symbol {name}"))?.address())
+    let symbol = symbol.with_context(|| format!("the wedge has no symbol {name}"))?;
+    Ok(Layout::STANDARD.wedge() + symbol.address())
 }
 
 /// The addresses of an image's stubs: they start where the wedge's own memory ends.
@@ -41,6 +44,5 @@ pub fn wedge_symbol(name: &str) -> Result<u64> {
 ///
 /// When the wedge cannot be built.
 pub fn stubs() -> Result<Range<u64>> {
-    const END_OF_WINDOW: u64 = 0xffff_ffff_8000_0000;
-    Ok(wedge_symbol("image_end")?..END_OF_WINDOW)
+    Ok(wedge_symbol("image_end")?..Layout::STANDARD.window().end)
 }

@@ -12,6 +12,7 @@ use boot_tests::host::Host;
 use boot_tests::kernel::{Kernel, Variant};
 use boot_tests::qemu::Machine;
 use boot_tests::{class_counts, command, icount, probes, programs, selftests, test_modules, wedge_port};
+use wedge::guest::layout::Layout;
 
 /// The event tests of the `hard` kernel take half of its boot.
 const NO_EVENT_TESTS: &str = "trace_event=initcall";
@@ -311,7 +312,7 @@ fn the_counters_are_exact() -> Result<()> {
         }
     }
     println!("counted by the wedge: {inside:?}\ncounted from outside: {outside:?}");
-    let window = 0xffff_ffff_7f00_0000..0xffff_ffff_8000_0000;
+    let window = Layout::STANDARD.window();
     let left = counts.kernel_outside(&window);
     println!("executed by the kernel itself, at sites that were left: {left:?}");
     // `lfence; rdtsc`, a replacement that is longer than its site.
@@ -338,7 +339,7 @@ fn instructions(host: Host, kernel: &Kernel, range: std::ops::Range<u64>) -> Res
 #[test]
 fn native_costs_next_to_nothing() -> Result<()> {
     let kernel = Variant::MIN.build()?;
-    let window = 0xffff_ffff_7f00_0000..0xffff_ffff_8000_0000;
+    let window = Layout::STANDARD.window();
     let unannotated = instructions(Host::Plain, &Variant::MIN_PLAIN.build()?, window.clone())?.kernel;
     let plain = instructions(Host::Plain, &kernel, window.clone())?.kernel;
     let native = instructions(Host::Native, &kernel, window.clone())?;
