@@ -1,5 +1,9 @@
 //! Physical memory: which ranges a machine has, and access to what lies in them.
 
+mod pages;
+
+pub use pages::UsablePages;
+
 use core::fmt;
 use core::ops::Range;
 

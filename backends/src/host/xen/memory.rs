@@ -20,7 +20,7 @@
 use core::ops::Range;
 
 use wedge::guest::layout::WINDOW_LENGTH;
-use wedge::memory::{Kind, MemoryMap, OutOfMemory, PhysicalMemory, Region, TooManyRegions};
+use wedge::memory::{Kind, MemoryMap, OutOfMemory, PhysicalMemory, Region, TooManyRegions, UsablePages};
 
 use wedge::guest::linux::FREE_ROOT_ENTRY;
 use wedge::x86::paging::{entry, index};
@@ -41,18 +41,6 @@ pub(super) const LIMIT: u64 = 64 << 30;
 
 /// As many runs of machine frames as a memory map has room for, what is taken out of it included.
 const RUNS: usize = 96;
-
-/// What a 2 MB piece of the machine's address space is to the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Piece {
-    /// Not its memory.
-    Foreign = 0,
-    /// Its memory in part.
-    Mixed = 1,
-    /// All its memory.
-    Memory = 2,
-}
 
 /// Why there is not enough memory, or Xen's differs from what it says.
 #[derive(Clone, Copy, Debug)]
@@ -100,8 +88,8 @@ pub(super) struct Memory {
     runs: [Range<u64>; RUNS],
     count: usize,
     /// Machine frames by pseudo-physical frame: Xen's list, which is gone with the address space
-    /// that Xen made.
-    frames: &'static [u64],
+    /// that Xen made. Without one all of this is zeros, and takes no room in the wedge's file.
+    frames: Option<&'static [u64]>,
     /// The same of the window, which is kept.
     window: [u64; WINDOW_FRAMES],
     /// Pseudo-physical frames of the pool.
@@ -110,9 +98,8 @@ pub(super) struct Memory {
     linear_tables: Range<u64>,
     /// Pseudo-physical frames of the tables that Xen booted the domain with.
     boot_tables: Range<u64>,
-    pieces: [Piece; PIECES],
-    /// The guest's.
-    map: MemoryMap,
+    /// The guest's, from `LOW` on: by machine address.
+    guests: UsablePages<{ (LIMIT >> 21) as usize }>,
 }
 
 /// With fewer tables a kernel may not come far.
@@ -128,7 +115,6 @@ enum Desk {
 }
 
 const WINDOW_FRAMES: usize = (WINDOW_LENGTH / PAGE) as usize;
-const PIECES: usize = (LIMIT >> 21) as usize;
 
 /// Something in memory at a virtual address.
 pub(super) fn pointer<T>(address: u64) -> *mut T {
@@ -160,13 +146,12 @@ impl Memory {
         Self {
             runs: [const { 0..0 }; RUNS],
             count: 0,
-            frames: &[],
+            frames: None,
             window: [0; WINDOW_FRAMES],
             pool: 0..0,
             linear_tables: 0..0,
             boot_tables: 0..0,
-            pieces: [Piece::Foreign; PIECES],
-            map: MemoryMap::EMPTY,
+            guests: UsablePages::EMPTY,
         }
     }
 
@@ -178,11 +163,12 @@ impl Memory {
     /// Called once, with what Xen has told, before there is any other page table than Xen's.
     pub(super) unsafe fn set_up(&mut self, start: &StartInfo, own_end: u64) -> Result<(), MemoryError> {
         // SAFETY: Xen has mapped its list there, and nobody writes to it.
-        self.frames = unsafe { core::slice::from_raw_parts(pointer(start.mfn_list), start.nr_pages as usize) };
-        if self.frames.len() < WINDOW_FRAMES {
+        let frames = unsafe { core::slice::from_raw_parts(pointer::<u64>(start.mfn_list), start.nr_pages as usize) };
+        if frames.len() < WINDOW_FRAMES {
             return Err(MemoryError::TooLittle { pages: start.nr_pages });
         }
-        self.window.copy_from_slice(&self.frames[..WINDOW_FRAMES]);
+        self.window.copy_from_slice(&frames[..WINDOW_FRAMES]);
+        self.frames = Some(frames);
         self.pool = own_end.div_ceil(PAGE)..WINDOW_LENGTH / PAGE;
         let pages = self.pool.end.saturating_sub(self.pool.start);
         if pages <= FEWEST_TABLES {
@@ -194,16 +180,20 @@ impl Memory {
         self.linear_tables = self.place_linear_tables(start)?;
         self.clear_pool();
         let pointers = self.map_linear()?;
-        let root = self.frames[tables as usize] << 12;
+        let root = frames[tables as usize] << 12;
         let update = MmuUpdate { address: root + 8 * LINEAR_SLOT as u64, value: pointers | entry::TABLE };
         // SAFETY: nothing else lies in that part of the address space.
         let updated = unsafe { hypercall::mmu_update(&[update], DOMID_SELF) };
         updated.map_err(|(_, refused)| MemoryError::Xen { what: "the linear mapping", refused })
     }
 
+    fn frames(&self) -> &'static [u64] {
+        self.frames.unwrap_or_default()
+    }
+
     fn find_runs(&mut self) -> Result<(), MemoryError> {
-        let everything = 0..self.frames.len() as u64;
-        for range in pieces(self.frames, everything) {
+        let everything = 0..self.frames().len() as u64;
+        for range in pieces(self.frames(), everything) {
             if range.end * PAGE > LIMIT {
                 return Err(MemoryError::TooHigh { address: range.end * PAGE });
             }
@@ -252,7 +242,7 @@ impl Memory {
     fn place_linear_tables(&self, start: &StartInfo) -> Result<Range<u64>, MemoryError> {
         const LEAST: u64 = (512 << 10) / PAGE;
         const STEP: u64 = (4 << 20) / PAGE;
-        let mapped = (self.boot_end() + LEAST).next_multiple_of(STEP).min(self.frames.len() as u64);
+        let mapped = (self.boot_end() + LEAST).next_multiple_of(STEP).min(self.frames().len() as u64);
         let tables = 1 + self.touched(18) + self.touched(9);
         let mut map = MemoryMap::default();
         self.add_runs(&mut map)?;
@@ -359,7 +349,7 @@ impl Memory {
     /// Machine address of a page.
     pub(super) fn machine_address(&self, frame: u64) -> u64 {
         let frame = frame as usize;
-        self.window.get(frame).or_else(|| self.frames.get(frame)).copied().unwrap_or(0) * PAGE
+        self.window.get(frame).or_else(|| self.frames().get(frame)).copied().unwrap_or(0) * PAGE
     }
 
     /// Machine address of a page of the window.
@@ -406,7 +396,7 @@ impl Memory {
 
     /// The machine ranges of some pseudo-physical frames, in the order of those.
     pub(super) fn machine_ranges(&self, frames: Range<u64>) -> impl Iterator<Item = Range<u64>> + Clone {
-        pieces(self.frames, frames).map(|piece| piece.start * PAGE..piece.end * PAGE)
+        pieces(self.frames(), frames).map(|piece| piece.start * PAGE..piece.end * PAGE)
     }
 
     /// Adds the domain's memory to a map.
@@ -438,43 +428,19 @@ impl Memory {
 
     /// From here on this is the guest's memory.
     pub(super) fn set_map(&mut self, map: &MemoryMap) {
-        self.map = *map;
-        for region in map.regions().iter().filter(|region| region.kind == Kind::Usable) {
-            for piece in region.start >> 21..region.end.div_ceil(2 << 20) {
-                let whole = piece != LOW >> 21 && map.is_usable(&(piece << 21..(piece + 1) << 21));
-                self.pieces[piece as usize] = if whole { Piece::Memory } else { Piece::Mixed };
-            }
-        }
-    }
-
-    /// What the 2 MB around a machine address are to the guest.
-    #[inline]
-    fn piece(&self, address: u64) -> Piece {
-        usize::try_from(address >> 21).ok().and_then(|piece| self.pieces.get(piece)).copied().unwrap_or(Piece::Foreign)
+        self.guests.set(map, LOW);
     }
 
     /// Whether the page around a machine address is the guest's memory.
+    #[inline]
     pub(super) fn is_guests(&self, address: u64) -> bool {
-        match self.piece(address) {
-            Piece::Memory => true,
-            Piece::Foreign => false,
-            Piece::Mixed => {
-                let page = address & !(PAGE - 1);
-                self.map.is_usable(&(page..page + PAGE))
-            }
-        }
+        self.guests.contains(address)
     }
 
     /// Where the wedge sees a guest-physical address that is memory.
     #[inline]
     pub(super) fn place(&self, address: u64) -> Option<u64> {
-        // What lies below `LOW` is not a whole piece.
-        if self.is_guests_piece(address) { Some(LINEAR + address) } else { self.place_in_part(address) }
-    }
-
-    #[cold]
-    fn place_in_part(&self, address: u64) -> Option<u64> {
-        if address < LOW { Some(window() + address) } else { self.is_guests(address).then_some(LINEAR + address) }
+        if self.is_guests(address) { Some(LINEAR + address) } else { (address < LOW).then(|| window() + address) }
     }
 
     /// Whether a machine address is in one of the domain's pages, whoever uses it.
@@ -489,8 +455,8 @@ impl Memory {
     }
 
     /// Whether 2 MB from a machine address on are the guest's memory.
-    pub(super) fn is_guests_piece(&self, address: u64) -> bool {
-        self.piece(address) == Piece::Memory
+    pub(super) fn has_guests_piece(&self, address: u64) -> bool {
+        self.guests.contains_group(address)
     }
 }
 

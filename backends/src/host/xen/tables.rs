@@ -379,12 +379,10 @@ impl Host for Tables {
     #[inline]
     fn frame(&self, address: u64) -> Frame {
         let page = address & entry::ADDRESS;
-        if self.memory.is_guests_piece(page) {
+        if self.memory.is_guests(page) {
             Frame::Memory(page)
         } else if page < LOW {
             Frame::Memory(self.memory.machine_address(page / PAGE))
-        } else if self.memory.is_guests(page) {
-            Frame::Memory(page)
         } else if self.devices && !self.memory.is_domains(page) {
             Frame::Device(page)
         } else {
@@ -393,7 +391,7 @@ impl Host for Tables {
     }
 
     fn linear(&self, address: u64) -> bool {
-        self.memory.is_guests_piece(address)
+        self.memory.has_guests_piece(address)
     }
 
     fn allocate(&mut self, level: Level, address: u64) -> Option<Table> {
