@@ -75,6 +75,11 @@ pub const fn reserved(entry: u64, level: u8) -> u64 {
     }
 }
 
+/// Whether an entry at a level says that it maps a large page.
+const fn is_large(entry: u64, level: u8) -> bool {
+    level > 1 && entry & LARGE != 0
+}
+
 /// Why an entry leads nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dead {
@@ -89,7 +94,8 @@ const fn dead(entry: u64, level: u8, never: u64) -> Option<Dead> {
     if entry & PRESENT == 0 {
         return Some(Dead::NotPresent);
     }
-    if entry & (never | reserved(entry, level)) != 0 { Some(Dead::Reserved) } else { None }
+    let reserved = entry & never != 0 || is_large(entry, level) && entry & reserved(entry, level) != 0;
+    if reserved { Some(Dead::Reserved) } else { None }
 }
 
 /// Where a walk has ended that has come to no leaf.
@@ -110,9 +116,9 @@ pub struct Walk {
     address: u64,
     /// The entries on the way, by level less one.
     entries: [u64; 4],
-    /// Rights of the entries above the last.
+    /// What all entries above the last allow: their bits, with [`NO_EXECUTE`] inverted.
     path: u64,
-    /// Bits that are set in all entries.
+    /// What all entries allow.
     all: u64,
     level: u8,
 }
@@ -133,7 +139,7 @@ impl Walk {
         never: u64,
         mut read: impl FnMut(u8, u64, usize) -> u64,
     ) -> Result<Self, DeadEnd> {
-        let mut walk = Self { root, address, entries: [0; 4], path: RIGHTS, all: !0, level: 4 };
+        let mut walk = Self { root, address, entries: [0; 4], path: !0, all: !0, level: 4 };
         let mut table = root;
         for level in [4, 3, 2, 1] {
             let entry = read(level, table, index(address, level));
@@ -142,11 +148,11 @@ impl Walk {
             }
             walk.entries[usize::from(level - 1)] = entry;
             walk.level = level;
-            walk.all &= entry;
-            if level == stop || level > 1 && entry & LARGE != 0 {
+            walk.path = walk.all;
+            walk.all = restricted(entry, walk.path);
+            if level == stop || is_large(entry, level) {
                 break;
             }
-            walk.path &= entry ^ NO_EXECUTE;
             table = entry & ADDRESS;
         }
         Ok(walk)
@@ -173,7 +179,9 @@ impl Walk {
     /// Notes that bits were set in the entry of a level.
     pub fn set(&mut self, level: u8, bits: u64) {
         self.entries[usize::from(level - 1)] |= bits;
-        self.all = self.entries[usize::from(self.level - 1)..].iter().fold(!0, |all, entry| all & entry);
+        let above = self.entries[usize::from(self.level)..].iter();
+        self.path = above.fold(!0, |path, &entry| restricted(entry, path));
+        self.all = restricted(self.last(), self.path);
     }
 
     /// The last entry: the leaf.
@@ -191,19 +199,19 @@ impl Walk {
     /// Whether it has ended at a large page.
     #[must_use]
     pub const fn is_large(&self) -> bool {
-        self.level > 1 && self.last() & LARGE != 0
+        is_large(self.last(), self.level)
     }
 
     /// The rights that the entries above the last leave.
     #[must_use]
     pub const fn path(&self) -> u64 {
-        self.path
+        self.path & RIGHTS
     }
 
     /// The rights that all entries leave.
     #[must_use]
     pub const fn rights(&self) -> u64 {
-        restricted(self.last(), self.path)
+        self.all & RIGHTS
     }
 
     /// Whether user mode may use the page.
