@@ -54,7 +54,12 @@ impl<M: Memory> Space<M> {
     /// Makes sure that the kernel can access the page around an address.
     #[inline]
     fn reach(&mut self, address: u64, write: bool) -> Result<Reached, Exception> {
-        if self.memory.is_known(address, write) || self.memory.is_mapped(address, write) {
+        if self.memory.is_known(address, write) { Ok(Reached(address)) } else { self.look_for(address, write) }
+    }
+
+    /// The same, of a page that is not known to be mapped.
+    fn look_for(&mut self, address: u64, write: bool) -> Result<Reached, Exception> {
+        if self.memory.is_mapped(address, write) {
             return Ok(Reached(address));
         }
         let access = Access { write, user: false, fetch: false };
@@ -115,6 +120,7 @@ impl<M: Memory> Space<M> {
         Ok(())
     }
 
+    #[cold]
     fn read_parts(&mut self, address: u64, bytes: &mut [u8], user: bool) -> Result<(), Exception> {
         let mut rest = bytes;
         for (start, length) in parts(address, rest.len()) {
@@ -134,6 +140,7 @@ impl<M: Memory> Space<M> {
     }
 
     /// All parts are reached before the first is written.
+    #[cold]
     fn write_parts(&mut self, address: u64, bytes: &[u8], user: bool) -> Result<(), Exception> {
         let access = Access { write: true, user, fetch: false };
         for (start, length) in parts(address, bytes.len()) {
@@ -161,6 +168,7 @@ impl<M: Memory> Space<M> {
     }
 
     /// Makes sure that the kernel can write to an address, if it may.
+    #[inline]
     pub fn reach_for_writing(&mut self, address: u64) {
         let _ = self.reach(address, true);
     }
