@@ -21,10 +21,10 @@ pub enum Presented {
 }
 
 impl Engine<'_> {
-    /// The site whose stub an address is in, such as the return address of a hook.
+    /// The site whose stub an address is in, such as the return address of a hook, and its number.
     #[must_use]
-    pub fn at_stub(&self, address: u64) -> Option<&Site> {
-        self.locate(address).map(|(_, site, _)| site)
+    pub fn at_stub(&self, address: u64) -> Option<(usize, &Site)> {
+        self.locate(address).map(|(index, site, _)| (index, site))
     }
 
     /// Where in the guest the instruction at an address in a stub belongs: what stands before the

@@ -10,7 +10,7 @@ use crate::guest::linux;
 use crate::sites::{Form, Site};
 use crate::x86::flags;
 
-use super::{Host, Vm};
+use super::{Host, Vcpu, Vm};
 
 /// Sites that were emulated lately, decoded: decoding costs more than emulating.
 #[derive(Debug)]
@@ -20,18 +20,15 @@ impl Decoded {
     /// None yet.
     pub(super) const NONE: Self = Self([None; 64]);
 
-    /// A site's instruction, at an address; `None` if it is none. A site's bytes do not change
-    /// while it is one; when modules come and go, everything is forgotten.
+    /// A site's instruction, or the first of its two, at an address; `None` if it is none. A site's
+    /// bytes do not change while it is one; when modules come and go, everything is forgotten.
     #[inline]
-    fn of(&mut self, site: &Site, at: u64) -> Option<Instruction> {
+    fn of(&mut self, site: &Site, at: u64) -> Option<&Instruction> {
         let place = &mut self.0[(at >> 2) as usize % 64];
-        match place {
-            Some((address, instruction)) if *address == at => Some(*instruction),
-            _ => {
-                *place = Some((at, decode(&site.original(), at)?));
-                place.map(|(_, instruction)| instruction)
-            }
+        if place.is_none_or(|(address, _)| address != at) {
+            *place = Some((at, decode_first(site, at)?));
         }
+        place.as_ref().map(|(_, instruction)| instruction)
     }
 
     pub(super) fn forget(&mut self) {
@@ -39,30 +36,40 @@ impl Decoded {
     }
 }
 
+/// The first instruction of a site, at an address. If it is the only one, the pad comes next.
+fn decode_first(site: &Site, at: u64) -> Option<Instruction> {
+    let original = site.original();
+    let mut first = decode(&original, at)?;
+    if first.len() == original.len() {
+        first.set_next_ip(at + u64::from(site.slot()));
+    }
+    Some(first)
+}
+
 impl<H: Host> Vm<H> {
     /// A site has called: the return address says which.
     #[inline]
     pub fn site_called(&mut self, context: &mut Context) {
-        let Some(site) = self.text.engine.at_stub(context.rip).copied() else {
+        let Some((number, site)) = self.text.engine.at_stub(context.rip) else {
             Self::die(context, "called from no site");
         };
-        let (at, end) = if site.form() == Form::Call {
+        let at = if site.form() == Form::Call {
             let end = self.machine.space.word(context.rsp).unwrap_or(0);
             context.rsp += 8;
-            (end.wrapping_sub(u64::from(site.slot())), end)
+            end.wrapping_sub(u64::from(site.slot()))
         } else {
-            (site.address(), site.end())
+            site.address()
         };
-        self.emulate_site(context, &site, at, end);
+        self.emulate_site(context, number, at);
     }
 
     /// A site without a stack has jumped, and has left its number behind.
     #[inline]
     pub fn site_jumped(&mut self, context: &mut Context, number: usize) {
-        let Some(site) = self.text.engine.site(number).copied() else {
+        let Some(at) = self.text.engine.site(number).map(Site::address) else {
             Self::die(context, "jumped from no site");
         };
-        self.emulate_site(context, &site, site.address(), site.end());
+        self.emulate_site(context, number, at);
     }
 
     /// An IRETQ, if it leads to a program in the plainest way: with the selectors of 64-bit
@@ -78,44 +85,36 @@ impl<H: Host> Vm<H> {
         plain
     }
 
-    /// Carries out a site's instructions for a context that is at `at`; behind them it is at `end`.
+    /// Carries out a site's instructions for a context that is at `at`: the site's address, or
+    /// another at which it runs.
     #[inline]
-    pub fn emulate_site(&mut self, context: &mut Context, site: &Site, at: u64, end: u64) {
+    pub fn emulate_site(&mut self, context: &mut Context, number: usize, at: u64) {
         context.rip = at;
-        let Some(first) = self.vcpu.decoded.of(site, at) else {
-            Self::die(context, "at a site that does not decode");
-        };
-        let original = site.original();
-        let second = original.get(first.len()..).filter(|rest| !rest.is_empty());
-        match second.and_then(|bytes| decode(bytes, at + first.len() as u64)) {
-            Some(second) => {
-                if self.execute(context, site, first, second.ip()) {
-                    self.execute(context, site, second, end);
-                }
-            }
-            None => _ = self.execute(context, site, first, end),
+        let Self { vcpu: Vcpu { cpu, decoded, .. }, machine, text, .. } = self;
+        let Some(site) = text.engine.site(number) else { Self::die(context, "at no site") };
+        let Some(first) = decoded.of(site, at) else { Self::die(context, "at a site that does not decode") };
+        let (class, end) = (site.class(), at + u64::from(site.slot()));
+        let mut outcome = emulate(cpu, context, first, machine);
+        if outcome == Ok(Flow::Next) && first.next_ip() != end {
+            context.rip = first.next_ip();
+            let Some(mut second) = site.original().get(first.len()..).and_then(|bytes| decode(bytes, context.rip))
+            else {
+                Self::die(context, "at a site that does not decode");
+            };
+            second.set_next_ip(end);
+            outcome = emulate(cpu, context, &second, machine);
         }
-        if !self.vcpu.has_run_user && site.class() == Class::MovToCr {
+        match outcome {
+            Ok(Flow::Next) => context.rip = end,
+            Ok(Flow::Jumped) => {}
+            Ok(Flow::Unhandled) => Self::die(context, format_args!("{class} is not emulated")),
+            Err(exception) => self.deliver(context, Event::Exception(exception)),
+        }
+        if !self.vcpu.has_run_user && class == Class::MovToCr {
             // The kernel may go on, on a stack in its image, in tables that nobody has used yet.
             self.reach_image(self.text.kernel.clone());
         }
-        H::registers_changed(self, site.class() == Class::Wrmsr);
-    }
-
-    /// Executes one instruction of a site; says whether what is at `next` comes next.
-    #[inline]
-    fn execute(&mut self, context: &mut Context, site: &Site, mut instruction: Instruction, next: u64) -> bool {
-        instruction.set_next_ip(next);
-        match emulate(&mut self.vcpu.cpu, context, &instruction, &mut self.machine) {
-            Ok(Flow::Next) => {
-                context.rip = next;
-                return true;
-            }
-            Ok(Flow::Jumped) => {}
-            Ok(Flow::Unhandled) => Self::die(context, format_args!("{} is not emulated", site.class())),
-            Err(exception) => self.deliver(context, Event::Exception(exception)),
-        }
-        false
+        H::registers_changed(self, class == Class::Wrmsr);
     }
 
     /// Makes sure that the kernel's image can be accessed where it is loaded: it is about to run

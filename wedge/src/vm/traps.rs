@@ -68,9 +68,8 @@ impl<H: Host> Vm<H> {
             }
             let places = [at, at.wrapping_sub(self.text.head_distance)];
             let mut sites = places.iter().filter_map(|address| self.text.engine.site_at(*address));
-            let site = sites.find_map(|(_, site)| (site.form() == Form::Trap).then_some(*site));
-            if let Some(site) = site {
-                return self.emulate_site(context, &site, at, at + u64::from(site.slot()));
+            if let Some((number, _)) = sites.find(|(_, site)| site.form() == Form::Trap) {
+                return self.emulate_site(context, number, at);
             }
         }
         self.software_interrupt(context, vector::BREAKPOINT, 1);

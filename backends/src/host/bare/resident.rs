@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use annotate::instructions::Class;
 use annotate::record::AllegedSite;
 use wedge::image::GuestFacts;
-use wedge::sites::{Engine, Flush, GuestText, Hook, Left, Mode, Outcome, Presented, Reason, Site, Summary};
+use wedge::sites::{Engine, Flush, GuestText, Hook, Left, Mode, Outcome, Presented, Reason, Summary};
 use wedge::vm::modules::{ModuleMemory, Modules, PAGE_LENGTH, Region, Rewriter};
 use wedge::vm::port::{Command, Commands, Line, More, Port};
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
@@ -145,7 +145,7 @@ impl Resident {
         const SINGLE_ADDRESS: u64 = 0;
         const SINGLE_CONTEXT: u64 = 1;
         let is_elsewhere = |address: u64| !self.text.modules.contains(&address);
-        match self.engine.at_stub(call.return_address).and_then(Site::flush) {
+        match self.engine.at_stub(call.return_address).and_then(|(_, site)| site.flush()) {
             None => false,
             Some(Flush::Page { base }) => is_elsewhere(call.register(base)),
             Some(Flush::Control { value }) => {
@@ -173,7 +173,7 @@ impl Resident {
     /// An IN or OUT of AL at the wedge's port.
     fn port(&mut self, call: &mut Call) {
         let Some((class, address)) =
-            self.engine.at_stub(call.return_address).map(|site| (site.class(), site.address()))
+            self.engine.at_stub(call.return_address).map(|(_, site)| (site.class(), site.address()))
         else {
             return;
         };

@@ -161,9 +161,9 @@ impl Host for Xen {
         if !vm.host.stacks.is_left_behind(at) {
             return false;
         }
-        let Some(site) = vm.text.engine.site_at(at).map(|(_, site)| *site) else { return false };
+        let Some(number) = vm.text.engine.site_at(at).map(|(number, _)| number) else { return false };
         Self::reach_unwritable_stack(vm, context);
-        vm.emulate_site(context, &site, at, at + u64::from(site.slot()));
+        vm.emulate_site(context, number, at);
         true
     }
 

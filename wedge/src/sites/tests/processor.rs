@@ -223,7 +223,7 @@ fn run(kernel: &Kernel, planned: &Planned, before: &Processor, arises: usize) ->
     let left = processor.rip;
     if [MACHINE.emulate, MACHINE.interrupt].contains(&left) {
         let back = processor.pop();
-        assert_eq!(kernel.engine.at_stub(back).map(Site::address), Some(entry.address()));
+        assert_eq!(kernel.engine.at_stub(back).map(|(_, site)| site.address()), Some(entry.address()));
         assert_eq!(kernel.engine.interrupted(back), Some(Interrupted::At(entry.end())));
     }
     if [MACHINE.emulate_without_stack, MACHINE.iret].contains(&left) {
