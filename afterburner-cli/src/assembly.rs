@@ -22,9 +22,11 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Output, Stdio};
 
+use annotate::object::low::obstacles;
 use annotate::object::{Elf, compare, has_records, verify};
 use annotate::text::Annotated;
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+use serde::{Deserialize, Serialize};
 
 use crate::complain;
 use crate::journal::{self, Outcome};
@@ -91,8 +93,18 @@ pub(crate) struct Assembly<'a> {
     /// Whether the text is not quite what the original command reads. A candidate must then have
     /// the code of its object.
     pub(crate) is_expanded: bool,
+    /// The text is another than the one that the original command reads: it has been rewritten for
+    /// the lower half. The object of the original command is then good for its messages only.
+    pub(crate) rewritten: Option<Rewritten>,
     /// Hold the object against the plain one.
     pub(crate) check: bool,
+}
+
+/// What is asked of the objects of a text that has been rewritten for the lower half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rewritten {
+    /// The kernel adjusts the distances in alternative instructions.
+    pub(crate) adjusts_copies: bool,
 }
 
 /// The assembler's standard input.
@@ -115,7 +127,7 @@ impl Assembly<'_> {
         let mut first = if self.original_first { None } else { Some(self.padded(&self.annotated)?) };
         if let Some(made) = &first
             && made.is_silent()
-            && made.fault(&self.annotated)?.is_none()
+            && self.fault(&self.annotated, made)?.is_none()
             && (!self.annotated.is_doubtful() || self.is_plain_but_for_pads(made)?)
         {
             return self.finish(&self.annotated, made, None);
@@ -134,9 +146,17 @@ impl Assembly<'_> {
         if self.rejection(&unpadded, &made, &plain)?.is_none() {
             return self.finish(&unpadded, &made, Some(&plain));
         }
-        // The plain object stays; `afterburner build` will not let that pass.
-        journal::note(self.object, Outcome::Missed(rejection));
-        Ok(ExitCode::SUCCESS)
+        Ok(self.missed(rejection))
+    }
+
+    /// The plain object stays; `afterburner build` will not let that pass. One for the other half
+    /// of the address space would not even be linked.
+    fn missed(&self, reason: String) -> ExitCode {
+        if self.rewritten.is_some() {
+            return self.fail(&anyhow!("{}: {reason}", self.name));
+        }
+        journal::note(self.object, Outcome::Missed(reason));
+        ExitCode::SUCCESS
     }
 
     /// Whether an object is that of the plain text, of which the tool has nothing to say either.
@@ -148,12 +168,35 @@ impl Assembly<'_> {
     /// Makes the object of the plain text, which costs less than the original command if that would
     /// have to make the text again.
     pub(crate) fn run_plain(&self) -> anyhow::Result<ExitCode> {
+        if self.rewritten.is_some() {
+            return self.run_rewritten();
+        }
         journal::note(self.object, Outcome::Plain);
         if self.original_first {
             return self.original.hand_over();
         }
         let made = self.plain()?;
         if made.is_silent() && self.place(&made).is_ok() { Ok(ExitCode::SUCCESS) } else { self.original.hand_over() }
+    }
+
+    /// Makes the object of a text that has been rewritten and has no sites.
+    fn run_rewritten(&self) -> anyhow::Result<ExitCode> {
+        let made = self.plain()?;
+        if self.original_first || !made.is_silent() {
+            let status = self.original.run()?;
+            if !status.success() {
+                return Ok(exit_code(status));
+            }
+        }
+        let fault = if made.output.status.success() { self.fault(&self.annotated, &made)? } else { Some(made.says()) };
+        if let Some(fault) = fault {
+            return Ok(self.missed(fault));
+        }
+        if let Err(error) = self.place(&made) {
+            return Ok(self.fail(&error));
+        }
+        journal::note(self.object, Outcome::Plain);
+        Ok(ExitCode::SUCCESS)
     }
 
     /// Puts what was made of a candidate in its place. Where the plain text was assembled, the
@@ -163,6 +206,9 @@ impl Assembly<'_> {
         // Where every site stands in a macro body or a conditional, perhaps none was assembled.
         // Then the object is to be what the plain text gives, to the byte.
         if !candidate.is_certain() && !has_records(&object) {
+            if self.rewritten.is_some() {
+                return self.run_rewritten();
+            }
             journal::note(self.object, Outcome::Plain);
             return plain.map_or_else(|| self.original.hand_over(), |_| Ok(ExitCode::SUCCESS));
         }
@@ -226,12 +272,27 @@ impl Assembly<'_> {
 
     fn compare(&self, plain: Option<&Made>, object: &[u8]) -> anyhow::Result<()> {
         let plain = match plain {
+            Some(made) if self.rewritten.is_some() => made.object.content()?,
             // What the user's own command has made.
             Some(_) => fs::read(self.object).with_context(|| format!("cannot read {}", self.object.display()))?,
             None => self.plain()?.object.content()?,
         };
         compare(&plain, object)?;
         Ok(())
+    }
+
+    /// What is wrong with the object of a candidate, if there is anything. Where nothing is padded,
+    /// a reference that goes astray does so in the plain object too.
+    fn fault(&self, candidate: &Annotated, made: &Made) -> anyhow::Result<Option<String>> {
+        let object = made.object.content()?;
+        let elf = Elf::parse(&object)?;
+        let problems = verify(&elf)?.problems;
+        let fault = problems.iter().find(|problem| problem.record.is_some() || candidate.is_padded());
+        if fault.is_some() {
+            return Ok(fault.map(ToString::to_string));
+        }
+        let Some(Rewritten { adjusts_copies }) = self.rewritten else { return Ok(None) };
+        Ok(obstacles(&elf, adjusts_copies).first().map(ToString::to_string))
     }
 
     /// Why an object is not that of the plain text but for its padding, as far as that can be told.
@@ -245,7 +306,7 @@ impl Assembly<'_> {
             let what = "the assembler does not say of the padded text what it says of the plain one";
             return Ok(Some(format!("{what}: {difference}")));
         }
-        if let Some(fault) = made.fault(candidate)? {
+        if let Some(fault) = self.fault(candidate, made)? {
             return Ok(Some(fault));
         }
         if !self.is_expanded && !candidate.is_doubtful() {
@@ -257,14 +318,10 @@ impl Assembly<'_> {
 }
 
 impl Made {
-    /// What is wrong with the object of a candidate, if there is anything. Where nothing is padded,
-    /// a reference that goes astray does so in the plain object too.
-    fn fault(&self, candidate: &Annotated) -> anyhow::Result<Option<String>> {
-        let object = self.object.content()?;
-        let elf = Elf::parse(&object)?;
-        let problems = verify(&elf)?.problems;
-        let fault = problems.iter().find(|problem| problem.record.is_some() || candidate.is_padded());
-        Ok(fault.map(ToString::to_string))
+    /// What the tool says of a text that it does not assemble.
+    fn says(&self) -> String {
+        let words = Words::of(&self.output, false);
+        words.error().map_or_else(|| self.output.status.to_string(), str::to_owned)
     }
 
     fn is_silent(&self) -> bool {

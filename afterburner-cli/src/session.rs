@@ -14,11 +14,13 @@ use annotate::text::Options;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::assembly::Rewritten;
+
 /// Name of the file.
 pub(crate) const FILE: &str = "session";
 
 /// What it starts with.
-const MAGIC: &[u8; 8] = b"AFTRBRN\x01";
+const MAGIC: &[u8; 8] = b"AFTRBRN\x02";
 
 /// The settings of the shims in a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,8 @@ pub(crate) struct Session {
     pub(crate) objtool_hints: bool,
     /// Hold every object against what the real tool makes of the plain text.
     pub(crate) check: bool,
+    /// Rewrite texts for the lower half of the address space.
+    pub(crate) low: Option<Rewritten>,
     /// Stands for the shim and the real tools: a compiler cache that sees this file sees a change
     /// of any of them.
     pub(crate) identity: u64,

@@ -190,9 +190,8 @@ fn stem(mnemonic: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use wedge::guest::layout::Layout;
-
     use super::*;
+    use crate::wedge_port::WINDOW;
 
     fn classes_of(lines: &str) -> Vec<(u64, String, u64)> {
         let directory = tempfile::tempdir().unwrap();
@@ -246,9 +245,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let text = "ffffffff81000000 fa 1\nffffffff81000010 fa 2\nffffffff7f000000 fa 4\n400000 0fa2 8\n";
         let counts = read(text, directory.path()).unwrap();
-        let range = Layout::STANDARD.window();
-        assert_eq!(counts.inside(&range), BTreeMap::from([("cli".to_owned(), 4)]));
-        assert_eq!(counts.kernel_outside(&range), BTreeMap::from([("cli".to_owned(), 3)]));
+        assert_eq!(counts.inside(&WINDOW), BTreeMap::from([("cli".to_owned(), 4)]));
+        assert_eq!(counts.kernel_outside(&WINDOW), BTreeMap::from([("cli".to_owned(), 3)]));
     }
 
     #[test]

@@ -120,6 +120,15 @@ pub enum Treatment {
     Checked,
 }
 
+/// Which half of the address space it is linked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// The upper one, as Linux is.
+    Upper,
+    /// The lower one, by `afterburner build --layout low`.
+    Lower,
+}
+
 /// One way to build one kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variant {
@@ -131,6 +140,8 @@ pub struct Variant {
     pub treatment: Treatment,
     /// Of which Linux.
     pub release: Release,
+    /// Where it is linked.
+    pub half: Half,
 }
 
 impl Variant {
@@ -152,6 +163,11 @@ impl Variant {
     pub const MIN_6_12: Self =
         Self { release: Release::V6_12, ..Self::new(Config::Min, Toolchain::Gcc, Treatment::Checked) };
 
+    /// `min` in the lower half of the address space, annotated and compared,
+    pub const LOW: Self = Self { half: Half::Lower, ..Self::new(Config::Min, Toolchain::Gcc, Treatment::Checked) };
+    /// and of Linux 6.12.
+    pub const LOW_6_12: Self = Self { release: Release::V6_12, ..Self::LOW };
+
     /// Debian's kernel for virtual machines, annotated.
     #[must_use]
     pub const fn cloud(release: Release) -> Self {
@@ -159,14 +175,15 @@ impl Variant {
     }
 
     const fn new(config: Config, toolchain: Toolchain, treatment: Treatment) -> Self {
-        Self { config, toolchain, treatment, release: Release::Chosen }
+        Self { config, toolchain, treatment, release: Release::Chosen, half: Half::Upper }
     }
 
     /// The name of its build directory.
     #[must_use]
     pub fn name(self) -> String {
         let plain = if self.treatment == Treatment::Plain { "-plain" } else { "" };
-        format!("{}{}{}{plain}", self.config.name(), self.toolchain.suffix(), self.release.suffix())
+        let half = if self.half == Half::Upper { "" } else { "-low" };
+        format!("{}{half}{}{}{plain}", self.config.name(), self.toolchain.suffix(), self.release.suffix())
     }
 
     /// Builds the kernel, or finds it built.
@@ -267,6 +284,9 @@ impl Variant {
             if self.treatment == Treatment::Checked {
                 timed.arg("--check");
             }
+            if self.half == Half::Lower {
+                timed.args(["--layout", "low", "--configure"]);
+            }
             timed.arg("--");
         }
         timed.arg(make.get_program()).args(make.get_args()).args(self.config.goals());
@@ -319,8 +339,10 @@ impl Variant {
 
 /// The sources that decide what an object of the kernel looks like, and whether it is padded; the
 /// rest of the command may change without a new kernel.
-const SHIM: [&str; 6] = [
+const SHIM: [&str; 8] = [
     "annotate/src",
+    "afterburner-cli/low",
+    "afterburner-cli/src/build/low.rs",
     "afterburner-cli/src/assembly.rs",
     "afterburner-cli/src/clang",
     "afterburner-cli/src/exclusions.rs",

@@ -8,9 +8,15 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use object::{Object as _, ObjectSymbol as _};
-use wedge::guest::layout::Layout;
 
 use crate::{cache, command, host};
+
+/// Where a kernel in the upper half has the wedge's window. What is known of it here shares no code
+/// with the wedge.
+pub const WINDOW: Range<u64> = 0xffff_ffff_7f00_0000..0xffff_ffff_8000_0000;
+
+/// The first megabyte of the window shows the first of memory.
+const WEDGE: u64 = WINDOW.start + (1 << 20);
 
 /// Builds the program that the command gives to its guests.
 ///
@@ -25,7 +31,7 @@ pub fn program(directory: &Path) -> Result<PathBuf> {
 }
 
 /// The address at which an image has a function of the wedge. Its file is linked at zero; it is
-/// moved to where its kernel's layout has it, and the kernels here have the standard one.
+/// moved to where its kernel has it.
 ///
 /// # Errors
 ///
@@ -35,7 +41,7 @@ pub fn wedge_symbol(name: &str) -> Result<u64> {
     let file = object::File::parse(&*data)?;
     let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
     let symbol = symbol.with_context(|| format!("the wedge has no symbol {name}"))?;
-    Ok(Layout::STANDARD.wedge() + symbol.address())
+    Ok(WEDGE + symbol.address())
 }
 
 /// The addresses of an image's stubs: they start where the wedge's own memory ends.
@@ -44,5 +50,5 @@ pub fn wedge_symbol(name: &str) -> Result<u64> {
 ///
 /// When the wedge cannot be built.
 pub fn stubs() -> Result<Range<u64>> {
-    Ok(wedge_symbol("image_end")?..Layout::STANDARD.window().end)
+    Ok(wedge_symbol("image_end")?..WINDOW.end)
 }

@@ -30,6 +30,16 @@ fn min_of_linux_6_12() -> Result<()> {
 }
 
 #[test]
+fn min_in_the_lower_half() -> Result<()> {
+    boots_to_a_shell(Variant::LOW)
+}
+
+#[test]
+fn min_of_linux_6_12_in_the_lower_half() -> Result<()> {
+    boots_to_a_shell(Variant::LOW_6_12)
+}
+
+#[test]
 fn tiny_llvm() -> Result<()> {
     boots_to_a_shell(Variant::TINY_LLVM)
 }

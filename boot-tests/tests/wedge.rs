@@ -11,8 +11,8 @@ use boot_tests::guest::Guest;
 use boot_tests::host::Host;
 use boot_tests::kernel::{Kernel, Variant};
 use boot_tests::qemu::Machine;
+use boot_tests::wedge_port::WINDOW;
 use boot_tests::{class_counts, command, icount, probes, programs, selftests, test_modules, wedge_port};
-use wedge::guest::layout::Layout;
 
 /// The event tests of the `hard` kernel take half of its boot.
 const NO_EVENT_TESTS: &str = "trace_event=initcall";
@@ -96,6 +96,19 @@ fn min_of_linux_6_12_boots_to_a_shell() -> Result<()> {
     let kernel = Variant::MIN_6_12.build()?;
     let guest = shell(&kernel, &["msr", "cpuid"])?;
     ONE_MAX.boot(Host::Native, &kernel, &guest, "wedge-min-6.12", "shell").map(drop)
+}
+
+#[test]
+fn the_lower_half_boots_to_a_shell() -> Result<()> {
+    for (variant, hosts) in [(Variant::LOW, &Host::WEDGE[..]), (Variant::LOW_6_12, &[Host::Native])] {
+        let kernel = variant.build()?;
+        let guest = shell(&kernel, &["msr", "cpuid"])?;
+        for host in hosts {
+            let log = ONE_MAX.boot(*host, &kernel, &guest, &format!("wedge-{}", variant.name()), "shell")?;
+            ensure!(log.contains("guest: text at 00005fff81000000"), "the kernel is not in the lower half");
+        }
+    }
+    Ok(())
 }
 
 #[test]
@@ -312,8 +325,7 @@ fn the_counters_are_exact() -> Result<()> {
         }
     }
     println!("counted by the wedge: {inside:?}\ncounted from outside: {outside:?}");
-    let window = Layout::STANDARD.window();
-    let left = counts.kernel_outside(&window);
+    let left = counts.kernel_outside(&WINDOW);
     println!("executed by the kernel itself, at sites that were left: {left:?}");
     // `lfence; rdtsc`, a replacement that is longer than its site.
     ensure!(left.keys().all(|class| class == "rdtsc"), "not only RDTSC is left uncounted");
@@ -339,10 +351,9 @@ fn instructions(host: Host, kernel: &Kernel, range: std::ops::Range<u64>) -> Res
 #[test]
 fn native_costs_next_to_nothing() -> Result<()> {
     let kernel = Variant::MIN.build()?;
-    let window = Layout::STANDARD.window();
-    let unannotated = instructions(Host::Plain, &Variant::MIN_PLAIN.build()?, window.clone())?.kernel;
-    let plain = instructions(Host::Plain, &kernel, window.clone())?.kernel;
-    let native = instructions(Host::Native, &kernel, window.clone())?;
+    let unannotated = instructions(Host::Plain, &Variant::MIN_PLAIN.build()?, WINDOW)?.kernel;
+    let plain = instructions(Host::Plain, &kernel, WINDOW)?.kernel;
+    let native = instructions(Host::Native, &kernel, WINDOW)?;
     println!("{unannotated} kernel instructions without annotations, {plain} on NOPs, {} on the wedge", native.kernel);
     println!("of those on the wedge, {} are executed in its window", native.range);
     #[expect(clippy::cast_precision_loss, reason = "the values are far below 2^52")]
@@ -351,7 +362,7 @@ fn native_costs_next_to_nothing() -> Result<()> {
     ensure!(ratio <= 1.005, "{ratio:.4}x");
 
     for host in [Host::Identity, Host::Profile] {
-        instructions(host, &kernel, window.clone())?;
+        instructions(host, &kernel, WINDOW)?;
     }
     for (host, limit) in [(Host::Native, 1_000_000), (Host::Identity, 1_500_000), (Host::Profile, 1_500_000)] {
         let rewriting = rewriting(host)?;

@@ -164,16 +164,40 @@ impl Make {
         ["M", "KBUILD_EXTMOD"].iter().any(|name| self.given_or_inherited(name).is_some())
     }
 
-    /// The command with these flags before the user's own, and with this compiler.
-    pub(super) fn with(&self, flags: Option<&str>, compiler: Option<&str>) -> Vec<OsString> {
+    /// The directory that the kernel is built in, or was, for an external module.
+    pub(super) fn kernel_directory(&self) -> PathBuf {
+        let objects = ["O", "KBUILD_OUTPUT"].into_iter().find_map(|name| self.given_or_inherited(name));
+        objects.map_or_else(|| self.directory().to_owned(), |objects| self.directory().join(expand_home(objects)))
+    }
+
+    /// The variables that a make of the same kernel's configuration has to be given.
+    pub(super) fn for_configuration(&self) -> impl Iterator<Item = OsString> {
+        let names = ["O", "KBUILD_OUTPUT", "CC", "CROSS_COMPILE"];
+        names.into_iter().filter_map(|name| Some(variable(name, self.given(name)?)))
+    }
+
+    /// Whether a goal of the build is a configuration.
+    pub(super) fn configures(&self) -> bool {
+        self.goals().is_some_and(|goals| goals.iter().any(|goal| goal.ends_with("config")))
+    }
+
+    /// The command with these flags before the user's own, and with more for C.
+    pub(super) fn with(&self, flags: &str, for_c: Option<&str>) -> Vec<OsString> {
         let mut command = self.command.clone();
-        for name in ["KCFLAGS", "KAFLAGS"] {
-            let flags = flags.map(|flags| format!("{name}={flags} {}", self.raw(name)));
-            command.extend(flags.map(|flags| OsString::from(flags.trim_end())));
+        for (name, more) in [("KCFLAGS", for_c), ("KAFLAGS", None)] {
+            let words: Vec<&str> = [flags].into_iter().chain(more).filter(|words| !words.is_empty()).collect();
+            if !words.is_empty() {
+                let all = format!("{name}={} {}", words.join(" "), self.raw(name));
+                command.push(OsString::from(all.trim_end()));
+            }
         }
-        command.extend(compiler.map(|compiler| OsString::from(format!("CC={}", compiler.replace('$', "$$")))));
         command
     }
+}
+
+/// A variable, given to make.
+pub(super) fn variable(name: &str, value: &str) -> OsString {
+    format!("{name}={}", value.replace('$', "$$")).into()
 }
 
 /// An answer, in the terms of make.
@@ -301,8 +325,10 @@ mod tests {
     fn flags_go_before_the_user_s_own_and_unexpanded() -> anyhow::Result<()> {
         let make = ask(&["make", "KCFLAGS=-DX=$(Y)", "Y=1"])?;
         assert_eq!(make.given("KCFLAGS"), Some("-DX=1"));
-        let command = make.with(Some("-B/s/"), Some("time /a$b/gcc"));
-        assert_eq!(command[3..], ["KCFLAGS=-B/s/ -DX=$(Y)", "KAFLAGS=-B/s/", "CC=time /a$$b/gcc"]);
+        assert_eq!(make.with("-B/s/", None)[3..], ["KCFLAGS=-B/s/ -DX=$(Y)", "KAFLAGS=-B/s/"]);
+        assert_eq!(make.with("-B/s/", Some("-fPIE"))[3..], ["KCFLAGS=-B/s/ -fPIE -DX=$(Y)", "KAFLAGS=-B/s/"]);
+        assert_eq!(make.with("", None).len(), 3);
+        assert_eq!(variable("CC", "time /a$b/gcc"), "CC=time /a$$b/gcc");
         Ok(())
     }
 }

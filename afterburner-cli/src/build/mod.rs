@@ -2,6 +2,7 @@
 
 mod goals;
 mod interruption;
+mod low;
 mod make;
 mod products;
 mod progress;
@@ -19,6 +20,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, anyhow};
 
 use self::interruption::Interruption;
+use self::low::{Configuration, Layout};
 use self::make::Make;
 pub(crate) use self::shims::cache;
 use self::summary::Summary;
@@ -53,6 +55,12 @@ pub(crate) struct Arguments {
     without: Without,
     #[command(flatten)]
     accept: Accept,
+    /// The half of the address space that the kernel is linked into
+    #[arg(long, value_name = "LAYOUT", default_value = "standard")]
+    layout: Layout,
+    /// With `--layout low`: switch off what the configuration must not have
+    #[arg(long)]
+    configure: bool,
     /// Assemble every object a second time, plain, and fail where they differ in more than pads
     #[arg(long)]
     check: bool,
@@ -74,7 +82,13 @@ fn build(arguments: &Arguments, interruption: &Interruption) -> anyhow::Result<E
     let make = Make::ask(&arguments.command)?;
     let toolchain = Toolchain::of(&make, arguments.compiler)?;
     let cache = cache()?;
-    let directory = shims::directory(&cache, session(arguments, &toolchain))?;
+    let mut session = session(arguments, &toolchain);
+    let is_low = arguments.layout == Layout::Low && make.builds();
+    if is_low {
+        session.low = Some(low::rewritten(&make, &toolchain)?);
+        configure(arguments, &make)?;
+    }
+    let directory = shims::directory(&cache, session)?;
     if make.builds() {
         trial::run(&make, &toolchain, &cache, &directory)?;
     }
@@ -84,7 +98,9 @@ fn build(arguments: &Arguments, interruption: &Interruption) -> anyhow::Result<E
             "there is no /proc: no objects will be listed, and what makefiles build elsewhere is not verified"
         ));
     }
-    let words = make.with(toolchain.flags_with(&directory).as_deref(), toolchain.cc_with(&directory).as_deref());
+    let mut words = make.with(&toolchain.flags_with(&directory), is_low.then(|| low::flags(&directory)).as_deref());
+    words.extend(toolchain.cc_with(&directory).map(|cc| make::variable("CC", &cc)));
+    words.extend(is_low.then(|| low::include_path(&directory).into()));
     let mut command = interruption::bound(&words);
     command.envs(shims::cache_environment(&directory)).envs([journal.variable()]);
     command.envs(make::environment(&format!("{directory}/{}", shims::MAKEFILE), &answers.path()));
@@ -98,6 +114,10 @@ fn build(arguments: &Arguments, interruption: &Interruption) -> anyhow::Result<E
     if !status.success() || !make.builds() && entries.is_empty() {
         return Ok(exit_code(status));
     }
+    // The same make may have configured what it built.
+    if is_low && let Some(configuration) = Configuration::of(&make) {
+        configuration.check()?;
+    }
     let makes = Make::all(&String::from_utf8_lossy(&answers.content()?));
     let products = products::find(&make, &makes, &entries, start);
     let accepted = Accepted::read(&acceptances, &products.directories)?;
@@ -109,6 +129,15 @@ fn build(arguments: &Arguments, interruption: &Interruption) -> anyhow::Result<E
     Ok(if summary.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Sees to it that the configuration fits the lower half, if it is there already.
+fn configure(arguments: &Arguments, make: &Make) -> anyhow::Result<()> {
+    let Some(configuration) = Configuration::of(make).filter(|_| !make.configures()) else { return Ok(()) };
+    if arguments.configure {
+        configuration.switch_off(make)?;
+    }
+    configuration.check()
+}
+
 fn session(arguments: &Arguments, toolchain: &Toolchain) -> Session {
     Session {
         assembler: toolchain.assembler(),
@@ -116,6 +145,7 @@ fn session(arguments: &Arguments, toolchain: &Toolchain) -> Session {
         without: arguments.without.classes().map(|class| class.name().to_owned()).collect(),
         objtool_hints: true,
         check: arguments.check,
+        low: None,
         identity: 0,
     }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use super::make;
+use super::{low, make};
 use crate::session::{self, Session};
 
 /// The names of the shims.
@@ -78,6 +78,9 @@ fn create(cache: &Path, directory: &Path, program: &[u8], session: &Session) -> 
     fs::set_permissions(&first, Permissions::from_mode(0o755))?;
     fs::hard_link(&first, &second).or_else(|_| fs::copy(&first, &second).map(drop))?;
     fs::write(unfinished.path().join(MAKEFILE), make::makefile())?;
+    if session.low.is_some() {
+        low::write(unfinished.path())?;
+    }
     fs::write(unfinished.path().join(session::FILE), session.encode()?)?;
     let renamed = fs::rename(unfinished.path(), directory);
     match renamed {

@@ -95,8 +95,13 @@ impl Toolchain {
     }
 
     /// What the compiler needs among its flags, to find the shims in this directory.
-    pub(super) fn flags_with(&self, directory: &str) -> Option<String> {
-        (self.way == Way::Flags).then(|| format!("-B{directory}/"))
+    pub(super) fn flags_with(&self, directory: &str) -> String {
+        if self.is_gcc() { format!("-B{directory}/") } else { String::new() }
+    }
+
+    /// Whether it is gcc.
+    pub(super) fn is_gcc(&self) -> bool {
+        self.way == Way::Flags
     }
 
     /// What Linux has among the flags because of `LLVM_IAS` (scripts/Makefile.clang).

@@ -25,7 +25,7 @@ pub(super) fn run(make: &Make, toolchain: &Toolchain, cache: &Path, directory: &
     let trial = Trial { make, source: &source, object: &place.path().join("trial.o"), journal: Journal::create()? };
     let cc = toolchain.cc_with(directory);
     let cc = cc.as_deref().unwrap_or(toolchain.cc());
-    let shims = toolchain.flags_with(directory).unwrap_or_default();
+    let shims = toolchain.flags_with(directory);
     // The user's flags may refer to what only the makefiles say.
     for user in [make.given_or_inherited("KCFLAGS").unwrap_or_default(), ""] {
         let padded = trial.compile(cc, &format!("{shims} {} {user}", toolchain.flags_of_linux()))?;

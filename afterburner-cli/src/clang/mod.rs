@@ -120,6 +120,7 @@ fn compile(
         annotated,
         original_first: !is_silent || original_first || expanded.is_some(),
         is_expanded: expanded.is_some(),
+        rewritten: None,
         check: session.check,
     };
     if is_changed { assembly.run() } else { assembly.run_plain() }

@@ -6,10 +6,11 @@
 mod arguments;
 mod source;
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use annotate::text::annotate;
+use annotate::text::{annotate, to_lower_half};
 
 use self::arguments::Arguments;
 use self::source::Source;
@@ -67,8 +68,10 @@ fn assemble(
     let search = Search::of_gas(Search::directories(&parsed.options));
     let expanded = includes::expand(&source.text, &source.name, &search);
     let text = expanded.as_ref().unwrap_or(&source.text);
-    let annotated = annotate(text, &options);
-    if !annotated.is_changed() {
+    let lowered = if session.low.is_some() { to_lower_half(text) } else { Cow::Borrowed(text.as_slice()) };
+    let annotated = annotate(&lowered, &options);
+    let is_changed = annotated.is_changed();
+    if !is_changed && session.low.is_none() {
         journal::note(object, Outcome::Plain);
         return original.hand_over();
     }
@@ -77,14 +80,15 @@ fn assemble(
         assembler: Assembler { tool, options: &parsed.options, quotes: false },
         object,
         split_debug: None,
-        text,
+        text: &lowered,
         name: &source.name,
         annotated,
         original_first: source.is_peculiar || parsed.has_side_outputs || expanded.is_some(),
         is_expanded: expanded.is_some(),
+        rewritten: session.low,
         check: session.check,
     };
-    assembly.run()
+    if is_changed { assembly.run() } else { assembly.run_plain() }
 }
 
 /// Whether the text is gcc's with `-flto`: code that gcc is to compile when it links. Its sections

@@ -5,6 +5,7 @@ mod accept;
 mod compiler;
 mod images;
 mod interruption;
+mod low;
 #[path = "../support/mod.rs"]
 mod support;
 

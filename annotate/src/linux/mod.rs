@@ -7,6 +7,8 @@
 //! side completes; and the wedge takes an unflagged site for an ordinary one.
 
 #[cfg(feature = "std")]
+pub mod low;
+#[cfg(feature = "std")]
 pub mod originals;
 #[cfg(feature = "std")]
 pub mod patched;

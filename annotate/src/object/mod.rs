@@ -6,6 +6,7 @@
 //! * `references`: what refers to places in text, which a slot or the length of it could have made
 //!   wrong.
 //! * [`mod@compare`]: the padded object held against the plain one.
+//! * [`low`]: what keeps an object out of the lower half of the address space.
 //! * `liveness`: which status flags matter after a site, where the linked text tells more than the
 //!   assembler's.
 //! * [`sources`]: the source line of an address.
@@ -18,6 +19,7 @@
 pub mod compare;
 pub mod elf;
 mod liveness;
+pub mod low;
 pub mod records;
 mod references;
 pub mod report;

@@ -20,6 +20,8 @@
 //!   knows the names that tell more of it.
 //! * `includes` finds what the assembler would read by itself.
 //! * `emit` is the only one that knows what is inserted.
+//!
+//! `low` is another stage, before this one: a kernel for the lower half of the address space.
 
 mod bytes;
 mod dispatch;
@@ -33,6 +35,7 @@ mod includes;
 mod inline;
 mod liveness;
 mod lookup;
+mod low;
 mod macros;
 mod operands;
 mod references;
@@ -46,6 +49,7 @@ use std::io::{self, Write};
 
 use self::emit::{Insertion, Kind};
 pub use self::includes::{Include, includes};
+pub use self::low::to_lower_half;
 use self::stage::{Found, Stage};
 use crate::instructions::{Class, ClassSet};
 use crate::record::Flags;

@@ -1,0 +1,217 @@
+//! `--layout low`: a kernel for the lower half of the address space, from an untouched tree.
+//!
+//! A program has only the addresses below 2^47; a kernel that is to run as one has to be linked
+//! there. Three things make it so, none of them in the tree: flags with which the compiler finds
+//! everything from where the code is; headers that are found before the kernel's own, include
+//! those, and give the layout's addresses other values; and a stage before the assembler that
+//! rewrites what people wrote for the upper half ([`annotate::text::to_lower_half`]).
+//!
+//! What of a kernel nobody has made fit is refused by the name of its option.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::make::Make;
+use super::toolchain::Toolchain;
+use crate::assembly::Rewritten;
+
+/// Which half of the address space a kernel is linked into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Layout {
+    /// The upper half, as Linux is
+    #[default]
+    Standard,
+    /// The lower half: the same kernel runs as a program, too
+    Low,
+}
+
+/// The directory of the headers among the shims.
+pub(super) const DIRECTORY: &str = "low";
+
+/// What is in it.
+const FILES: [(&str, &str); 5] = [
+    (FORCED, include_str!("../../low/low.h")),
+    ("include/asm/page_64_types.h", include_str!("../../low/asm/page_64_types.h")),
+    ("include/asm/pgtable_64_types.h", include_str!("../../low/asm/pgtable_64_types.h")),
+    ("include/asm/pgtable_64.h", include_str!("../../low/asm/pgtable_64.h")),
+    ("include/uapi/asm/vsyscall.h", include_str!("../../low/uapi/asm/vsyscall.h")),
+];
+
+/// The header that every C file includes.
+const FORCED: &str = "low.h";
+
+/// A jump table holds addresses in 32 bits. The kernel is not position-independent, for all that
+/// the compiler is told, and its sources ask.
+const FLAGS: &str = "-fPIE -mcmodel=small -fno-jump-tables -U__pic__ -U__PIC__ -U__pie__ -U__PIE__ -Wno-attributes";
+
+/// Options of the configuration that a kernel in the lower half must not have, and why.
+const REFUSED: [(&str, &str); 14] = [
+    ("SMP", "before Linux 6.15, data of each CPU is linked at address 0, too far from the image"),
+    ("X86_5LEVEL", "the top-level page table has another form"),
+    ("RELOCATABLE", "what moves the image knows addresses of 32 bits only"),
+    ("X86_VSYSCALL_EMULATION", "its page is at the end of the upper half"),
+    ("MODIFY_LDT_SYSCALL", "where LDTs are mapped is taken for a part of the upper half"),
+    ("X86_ESPFIX64", "its stacks are told by an address of the upper half"),
+    ("PAGE_TABLE_ISOLATION", UNTRIED),
+    ("MITIGATION_PAGE_TABLE_ISOLATION", UNTRIED),
+    ("KASAN", "its shadow is in the upper half"),
+    ("KMSAN", "its shadow is in the upper half"),
+    ("BPF_JIT", "its code has addresses as numbers of 32 bits"),
+    ("XEN", UNTRIED),
+    ("KEXEC_CORE", UNTRIED),
+    ("HIBERNATION", UNTRIED),
+];
+
+const UNTRIED: &str = "nobody has tried it there";
+
+/// The release since which Linux adjusts the distances in alternative instructions
+/// (`apply_relocation`, `arch/x86/kernel/alternative.c`).
+const ADJUSTS_COPIES: (u32, u32) = (6, 5);
+
+/// Puts the headers into a directory of shims.
+pub(super) fn write(directory: &Path) -> anyhow::Result<()> {
+    for (name, text) in FILES {
+        let path = directory.join(DIRECTORY).join(name);
+        fs::create_dir_all(path.parent().unwrap_or(directory))?;
+        fs::write(path, text)?;
+    }
+    Ok(())
+}
+
+/// The flags for C, with the headers among these shims.
+pub(super) fn flags(shims: &str) -> String {
+    format!("{FLAGS} -include {shims}/{DIRECTORY}/{FORCED}")
+}
+
+/// The variable of make whose directories come before all others on the include path.
+pub(super) fn include_path(shims: &str) -> String {
+    format!("NOSTDINC_FLAGS=-nostdinc -I{shims}/{DIRECTORY}/include")
+}
+
+/// What the text stage has to know of the tree.
+pub(super) fn rewritten(make: &Make, toolchain: &Toolchain) -> anyhow::Result<Rewritten> {
+    ensure!(toolchain.is_gcc(), "--layout low: only gcc is known to make code for the lower half");
+    let mut question = Command::new("make");
+    question.args(["-s", "--no-print-directory", "kernelversion"]).current_dir(make.directory()).stdin(Stdio::null());
+    let output = question.env_remove("MAKEFLAGS").output().context("cannot run make")?;
+    let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let release = release(&version).with_context(|| {
+        format!("--layout low: {} is no tree of Linux: make kernelversion says '{version}'", make.directory().display())
+    })?;
+    Ok(Rewritten { adjusts_copies: release >= ADJUSTS_COPIES })
+}
+
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split(['.', '-']);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// The configuration of a build.
+#[derive(Debug)]
+pub(super) struct Configuration {
+    path: PathBuf,
+}
+
+impl Configuration {
+    /// The one that the build will use, if it is there already.
+    pub(super) fn of(make: &Make) -> Option<Self> {
+        let path = make.kernel_directory().join(".config");
+        path.is_file().then_some(Self { path })
+    }
+
+    /// The options that it has and must not have.
+    fn refused(&self) -> anyhow::Result<Vec<(&'static str, &'static str)>> {
+        let text = fs::read_to_string(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
+        let has = |option: &str| {
+            text.lines().filter_map(|line| line.strip_prefix("CONFIG_")?.strip_prefix(option)).any(|rest| rest == "=y")
+        };
+        Ok(REFUSED.into_iter().filter(|(option, _)| has(option)).collect())
+    }
+
+    /// Refuses a configuration that does not fit.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        let refused = self.refused()?;
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let mut list = String::new();
+        for (option, reason) in refused {
+            let _ = write!(list, "\n  CONFIG_{option}: {reason}");
+        }
+        bail!(
+            "{}: a kernel in the lower half must not have these options (--configure switches them off):{list}",
+            self.path.display()
+        )
+    }
+
+    /// Switches off what must not be on.
+    pub(super) fn switch_off(&self, make: &Make) -> anyhow::Result<()> {
+        let refused = self.refused()?;
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let cannot_write = || format!("cannot write {}", self.path.display());
+        let mut file = OpenOptions::new().append(true).open(&self.path).with_context(cannot_write)?;
+        for (option, _) in refused {
+            writeln!(file, "# CONFIG_{option} is not set").with_context(cannot_write)?;
+        }
+        drop(file);
+        let mut command = Command::new("make");
+        command.args(make.for_configuration()).arg("olddefconfig").current_dir(make.directory());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let status = command.status().context("cannot run make olddefconfig")?;
+        ensure!(status.success(), "make olddefconfig: {status}");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read() {
+        for (version, expected) in [
+            ("6.1.192", Some((6, 1))),
+            ("6.12.0-rc3", Some((6, 12))),
+            ("7.0", Some((7, 0))),
+            ("6", None),
+            ("", None),
+            ("make: *** No rule", None),
+        ] {
+            assert_eq!(release(version), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn what_a_configuration_must_not_have_is_told_by_name() -> anyhow::Result<()> {
+        let lab = tempfile::tempdir()?;
+        let path = lab.path().join(".config");
+        fs::write(&path, "CONFIG_SMP_SOMETHING=y\n# CONFIG_KASAN is not set\nCONFIG_X86_5LEVEL=n\n")?;
+        let configuration = Configuration { path: path.clone() };
+        configuration.check()?;
+        fs::write(&path, "CONFIG_SMP=y\nCONFIG_KASAN_GENERIC=y\nCONFIG_RELOCATABLE=y\n")?;
+        let error = configuration.check().map_err(|error| error.to_string());
+        let message = error.err().unwrap_or_default();
+        assert!(message.contains("CONFIG_SMP: ") && message.contains("CONFIG_RELOCATABLE: "), "{message}");
+        assert_eq!(message.matches("CONFIG_").count(), 2, "{message}");
+        Ok(())
+    }
+
+    #[test]
+    fn the_headers_are_those_of_the_low_layout() {
+        let layout = wedge::guest::layout::Layout::LOW;
+        let text: String = FILES.iter().map(|(_, text)| *text).collect();
+        for address in [layout.image, layout.modules_end()] {
+            assert!(text.contains(&format!("{address:#018x}")), "{address:#x}");
+        }
+        let first = layout.kernel.first();
+        assert!(text.contains(&format!("#define PGD_KERNEL_START\t{first}\n")));
+        assert_eq!(annotate::linux::low::LOW_IMAGE_INDEX, (layout.image >> 39).cast_signed() & 511);
+    }
+}
