@@ -182,8 +182,8 @@ const ROWS: &[Row] = &[
     // AVX_VNNI_INT8, AVX_NE_CONVERT, AVX_VNNI_INT16, PREFETCHI.
     (7, Some(1), Edx, Keep(bits(&[4, 5, 10, 14]))),
 
-    // State that XCR0 can enable. Not: MPX, PKRU, AMX. The sizes are the processor's: right for
-    // what is enabled.
+    // State that XCR0 can enable. Not: MPX, PKRU, AMX. The sizes are those of what is virtually
+    // enabled ([`state_size`]).
     (0xd, Some(0), Eax, Keep(xcr0::ALL as u32)),
     (0xd, Some(0), Edx, Keep(0)),
     // XSAVEOPT, XSAVEC, XGETBV of 1. Not: XSAVES, which is privileged, and XFD.
@@ -233,7 +233,31 @@ pub fn cpuid(cpu: &VirtualCpu, host: &mut impl Host, leaf: u32, subleaf: u32) ->
     if leaf == 1 && cpu.cr4 & cr4::OSXSAVE != 0 {
         result.ecx |= bits(&[27]);
     }
+    if leaf == 0xd && subleaf < 2 && result != CpuidResult::default() {
+        result.ebx = state_size(host, cpu.xcr0, subleaf == 1);
+        if subleaf == 0 {
+            result.ecx = state_size(host, cpu.limits.xcr0, false);
+        }
+    }
     result
+}
+
+/// How many bytes XSAVE writes of these components, or XSAVEC does (SDM Vol. 1, 13.4.2, 13.4.3):
+/// the processor says it of what is really enabled, which some hosts do not change.
+fn state_size(host: &mut impl Host, components: u64, compacted: bool) -> u32 {
+    /// Of x87 and SSE, and the header.
+    const LEGACY: u32 = 512 + 64;
+    const ALIGNED: u32 = 1 << 1;
+    let mut size = LEGACY;
+    for component in (2..63).filter(|component| components >> component & 1 != 0) {
+        let of = host.raw_cpuid(0xd, component);
+        size = match compacted {
+            false => size.max(of.ebx.saturating_add(of.eax)),
+            true if of.ecx & ALIGNED != 0 => size.next_multiple_of(64).saturating_add(of.eax),
+            true => size.saturating_add(of.eax),
+        };
+    }
+    size
 }
 
 /// What does not change while the CPU runs.

@@ -7,8 +7,8 @@
 use super::control::legal;
 use super::{Exception, Host, VirtualCpu, is_canonical};
 use crate::x86::msr::{
-    AMD_HWCR, AMD_INTERRUPT_PENDING, AMD_SYSCFG, AMD_TOP_MEM, AMD_TOP_MEM2, APIC_BASE, BIOS_SIGN_ID, CSTAR, DEBUGCTL,
-    EFER, FMASK, FS_BASE, GS_BASE, KERNEL_GS_BASE, LSTAR, MISC_ENABLE, PAT, PLATFORM_ID, STAR, SYSENTER_CS,
+    AMD_HWCR, AMD_INTERRUPT_PENDING, AMD_NB_CFG, AMD_SYSCFG, AMD_TOP_MEM, AMD_TOP_MEM2, APIC_BASE, BIOS_SIGN_ID, CSTAR,
+    DEBUGCTL, EFER, FMASK, FS_BASE, GS_BASE, KERNEL_GS_BASE, LSTAR, MISC_ENABLE, PAT, PLATFORM_ID, STAR, SYSENTER_CS,
     SYSENTER_EIP, SYSENTER_ESP, TSC, TSC_AUX, apic_base,
 };
 
@@ -52,9 +52,14 @@ impl VirtualCpu {
             TSC_AUX => u64::from(self.tsc_aux),
             AMD_HWCR => TSC_FREQUENCY_SELECT,
             // BIOS_SIGN_ID is the revision of the microcode, on AMD's processors as well: none.
-            PLATFORM_ID | BIOS_SIGN_ID | DEBUGCTL | AMD_SYSCFG | AMD_TOP_MEM | AMD_TOP_MEM2 | AMD_INTERRUPT_PENDING => {
-                0
-            }
+            PLATFORM_ID
+            | BIOS_SIGN_ID
+            | DEBUGCTL
+            | AMD_SYSCFG
+            | AMD_TOP_MEM
+            | AMD_TOP_MEM2
+            | AMD_INTERRUPT_PENDING
+            | AMD_NB_CFG => 0,
             _ => return Err(Exception::PROTECTION),
         })
     }
@@ -85,7 +90,7 @@ impl VirtualCpu {
             MISC_ENABLE => self.misc_enable = value,
             TSC_AUX => self.tsc_aux = u32::try_from(value).map_err(|_| Exception::PROTECTION)?,
             DEBUGCTL => legal(value & !BRANCHES == 0)?,
-            TSC | BIOS_SIGN_ID | AMD_SYSCFG | AMD_HWCR | AMD_TOP_MEM | AMD_TOP_MEM2 => {}
+            TSC | BIOS_SIGN_ID | AMD_SYSCFG | AMD_HWCR | AMD_TOP_MEM | AMD_TOP_MEM2 | AMD_NB_CFG => {}
             _ => return Err(Exception::PROTECTION),
         }
         Ok(())

@@ -18,6 +18,7 @@
 
 pub mod command_line;
 pub mod elf;
+pub mod handover;
 pub mod initramfs;
 pub mod relocations;
 #[cfg(test)]

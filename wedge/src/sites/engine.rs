@@ -7,6 +7,8 @@
 
 use core::sync::atomic::AtomicU64;
 
+use annotate::instructions::Class;
+
 use super::order::Order;
 use super::policy::{Deprivileged, Mode};
 use super::site::Site;
@@ -101,6 +103,15 @@ impl<'a> Engine<'a> {
     #[must_use]
     pub fn site(&self, number: usize) -> Option<&Site> {
         self.memory.sites.get(number)?.as_ref()
+    }
+
+    /// The number of the site that returns from system calls to 64-bit programs; should there be
+    /// several, they differ by nothing but their address.
+    #[must_use]
+    pub fn sysret(&self) -> Option<usize> {
+        const REX_W: u8 = 0x48;
+        let returns = |site: &Site| site.class() == Class::Sysret && site.original().starts_with(&[REX_W]);
+        self.sites().find(|(_, site)| returns(site)).map(|(number, _)| number)
     }
 
     /// The site that starts at an address, and its number.

@@ -6,6 +6,7 @@
 //! yet.
 
 use crate::cpu::Context;
+use crate::guest::linux;
 use crate::sites::{Interrupted, Word};
 use crate::x86::flags;
 
@@ -51,7 +52,8 @@ impl<H: Host> Vm<H> {
     /// as executed.
     pub fn present_return(&mut self, context: &mut Context, address: u64) {
         let [_, cs, rflags] = self.machine.space.words(context.rsp).unwrap_or([0, 3, 0]);
-        let to_kernel = cs.trailing_zeros() >= 2 || cs == H::KERNEL_CS;
+        // The real selector, too, if it is not that of programs.
+        let to_kernel = cs.trailing_zeros() >= 2 || cs == H::KERNEL_CS && cs != linux::USER_CS;
         if to_kernel && rflags & flags::INTERRUPT != 0 {
             self.return_by_frame(context);
         } else {

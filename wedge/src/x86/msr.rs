@@ -24,6 +24,8 @@ pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 pub const TSC_AUX: u32 = 0xc000_0103;
 pub const AMD_SYSCFG: u32 = 0xc001_0010;
 pub const AMD_HWCR: u32 = 0xc001_0015;
+/// AMD's configuration of the northbridge (`NB_CFG1`): by which ports PCI is reached.
+pub const AMD_NB_CFG: u32 = 0xc001_001f;
 /// Interrupt pending message: Linux reads it on family 15 without a guard, to see whether C1E stops
 /// the timer.
 pub const AMD_INTERRUPT_PENDING: u32 = 0xc001_0055;

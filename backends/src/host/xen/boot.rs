@@ -8,20 +8,20 @@ use core::fmt::{self, Write as _};
 use core::ops::Range;
 
 use annotate::instructions::Class;
-use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
+use wedge::cpu::{Context, Limits, Registers};
 use wedge::guest::layout::{Layout, WINDOW_LENGTH};
 use wedge::guest::linux::boot_params::Display;
 use wedge::guest::linux::{self, SYSTEM_CALL, StackSwitch};
 use wedge::image::{LOAD_ADDRESS, Misplaced, Parameters, Span};
 use wedge::loader::command_line::{CommandLine, words};
 use wedge::loader::elf::{ElfError, Kernel};
+use wedge::loader::handover;
 use wedge::memory::MemoryMap;
 use wedge::platform::{Pci, Platform};
-use wedge::shadow::{Memory as ShadowMemory, Mode as PagingMode, Notes, OutOfTables, Shadow, TableInfo};
+use wedge::shadow::{Memory as ShadowMemory, Notes, OutOfTables, Shadow, TableInfo};
 use wedge::sites::{Deprivileged, Engine, Mode};
 use wedge::vm::port::Port;
 use wedge::vm::{Account, Machine, Space, Text, Vcpu, paging_mode};
-use wedge::x86::segment::{FLAT_CODE, FLAT_DATA};
 use wedge::x86::{paging, vector};
 
 use super::board::Board;
@@ -48,17 +48,9 @@ use crate::runtime::{PAGE, entropy, own_length, parameters, say, window};
 /// the window.
 static RESERVED: Exclusive<[Range<u64>; 2]> = Exclusive::new([0xffff_8000_0000_0000..0xffff_8880_0000_0000, 0..0]);
 
-/// Where the guest finds what a boot loader leaves in memory, below 1 MB.
-const FIRST_TABLES: u64 = 0x1000;
-const FIRST_DESCRIPTORS: u64 = 0x3000;
-
 static MEMORY: Exclusive<Memory> = Exclusive::new(Memory::empty());
 /// A stack for the time until the guest has its own.
 static FIRST_STACK: Pages<1> = Pages::new();
-
-/// The paging mode that the guest is entered in, as far as its first tables can tell.
-const FIRST_MODE: PagingMode =
-    PagingMode { pcid: false, global: false, write_protect: false, no_execute: false, physical_bits: 36 };
 
 /// What Xen alone refuses, or the domain lacks.
 #[derive(Debug)]
@@ -383,7 +375,7 @@ fn take_over(
     reserved[1] = layout.image - (1 << 30)..layout.image;
     let switch = find_stack_switch(facts.stack_switch.wrapping_add(moved), image, address);
     let stacks = Stacks::new(&engine, trap_stack_change(&engine, image, address), switch);
-    let shadow = Shadow::new(working, layout.kernel, reserved, FIRST_MODE, FIRST_TABLES, &mut tables);
+    let shadow = Shadow::new(working, layout.kernel, reserved, handover::MODE, handover::TABLES, &mut tables);
     let shadow = shadow.map_err(Failure::Shadow)?;
     let springboard = Springboard::new(&mut tables).ok_or(Failure::Shadow(OutOfTables))?;
     let pci = if privileged { Pci::PassedThrough } else { Pci::Absent };
@@ -401,13 +393,9 @@ fn take_over(
         port: Port::new(),
         account,
     };
-    let mut cpu = VirtualCpu::new(Limits::of(&mut machine));
-    cpu.cr3 = FIRST_TABLES;
-    cpu.gdt = Table { base: FIRST_DESCRIPTORS, limit: 4 * 8 - 1 };
+    let cpu = handover::processor(Limits::of(&mut machine));
     machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
-    let sysret =
-        engine.sites().find(|(_, entry)| entry.class() == Class::Sysret && entry.original().starts_with(&[0x48]));
-    let sysret = sysret.map_or(usize::MAX, |(number, _)| number);
+    let sysret = engine.sysret().unwrap_or(usize::MAX);
     let regions = crate::runtime::modules::WATCHED.take();
     let head_distance = extent.start.wrapping_sub(address);
     let window = layout.window();
@@ -466,20 +454,14 @@ fn sites_see() -> Deprivileged {
     }
 }
 
-/// What a boot loader leaves to Linux (Documentation/x86/boot.rst): the first memory at its own
-/// addresses, 512 GB of it, and flat segments at 10H and 18H.
+/// What a boot loader leaves to Linux.
 fn write_first_tables() {
-    use paging::entry::{LARGE, PRESENT, WRITABLE};
-    let word = |address: u64| pointer::<u64>(window() + address);
     // SAFETY: the first MB of the window shows the guest's, which nobody has yet.
     unsafe {
         pointer::<[u8; 0x10_0000]>(window()).write_bytes(0, 1);
-        word(FIRST_TABLES).write((FIRST_TABLES + PAGE) | PRESENT | WRITABLE);
-        for entry in 0..512 {
-            word(FIRST_TABLES + PAGE + 8 * entry).write(entry << 30 | LARGE | PRESENT | WRITABLE);
+        for (address, word) in handover::words() {
+            pointer::<u64>(window() + address).write(word);
         }
-        word(FIRST_DESCRIPTORS + u64::from(linux::BOOT_CS)).write(FLAT_CODE.0);
-        word(FIRST_DESCRIPTORS + u64::from(linux::BOOT_DS)).write(FLAT_DATA.0);
     }
 }
 
