@@ -10,9 +10,22 @@ use anyhow::Context as _;
 /// Writes a file under another name beside `path`, then renames it. What is no file, a device or a
 /// pipe, is written to and not replaced.
 pub(crate) fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
+    write_with(path, 0o666, content)
+}
+
+/// Writes a program in this way: whoever may read it may execute it.
+pub(crate) fn write_program(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
+    write_with(path, 0o777, content)
+}
+
+fn write_with(
+    path: &Path,
+    permissions: u32,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let is_special = fs::metadata(&path).is_ok_and(|existing| !existing.is_file());
-    let written = if is_special { write_through(&path, content) } else { replace(&path, content) };
+    let written = if is_special { write_through(&path, content) } else { replace(&path, permissions, content) };
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -22,13 +35,13 @@ fn write_through(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result
     writer.flush()
 }
 
-/// The permissions are those of any new file.
-fn replace(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+/// The permissions are those of any new file or program.
+fn replace(path: &Path, permissions: u32, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let permissions = Permissions::from_mode(0o666);
+    let permissions = Permissions::from_mode(permissions);
     let file = tempfile::Builder::new().prefix(".afterburner-").permissions(permissions).tempfile_in(directory)?;
     let mut writer = BufWriter::new(file);
     content(&mut writer)?;
@@ -56,6 +69,16 @@ mod tests {
         write(&link, |out| out.write_all(b"second"))?;
         assert_eq!(fs::read(&path)?, b"second");
         assert_eq!(fs::read_dir(directory.path())?.count(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn a_program_can_be_executed_and_a_file_cannot() -> anyhow::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let mode = |name: &str| fs::metadata(directory.path().join(name)).map(|file| file.permissions().mode() & 0o111);
+        write(&directory.path().join("file"), |out| out.write_all(b"text"))?;
+        write_program(&directory.path().join("program"), |out| out.write_all(b"text"))?;
+        assert_eq!((mode("file")?, mode("program")? & 0o100), (0, 0o100));
         Ok(())
     }
 

@@ -202,7 +202,10 @@ fn what_cannot_run_is_refused() {
         ),
         (&["xen-image", "--host", "xen", "--append", "afterburn.backend=bare"], "this machine was entered by Xen PV"),
         (&["image", "--append", "afterburn.backend=xen"], "this backend needs a Xen PV entry; this machine was"),
-        (&["image", "--append", "afterburn.backend=l4"], "afterburn.backend=l4: no such backend; there are bare xen"),
+        (
+            &["image", "--append", "afterburn.backend=l4"],
+            "afterburn.backend=l4: no such backend; there are bare xen process",
+        ),
         (&["image", "--append", "afterburn.mod=native"], "afterburn.mod: no such option"),
         (&["script"], "script: a script, and not a kernel or an image"),
         (&["nothing"], "nothing: No such file"),
@@ -211,7 +214,7 @@ fn what_cannot_run_is_refused() {
         (&["image", "--timeout=-1"], "invalid value '-1' for '--timeout <S>'"),
         (&["image", "--timeout", "soon"], "not a number of seconds"),
         (&["image", "--cpus", "0"], "0 is not in 1.."),
-        (&["image", "--host", "kvm"], "possible values: none, bare, xen"),
+        (&["image", "--host", "kvm"], "possible values: none, bare, xen, process"),
     ] {
         let result = run(&lab, &[&["--dry-run"], arguments].concat());
         assert_eq!(result.status.code(), Some(2), "{arguments:?}: {result:?}");

@@ -347,9 +347,9 @@ fn a_wrong_command_line_is_refused_with_a_message() -> Result<()> {
     for (name, words, message) in [
         ("mode", "afterburn.mode=fast", "afterburn.mode=fast: no such mode; there are native identity profile"),
         ("no-mode", "afterburn.mode=", "afterburn.mode=: a value is missing; there are native identity profile"),
-        ("backend", "afterburn.backend=kvm", "afterburn.backend=kvm: no such backend; there are bare xen"),
+        ("backend", "afterburn.backend=kvm", "afterburn.backend=kvm: no such backend; there are bare xen process"),
         ("xen", "afterburn.backend=xen", "afterburn.backend=xen: this backend needs a Xen PV entry; this machine was"),
-        ("l4", "afterburn.backend=l4", "afterburn.backend=l4: no such backend; there are bare xen"),
+        ("l4", "afterburn.backend=l4", "afterburn.backend=l4: no such backend; there are bare xen process"),
         (
             "option",
             "afterburn.x=1",

@@ -10,8 +10,8 @@ parameters:
 	.text
 text:
 	.code32
-	.globl start32
-start32:
+	.globl start
+start:
 	# The one word that is known to be memory is where EBX points to; it serves as a stack.
 	mov %eax, %edi
 	mov (%ebx), %esi
@@ -56,7 +56,7 @@ mark:
 	.balign 8
 	.globl words
 words:
-	.quad start32, table + 8, 0
+	.quad start, table + 8, 0
 
 	.globl table
 	.bss

@@ -1,11 +1,12 @@
 //! The image: one file that several boot loaders take for theirs.
 //!
 //! QEMU, GRUB and Xen all load an ELF file by its program headers, to `p_paddr`. The wedge with its
-//! arena lies in front of the kernel's place ([`LOAD_ADDRESS`]), the payload behind it.
+//! arena lies in front of the kernel's place ([`LOAD_ADDRESS`]), the payload behind it. Linux loads
+//! it to `p_vaddr`, as a program that moves its wedge to the window by itself.
 //!
 //! Two things are as they are because of GRUB. It looks for `e_entry`, which other loaders take for
 //! a physical address, among the *virtual* addresses of the segments (`grub_multiboot_load_elf64`);
-//! so these are the physical ones too. Where the wedge is linked, the addresses of its sections and
+//! so these are the physical ones too, and it has to lie below 4 GB, where no kernel's window is. Where the wedge is linked, the addresses of its sections and
 //! symbols say. And the large sections have addresses, since GRUB takes those without for symbols
 //! and loads them once more.
 //!

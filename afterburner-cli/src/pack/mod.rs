@@ -42,7 +42,8 @@ use crate::verify::read;
 /// Make one bootable image of an annotated kernel and the wedge
 ///
 /// The image is an ELF file which QEMU boots with -kernel, GRUB with `multiboot2` or `multiboot`,
-/// and any loader that knows PVH. In it are the wedge, the kernel, the table of its sites, an
+/// and any loader that knows PVH. If the kernel is linked into the lower half, Linux starts the
+/// image as a program: `IMAGE [--memory MB] [--initrd FILE] [WORD...]`. In it are the wedge, the kernel, the table of its sites, an
 /// initramfs and a command line. At boot the wedge finds out what host it is on, rewrites the sites
 /// for it, and starts the kernel. Words that the boot loader gives are added to the command line,
 /// and its modules to the initramfs.
@@ -51,7 +52,7 @@ use crate::verify::read;
 /// verify` does, and the status is 1. With --iso, what is written is an ISO image in which GRUB
 /// boots the image by BIOS or by UEFI; it can be written to a USB stick as it is.
 ///
-/// Words of the command line that are for the wedge: afterburn.backend=bare or xen;
+/// Words of the command line that are for the wedge: afterburn.backend=bare, xen or process;
 /// afterburn.mode=native (the default), identity or profile.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -96,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.iso {
         iso::write(&image.bytes, &arguments.output)?;
     } else {
-        atomic::write(&arguments.output, |out| out.write_all(&image.bytes))?;
+        atomic::write_program(&arguments.output, |out| out.write_all(&image.bytes))?;
     }
     summarize(arguments, &kernel, &wedge, &contents, &image)?;
     Ok(ExitCode::SUCCESS)

@@ -21,8 +21,8 @@ use wedge::image::{LOAD_ADDRESS, PARAMETERS_SECTION, Parameters};
 
 use crate::verify::{named, read};
 
-/// The symbol of its entry from a boot loader.
-const ENTRY: &str = "start32";
+/// The symbol of its entry from a boot loader, and from Linux as a program.
+const ENTRY: &str = "start";
 
 /// That of its entry from Xen, as a paravirtualized guest.
 const XEN_ENTRY: &str = "start_xen";

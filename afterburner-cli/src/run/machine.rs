@@ -1,4 +1,4 @@
-//! The command line of QEMU.
+//! The command line of QEMU, or of an image that is started as a process.
 //!
 //! The machine is the plainest that runs a kernel: no devices but what the PC always has, and a
 //! serial console. It has no display and is told so, for with `-nographic` the firmware would write
@@ -33,6 +33,8 @@ pub(crate) enum Boot {
     Iso(PathBuf),
     /// An image as the first guest of Xen.
     Xen { hypervisor: PathBuf, image: PathBuf },
+    /// An image as a process, without QEMU.
+    Process(PathBuf),
 }
 
 /// A machine.
@@ -52,9 +54,26 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// The arguments of QEMU.
+    /// What is started: QEMU, or the image.
+    pub(crate) fn program(&self) -> &OsStr {
+        match &self.boot {
+            Boot::Process(image) => image.as_os_str(),
+            _ => OsStr::new(QEMU),
+        }
+    }
+
+    /// Its arguments.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Arguments::default();
+        if let Boot::Process(_) = &self.boot {
+            arguments.add(["--memory", &self.memory.to_string()]);
+            if let Some(initrd) = &self.initrd {
+                arguments.add(["--initrd"]);
+                arguments.add([initrd]);
+            }
+            arguments.add([&self.append]);
+            return arguments.0;
+        }
         let own = ["-accel", "--accel", "-enable-kvm", "--enable-kvm"];
         if !self.options.iter().any(|option| own.contains(&option.as_str())) {
             // One thread for all CPUs: with a thread for each, a busy host makes them wait for each
@@ -86,6 +105,7 @@ impl Machine {
                 arguments.add(["-append", XEN_WORDS, "-initrd"]);
                 arguments.add([self.xen_modules(image)]);
             }
+            Boot::Process(_) => {}
         }
         arguments.add(&self.options);
         arguments.0
@@ -107,7 +127,7 @@ impl Machine {
     /// The command as one writes it in a shell.
     pub(crate) fn command_line(&self) -> anyhow::Result<Vec<u8>> {
         let arguments = self.arguments();
-        let words = std::iter::once(OsStr::new(QEMU)).chain(arguments.iter().map(AsRef::as_ref));
+        let words = std::iter::once(self.program()).chain(arguments.iter().map(AsRef::as_ref));
         let mut line = shlex::bytes::try_join(words.map(OsStr::as_bytes)).context("a NUL in a word of the command")?;
         line.push(b'\n');
         Ok(line)
@@ -167,6 +187,13 @@ mod tests {
         assert_eq!(machine.arguments().last().expect("one"), "/a,,b earlyprintk=serial,,keep,/c,,d");
         machine.boot = Boot::Kernel("/a,b".into());
         assert!(line(&machine).contains("-kernel '/a,b' -initrd '/c,d'"), "{}", line(&machine));
+    }
+
+    #[test]
+    fn a_process_is_the_image_itself() {
+        let mut machine = machine(Boot::Process("./image".into()));
+        machine.initrd = Some("/a,b".into());
+        assert_eq!(line(&machine), "./image --memory 256 --initrd /a,b console=ttyS0\n");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `afterburner run`: boots an image or a kernel in QEMU, and returns what became of it.
+//! `afterburner run`: boots an image or a kernel, in QEMU or as a process, and returns what became of
+//! it.
 
 mod console;
 mod files;
@@ -10,7 +11,7 @@ pub(crate) mod parent_death;
 mod prepare;
 mod qemu;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,7 +31,7 @@ use crate::{CANNOT_RUN, complain, tool};
 const TIMED_OUT: u8 = 124;
 const NO_VERDICT: u8 = 125;
 
-/// Boot an image or a kernel in QEMU
+/// Boot an image or a kernel in QEMU, or an image as a process
 ///
 /// Shows the guest's console. IMAGE is what `afterburner pack` wrote, or a vmlinux or bzImage,
 /// afterburnt or not, which runs without a wedge. With a command, that is run in the guest by a
@@ -76,7 +77,7 @@ pub(crate) struct MachineArguments {
     /// Memory of the machine in MB; 256, below Xen 1024, unless it is said here
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(1..))]
     memory: Option<u32>,
-    /// Number of CPUs
+    /// Number of CPUs; a process has one
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     cpus: u32,
     /// CPU model of QEMU; qemu64, below Xen max,-smap, unless it is said here
@@ -109,6 +110,8 @@ pub(crate) enum Host {
     Bare,
     /// The wedge as the first guest of Xen
     Xen,
+    /// The wedge as a process of this Linux, without QEMU; for kernels in the lower half
+    Process,
 }
 
 /// What the wedge does with the sites.
@@ -161,12 +164,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Boots a guest and shows its console; `None` if there is no QEMU.
 pub(crate) fn boot(job: &Job<'_>, out: &mut dyn Write) -> anyhow::Result<Option<Ended>> {
-    let Some(program) = tool::search(OsStr::new(machine::QEMU)) else {
+    let files = Files::inherited();
+    let machine = job.machine(&files)?;
+    let Some(program) = tool::search(machine.program()) else {
         complain(&anyhow::anyhow!("there is no {} in PATH (Debian: qemu-system-x86)", machine::QEMU));
         return Ok(None);
     };
-    let files = Files::inherited();
-    let machine = job.machine(&files)?;
     let mut console = Console::new(job.script.map(Script::mark));
     let to = (&mut console, out);
     let outcome = qemu::watch(&program, &machine.arguments(), job.terminal, job.machine.timeout, to)?;
@@ -195,7 +198,9 @@ impl Ended {
             (None, Outcome::TimedOut) => failed("the time was up before the guest ended", TIMED_OUT),
             (None, Outcome::Stopped) => failed("the wedge stopped the machine", NO_VERDICT),
             (None, Outcome::Signal(signal)) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
-            (None, Outcome::Ended(status)) if !status.success() => failed(&format!("QEMU: {status}"), NO_VERDICT),
+            (None, Outcome::Ended(status)) if !status.success() => {
+                failed(&format!("what runs the guest: {status}"), NO_VERDICT)
+            }
             (None, Outcome::Ended(_)) if with_command => failed("the guest ended without a verdict", NO_VERDICT),
             (None, Outcome::Ended(_)) => ExitCode::SUCCESS,
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use backends::boot::options::Options;
 use backends::boot::selection::{LoaderProtocol, Protocol, select};
+use wedge::guest::layout::Layout;
 use wedge::image::Payload;
 use wedge::loader::command_line::CommandLine;
 
@@ -50,6 +51,8 @@ impl Job<'_> {
                 let hypervisor = hypervisor(self.machine.xen.as_deref(), files)?;
                 Boot::Xen { hypervisor, image: self.image.to_owned() }
             }
+            // A name without a directory would be looked for in PATH.
+            _ if host == Host::Process => Boot::Process(Path::new(".").join(self.image)),
             _ => Boot::Kernel(self.image.to_owned()),
         };
         let arguments = self.machine;
@@ -87,6 +90,14 @@ impl Job<'_> {
             Input::Image { xen, .. } => ensure!(host != Host::Xen || *xen, "{image} has no Xen PV entry"),
         }
         ensure!(host != Host::None || self.mode.is_none(), "--mode is for the wedge, and on --host none there is none");
+        if host == Host::Process {
+            let MachineArguments { cpus, cpu, qemu_opts, .. } = self.machine;
+            ensure!(*cpus == 1, "--cpus {cpus}: on --host process a guest has one CPU");
+            ensure!(
+                cpu.is_none() && qemu_opts.is_empty(),
+                "--cpu and --qemu-opts are for QEMU, not for --host process"
+            );
+        }
         Ok(host)
     }
 
@@ -97,14 +108,21 @@ impl Job<'_> {
             Host::None => return Ok(()),
             Host::Bare => Protocol::from(LoaderProtocol::Pvh),
             Host::Xen => Protocol::XenPv,
+            Host::Process => Protocol::Linux,
         };
+        ensure!(
+            host != Host::Process || *payload.layout == Layout::LOW,
+            "{}: the kernel is linked into the upper half of the address space, which a process of Linux has not",
+            self.image.display()
+        );
         let line = CommandLine::join(payload.command_line, &self.words("")).context("the command line")?;
         let options = Options::parse(line.as_str()).map_err(|error| anyhow::anyhow!("{error}"))?;
         select(options.backend, entry, None).map_err(|error| anyhow::anyhow!("{error}"))?;
         ensure!(
             host == Host::Bare || options.mode == wedge::sites::Mode::Native,
-            "afterburn.mode={}: modes are for bare hardware; on Xen every site is taken over",
-            options.mode
+            "afterburn.mode={}: modes are for bare hardware; {} every site is taken over",
+            options.mode,
+            if host == Host::Xen { "on Xen" } else { "in a process" }
         );
         Ok(())
     }

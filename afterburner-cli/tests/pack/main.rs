@@ -160,7 +160,7 @@ fn the_wedge_is_told_where_everything_is() {
 fn every_loader_finds_its_header_and_the_entry() {
     let lab = lab();
     let image = image(&lab, &[]);
-    let entry = u32::try_from(LOAD_ADDRESS + address(&lab.read("wedge"), "start32")).unwrap();
+    let entry = u32::try_from(LOAD_ADDRESS + address(&lab.read("wedge"), "start")).unwrap();
     let header = FileHeader64::<LittleEndian>::parse(&*image).expect("an ELF file");
     assert_eq!(header.e_entry(LittleEndian), entry.into());
     let mut notes = header.program_headers(LittleEndian, &*image).expect("segments").iter();
@@ -191,14 +191,14 @@ fn notes(image: &[u8]) -> Vec<(u32, u64)> {
 #[test]
 fn an_image_can_be_entered_by_xen_if_the_wedge_can() {
     let lab = lab();
-    let start32 = LOAD_ADDRESS + address(&lab.read("wedge"), "start32");
-    assert_eq!(notes(&image(&lab, &[])), [(18, start32)]);
+    let start = LOAD_ADDRESS + address(&lab.read("wedge"), "start");
+    assert_eq!(notes(&image(&lab, &[])), [(18, start)]);
     let text = source("wedge.s").replace("\t.globl table\n", "\t.globl start_xen\nstart_xen:\n\tjmp start_xen\n");
     make_wedge(&lab, &text, &source("wedge.ld"));
     let entry = WEDGE + address(&lab.read("wedge"), "start_xen");
     let text = |text: &[u8; 8]| u64::from_le_bytes(*text);
     let expected = [
-        (18, start32),
+        (18, start),
         (1, entry),
         (3, 0xffff_ffff_7f00_0000),
         (5, text(b"xen-3.0\0")),
@@ -228,7 +228,7 @@ fn tools_see_the_parts_and_the_wedges_symbols() {
     assert_eq!(data(".afterburn"), payload.sites);
     assert_eq!(file.section_by_name(".afterburn").unwrap().address(), payload.sites_address);
     assert_eq!(data(".text"), object::File::parse(&*wedge).unwrap().section_by_name(".text").unwrap().data().unwrap());
-    for name in ["start32", "table"] {
+    for name in ["start", "table"] {
         assert_eq!(address(&image, name), WEDGE + address(&lab.read("wedge"), name), "{name}");
     }
 }
@@ -460,14 +460,14 @@ fn a_wedge_has_its_shape() {
             script.replace(".parameters", ".other"),
             "it has no section .parameters",
         ),
-        (text.replace("start32", "start64"), script.replace("start32", "start64"), "it has no symbol start32"),
+        (text.replace("start", "start64"), script.replace("start", "start64"), "it has no symbol start"),
         (text.replace(".skip 0x3000", ".skip 0xf00000"), script.clone(), "0xf01000 bytes do not fit into a window"),
         (text.clone(), apart, "its segments are not contiguous at 0x"),
         (text.replace(".skip 0x3000", ".skip 0xe00000"), script.clone(), "the wedge and its arena for 6 sites take"),
         (
-            text.replace("\nstart32:", "\nother:").replace("\ntable:", "\ntable:\nstart32:"),
+            text.replace("\nstart:", "\nother:").replace("\ntable:", "\ntable:\nstart:"),
             script,
-            "start32 is not in the file",
+            "start is not in the file",
         ),
     ] {
         make_wedge(&lab, &text, &script);
@@ -539,8 +539,8 @@ fn the_wedge_goes_where_the_layout_of_the_kernel_has_it() {
     for (image, start, map, root_entry) in
         [(&standard, WEDGE, 0xffff_ffff_8000_0000, 511), (&low, LOW_WEDGE, 0x5fff_8000_0000, 191)]
     {
-        assert_eq!(words(image), [start + offset("start32"), start + offset("table") + 8, 0], "what it refers to");
-        for name in ["start32", "table", "words"] {
+        assert_eq!(words(image), [start + offset("start"), start + offset("table") + 8, 0], "what it refers to");
+        for name in ["start", "table", "words"] {
             assert_eq!(address(image, name), start + offset(name), "{name}");
         }
         let payload = payload(image);

@@ -236,10 +236,10 @@ mod tests {
     #[test]
     fn a_message_lists_what_exists() {
         for (command_line, message) in [
-            ("afterburn.backend=kvm", "afterburn.backend=kvm: no such backend; there are bare xen"),
+            ("afterburn.backend=kvm", "afterburn.backend=kvm: no such backend; there are bare xen process"),
             ("afterburn.mode=fast", "afterburn.mode=fast: no such mode; there are native identity profile"),
             ("afterburn.mode=", "afterburn.mode=: a value is missing; there are native identity profile"),
-            ("afterburn.backend", "afterburn.backend=: a value is missing; there are bare xen"),
+            ("afterburn.backend", "afterburn.backend=: a value is missing; there are bare xen process"),
             (
                 "afterburn.trace=1",
                 "afterburn.trace: no such option; there are afterburn.backend=, afterburn.mode=, afterburn.tables= \

@@ -47,6 +47,8 @@ pub enum Protocol {
     BootLoader(LoaderProtocol),
     /// By Xen, as a paravirtualized guest (Xen, public/xen.h, `struct start_info`).
     XenPv,
+    /// By Linux, as a program (System V ABI, AMD64 supplement, 3.4.1).
+    Linux,
 }
 
 impl Protocol {
@@ -56,6 +58,7 @@ impl Protocol {
         match self {
             Self::BootLoader(protocol) => protocol.name(),
             Self::XenPv => "Xen PV",
+            Self::Linux => "Linux's program loader",
         }
     }
 
@@ -65,6 +68,7 @@ impl Protocol {
         match self {
             Self::BootLoader(_) => Backend::Bare,
             Self::XenPv => Backend::Xen,
+            Self::Linux => Backend::Process,
         }
     }
 }
@@ -119,6 +123,7 @@ impl fmt::Display for Impossible {
         let needed = match asked {
             Backend::Bare => "a PVH or multiboot entry",
             Backend::Xen => "a Xen PV entry",
+            Backend::Process => "to be started as a program of Linux",
         };
         write!(f, "afterburn.backend={asked}: this backend needs {needed}; this machine was entered by {entered}")?;
         match hypervisor {
@@ -163,6 +168,13 @@ mod tests {
     }
 
     #[test]
+    fn linux_leads_to_the_process_backend() {
+        for asked in [None, Some(Backend::Process)] {
+            assert_eq!(select(asked, Protocol::Linux, None), Ok(Backend::Process));
+        }
+    }
+
+    #[test]
     fn another_backend_than_the_entrys_is_refused_with_a_reason() {
         for (asked, entered, hypervisor, message) in [
             (
@@ -183,6 +195,20 @@ mod tests {
                 Protocol::XenPv,
                 None,
                 "afterburn.backend=bare: this backend needs a PVH or multiboot entry; this machine was entered by Xen PV",
+            ),
+            (
+                Backend::Process,
+                LoaderProtocol::Pvh.into(),
+                None,
+                "afterburn.backend=process: this backend needs to be started as a program of Linux; this machine was \
+                 entered by PVH",
+            ),
+            (
+                Backend::Bare,
+                Protocol::Linux,
+                None,
+                "afterburn.backend=bare: this backend needs a PVH or multiboot entry; this machine was entered by Linux's \
+                 program loader",
             ),
             (
                 Backend::Xen,

@@ -1,10 +1,15 @@
 //! The hosts.
 //!
-//! `bare` lets the guest's kernel have its privileges; `xen` does not. Hosts do not know each
-//! other.
+//! `bare` lets the guest's kernel have its privileges; `xen` and `process` do not. Hosts do not know
+//! each other.
 
 #[cfg(target_os = "none")]
 pub mod bare;
+#[cfg(any(target_os = "none", test))]
+#[cfg_attr(test, expect(dead_code, reason = "only the wedge uses all of it"))]
+pub mod process;
+#[cfg(target_os = "none")]
+mod start;
 #[cfg(test)]
 mod test;
 #[cfg(target_os = "none")]
@@ -19,11 +24,13 @@ pub enum Backend {
     Bare,
     /// Xen, para-virtual.
     Xen,
+    /// A process of Linux.
+    Process,
 }
 
 impl Backend {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Bare, Self::Xen];
+    pub const ALL: [Self; 3] = [Self::Bare, Self::Xen, Self::Process];
 
     /// The name that the command line and the boot log use.
     #[must_use]
@@ -31,6 +38,7 @@ impl Backend {
         match self {
             Self::Bare => "bare",
             Self::Xen => "xen",
+            Self::Process => "process",
         }
     }
 }

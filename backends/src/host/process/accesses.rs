@@ -1,0 +1,168 @@
+//! What a program's access was that has faulted.
+//!
+//! Linux tells who traces a process where an access faulted, but not whether it was a write: that
+//! is in the frame of a signal that is delivered, and there is none. The instruction says it.
+
+use core::fmt;
+
+use iced_x86::{CodeSize, Decoder, DecoderOptions, InstructionInfoFactory, OpAccess, Register, UsedMemory};
+use wedge::cpu::{Context, Registers};
+use wedge::x86::paging::{PAGE, fault};
+
+/// The longest instruction.
+const LONGEST: u64 = 15;
+
+/// The accesses of programs.
+pub(super) struct Accesses {
+    instructions: InstructionInfoFactory,
+    /// The page that was accessed last, which may be mapped when a program goes on.
+    latest: Option<u64>,
+}
+
+impl fmt::Debug for Accesses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accesses").field("latest", &self.latest).finish_non_exhaustive()
+    }
+}
+
+impl Accesses {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self { instructions: InstructionInfoFactory::new(), latest: None }
+    }
+
+    /// The address that was accessed last, once.
+    pub(super) fn wanted(&mut self) -> Option<u64> {
+        self.latest.take()
+    }
+
+    /// The error code of a page fault at an address, by the instruction at RIP, as far as it says
+    /// how the access was.
+    pub(super) fn error(&mut self, context: &Context, code: &[u8], address: u64) -> u32 {
+        self.latest = Some(address);
+        let distance = address.wrapping_sub(context.rip);
+        // What cannot be read is not executed, either.
+        let fetched = code.is_empty() || distance < LONGEST && code.len() as u64 <= distance;
+        if fetched || distance < LONGEST && !self.accesses(context, code, address, |_| true) {
+            return fault::USER | fault::FETCH;
+        }
+        let writes = |access| {
+            matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
+        };
+        if self.accesses(context, code, address, writes) { fault::USER | fault::WRITE } else { fault::USER }
+    }
+
+    /// Whether the instruction has an access of a kind that may be the one to an address.
+    fn accesses(&mut self, context: &Context, code: &[u8], address: u64, kind: impl Fn(OpAccess) -> bool) -> bool {
+        const COMPATIBILITY: u64 = 0x23;
+        let bits = if context.cs == COMPATIBILITY { 32 } else { 64 };
+        let instruction = Decoder::with_ip(bits, code, context.rip, DecoderOptions::NONE).decode();
+        if instruction.is_invalid() {
+            return false;
+        }
+        let used = self.instructions.info(&instruction).used_memory();
+        let mut fitting = used.iter().filter(|used| kind(used.access()));
+        fitting.any(|used| may_reach(used, context, address))
+    }
+}
+
+/// Whether an operand in memory may reach the page around an address.
+fn may_reach(used: &UsedMemory, context: &Context, address: u64) -> bool {
+    /// A stack access, a vector, XSAVE: what is longer than that says nothing of its length.
+    const LENGTH: u64 = 4096;
+    let value = |register: Register| value(register, &context.registers, context);
+    let (Some(base), Some(index)) = (value(used.base()), value(used.index())) else { return true };
+    // The bases of FS and GS are not known here.
+    if matches!(used.segment(), Register::FS | Register::GS) {
+        return true;
+    }
+    let start = base.wrapping_add(index.wrapping_mul(u64::from(used.scale()))).wrapping_add(used.displacement());
+    let start = if used.address_size() == CodeSize::Code64 { start } else { start & 0xffff_ffff };
+    let length = match used.memory_size().size() as u64 {
+        0 => LENGTH,
+        length => length,
+    };
+    // Of a repeated one, only how far it is has been told: by the registers.
+    address.wrapping_sub(start & !(PAGE - 1)) < (start % PAGE + length).next_multiple_of(PAGE)
+}
+
+/// A register's value; nothing of those that no address has, or of vectors.
+fn value(register: Register, of: &Registers, context: &Context) -> Option<u64> {
+    let value = match register.full_register() {
+        Register::None => 0,
+        Register::RAX => of.rax,
+        Register::RBX => of.rbx,
+        Register::RCX => of.rcx,
+        Register::RDX => of.rdx,
+        Register::RSI => of.rsi,
+        Register::RDI => of.rdi,
+        Register::RBP => of.rbp,
+        Register::RSP => context.rsp,
+        Register::R8 => of.r8,
+        Register::R9 => of.r9,
+        Register::R10 => of.r10,
+        Register::R11 => of.r11,
+        Register::R12 => of.r12,
+        Register::R13 => of.r13,
+        Register::R14 => of.r14,
+        Register::R15 => of.r15,
+        Register::RIP => context.rip,
+        _ => return None,
+    };
+    Some(match register.size() {
+        4 => value & 0xffff_ffff,
+        _ => value,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RIP: u64 = 0x40_0ff0;
+
+    fn error(code: &[u8], address: u64) -> u32 {
+        let registers =
+            Registers { rax: 0x1000, rbx: 0x2000, rsi: 0x5ff8, rdi: 0x7000, rcx: 4, ..Registers::default() };
+        let context = Context { registers, rip: RIP, cs: 0x33, rsp: 0x9000, ..Context::default() };
+        let mut accesses = Accesses::new();
+        let error = accesses.error(&context, code, address);
+        assert_eq!(accesses.wanted(), Some(address));
+        assert_eq!(accesses.wanted(), None, "once");
+        error
+    }
+
+    #[test]
+    fn the_instruction_says_how_the_access_was() {
+        const READ: u32 = fault::USER;
+        const WRITE: u32 = fault::USER | fault::WRITE;
+        const FETCH: u32 = fault::USER | fault::FETCH;
+        let cases: [(&[u8], u64, u32, &str); 14] = [
+            (&[0x48, 0x8b, 0x00], 0x1000, READ, "mov (%rax), %rax"),
+            (&[0x48, 0x89, 0x00], 0x1000, WRITE, "mov %rax, (%rax)"),
+            (&[0x48, 0x89, 0x40, 0x10], 0x1010, WRITE, "mov %rax, 16(%rax)"),
+            (&[0x48, 0x01, 0x18], 0x1000, WRITE, "add %rbx, (%rax)"),
+            (&[0xf0, 0x48, 0x0f, 0xb1, 0x1c, 0x58], 0x5000, WRITE, "lock cmpxchg %rbx, (%rax,%rbx,2)"),
+            (&[0x48, 0x3b, 0x18], 0x1000, READ, "cmp (%rax), %rbx"),
+            (&[0x50], 0x8ff8, WRITE, "push %rax"),
+            (&[0x58], 0x9000, READ, "pop %rax"),
+            (&[0xff, 0x10], 0x1000, READ, "call *(%rax), of where it leads"),
+            (&[0xff, 0x10], 0x8ff8, WRITE, "call *(%rax), of what it pushes"),
+            (&[0x48, 0xa5], 0x7000, WRITE, "movsq, of what it writes"),
+            (&[0x48, 0xa5], 0x5ff8, READ, "movsq, of what it reads"),
+            (&[], RIP, FETCH, "nothing can be read"),
+            (&[0x90], RIP, FETCH, "nothing may be executed"),
+        ];
+        for (code, address, expected, what) in cases {
+            assert_eq!(error(code, address), expected, "{what}");
+        }
+    }
+
+    /// The rest of an instruction is in the next page.
+    #[test]
+    fn an_instruction_that_is_cut_off_is_a_fetch() {
+        let mut accesses = Accesses::new();
+        let context = Context { rip: 0x40_0ffe, cs: 0x33, ..Context::default() };
+        assert_eq!(accesses.error(&context, &[0x48, 0x8b], 0x40_1000), fault::USER | fault::FETCH);
+    }
+}

@@ -1,0 +1,483 @@
+//! From Linux's program loader to the guest's first instruction.
+
+use core::ffi::CStr;
+use core::fmt::{self, Write as _};
+use core::ops::Range;
+
+use linux_raw_sys::auxvec::{AT_HWCAP2, AT_NULL};
+use wedge::cpu::{Context, Limits, Registers};
+use wedge::guest::layout::WINDOW_LENGTH;
+use wedge::guest::linux::boot_params::Display;
+use wedge::image::{LOAD_ADDRESS, Parameters};
+use wedge::loader::command_line::CommandLine;
+use wedge::loader::handover;
+use wedge::memory::{Kind, MemoryMap, Region, TooManyRegions};
+use wedge::platform::{Pci, Platform};
+use wedge::shadow::{Memory as ShadowMemory, Notes, OutOfTables, Shadow, TableInfo};
+use wedge::sites::{Deprivileged, Engine, Mode};
+use wedge::vm::port::Port;
+use wedge::vm::{self, Account, Space, Text, Vcpu, paging_mode};
+
+use super::accesses::Accesses;
+use super::arguments::{Arguments, Invalid, USAGE};
+use super::board::{Board, now};
+use super::cpu::{CPU, address};
+use super::entry::{
+    REAL_CS, REAL_SS, process_emulate, process_emulate_without_stack, process_interrupt, process_iret, process_resume,
+    process_sysret,
+};
+use super::guest::{Process, Vm, stay, take_signals};
+use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, Usable, pointer};
+use super::processor::Processor;
+use super::programs::{self, Programs};
+use super::system::{self, Errno, File};
+use super::tables::{Entries, Info, Parts, Tables};
+use crate::Backend;
+use crate::boot::options::{Options, Stack};
+use crate::boot::selection::Protocol;
+use crate::boot::session::{self, Boot, Contents, Ground, Loaded, Pieces, Ready, Rewritten};
+use crate::runtime::arena::Arena;
+use crate::runtime::exclusive::{Exclusive, Pages};
+use crate::runtime::{PAGE, entropy, log, own_length, parameters, say, timestamp, window};
+
+/// Addresses that the guest cannot have: those of the wedge's mappings, and the GB that ends with
+/// the window.
+static RESERVED: Exclusive<[Range<u64>; 2]> = Exclusive::new([OWN, 0..0]);
+
+/// A stack for the time until the guest has its own.
+static FIRST_STACK: Pages<1> = Pages::new();
+
+/// With fewer page tables a kernel may not come far.
+const FEWEST_TABLES: u64 = 256;
+
+/// How much time it takes at least to know how fast the time-stamp counter is, in nanoseconds: a
+/// reading of the clock is off by some tens of them.
+const MEASUREMENT: u64 = 4_000_000;
+
+/// What a process alone refuses, or Linux does not give.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Linux { what: &'static str, error: Errno },
+    Initramfs(Errno),
+    Processor(&'static str),
+    Mode(Mode),
+    Evict(Stack),
+    NoMemory { what: &'static str },
+    MemoryMap(TooManyRegions),
+    Programs(programs::Failure),
+    Shadow(OutOfTables),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Linux { what, error } => write!(f, "Linux refuses {what}, {error}"),
+            Self::Initramfs(error) => write!(f, "the initramfs cannot be read, {error}"),
+            Self::Processor(what) => write!(f, "the processor has no {what}, or Linux does not let programs use it"),
+            Self::Mode(mode) => {
+                write!(f, "afterburn.mode={mode}: modes are for bare hardware; in a process every site is taken over")
+            }
+            Self::Evict(stack) => write!(f, "afterburn.evict={stack}: nothing is pushed on the kernel's stacks here"),
+            Self::NoMemory { what } => write!(f, "no room for {what}: give the guest more memory, by --memory"),
+            Self::MemoryMap(error) => error.fmt(f),
+            Self::Programs(failure) => failure.fmt(f),
+            Self::Shadow(OutOfTables) => write!(f, "not even the first page tables find room"),
+        }
+    }
+}
+
+/// Says what Linux has refused.
+fn refused(what: &'static str) -> impl Fn(Errno) -> Failure {
+    move |error| Failure::Linux { what, error }
+}
+
+/// What Linux leaves a program (System V ABI, AMD64 supplement, 3.4.1).
+pub(super) struct Started {
+    /// The addresses of the arguments, the program's name first.
+    arguments: &'static [u64],
+    /// What the processor can do, as Linux says.
+    capabilities: u64,
+    /// Where the first byte of the wedge was loaded.
+    loaded: u64,
+    /// Clock and time-stamp counter at the start.
+    moment: (u64, u64),
+}
+
+impl Started {
+    /// Reads it off the stack.
+    ///
+    /// # Safety
+    ///
+    /// Linux has started the program with this stack.
+    pub(super) unsafe fn read(stack: *const u64, loaded: u64) -> Self {
+        let moment = (now(), timestamp());
+        // SAFETY: the number of arguments, and behind them a 0; the environment, and behind it a 0;
+        // pairs of numbers, up to one whose first is 0.
+        unsafe {
+            let count = stack.read() as usize;
+            let arguments = core::slice::from_raw_parts(stack.add(1), count);
+            let mut at = stack.add(count + 2);
+            while at.read() != 0 {
+                at = at.add(1);
+            }
+            at = at.add(1);
+            let mut capabilities = 0;
+            while at.read() != u64::from(AT_NULL) {
+                if at.read() == u64::from(AT_HWCAP2) {
+                    capabilities = at.add(1).read();
+                }
+                at = at.add(2);
+            }
+            Self { arguments, capabilities, loaded, moment }
+        }
+    }
+
+    /// The arguments, without the program's name.
+    fn arguments(&self) -> impl Iterator<Item = &'static CStr> {
+        // SAFETY: addresses of texts that end with a 0, on Linux's stack for the program.
+        self.arguments.iter().skip(1).map(|place| unsafe { CStr::from_ptr(pointer(*place)) })
+    }
+}
+
+/// Boots the guest. Returns only if that fails.
+pub(super) fn boot(started: &Started) {
+    match Arguments::parse(started.arguments(), LIMIT >> 20) {
+        Ok(arguments) => {
+            let machine = Machine { started, arguments, memory: None };
+            if let Some(ready) = session::boot(machine) {
+                enter(ready, started)
+            }
+        }
+        Err(invalid) => refuse(&invalid),
+    }
+}
+
+fn refuse(invalid: &Invalid<'_>) {
+    say!("{invalid}");
+    let _ = log::Log.write_str(USAGE);
+}
+
+/// Enters the guest as on bare hardware, with what it believes to be paging by its own tables. What
+/// Linux has loaded of the image is not needed any more.
+fn enter(ready: Ready, started: &Started) -> ! {
+    let mut context = Context {
+        registers: Registers { rsi: ready.boot_params, ..Registers::default() },
+        rip: ready.entry,
+        cs: REAL_CS,
+        rflags: 2,
+        rsp: FIRST_STACK.address(0) + PAGE,
+        ss: REAL_SS,
+        ..Context::default()
+    };
+    // SAFETY: the wedge runs in its window; of the image, which lies below it, there is no
+    // reference any more. The plan has put a kernel where it is entered; the context is on the
+    // wedge's stack, which is free from here on.
+    unsafe {
+        let _ = system::unmap(started.loaded, window() - started.loaded);
+        process_resume(&raw mut context)
+    }
+}
+
+/// The process, before the guest runs.
+struct Machine<'a> {
+    started: &'a Started,
+    arguments: Arguments<'static>,
+    /// The guest's memory, once it is made.
+    memory: Option<Memory>,
+}
+
+impl Machine<'_> {
+    fn made(&self) -> Result<Memory, Failure> {
+        self.memory.ok_or(Failure::NoMemory { what: "the guest" })
+    }
+
+    /// The frequency of the time-stamp counter in kHz.
+    fn ticks_per_millisecond(&self) -> u64 {
+        let (since, ticks) = self.started.moment;
+        let mut elapsed = now() - since;
+        while elapsed < MEASUREMENT {
+            let _ = system::wait_for(&mut [], Some(MEASUREMENT - elapsed));
+            elapsed = now() - since;
+        }
+        (u128::from(timestamp() - ticks) * 1_000_000 / u128::from(elapsed)) as u64
+    }
+}
+
+impl Boot for Machine<'_> {
+    type Error = Failure;
+    type Memory<'a> = Usable<'a>;
+
+    const BACKEND: Backend = Backend::Process;
+
+    fn image(&self) -> (Parameters, u64, u64) {
+        (parameters(), own_length(), WINDOW_LENGTH - LOAD_ADDRESS)
+    }
+
+    fn window(&self) -> u64 {
+        window()
+    }
+
+    fn payload(&mut self, parameters: &Parameters) -> Result<&'static [u8], Failure> {
+        let place = self.started.loaded + parameters.payload.offset;
+        // SAFETY: Linux has loaded the image as its program headers say; nobody writes there.
+        Ok(unsafe { core::slice::from_raw_parts(pointer(place), parameters.payload.length as usize) })
+    }
+
+    fn entered(&self) -> (Protocol, Option<[u8; 12]>) {
+        (Protocol::Linux, None)
+    }
+
+    /// In front is what the guest would otherwise have to measure, and what it can know from nobody
+    /// else: the lowest address that programs can have. Behind, where it counts, the guest is told
+    /// not to isolate its page tables, for programs run in a process without the kernel anyway.
+    fn command_line(&self, of_image: &str) -> Result<CommandLine, session::Failure<'static, Failure>> {
+        let join = |front: &str, behind: &str| CommandLine::join(front, behind).map_err(session::Failure::CommandLine);
+        let mut own = Words { bytes: [0; 96], length: 0 };
+        let (ticks, lowest) = (self.ticks_per_millisecond(), lowest());
+        let _ = write!(own, "tsc_early_khz={ticks} tsc=reliable sysctl.vm.mmap_min_addr={lowest}");
+        let joined = join(of_image, self.arguments.words())?;
+        let joined = join(own.as_str(), joined.as_str())?;
+        join(joined.as_str(), "pti=off")
+    }
+
+    fn accept(&self, options: &Options) -> Result<(), Failure> {
+        const FSGSBASE: u64 = 1 << 1;
+        const OSXSAVE: u32 = 1 << 27;
+        if options.mode != Mode::default() {
+            return Err(Failure::Mode(options.mode));
+        }
+        if let Some(stack) = options.evict {
+            return Err(Failure::Evict(stack));
+        }
+        if self.started.capabilities & FSGSBASE == 0 {
+            return Err(Failure::Processor("FSGSBASE"));
+        }
+        if core::arch::x86_64::__cpuid(1).ecx & OSXSAVE == 0 {
+            return Err(Failure::Processor("XSAVE"));
+        }
+        say!("backend {}, entered by {}", Self::BACKEND, Protocol::Linux);
+        Ok(())
+    }
+
+    fn lay_out(&mut self, _: &Contents<'_>) -> Result<Ground, Failure> {
+        let length = self.arguments.memory << 20;
+        // SAFETY: nothing but the wedge, in its window, and the image below it is needed any more:
+        // Linux has put the rest above. The arguments have been read, but for a name, which is read
+        // before.
+        let modules = unsafe { self.clear(length) }?;
+        let mut map = MemoryMap::default();
+        for (start, end) in [(PAGE, 0x9f000), (1 << 20, length)] {
+            map.add(Region { start, end, kind: Kind::Usable }).map_err(Failure::MemoryMap)?;
+        }
+        let busy = Pieces::new();
+        Ok(Ground { map, busy, modules, kernel: None, rsdp: 0, display: Display::None, entropy: entropy() })
+    }
+
+    fn memory<'a>(&self, map: &'a MemoryMap) -> Result<Usable<'a>, Failure> {
+        // SAFETY: the plan keeps off the modules until they are copied; the rest is nobody's.
+        Ok(unsafe { Usable::new(map, self.made()?) })
+    }
+
+    fn prepare(&mut self, _: &Loaded<'_>, _: &mut [u8]) -> Result<(), Failure> {
+        let memory = self.made()?;
+        for (address, word) in handover::words() {
+            memory.store(address, &word.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn engine(&mut self, contents: &Contents<'_>) -> Engine<'static> {
+        // SAFETY: the arena is in the window, and this is the only call.
+        Engine::deprivileged(sites_see(), unsafe { Arena::new(contents.parameters.arena).memory(window()) })
+    }
+
+    fn take_over(self, rewritten: Rewritten<'_>, _: &mut [u8]) -> Result<(), Failure> {
+        take_over(rewritten, self.made()?)
+    }
+}
+
+impl Machine<'_> {
+    /// Clears the address space of what Linux has put there beside the image, and makes the guest's
+    /// memory, with the initramfs at its end.
+    ///
+    /// # Safety
+    ///
+    /// Nothing above the window is used any more.
+    unsafe fn clear(&mut self, length: u64) -> Result<Pieces, Failure> {
+        let name = self.arguments.initrd.take();
+        let initrd = name.map(File::open).transpose().map_err(Failure::Initramfs)?;
+        let behind = window() + WINDOW_LENGTH;
+        // SAFETY: by the caller.
+        unsafe { system::unmap(behind, (1 << 47) - PAGE - behind) }.map_err(refused("to unmap its own"))?;
+        let memory = Memory::new(length).map_err(refused("the guest's memory"))?;
+        self.memory = Some(memory);
+        let mut modules = Pieces::new();
+        if let Some(file) = initrd {
+            let range = read_to_end(file, memory)?;
+            modules.add(range);
+            file.close();
+        }
+        Ok(modules)
+    }
+}
+
+/// Reads a file to the end of the guest's memory. Where it is.
+fn read_to_end(file: File, memory: Memory) -> Result<Range<u64>, Failure> {
+    let length = file.length().map_err(Failure::Initramfs)?;
+    let start = memory.length().checked_sub(length).ok_or(Failure::NoMemory { what: "the initramfs" })? & !(PAGE - 1);
+    let bytes = memory.bytes(start, length).ok_or(Failure::NoMemory { what: "the initramfs" })?;
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read(&mut bytes[done..]).map_err(Failure::Initramfs)? {
+            0 => return Err(Failure::Initramfs(Errno(linux_raw_sys::errno::EIO))),
+            read => done += read,
+        }
+    }
+    Ok(start..start + length)
+}
+
+/// A number that Linux tells in a file.
+fn number_in(file: &CStr) -> Option<u64> {
+    let mut text = [0; 24];
+    let file = File::open(file).ok()?;
+    let length = file.read(&mut text);
+    file.close();
+    core::str::from_utf8(&text[..length.ok()?]).ok()?.trim_ascii().parse().ok()
+}
+
+/// The lowest address that Linux maps anything at.
+fn lowest() -> u64 {
+    const USUAL: u64 = 64 << 10;
+    number_in(c"/proc/sys/vm/mmap_min_addr").unwrap_or(USUAL).next_multiple_of(PAGE).max(PAGE)
+}
+
+/// How many mappings this process may have for the guest: some are the wedge's own.
+fn mappings() -> u32 {
+    const USUAL: u64 = 65530;
+    const KEPT: u64 = 64;
+    const LEAST: u64 = 256;
+    let most = number_in(c"/proc/sys/vm/max_map_count").unwrap_or(USUAL);
+    most.saturating_sub(KEPT).clamp(LEAST, u32::MAX.into()) as u32
+}
+
+/// Words for the guest.
+struct Words {
+    bytes: [u8; 96],
+    length: usize,
+}
+
+impl Words {
+    fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for Words {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let place = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
+        place.copy_from_slice(text.as_bytes());
+        self.length += text.len();
+        Ok(())
+    }
+}
+
+/// Makes the machine, and the first process for programs.
+fn take_over(rewritten: Rewritten<'_>, memory: Memory) -> Result<(), Failure> {
+    let Rewritten { loaded: Loaded { contents, moved, kernel, extent, .. }, engine, summary } = rewritten;
+    let facts = contents.payload.guest;
+    let layout = contents.payload.layout;
+    let host = Process {
+        programs: Programs::start().map_err(Failure::Programs)?,
+        accesses: Accesses::new(),
+        sysret: engine.sysret().unwrap_or(usize::MAX),
+    };
+    let (mut tables, working) = shadow_memory(contents, memory)?;
+    let reserved = RESERVED.take();
+    reserved[1] = layout.image - (1 << 30)..layout.image;
+    let shadow = Shadow::new(working, layout.kernel, reserved, handover::MODE, handover::TABLES, &mut tables);
+    let shadow = shadow.map_err(Failure::Shadow)?;
+    let modules = facts.modules_start..facts.modules_end;
+    let account = Account { moved, sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() };
+    let mut machine = vm::Machine {
+        space: Space { shadow, memory: tables },
+        platform: Platform::new(Pci::Absent),
+        board: Board::new().map_err(refused("a timer"))?,
+        processor: Processor::new(),
+        touched: true,
+        flushed: false,
+        modules: modules.clone(),
+        port: Port::new(),
+        account,
+    };
+    let cpu = handover::processor(Limits::of(&mut machine));
+    machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
+    let regions = crate::runtime::modules::WATCHED.take();
+    let head_distance = extent.start.wrapping_sub(kernel.start);
+    let text = Text::new(engine, kernel, head_distance, layout.window(), modules, regions);
+    // SAFETY: nobody else uses the stack.
+    unsafe {
+        let length = SIGNAL_STACK.end - SIGNAL_STACK.start;
+        system::map(SIGNAL_STACK.start, length, READ_AND_WRITE, None)
+            .and_then(|()| system::use_signal_stack(SIGNAL_STACK.start, length))
+            .and_then(|()| take_signals())
+            .map_err(refused("signal handlers"))?;
+    }
+    stay(Vm { vcpu: Vcpu::new(cpu), machine, text, host });
+    Ok(())
+}
+
+/// The pool of tables, and what the shadow keeps beside each.
+fn shadow_memory(contents: &Contents<'_>, memory: Memory) -> Result<(Tables, ShadowMemory<'static>), Failure> {
+    const EACH: usize = size_of::<Entries>() + size_of::<Notes>() + size_of::<TableInfo>() + size_of::<Info>();
+    // One page in 64 for page tables is more than a real kernel has.
+    let count = (memory.length() / PAGE / 64).max(FEWEST_TABLES);
+    let count = contents.options.tables.map_or(count, |most| count.min(most.into())) as usize;
+    // SAFETY: nothing is there.
+    unsafe { system::map(SHADOW, (count * EACH) as u64, READ_AND_WRITE, None) }
+        .map_err(refused("memory for page tables"))?;
+    let notes = SHADOW + (count * size_of::<Entries>()) as u64;
+    let known = notes + (count * size_of::<Notes>()) as u64;
+    let information = known + (count * size_of::<TableInfo>()) as u64;
+    // SAFETY: four pieces of what was mapped just now, that do not overlap, each aligned; any value
+    // is valid for the numbers, and the others are written first.
+    unsafe {
+        for number in 0..count {
+            pointer::<TableInfo>(known).add(number).write(TableInfo::UNUSED);
+            pointer::<Info>(information).add(number).write(Info::UNUSED);
+        }
+        let tables = Tables::new(Parts {
+            memory,
+            pool: core::slice::from_raw_parts_mut(pointer(SHADOW), count),
+            information: core::slice::from_raw_parts_mut(pointer(information), count),
+            layout: contents.payload.layout,
+            mappings: mappings(),
+            lowest: lowest(),
+        });
+        let notes = core::slice::from_raw_parts_mut(pointer(notes), count);
+        let known = core::slice::from_raw_parts_mut(pointer(known), count);
+        Ok((tables, ShadowMemory { tables: known, notes }))
+    }
+}
+
+/// What rewritten sites refer to.
+fn sites_see() -> Deprivileged {
+    let routine = |routine: unsafe extern "C" fn()| routine as *const () as u64;
+    let mut control = [0; 9];
+    for register in [0, 2, 3, 4] {
+        control[register] = address(&CPU.control[register]);
+    }
+    Deprivileged {
+        mask: address(&CPU.mask),
+        pending: address(&CPU.pending),
+        gs_swapped: address(&CPU.gs_swapped),
+        control,
+        site: address(&CPU.site),
+        emulate: routine(process_emulate),
+        emulate_without_stack: routine(process_emulate_without_stack),
+        interrupt: routine(process_interrupt),
+        iret: routine(process_iret),
+        sysret: routine(process_sysret),
+        code_selector: REAL_CS as u16,
+        stack_selector: REAL_SS as u16,
+    }
+}

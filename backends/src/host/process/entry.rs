@@ -1,0 +1,294 @@
+//! The ways into the wedge, and out of it again.
+//!
+//! Linux starts the image as a program: in 64-bit mode, at the address that the file says, and not
+//! in the window where the wedge belongs. So the first thing that is done is to move it there.
+//!
+//! Later there are two ways in. What the processor does not let the guest's kernel do, and what
+//! comes from outside, is a signal, and Linux calls a handler on a stack of its own (`traps.rs`).
+//! Sites come by their stubs, and here. They end in one place: a [`Context`](wedge::cpu::Context)
+//! at the top of the wedge's stack, the mask set, and a call of `process_entered`.
+//!
+//! *What comes in while the wedge runs* is noted as pending, and nothing else: the handler returns.
+//! So no instruction of a routine here is ever seen by the guest, and none has to be taken back.
+//! Whoever leaves the wedge looks whether something is pending.
+//!
+//! *The gap.* Between that look and IRETQ something may still come in, with the mask clear. Whoever
+//! is interrupted there has the whole context of the guest in registers, but for the frame of the
+//! IRETQ, which is on the wedge's stack: the handler takes it from there.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+use linux_raw_sys::general as raw;
+use wedge::guest::layout::WINDOW_LENGTH;
+use wedge::guest::linux::{KERNEL_CS, KERNEL_DS};
+use wedge::image::LOAD_ADDRESS;
+use wedge::x86::flags;
+
+use super::cpu::{CPU, Cpu};
+
+/// Why the wedge was entered, beside the vectors of exceptions.
+pub(super) mod cause {
+    /// Something has come in from outside.
+    pub(crate) const EVENT: u64 = 256;
+    /// A site calls; the return address says which.
+    pub(crate) const SITE: u64 = 257;
+    /// A site that has no stack; its number says which.
+    pub(crate) const SITE_WITHOUT_STACK: u64 = 258;
+    /// An IRETQ that does not simply return to the kernel.
+    pub(crate) const IRET: u64 = 259;
+    /// A SYSRET.
+    pub(crate) const SYSRET: u64 = 260;
+}
+
+/// What the guest's kernel really has in CS and SS: what all programs of Linux have
+/// (`arch/x86/include/asm/segment.h`, `__USER_CS`, `__USER_DS`).
+pub(super) const REAL_CS: u64 = 0x33;
+/// See [`REAL_CS`].
+pub(super) const REAL_SS: u64 = 0x2b;
+
+unsafe extern "C" {
+    /// From here on the mask may be clear, up to
+    pub(super) static process_gap: u8;
+    /// here, the IRETQ.
+    pub(super) static process_gap_end: u8;
+    /// What runs in a program's process on its behalf, up to
+    pub(super) static process_orders: u8;
+    /// its system call, and
+    pub(super) static process_orders_call: u8;
+    /// its end.
+    pub(super) static process_orders_end: u8;
+    /// Where a handler returns to (`sigreturn(2)`).
+    pub(super) fn process_restore();
+    pub(super) fn process_emulate();
+    pub(super) fn process_emulate_without_stack();
+    pub(super) fn process_interrupt();
+    pub(super) fn process_iret();
+    pub(super) fn process_sysret();
+    /// Goes on in the guest's kernel.
+    pub(super) fn process_resume(context: *mut wedge::cpu::Context) -> !;
+}
+
+global_asm!(
+    r#"
+    .set STACK_SIZE, 262144             // the guest is loaded on it, too
+
+    .section .text.entry.process, "ax"
+    .code64
+    .globl start_process
+start_process:
+    movq %rsp, %r15                     // arguments
+    leaq image_start(%rip), %r14        // where Linux has put the wedge
+    movq process_linked(%rip), %r13     // where it belongs
+    leaq process_upper(%rip), %rsi
+    movl $process_upper_end-process_upper, %edx
+    movq %r13, %rax
+    shrq $47, %rax
+    jnz 2f
+    movq %r13, %rdi
+    movl ${WINDOW_LENGTH}-{LOAD_ADDRESS}, %esi
+    movl ${RIGHTS}, %edx
+    movl ${PLACE}, %r10d
+    movq $-1, %r8
+    xorl %r9d, %r9d
+    movl ${MMAP}, %eax
+    syscall
+    leaq process_window(%rip), %rsi
+    movl $process_window_end-process_window, %edx
+    cmpq %rax, %r13
+    jne 2f
+    movq %r14, %rsi
+    movq %r13, %rdi
+    movl $data_end_offset, %ecx
+    rep movsb
+    jmpq *process_in_window(%rip)
+1:  leaq process_stack_end(%rip), %rsp
+    movq %r15, %rdi
+    movq %r14, %rsi
+    xorl %ebp, %ebp
+    call process_start
+    ud2
+2:  movl $2, %edi                       // a message, and the end
+    movl ${WRITE}, %eax
+    syscall
+    movl $2, %edi
+    movl ${EXIT}, %eax
+    syscall
+    ud2
+process_upper:
+    .ascii "afterburner: the kernel of this image is linked into the upper half of the address space, "
+    .ascii "which a process of Linux has not: it boots on bare hardware and on Xen\n"
+process_upper_end:
+process_window:
+    .ascii "afterburner: Linux does not give this process the wedge's window, 16 MB below 0x5fff80000000\n"
+process_window_end:
+
+    .section .data.rel.ro, "aw"
+    .balign 8
+process_linked:
+    .quad image_start
+process_in_window:
+    .quad 1b
+
+    .section .text.entry.process, "ax"
+    .globl process_restore
+process_restore:
+    movl ${SIGRETURN}, %eax
+    syscall
+
+    // The stack: vector, error code, rip, cs, rflags, rsp, ss; RAX is on it.
+    .macro PROCESS_SAVE_REST
+    .irp register, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
+    pushq %\register
+    .endr
+    .endm
+
+    // From a stub, by CALL: all registers as at the site.
+    .macro PROCESS_FROM_STUB cause
+    movq %rax, {cpu}+{saved_rax}(%rip)
+    movzbl {cpu}+{mask}(%rip), %eax
+    movb $1, {cpu}+{mask}(%rip)
+    movq %rsp, {cpu}+{saved_rsp}(%rip)
+    leaq process_stack_end(%rip), %rsp
+    pushq ${KERNEL_DS}
+    pushq {cpu}+{saved_rsp}(%rip)
+    pushfq
+    pushq ${KERNEL_CS}
+    shll ${IF_NUMBER}, %eax
+    xorq %rax, 8(%rsp)                  // RFLAGS with the virtual IF: the real one is always set
+    movq 16(%rsp), %rax
+    addq $8, 16(%rsp)                   // the guest's RSP, without the return address
+    pushq (%rax)
+    pushq $0
+    pushq $\cause
+    pushq {cpu}+{saved_rax}(%rip)
+    PROCESS_SAVE_REST
+    jmp process_enter
+    .endm
+
+    .globl process_emulate
+process_emulate:
+    PROCESS_FROM_STUB {SITE}
+    .globl process_interrupt
+process_interrupt:
+    PROCESS_FROM_STUB {EVENT}
+
+    // From a stub, by JMP, with IF clear, or about to be replaced: there is no stack.
+    .macro PROCESS_WITHOUT_STACK cause
+    movb $1, {cpu}+{mask}(%rip)
+    movq %rsp, {cpu}+{saved_rsp}(%rip)
+    leaq process_stack_end(%rip), %rsp
+    pushq ${KERNEL_DS}
+    pushq {cpu}+{saved_rsp}(%rip)
+    pushfq
+    pushq ${KERNEL_CS}
+    pushq $0
+    pushq $0
+    pushq $\cause
+    pushq %rax
+    PROCESS_SAVE_REST
+    andb $~({IF}>>8), 153(%rsp)          // RFLAGS.IF: 15 registers, vector, error, rip, cs
+    jmp process_enter
+    .endm
+
+    .globl process_emulate_without_stack
+process_emulate_without_stack:
+    PROCESS_WITHOUT_STACK {SITE_WITHOUT_STACK}
+    .globl process_iret
+process_iret:
+    PROCESS_WITHOUT_STACK {IRET}
+    .globl process_sysret
+process_sysret:
+    PROCESS_WITHOUT_STACK {SYSRET}
+
+process_enter:
+    cld
+    movq %rsp, %rdi
+    movq %rsp, %rbx
+    andq $-16, %rsp
+    call process_entered
+    movq %rbx, %rsp
+process_to_kernel:
+    .irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
+    popq %\register
+    .endr
+    leaq 16(%rsp), %rsp
+    testb ${IF}>>8, 17(%rsp)            // rflags.IF
+    jz 1f
+    movb $0, {cpu}+{mask}(%rip)
+    .globl process_gap
+process_gap:
+    cmpb $0, {cpu}+{pending}(%rip)
+    jne 2f
+    .globl process_gap_end
+process_gap_end:
+1:  iretq
+2:  movb $1, {cpu}+{mask}(%rip)
+    movq ${KERNEL_CS}, 8(%rsp)
+    movq ${KERNEL_DS}, 32(%rsp)
+    pushq $0
+    pushq ${EVENT}
+    pushq %rax
+    PROCESS_SAVE_REST
+    jmp process_enter
+
+    .globl process_resume
+process_resume:
+    movq %rdi, %rsp
+    jmp process_to_kernel
+
+    // System calls, each of seven words, number first, from R12 up to R13. It ends at a breakpoint:
+    // behind the last, or at the first that has failed.
+    .globl process_orders
+process_orders:
+1:  cmpq %r13, %r12
+    jae 2f
+    movq (%r12), %rax
+    movq 8(%r12), %rdi
+    movq 16(%r12), %rsi
+    movq 24(%r12), %rdx
+    movq 32(%r12), %r10
+    movq 40(%r12), %r8
+    movq 48(%r12), %r9
+    .globl process_orders_call
+process_orders_call:
+    syscall
+    testq %rax, %rax
+    js 2f
+    addq $56, %r12
+    jmp 1b
+2:  int3
+    .globl process_orders_end
+process_orders_end:
+
+    .bss
+    .balign 4096
+    .skip STACK_SIZE
+    .globl process_stack_end
+process_stack_end:
+    .text
+    "#,
+    cpu = sym CPU,
+    saved_rax = const offset_of!(Cpu, saved_rax),
+    saved_rsp = const offset_of!(Cpu, saved_rsp),
+    mask = const offset_of!(Cpu, mask),
+    pending = const offset_of!(Cpu, pending),
+    WINDOW_LENGTH = const WINDOW_LENGTH,
+    LOAD_ADDRESS = const LOAD_ADDRESS,
+    RIGHTS = const raw::PROT_READ | raw::PROT_WRITE | raw::PROT_EXEC,
+    PLACE = const raw::MAP_PRIVATE | raw::MAP_ANONYMOUS | raw::MAP_NORESERVE | raw::MAP_FIXED_NOREPLACE,
+    MMAP = const raw::__NR_mmap,
+    WRITE = const raw::__NR_write,
+    EXIT = const raw::__NR_exit_group,
+    SIGRETURN = const raw::__NR_rt_sigreturn,
+    KERNEL_CS = const KERNEL_CS,
+    KERNEL_DS = const KERNEL_DS,
+    IF = const flags::INTERRUPT,
+    IF_NUMBER = const flags::INTERRUPT.trailing_zeros(),
+    EVENT = const cause::EVENT,
+    SITE = const cause::SITE,
+    SITE_WITHOUT_STACK = const cause::SITE_WITHOUT_STACK,
+    IRET = const cause::IRET,
+    SYSRET = const cause::SYSRET,
+    options(att_syntax)
+);

@@ -1,0 +1,374 @@
+//! A guest in a process of Linux: what happens when a site or a signal enters the wedge.
+//!
+//! What is common to all hosts is in [`wedge::vm`]. A signal means an exception of the guest's
+//! kernel, or that the timer's moment has come. A program is run from here: whoever leaves the
+//! wedge for a program comes back when the program has stopped, and leaves again.
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use wedge::cpu::{Context, syscall};
+use wedge::vm::{self, End, Exit, Host};
+use wedge::x86::paging::fault;
+use wedge::x86::{flags, vector};
+
+use linux_raw_sys::general as raw;
+
+use super::accesses::Accesses;
+use super::board::Board;
+use super::cpu::CPU;
+use super::entry::{REAL_CS, REAL_SS, cause, process_gap, process_gap_end, process_restore};
+use super::memory::pointer;
+use super::orders::Orders;
+use super::processor::{Processor, fs_base, set_fs_base};
+use super::programs::{Programs, Stop, carry_out};
+use super::registers::{Exception, Frame, Information, Registers};
+use super::system::{self, Answer};
+use super::tables::Tables;
+use crate::Backend;
+use crate::runtime::exclusive::Exclusive;
+use crate::runtime::say;
+
+/// A guest in a process.
+pub(super) type Vm = vm::Vm<Process>;
+
+/// What a process adds to a guest.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) programs: Programs,
+    /// What a program has accessed in vain.
+    pub(super) accesses: Accesses,
+    /// The number of the site that returns from system calls. Its slot is a jump that says nothing
+    /// of it.
+    pub(super) sysret: usize,
+}
+
+/// The guest. While the wedge runs, signals do no more than to say that they have come.
+static RESIDENT: Exclusive<Option<Vm>> = Exclusive::new(None);
+
+/// From here on entries find it.
+pub(super) fn stay(vm: Vm) {
+    *RESIDENT.borrow() = Some(vm);
+}
+
+/// Has Linux tell of exceptions and of the timer.
+pub(super) fn take_signals() -> Answer {
+    for number in [raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE, raw::SIGALRM] {
+        // SAFETY: they are what they are taken for.
+        unsafe { system::handle(number, process_signal as *const (), process_restore as *const ())? };
+    }
+    Ok(())
+}
+
+/// Where sites that call lead.
+#[unsafe(no_mangle)]
+extern "C" fn process_entered(context: &mut Context) {
+    match RESIDENT.borrow().as_mut() {
+        Some(vm) => Process::enter(vm, context),
+        None => Vm::die(context, "before the guest runs"),
+    }
+}
+
+/// Where signals lead. They are held off while this runs.
+unsafe extern "C" fn process_signal(number: u32, _: *const Information, frame: *mut Frame) {
+    // SAFETY: the frame is Linux's, for this handler alone.
+    let frame = unsafe { &mut *frame };
+    let mut guest = RESIDENT.try_borrow();
+    let vm = guest.as_deref_mut().and_then(Option::as_mut);
+    if number == raw::SIGALRM {
+        return Process::timer(vm, frame);
+    }
+    match vm {
+        Some(vm) => Process::exception(vm, frame),
+        None => Vm::die(&frame.context(false), "in the wedge"),
+    }
+}
+
+impl Process {
+    /// A site has called.
+    fn enter(vm: &mut Vm, context: &mut Context) {
+        match context.vector {
+            cause::EVENT => vm.event(context),
+            cause::SITE => vm.site_called(context),
+            cause::IRET => Self::iret(vm, context),
+            cause::SYSRET => vm.site_jumped(context, vm.host.sysret),
+            _ => vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize),
+        }
+        while vm.leave(context) == Exit::User {
+            Self::run(vm, context);
+        }
+    }
+
+    /// The timer's moment has come, wherever that is.
+    fn timer(vm: Option<&mut Vm>, frame: &mut Frame) {
+        CPU.pending.store(1, Ordering::Relaxed);
+        let program = CPU.running.load(Ordering::Relaxed);
+        if program != 0 {
+            return system::signal(program, raw::SIGALRM);
+        }
+        let Some(vm) = vm else { return };
+        let gap = [&raw const process_gap, &raw const process_gap_end].map(|label| label.addr() as u64);
+        let context = if (gap[0]..=gap[1]).contains(&frame.rip()) {
+            // SAFETY: the frame of the IRETQ that was about to be executed, on the wedge's stack.
+            let [rip, _, rflags, rsp, _] = unsafe { pointer::<[u64; 5]>(frame.rsp()).read() };
+            Context { rip, rflags, rsp, ..frame.context(true) }
+        } else if CPU.mask.load(Ordering::Relaxed) != 0 || Self::is_in_wedge(vm, frame.rip()) {
+            return;
+        } else {
+            frame.context(true)
+        };
+        Self::handle(vm, frame, context, Vm::event);
+    }
+
+    /// Whether the wedge itself was interrupted, and no stub.
+    fn is_in_wedge(vm: &Vm, rip: u64) -> bool {
+        vm.text.window.contains(&rip) && vm.text.engine.at_stub(rip).is_none()
+    }
+
+    /// An exception of the kernel's. Most are accesses to what the tables map and Linux does not.
+    fn exception(vm: &mut Vm, frame: &mut Frame) {
+        let (number, error) = frame.cause();
+        let is_page_fault = number == vector::PAGE_FAULT.into();
+        let address = frame.fault_address();
+        CPU.fault_address.store(address, Ordering::Relaxed);
+        let has = |bit: u32| error & u64::from(bit) != 0;
+        let (write, fetch) = (has(fault::WRITE), has(fault::FETCH));
+        if is_page_fault && Self::map(vm, address, write, fetch) {
+            return;
+        }
+        let interrupts = CPU.mask.load(Ordering::Relaxed) == 0;
+        let context = frame.context(interrupts);
+        if Self::is_in_wedge(vm, frame.rip()) {
+            return Self::in_routine(vm, &context, is_page_fault);
+        }
+        if Self::is_step_in_window(vm, &context) {
+            return;
+        }
+        if number == vector::DEBUG.into() {
+            vm.machine.processor.note_step();
+        }
+        Self::handle(vm, frame, context, Vm::exception);
+        if is_page_fault {
+            Self::map(vm, address, write, fetch);
+        }
+    }
+
+    /// A routine that stubs lead to accesses the guest's stack, which has gone since its last
+    /// access.
+    fn in_routine(vm: &mut Vm, context: &Context, is_page_fault: bool) {
+        let address = Self::fault_address();
+        vm.machine.space.reach_for_writing(address);
+        if !is_page_fault || !Self::map(vm, address, false, false) {
+            Vm::die(context, "in the wedge");
+        }
+    }
+
+    /// Whether a single step has ended in the window: within a site, which to the guest is one
+    /// instruction. It goes on to the next.
+    fn is_step_in_window(vm: &Vm, context: &Context) -> bool {
+        context.vector == vector::DEBUG.into() && vm.text.window.contains(&context.rip)
+    }
+
+    /// Handles what has come by a signal, and has the kernel go on.
+    fn handle(vm: &mut Vm, frame: &mut Frame, mut context: Context, how: fn(&mut Vm, &mut Context)) {
+        CPU.mask.store(1, Ordering::Relaxed);
+        how(vm, &mut context);
+        loop {
+            if vm.leave(&mut context) == Exit::User {
+                Vm::die(&context, "to a program, by an instruction that nobody has annotated");
+            }
+            let interrupts = context.rflags & flags::INTERRUPT != 0;
+            if !interrupts || CPU.pending.load(Ordering::Relaxed) == 0 {
+                frame.set(&context);
+                return CPU.mask.store(u8::from(!interrupts), Ordering::Relaxed);
+            }
+            vm.event(&mut context);
+        }
+    }
+
+    /// Maps what the tables allow. Whether they do.
+    fn map(vm: &mut Vm, address: u64, write: bool, fetch: bool) -> bool {
+        match vm.machine.space.memory.map(address, write, fetch) {
+            Ok(allowed) => allowed,
+            Err(error) => {
+                say!("Linux does not map anything at {address:#x}, {error}");
+                Self::stop(End::Crash)
+            }
+        }
+    }
+
+    /// An IRETQ: often to a program.
+    fn iret(vm: &mut Vm, context: &mut Context) {
+        if CPU.gs_swapped.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context) {
+            vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize);
+        }
+    }
+
+    /// Runs a program until it stops, and handles why.
+    fn run(vm: &mut Vm, context: &mut Context) {
+        match Self::try_run(vm, context) {
+            Ok(None) => vm.event(context),
+            Ok(Some(Stop::SystemCall)) => Self::system_call(vm, context),
+            Ok(Some(Stop::Signal(information))) => Self::signal(vm, context, &information),
+            Err(failure) => {
+                say!("{failure}");
+                Self::stop(End::Crash)
+            }
+        }
+    }
+
+    /// Runs it, unless something has come in before.
+    fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Option<Stop>, super::programs::Failure> {
+        let (stub, is_new) = vm.host.programs.stub(vm.machine.space.memory.space())?;
+        if is_new {
+            vm.machine.space.memory.begin();
+        }
+        let mut orders = Orders::new();
+        let mapped = vm.machine.space.memory.orders(vm.host.accesses.wanted(), &mut orders);
+        if !orders.as_slice().is_empty() {
+            carry_out(stub, orders.as_slice())?;
+        }
+        if let Err(error) = mapped {
+            say!("Linux maps nothing where a program has memory, {error}: its access is refused");
+            return Ok(Some(Stop::Signal(Information::REFUSED)));
+        }
+        let processor = &mut vm.machine.processor;
+        let mut registers = Registers::of(context, processor.selectors);
+        (registers.fs_base, registers.gs_base) = (fs_base(), processor.leave_kernel());
+        CPU.running.store(stub, Ordering::SeqCst);
+        let stopped = if CPU.pending.load(Ordering::SeqCst) == 0 {
+            vm.host.programs.run(stub, &mut registers).map(Some)
+        } else {
+            Ok(None)
+        };
+        CPU.running.store(0, Ordering::SeqCst);
+        let stopped = stopped?;
+        if stopped.is_some() {
+            *context = registers.context();
+            let processor = &mut vm.machine.processor;
+            (processor.selectors, processor.users_gs_base) = (registers.selectors(), registers.gs_base);
+            set_fs_base(registers.fs_base);
+        }
+        Ok(stopped)
+    }
+
+    /// A system call, by one of three instructions of two bytes each (SDM Vol. 2, SYSCALL, INT n,
+    /// SYSENTER).
+    fn system_call(vm: &mut Vm, context: &mut Context) {
+        const SYSCALL: [u8; 2] = [0x0f, 0x05];
+        const INT_80: [u8; 2] = [0xcd, 0x80];
+        let mut bytes = [0; 2];
+        let read = vm.machine.space.read(context.rip.wrapping_sub(2), &mut bytes, true);
+        let next = context.rip;
+        match (read, bytes) {
+            (Ok(()), SYSCALL) => vm.transfer(context, |cpu, context| syscall(cpu, context, next, true)),
+            (Ok(()), INT_80) => {
+                context.vector = 0x80;
+                vm.exception(context);
+            }
+            // As on a processor without it.
+            _ => {
+                context.vector = vector::INVALID_OPCODE.into();
+                vm.exception(context);
+            }
+        }
+    }
+
+    /// A signal: an exception of the program's, or the timer.
+    fn signal(vm: &mut Vm, context: &mut Context, information: &Information) {
+        let Some(exception) = information.exception() else {
+            return match information.number() {
+                raw::SIGALRM => vm.event(context),
+                // The call at a fixed address, which the guest does not map.
+                raw::SIGSYS => Self::page_fault(vm, context, context.rip),
+                number => {
+                    say!("signal {number} for a program, from outside: it is ignored");
+                }
+            };
+        };
+        let number = match exception {
+            Exception::Page(address) => return Self::page_fault(vm, context, address),
+            Exception::Vector(number) => number,
+            Exception::FloatingPoint if vm.host.programs.has_x87_exception() => vector::X87,
+            Exception::FloatingPoint => vector::SIMD,
+        };
+        if number == vector::DEBUG {
+            vm.machine.processor.note_step();
+        }
+        (context.vector, context.error) = (number.into(), 0);
+        if number == vector::PROTECTION {
+            context.error = Self::error_of_interrupt(vm, context);
+        }
+        vm.exception(context);
+    }
+
+    /// The error code of INT n that is refused, which Linux does not hand on (SDM Vol. 3A, 6.13).
+    fn error_of_interrupt(vm: &mut Vm, context: &Context) -> u64 {
+        const INT: u8 = 0xcd;
+        const THROUGH_TABLE: u64 = 1 << 1;
+        let mut bytes = [0; 2];
+        match vm.machine.space.read(context.rip, &mut bytes, true) {
+            Ok(()) if bytes[0] == INT => u64::from(bytes[1]) << 3 | THROUGH_TABLE,
+            _ => 0,
+        }
+    }
+
+    fn page_fault(vm: &mut Vm, context: &mut Context, address: u64) {
+        let mut code = [0; 15];
+        let length = vm.fetch(context.rip, &mut code, true);
+        let error = vm.host.accesses.error(context, &code[..length], address);
+        CPU.fault_address.store(address, Ordering::Relaxed);
+        (context.vector, context.error) = (vector::PAGE_FAULT.into(), error.into());
+        vm.exception(context);
+    }
+}
+
+impl Host for Process {
+    const NAME: &'static str = Backend::Process.name();
+    const KERNEL_CS: u64 = REAL_CS;
+    const KERNEL_SS: u64 = REAL_SS;
+    type Memory = Tables;
+    type Processor = Processor;
+    type Board = Board;
+
+    fn say(line: fmt::Arguments<'_>) {
+        say!("{line}");
+    }
+
+    fn stop(end: End) -> ! {
+        super::program::stop(end)
+    }
+
+    fn fault_address() -> u64 {
+        CPU.fault_address.load(Ordering::Relaxed)
+    }
+
+    fn own_page_fault(_: &mut Vm, _: &mut Context, _: u64) -> bool {
+        false
+    }
+
+    fn own_breakpoint(_: &mut Vm, _: &mut Context, _: u64) -> bool {
+        false
+    }
+
+    /// Who is interrupted in a routine goes on in it.
+    fn present_routine(_: &mut Vm, _: &mut Context) {}
+
+    fn note_work(_: &mut Vm) {}
+
+    fn note_pending(_: &mut Vm) {
+        CPU.pending.store(1, Ordering::Relaxed);
+    }
+
+    fn registers_changed(vm: &mut Vm, _: bool) {
+        let cpu = &vm.vcpu.cpu;
+        let registers = [cpu.cr0, 0, cpu.cr2, cpu.cr3, cpu.cr4];
+        for (place, value) in CPU.control.iter().zip(registers) {
+            place.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn enter_kernel(_: &mut Vm, _: &mut Context) {}
+
+    fn enter_user(_: &mut Vm, _: &mut Context) {}
+}

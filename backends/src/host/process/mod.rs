@@ -1,0 +1,47 @@
+//! A process of Linux: the guest's kernel runs in this process, beside the wedge, and each address
+//! space of its programs in one of its own. No privilege is needed.
+//!
+//! Linux starts the image as a program; [`entry`] moves the wedge to its window. [`boot`] makes the
+//! guest of what [`arguments`] say. What a site becomes is decided in `wedge`
+//! ([`wedge::sites`]); what is not done in place comes in by [`entry`] or as a signal, and is told
+//! apart in [`guest`], which also runs programs ([`programs`]). Behind [`wedge::vm`] are, as the
+//! host: [`processor`] (segment bases, registers), [`tables`] (the page tables of
+//! [`wedge::shadow`], in software) with what Linux has mapped by them ([`mappings`]), [`board`]
+//! (clock, timer, console). [`system`] is the way to Linux.
+#![cfg_attr(
+    target_os = "none",
+    expect(unsafe_code, reason = "the machine is reached by system calls and addresses that Rust knows nothing of")
+)]
+#![expect(clippy::cast_possible_truncation, reason = "this is 64-bit code; narrower casts cut what is meant to be cut")]
+
+mod accesses;
+mod arguments;
+#[cfg(target_os = "none")]
+mod board;
+#[cfg(target_os = "none")]
+mod boot;
+#[cfg(target_os = "none")]
+mod console;
+#[cfg(target_os = "none")]
+mod cpu;
+#[cfg(target_os = "none")]
+mod entry;
+mod filter;
+#[cfg(target_os = "none")]
+mod guest;
+mod mappings;
+#[cfg(target_os = "none")]
+mod memory;
+mod orders;
+#[cfg(target_os = "none")]
+mod processor;
+#[cfg(target_os = "none")]
+mod program;
+#[cfg(target_os = "none")]
+mod programs;
+#[cfg(target_os = "none")]
+mod registers;
+#[cfg(target_os = "none")]
+mod system;
+#[cfg(target_os = "none")]
+mod tables;

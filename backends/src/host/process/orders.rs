@@ -1,0 +1,83 @@
+//! What a program's process is told to do: system calls, in a page that it may only read.
+//!
+//! The process carries them out itself, by a few instructions in a page beside that one
+//! (`process_orders`), for Linux lets nobody map anything in another process. A program may find
+//! these instructions and jump to them. Nothing comes of it: while a program runs, no system call
+//! is executed, whoever makes it ([`programs`](super::programs)).
+
+use core::ops::Range;
+
+use linux_raw_sys::general as raw;
+use wedge::shadow::BLOCK;
+
+use super::mappings::{Mapping, Stale};
+
+/// Ranges that are stale, a block of pages, each in a range of its own, and the whole address space
+/// once or twice: what one run of a program may take.
+const _: () = assert!(Stale::CAPACITY + BLOCK + 2 <= Orders::CAPACITY);
+
+/// A system call: its number, and six arguments.
+pub(super) type Order = [u64; 7];
+
+/// A few of them.
+#[derive(Clone, Debug)]
+pub(super) struct Orders {
+    orders: [Order; Self::CAPACITY],
+    count: usize,
+}
+
+impl Orders {
+    /// What fits into a page.
+    pub(super) const CAPACITY: usize = 4096 / size_of::<Order>();
+
+    /// None.
+    pub(super) const fn new() -> Self {
+        Self { orders: [[0; 7]; Self::CAPACITY], count: 0 }
+    }
+
+    /// All of them.
+    pub(super) fn as_slice(&self) -> &[Order] {
+        &self.orders[..self.count]
+    }
+
+    /// Adds any call. What does not fit is left out: whoever adds counts.
+    pub(super) fn add(&mut self, number: u32, arguments: [u64; 6]) {
+        if let Some(place) = self.orders.get_mut(self.count) {
+            place[0] = number.into();
+            place[1..].copy_from_slice(&arguments);
+            self.count += 1;
+        }
+    }
+
+    /// Unmaps a range, from the lowest address on that Linux maps anything at.
+    pub(super) fn unmap(&mut self, range: &Range<u64>, lowest: u64) {
+        let start = range.start.max(lowest);
+        if start < range.end {
+            self.add(raw::__NR_munmap, [start, range.end - start, 0, 0, 0, 0]);
+        }
+    }
+
+    /// Maps a part of a file.
+    pub(super) fn map(&mut self, mapping: &Mapping, file: u32) {
+        let flags = raw::MAP_SHARED | raw::MAP_FIXED;
+        let Mapping { address, length, physical, .. } = *mapping;
+        let arguments = [address, length, mapping.protection().into(), flags.into(), file.into(), physical];
+        self.add(raw::__NR_mmap, arguments);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::process::mappings::Rights;
+
+    #[test]
+    fn an_order_is_a_call_with_its_arguments() {
+        let mut orders = Orders::new();
+        orders.unmap(&(0..0x3000), 0x1000);
+        orders.unmap(&(0..0x1000), 0x1000);
+        let rights = Rights { writable: true, executable: false };
+        orders.map(&Mapping { address: 0x5000, length: 0x2000, physical: 0x7000, rights }, 3);
+        assert_eq!(orders.as_slice(), [[11, 0x1000, 0x2000, 0, 0, 0, 0], [9, 0x5000, 0x2000, 3, 0x11, 3, 0x7000]]);
+    }
+}

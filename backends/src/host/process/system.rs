@@ -1,0 +1,239 @@
+//! System calls of the Linux below: the one narrow way to it. There is no library in between.
+//!
+//! Numbers and structures are those of `linux-raw-sys`, but for the few that the kernel's headers
+//! have for user space and that crate does not.
+
+use core::arch::asm;
+use core::ffi::CStr;
+use core::fmt;
+
+use linux_raw_sys::errno::{EAGAIN, EINTR};
+use linux_raw_sys::general as raw;
+
+/// Why Linux refuses something (`errno(3)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Errno(pub(super) u32);
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error {}", self.0)
+    }
+}
+
+/// What a system call answers.
+pub(super) type Answer<T = ()> = Result<T, Errno>;
+
+/// A system call (`syscall(2)`). Errors are the values from -4095 on.
+///
+/// # Safety
+///
+/// What the call does to memory, and to the process, is what the caller wants.
+pub(super) unsafe fn call(number: u32, arguments: [u64; 6]) -> Answer<u64> {
+    const LAST_ERROR: i64 = -4095;
+    let [rdi, rsi, rdx, r10, r8, r9] = arguments;
+    let result: i64;
+    // SAFETY: the instruction changes RAX, RCX and R11; all else is the caller's.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") i64::from(number) => result,
+            in("rdi") rdi, in("rsi") rsi, in("rdx") rdx, in("r10") r10, in("r8") r8, in("r9") r9,
+            lateout("rcx") _, lateout("r11") _, options(nostack)
+        );
+    }
+    match result {
+        LAST_ERROR..0 => Err(Errno(result.unsigned_abs() as u32)),
+        _ => Ok(result.cast_unsigned()),
+    }
+}
+
+/// A call whose arguments are no addresses of memory that it writes to.
+fn plain(number: u32, arguments: [u64; 6]) -> Answer<u64> {
+    // SAFETY: it reads memory at most.
+    unsafe { call(number, arguments) }
+}
+
+/// A descriptor of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct File(pub(super) u32);
+
+impl File {
+    pub(super) const INPUT: Self = Self(0);
+    pub(super) const OUTPUT: Self = Self(1);
+
+    /// A file to be read (`open(2)`).
+    pub(super) fn open(name: &CStr) -> Answer<Self> {
+        let flags = raw::O_RDONLY | raw::O_CLOEXEC;
+        plain(raw::__NR_open, [name.as_ptr().addr() as u64, flags.into(), 0, 0, 0, 0]).map(|file| Self(file as u32))
+    }
+
+    /// Memory of so many bytes (`memfd_create(2)`).
+    pub(super) fn memory(name: &CStr, length: u64) -> Answer<Self> {
+        let arguments = [name.as_ptr().addr() as u64, raw::MFD_CLOEXEC.into(), 0, 0, 0, 0];
+        let file = Self(plain(raw::__NR_memfd_create, arguments)? as u32);
+        plain(raw::__NR_ftruncate, [file.0.into(), length, 0, 0, 0, 0])?;
+        Ok(file)
+    }
+
+    /// Bytes of the file, if it is one that has an end (`lseek(2)`).
+    pub(super) fn length(self) -> Answer<u64> {
+        let length = plain(raw::__NR_lseek, [self.0.into(), 0, raw::SEEK_END.into(), 0, 0, 0])?;
+        plain(raw::__NR_lseek, [self.0.into(), 0, raw::SEEK_SET.into(), 0, 0, 0])?;
+        Ok(length)
+    }
+
+    /// Reads as much as there is at once (`read(2)`).
+    pub(super) fn read(self, bytes: &mut [u8]) -> Answer<usize> {
+        let arguments = [self.0.into(), bytes.as_mut_ptr().addr() as u64, bytes.len() as u64, 0, 0, 0];
+        // SAFETY: it writes to `bytes`.
+        unsafe { call(raw::__NR_read, arguments) }.map(|length| length as usize)
+    }
+
+    /// Writes all bytes, however long that takes (`write(2)`).
+    pub(super) fn write(self, bytes: &[u8]) -> Answer {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let arguments = [self.0.into(), rest.as_ptr().addr() as u64, rest.len() as u64, 0, 0, 0];
+            match plain(raw::__NR_write, arguments) {
+                Ok(written) => rest = &rest[written as usize..],
+                Err(Errno(EINTR)) => {}
+                Err(Errno(EAGAIN)) => _ = wait_for(&mut [self.polled(raw::POLLOUT)], None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes it.
+    pub(super) fn close(self) {
+        let _ = plain(raw::__NR_close, [self.0.into(), 0, 0, 0, 0, 0]);
+    }
+
+    /// It, to be waited for.
+    pub(super) const fn polled(self, events: u32) -> raw::pollfd {
+        raw::pollfd { fd: self.0.cast_signed(), events: events as i16, revents: 0 }
+    }
+}
+
+/// Waits for files, at most so many nanoseconds (`ppoll(2)`). How many are ready.
+pub(super) fn wait_for(files: &mut [raw::pollfd], nanoseconds: Option<u64>) -> Answer<u64> {
+    let time = nanoseconds.map(timespec);
+    let time = time.as_ref().map_or(0, |time| core::ptr::from_ref(time).addr() as u64);
+    // SAFETY: it writes to `files`.
+    unsafe { call(raw::__NR_ppoll, [files.as_mut_ptr().addr() as u64, files.len() as u64, time, 0, 8, 0]) }
+}
+
+/// A time of so many nanoseconds.
+pub(super) fn timespec(nanoseconds: u64) -> raw::__kernel_timespec {
+    const SECOND: u64 = 1_000_000_000;
+    let [seconds, rest] = [nanoseconds / SECOND, nanoseconds % SECOND].map(u64::cast_signed);
+    raw::__kernel_timespec { tv_sec: seconds, tv_nsec: rest }
+}
+
+/// What a clock says, in nanoseconds (`clock_gettime(2)`).
+pub(super) fn clock(number: u32) -> u64 {
+    let mut time = timespec(0);
+    // SAFETY: it writes to `time`.
+    let _ = unsafe { call(raw::__NR_clock_gettime, [number.into(), (&raw mut time).addr() as u64, 0, 0, 0, 0]) };
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// Ends the process (`exit_group(2)`).
+pub(super) fn exit(status: u8) -> ! {
+    loop {
+        let _ = plain(raw::__NR_exit_group, [status.into(), 0, 0, 0, 0, 0]);
+    }
+}
+
+/// The number of this process.
+pub(super) fn process() -> u32 {
+    plain(raw::__NR_getpid, [0; 6]).map_or(0, |number| number as u32)
+}
+
+/// Sends a signal to a process of one thread (`tgkill(2)`).
+pub(super) fn signal(process: u32, number: u32) {
+    let _ = plain(raw::__NR_tgkill, [process.into(), process.into(), number.into(), 0, 0, 0]);
+}
+
+/// Maps a part of a file (`mmap(2)`), or memory of nobody's; at this address, whatever is there.
+///
+/// # Safety
+///
+/// Nothing of Rust's is at the address.
+pub(super) unsafe fn map(address: u64, length: u64, rights: u32, of: Option<(File, u64)>) -> Answer {
+    let (kind, file, offset) = match of {
+        Some((file, offset)) => (raw::MAP_SHARED, u64::from(file.0), offset),
+        None => (raw::MAP_PRIVATE | raw::MAP_ANONYMOUS | raw::MAP_NORESERVE, u64::MAX, 0),
+    };
+    let flags = u64::from(kind | raw::MAP_FIXED);
+    // SAFETY: by the caller.
+    unsafe { call(raw::__NR_mmap, [address, length, rights.into(), flags, file, offset]) }.map(drop)
+}
+
+/// Unmaps a range (`munmap(2)`).
+///
+/// # Safety
+///
+/// Nothing of Rust's is in it.
+pub(super) unsafe fn unmap(address: u64, length: u64) -> Answer {
+    // SAFETY: by the caller.
+    unsafe { call(raw::__NR_munmap, [address, length, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// How a signal is handled (Linux, `struct sigaction` of `include/linux/signal_types.h`).
+#[repr(C)]
+struct Action {
+    handler: *const (),
+    flags: u64,
+    restorer: *const (),
+    held_off: u64,
+}
+
+/// Has a signal handled on the signal stack, with the timer's held off meanwhile (`sigaction(2)`).
+///
+/// # Safety
+///
+/// `handler` takes the three arguments of `SA_SIGINFO`, and `restorer` calls `rt_sigreturn`.
+pub(super) unsafe fn handle(number: u32, handler: *const (), restorer: *const ()) -> Answer {
+    const HELD_OFF: u64 = 1 << (raw::SIGALRM - 1);
+    let flags = raw::SA_SIGINFO | raw::SA_ONSTACK | raw::SA_NODEFER | raw::SA_RESTORER;
+    let action = Action { handler, flags: flags.into(), restorer, held_off: HELD_OFF };
+    // SAFETY: by the caller.
+    unsafe { call(raw::__NR_rt_sigaction, [number.into(), (&raw const action).addr() as u64, 0, 8, 0, 0]) }.map(drop)
+}
+
+/// Has handlers run on a stack (`sigaltstack(2)`).
+///
+/// # Safety
+///
+/// The stack is nobody else's.
+pub(super) unsafe fn use_signal_stack(address: u64, length: u64) -> Answer {
+    let stack =
+        raw::stack_t { ss_sp: core::ptr::with_exposed_provenance_mut(address as usize), ss_flags: 0, ss_size: length };
+    // SAFETY: by the caller.
+    unsafe { call(raw::__NR_sigaltstack, [(&raw const stack).addr() as u64, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// A timer that sends SIGALRM.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timer(u32);
+
+impl Timer {
+    /// A timer of the clock that never stops (`timer_create(2)`).
+    pub(super) fn new() -> Answer<Self> {
+        let mut number = 0_u32;
+        let place = (&raw mut number).addr() as u64;
+        // SAFETY: it writes to `number`. Without a description of what is to happen it is SIGALRM.
+        unsafe { call(raw::__NR_timer_create, [raw::CLOCK_MONOTONIC.into(), 0, place, 0, 0, 0]) }?;
+        Ok(Self(number))
+    }
+
+    /// Sets it to a moment of that clock (`timer_settime(2)`).
+    pub(super) fn set(self, moment: u64) {
+        const ABSOLUTE: u64 = 1;
+        // A moment of 0 would switch it off.
+        let time = raw::__kernel_itimerspec { it_interval: timespec(0), it_value: timespec(moment.max(1)) };
+        let place = (&raw const time).addr() as u64;
+        let _ = plain(raw::__NR_timer_settime, [self.0.into(), ABSOLUTE, place, 0, 0, 0]);
+    }
+}
