@@ -57,8 +57,8 @@ fn run(lab: &Path, name: &str, base: u64) -> Vec<u64> {
     linker.args(["-static", "-z", "max-page-size=4096", "-Ttext-segment"]).arg(format!("{base:#x}"));
     // Data lies at the same place whatever the length of the text.
     linker.arg(format!("-Tdata={:#x}", base + LONGEST / 2));
-    let linked = linker.arg("-o").arg(&program).arg(lab.join(name)).output().expect("ld");
-    assert!(linked.status.success(), "{}", String::from_utf8_lossy(&linked.stderr));
+    let outcome = linker.arg("-o").arg(&program).arg(lab.join(name)).output().expect("ld");
+    assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
     let output = Command::new(&program).output().expect("the program");
     assert!(output.status.success(), "{}", output.status);
     let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
