@@ -15,12 +15,14 @@ const EXCLUSIONS: &[(&str, &str)] = &[
     ("arch/x86/entry/vdso/vdso32/", VDSO),
     ("arch/x86/entry/vdso/vclock_gettime.", VDSO),
     ("arch/x86/entry/vdso/vgetcpu.", VDSO),
+    ("arch/x86/entry/vdso/vgetrandom.", VDSO),
+    ("arch/x86/entry/vdso/vgetrandom-chacha.", VDSO),
     ("arch/x86/entry/vdso/vdso-note.", VDSO),
     ("arch/x86/entry/vdso/vsgx.", VDSO),
 ];
 
 /// Sources of those objects that a compiler calls by their last name alone (`.file`).
-const EXCLUDED_FILES: &[(&str, &str)] = &[("vclock_gettime.c", VDSO), ("vgetcpu.c", VDSO)];
+const EXCLUDED_FILES: &[(&str, &str)] = &[("vclock_gettime.c", VDSO), ("vgetcpu.c", VDSO), ("vgetrandom.c", VDSO)];
 
 const VDSO: &str = "vDSO: code of user space";
 

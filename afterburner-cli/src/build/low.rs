@@ -9,8 +9,7 @@
 //! What of a kernel nobody has made fit is refused by the name of its option.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -19,6 +18,7 @@ use anyhow::{Context as _, bail, ensure};
 use super::make::Make;
 use super::toolchain::Toolchain;
 use crate::assembly::Rewritten;
+use crate::atomic;
 
 /// Which half of the address space a kernel is linked into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -124,12 +124,14 @@ impl Configuration {
         path.is_file().then_some(Self { path })
     }
 
+    fn read(&self) -> anyhow::Result<String> {
+        fs::read_to_string(&self.path).with_context(|| format!("cannot read {}", self.path.display()))
+    }
+
     /// The options that it has and must not have.
     fn refused(&self) -> anyhow::Result<Vec<(&'static str, &'static str)>> {
-        let text = fs::read_to_string(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?;
-        let has = |option: &str| {
-            text.lines().filter_map(|line| line.strip_prefix("CONFIG_")?.strip_prefix(option)).any(|rest| rest == "=y")
-        };
+        let text = self.read()?;
+        let has = |option: &str| text.lines().any(|line| line == set(option));
         Ok(REFUSED.into_iter().filter(|(option, _)| has(option)).collect())
     }
 
@@ -155,12 +157,11 @@ impl Configuration {
         if refused.is_empty() {
             return Ok(());
         }
-        let cannot_write = || format!("cannot write {}", self.path.display());
-        let mut file = OpenOptions::new().append(true).open(&self.path).with_context(cannot_write)?;
+        let mut text = self.read()?;
         for (option, _) in refused {
-            writeln!(file, "# CONFIG_{option} is not set").with_context(cannot_write)?;
+            text = text.replace(&format!("{}\n", set(option)), &format!("# CONFIG_{option} is not set\n"));
         }
-        drop(file);
+        atomic::write(&self.path, |file| file.write_all(text.as_bytes()))?;
         let mut command = Command::new("make");
         command.args(make.for_configuration()).arg("olddefconfig").current_dir(make.directory());
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -168,6 +169,11 @@ impl Configuration {
         ensure!(status.success(), "make olddefconfig: {status}");
         Ok(())
     }
+}
+
+/// The line of an option that is built in.
+fn set(option: &str) -> String {
+    format!("CONFIG_{option}=y")
 }
 
 #[cfg(test)]

@@ -248,6 +248,7 @@ mod tests {
             "movq $end - start, %rax",
             "jmp word; call word; jne 1b",
             "n = 5; movq $n, %rax",
+            ".set state, %xmm0; movups 8(%rax), state; paddd state, state",
             ".macro m to; movq $word, \\to; .endm; m %rax",
             ".macro incl x; .endm; incl word",
             ".code32; movl word, %eax; .code64",

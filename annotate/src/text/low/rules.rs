@@ -30,6 +30,8 @@ const ENTRY: i64 = 8;
 pub(super) struct Facts<'a> {
     macros: FxHashSet<Vec<u8>>,
     numbers: FxHashMap<&'a [u8], i64>,
+    /// Names of registers.
+    registers: FxHashSet<&'a [u8]>,
     weak: FxHashSet<&'a [u8]>,
     /// The text defines the label of the constants.
     pub(super) has_label: bool,
@@ -40,6 +42,7 @@ impl<'a> Facts<'a> {
         let mut facts = Self {
             macros: FxHashSet::default(),
             numbers: FxHashMap::default(),
+            registers: FxHashSet::default(),
             weak: FxHashSet::default(),
             has_label: false,
         };
@@ -66,6 +69,11 @@ impl<'a> Facts<'a> {
 
     /// Follows a definition.
     pub(super) fn define(&mut self, name: &'a [u8], value: &'a [u8]) {
+        if value.starts_with(b"%") {
+            self.registers.insert(name);
+        } else {
+            self.registers.remove(name);
+        }
         let sum = Sum::read(value).map(|sum| resolved(sum, |name| self.number(name)));
         match sum.and_then(|sum| sum.constant()) {
             Some(number) => self.numbers.insert(name, number),
@@ -86,7 +94,7 @@ impl<'a> Facts<'a> {
     }
 
     fn is_address(&self, expression: &[u8]) -> bool {
-        self.value(expression) == Value::Address
+        self.value(expression) == Value::Address && !self.registers.contains(expression)
     }
 
     fn is_weak(&self, expression: &[u8]) -> bool {
