@@ -213,7 +213,7 @@ mod tests {
             ("addq word(%rsp), %r11", "pushq %r10; movabsq $word, %r10; addq 8(%rsp,%r10), %r11; popq %r10".to_owned()),
             // An address as a number.
             ("movq $word+8, %rdi", "movabsq $word+8, %rdi".to_owned()),
-            ("pushq $1f", format!("{}pushq 28120b(%rip)", constant("1f"))),
+            ("pushq $1f", "pushq %rax; movabsq $1f, %rax; xchgq %rax, (%rsp)".to_owned()),
             ("subq $word, %rsi", format!("{}subq 28120b(%rip), %rsi", constant("word"))),
             ("cmpq $word, 16(%rsp)", "pushq %r11; movabsq $word, %r11; cmpq %r11, 8+16(%rsp); popq %r11".to_owned()),
             // What only the upper half makes small.

@@ -359,7 +359,11 @@ impl<'a> Instruction<'a> {
         }
         let is_load = self.is(b"mov");
         let is_known = is_load || self.is_arithmetic();
-        if self.is(b"push") || is_known && !is_load && self.has_destination() {
+        if self.is(b"push") {
+            // A constant in memory would be a pointer to code in objtool's eyes.
+            self.operands[0] = Cow::Borrowed(b"%rax");
+            self.behind.extend([b"; movabsq $", &*expression, b", %rax; xchgq %rax, (%rsp)"].concat());
+        } else if is_known && !is_load && self.has_destination() {
             self.operands[0] = Cow::Owned(self.constant(&expression));
         } else if is_load && self.has_destination() {
             self.load_address(&expression);
