@@ -101,14 +101,8 @@ impl<H: Host> Vm<H> {
         if *touched {
             platform.advance(board);
         }
-        if context.rflags & flags::INTERRUPT != 0
-            && platform.has_interrupt()
-            && let Some(vector) = platform.acknowledge()
-        {
-            self.deliver(context, Event::Interrupt(vector));
-        }
-        if self.machine.platform.has_interrupt() {
-            H::note_pending(self);
+        if platform.has_interrupt() {
+            self.interrupt(context);
         }
         let Machine { platform, board, touched, .. } = &mut self.machine;
         if core::mem::take(touched) {
@@ -129,6 +123,19 @@ impl<H: Host> Vm<H> {
             (context.cs, context.ss) = (H::KERNEL_CS, H::KERNEL_SS);
             H::enter_kernel(self, context);
             Exit::Kernel
+        }
+    }
+
+    /// Delivers an interrupt, if the guest takes one, and has it find what is left.
+    #[cold]
+    fn interrupt(&mut self, context: &mut Context) {
+        if context.rflags & flags::INTERRUPT != 0
+            && let Some(vector) = self.machine.platform.acknowledge()
+        {
+            self.deliver(context, Event::Interrupt(vector));
+        }
+        if self.machine.platform.has_interrupt() {
+            H::note_pending(self);
         }
     }
 
