@@ -95,9 +95,11 @@ impl Walk {
 
     /// Sets the flags of an access; `false` if an entry has changed meanwhile.
     pub(super) fn mark(&mut self, dirty: bool, host: &mut impl Host) -> bool {
-        if self.is_accessed() && (!dirty || self.last() & DIRTY != 0) {
-            return true;
-        }
+        self.is_accessed() && (!dirty || self.last() & DIRTY != 0) || self.set_flags(dirty, host)
+    }
+
+    #[cold]
+    fn set_flags(&mut self, dirty: bool, host: &mut impl Host) -> bool {
         for level in (self.level()..=4).rev() {
             let old = self.entry(level);
             let new = old | ACCESSED | if dirty && level == self.level() { DIRTY } else { 0 };
