@@ -127,9 +127,8 @@ impl<H: Host> Machine<'_, H> {
 
 /// Whether the memory operand has a 32-bit address (prefix 67).
 fn is_short_address(instruction: &Instruction) -> bool {
-    let registers = [instruction.memory_base(), instruction.memory_index()];
-    registers.iter().any(|register| *register == Register::EIP || register.is_gpr32())
-        || instruction.memory_displ_size() == 4 && registers == [Register::None; 2]
+    let bytes = instruction.memory_base().size() | instruction.memory_index().size();
+    bytes == 4 || bytes == 0 && instruction.memory_displ_size() == 4
 }
 
 /// The lower bytes.
