@@ -226,7 +226,7 @@ impl<'a> Shadow<'a> {
             Ok(_) if access.user && self.is_kernel(address) => Outcome::Fault { error: self.mode.error(access, None) },
             Ok(walk) => {
                 let outcome = self.fill(address, Why::Fault(access), &walk, host);
-                if access.write && outcome == Outcome::Filled {
+                if access.write && walk.is_writable() && outcome == Outcome::Filled {
                     self.fill_below(address, host);
                 }
                 outcome

@@ -87,10 +87,15 @@ impl Walk {
         if mode.allows(self.rights(), access) { Ok(()) } else { Err(mode.error(access, None)) }
     }
 
+    /// Whether the page can be written, whatever CR0.WP says.
+    pub(super) fn is_writable(&self) -> bool {
+        self.rights() & WRITABLE != 0
+    }
+
     /// Whether it has ended at a large page that can be written: in the kernel's part it is made
     /// dirty at once.
     pub(super) fn is_writable_large(&self) -> bool {
-        self.is_large() && self.rights() & WRITABLE != 0
+        self.is_large() && self.is_writable()
     }
 
     /// Sets the flags of an access; `false` if an entry has changed meanwhile.
@@ -117,7 +122,7 @@ impl Walk {
     pub(super) fn note(&self, mode: Mode, fault: Option<Access>) -> Note {
         let within = (1 << shift(self.level())) - 0x1000;
         let note = mode.note(self.last(), self.path(), self.level()).at(self.address() & within);
-        let overridden = fault.is_some_and(|access| access.write) && self.rights() & WRITABLE == 0;
+        let overridden = fault.is_some_and(|access| access.write) && !self.is_writable();
         if overridden { note.overridden() } else { note }
     }
 

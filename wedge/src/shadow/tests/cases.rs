@@ -79,6 +79,23 @@ fn a_kernel_stack_is_there_as_a_whole_wherever_it_begins() {
     }
 }
 
+/// With CR0.WP clear the kernel stores to what its tables have read-only: that is no stack, and what
+/// lies below may be in the same entry.
+#[test]
+fn a_store_to_what_is_read_only_is_not_undone_by_filling_what_is_below() {
+    let write = Access { write: true, ..READ };
+    for page in [0, 1, 3, 16, 511] {
+        let mut machine = guest();
+        *machine.entry(4, 1) = 0x20_0000 | 0xe1;
+        with(machine, |shadow, machine| {
+            shadow.set_mode(Mode { write_protect: false, ..MODE }, machine);
+            let address = KERNEL + 0x20_0000 + page * 0x1000;
+            assert_eq!(shadow.fault(address, write, machine), Outcome::Filled);
+            assert!(machine.walk(address, false).unwrap().writable, "page {page}");
+        });
+    }
+}
+
 #[test]
 fn neighbours_that_were_not_used_are_not_filled() {
     let mut machine = guest();
