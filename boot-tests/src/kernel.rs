@@ -163,10 +163,8 @@ impl Variant {
     pub const MIN_6_12: Self =
         Self { release: Release::V6_12, ..Self::new(Config::Min, Toolchain::Gcc, Treatment::Checked) };
 
-    /// `min` in the lower half of the address space, annotated and compared,
+    /// `min` in the lower half of the address space, annotated and compared.
     pub const LOW: Self = Self { half: Half::Lower, ..Self::new(Config::Min, Toolchain::Gcc, Treatment::Checked) };
-    /// and of Linux 6.12.
-    pub const LOW_6_12: Self = Self { release: Release::V6_12, ..Self::LOW };
 
     /// Debian's kernel for virtual machines, annotated.
     #[must_use]

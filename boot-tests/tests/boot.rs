@@ -35,11 +35,6 @@ fn min_in_the_lower_half() -> Result<()> {
 }
 
 #[test]
-fn min_of_linux_6_12_in_the_lower_half() -> Result<()> {
-    boots_to_a_shell(Variant::LOW_6_12)
-}
-
-#[test]
 fn tiny_llvm() -> Result<()> {
     boots_to_a_shell(Variant::TINY_LLVM)
 }

@@ -100,13 +100,11 @@ fn min_of_linux_6_12_boots_to_a_shell() -> Result<()> {
 
 #[test]
 fn the_lower_half_boots_to_a_shell() -> Result<()> {
-    for (variant, hosts) in [(Variant::LOW, &Host::WEDGE[..]), (Variant::LOW_6_12, &[Host::Native])] {
-        let kernel = variant.build()?;
-        let guest = shell(&kernel, &["msr", "cpuid"])?;
-        for host in hosts {
-            let log = ONE_MAX.boot(*host, &kernel, &guest, &format!("wedge-{}", variant.name()), "shell")?;
-            ensure!(log.contains("guest: text at 00005fff81000000"), "the kernel is not in the lower half");
-        }
+    let kernel = Variant::LOW.build()?;
+    let guest = shell(&kernel, &["msr", "cpuid"])?;
+    for host in Host::WEDGE {
+        let log = ONE_MAX.boot(host, &kernel, &guest, "wedge-low", "shell")?;
+        ensure!(log.contains("guest: text at 00005fff81000000"), "the kernel is not in the lower half");
     }
     Ok(())
 }
