@@ -88,6 +88,12 @@ fn what_is_rewritten_computes_the_same() {
         ".weak nobody; leaq nobody(%rip), %rax; testq %rax, %rax; jz 1f; call nobody; 1:",
         "number = 16; movq $number, %rax; movq table+number, %rcx; movq number+table(%rip), %rdx",
         ".macro load from to; movq \\from(%rip), \\to; incl word; .endm; load word, %rax",
+        // Two registers are saved.
+        "movl $8, %eax; movq $word, table(%rax); movl $1, %ebx; movq $word, table(%rax,%rbx,8)",
+        // Numbers that only the assembler knows, and memory by them: the start of the segment.
+        ".struct 8; field: .text; .set size, saved + 16 - saved; .macro define name; \\name = 24; .endm; define other
+         movl $158, %eax; movl $0x1002, %edi; leaq table(%rip), %rsi; syscall; xorl %ecx, %ecx; xorl %r11d, %r11d
+         1: movq %fs:field, %rax; movq %fs:size, %rbx; movq %fs:other, %rdx; xorl %esi, %esi",
     ] {
         let plain = program(text);
         let lowered = to_lower_half(plain.as_bytes());

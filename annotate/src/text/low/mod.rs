@@ -26,12 +26,14 @@
 //! shows it ([`crate::object::low`]).
 
 mod operands;
+mod places;
 mod rules;
 mod scratch;
 
 use std::borrow::Cow;
 use std::ops::Range;
 
+use self::places::{Next, Places};
 use self::rules::{Facts, Instruction};
 use super::distance::definition;
 use super::expression::Sum;
@@ -64,6 +66,8 @@ struct Stage<'a> {
     sections: Sections,
     inline: Inline<'a>,
     facts: Facts<'a>,
+    places: Places<'a>,
+    next: Next,
     /// A compiler made the text.
     is_compiled: bool,
     long_mode: bool,
@@ -78,6 +82,8 @@ impl<'a> Stage<'a> {
             sections: Sections::default(),
             inline: Inline::of(source),
             facts: Facts::of(source),
+            places: Places::of(source),
+            next: Next::default(),
             is_compiled: memchr::memmem::find(source, b"\t.ident\t\"").is_some(),
             long_mode: true,
             is_att: true,
@@ -87,20 +93,23 @@ impl<'a> Stage<'a> {
 
     fn run(&mut self) {
         let mut scanner = Scanner::new(self.source, 0..self.source.len());
-        let mut before: Option<Statement> = None;
         while let Some(item) = scanner.next() {
-            let Item::Statement(statement) = item else {
-                before = None;
-                continue;
+            let statement = match item {
+                Item::Statement(statement) => statement,
+                Item::Label(name) => {
+                    self.next.follow_label(&self.places, name.start);
+                    continue;
+                }
             };
-            if is_instruction(self.source, &statement) {
-                self.instruction(&statement, before.as_ref());
+            let is_instruction = is_instruction(self.source, &statement);
+            if is_instruction {
+                self.instruction(&statement);
             } else if let Some((name, value)) = definition(self.source, &statement) {
                 self.facts.define(name, value);
             } else {
                 self.directive(&statement, &scanner);
             }
-            before = Some(statement);
+            self.next.follow(&self.places, self.source, &statement, is_instruction);
         }
     }
 
@@ -119,7 +128,7 @@ impl<'a> Stage<'a> {
         Cow::Owned(text)
     }
 
-    fn instruction(&mut self, statement: &Statement, before: Option<&Statement>) {
+    fn instruction(&mut self, statement: &Statement) {
         if !self.long_mode || !self.is_att {
             return;
         }
@@ -131,10 +140,9 @@ impl<'a> Stage<'a> {
         let part = self.inline.part(statement.start);
         let is_compiled = self.is_compiled && (part == 0 || self.inline.is_compiled(statement.start));
         let runs_where_loaded = is_compiled && self.sections.current().flags.contains(Flags::HEAD);
-        // A prefix on its own belongs to the one instruction behind it.
-        let is_prefixed = before.is_some_and(|before| rules::is_prefix(before.head(self.source)));
         if let Some(rewritten) = instruction.rewrite(&self.facts, is_compiled, runs_where_loaded)
-            && !(is_prefixed && rewritten.is_several())
+            && !(self.next.is_prefixed && rewritten.is_several())
+            && !(self.next.may_fault && rewritten.has_others_before())
         {
             self.changes.push(Change { range: statement.range(), text: rewritten.text() });
         }
@@ -146,7 +154,7 @@ impl<'a> Stage<'a> {
         match &*name {
             b".code64" => self.long_mode = true,
             b".code32" | b".code16" | b".code16gcc" => self.long_mode = false,
-            b".att_syntax" => self.is_att = true,
+            b".att_syntax" => self.is_att = operands != b"noprefix",
             b".intel_syntax" => self.is_att = false,
             b".fill" => self.first_page_table(statement, operands, scanner),
             b".section" if self.is_compiled => self.section(statement, operands),
@@ -216,6 +224,14 @@ mod tests {
             ("pushq $1f", "pushq %rax; movabsq $1f, %rax; xchgq %rax, (%rsp)".to_owned()),
             ("subq $word, %rsi", format!("{}subq 28120b(%rip), %rsi", constant("word"))),
             ("cmpq $word, 16(%rsp)", "pushq %r11; movabsq $word, %r11; cmpq %r11, 8+16(%rsp); popq %r11".to_owned()),
+            ("movq $word, table(%rax)", "pushq %r11; movabsq $table, %r11; pushq %r10; movabsq $word, %r10; movq %r10, (%rax,%r11); popq %r10; popq %r11".to_owned()),
+            // Where control goes on after a fault, or where another has been, is any place.
+            (".section __ex_table; .long 1b - ., 2f - ., 1; .text; 2: addq word(%rdi), %rax", ".section __ex_table; .long 1b - ., 2f - ., 1; .text; 2: pushq %r11; movabsq $word, %r11; addq (%rdi,%r11), %rax; popq %r11".to_owned()),
+            ("lock; incl (%rax); incl word(%rdi)", "lock; incl (%rax); pushq %r11; movabsq $word, %r11; incl (%rdi,%r11); popq %r11".to_owned()),
+            (".macro m; lock; incl (%rax); .endm; m; incl word(%rdi)", ".macro m; lock; incl (%rax); .endm; m; pushq %r11; movabsq $word, %r11; incl (%rdi,%r11); popq %r11".to_owned()),
+            (".byte 0x0f, 0xf0; incl word(%rdi)", ".byte 0x0f, 0xf0; pushq %r11; movabsq $word, %r11; incl (%rdi,%r11); popq %r11".to_owned()),
+            ("popcntq word(%rdi), %rax", "pushq %r11; movabsq $word, %r11; popcntq (%rdi,%r11), %rax; popq %r11".to_owned()),
+            (".set here, .; .set there, word; movq here, %rax; movq there, %rax", ".set here, .; .set there, word; movq here(%rip), %rax; movq there(%rip), %rax".to_owned()),
             // What only the upper half makes small.
             ("andq $0x5fff80000000, %rsi", format!("{}andq 28120b(%rip), %rsi", constant("0x5fff80000000"))),
             // The global offset table.
@@ -260,6 +276,27 @@ mod tests {
             "jmp *word(,%rax,8)",
             // The prefix would stand before another instruction.
             "lock; addq $1, word(%rax)",
+            "lock; 1: addq $1, word(%rax)",
+            ".if smp; lock; .endif; addq $1, word(%rax)",
+            ".byte 0xf0; addq $1, word(%rax)",
+            ".macro prefix; 1: lock; .pushsection .smp_locks; .long 1b - .; .popsection; .endm; prefix; addq $1, word(%rax)",
+            // The table would have the address of another instruction.
+            "1: movq word(%rdi), %rax; 2: .pushsection \"__ex_table\",\"a\"; .balign 4; .long (1b) - .; .long (2b) - .; .long 1; .popsection",
+            ".section __ex_table, \"a\"; .long 3f - ., 4f - ., 1, access - ., 4f - ., 1; .previous; 3: .loc 1 2; addl word(%rdi), %eax; access: lock addl word(%rdi), %eax; 4:",
+            ".macro may_fault from to; .pushsection __ex_table, \"a\"; .long \\from - ., \\to - ., 1; .popsection; .endm; may_fault 1f, 2f; 1: cmpq $word, (%rdi); 2:",
+            // The stack pointer's place would be another.
+            "cmpq $word, -8(%rsp)",
+            "cmpq $word, 8(%esp)",
+            "ljmp *word(%rax); lcall *word(%rax)",
+            // Other names of registers, which may be the one that would be saved.
+            ".set a, %r11; .set b, a; addq word(%rdi), b; movq $word, b",
+            ".att_syntax noprefix; movq $word, r11",
+            // No addresses, but numbers that only the assembler knows.
+            ".set size, end - start; movq %gs:size, %rax; movq $(size), %rax",
+            ".set size, (end - start) * 8; .set other, size + 8; movq %gs:other, %rax",
+            ".struct 8; field: .text; movq %gs:field, %rax",
+            ".macro define name; \\name = 16; .endm; define field; movq %gs:field, %rax",
+            ".macro define name; .set \\name, 16; .endm; define field; movq %gs:field, %rax",
             // The label is taken.
             "28120: incl word",
         ] {

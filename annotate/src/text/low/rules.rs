@@ -12,7 +12,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::super::distance::definition;
 use super::super::expression::Sum;
 use super::super::operands::split;
-use super::super::scan::{Item, Scanner, is_word};
+use super::super::scan::{Item, Scanner, is_word, lowercase};
+use super::super::sections::Sections;
 use super::operands::{Memory, Operand, Value, register64, resolved, symbol, value};
 use super::scratch::{STACK_POINTER, Scratch};
 use crate::linux::low::{BOUNDS_OF_TEXT, FIRST_PAGE_TABLES, IMAGE_INDEX, LOW_IMAGE_INDEX};
@@ -30,6 +31,8 @@ const ENTRY: i64 = 8;
 pub(super) struct Facts<'a> {
     macros: FxHashSet<Vec<u8>>,
     numbers: FxHashMap<&'a [u8], i64>,
+    /// Names that stand for numbers, which only the assembler knows.
+    unknown: FxHashSet<&'a [u8]>,
     /// Names of registers.
     registers: FxHashSet<&'a [u8]>,
     weak: FxHashSet<&'a [u8]>,
@@ -42,24 +45,45 @@ impl<'a> Facts<'a> {
         let mut facts = Self {
             macros: FxHashSet::default(),
             numbers: FxHashMap::default(),
+            unknown: FxHashSet::default(),
             registers: FxHashSet::default(),
             weak: FxHashSet::default(),
             has_label: false,
         };
         let mut defined = FxHashSet::default();
+        let mut definers = FxHashSet::default();
+        let (mut within, mut is_structure) = (None, false);
         for item in Scanner::new(source, 0..source.len()) {
-            match item {
+            let statement = match item {
+                Item::Statement(statement) => statement,
                 Item::Label(name) => {
                     facts.has_label |= &source[name.clone()] == LABEL.as_bytes();
+                    facts.unknown.extend(is_structure.then_some(&source[name.clone()]));
                     defined.insert(&source[name]);
+                    continue;
                 }
-                Item::Statement(statement) => {
-                    let mut words = statement.operands(source).split(|&byte| !is_word(byte));
-                    match statement.head(source) {
-                        b".macro" => facts.macros.extend(words.next().map(<[u8]>::to_ascii_lowercase)),
-                        b".weak" => facts.weak.extend(words.filter(|word| !word.is_empty())),
-                        _ => defined.extend(definition(source, &statement).map(|(name, _)| name)),
+            };
+            let head = lowercase(statement.head(source));
+            let mut words = statement.operands(source).split(|&byte| !is_word(byte));
+            match &*head {
+                b".macro" => {
+                    within = words.next().map(<[u8]>::to_ascii_lowercase);
+                    facts.macros.extend(within.clone());
+                }
+                b".endm" => within = None,
+                b".weak" => facts.weak.extend(words.filter(|word| !word.is_empty())),
+                b".struct" | b".offset" => is_structure = true,
+                _ if Sections::is_change(&head) => is_structure = false,
+                _ if definers.contains(&*head) => {
+                    facts.unknown.extend(words.filter(|word| !word.is_empty()));
+                    definers.extend(within.clone());
+                }
+                _ => {
+                    let name = definition(source, &statement).map(|(name, _)| name);
+                    if name.is_some_and(|name| name.contains(&b'\\')) {
+                        definers.extend(within.clone());
                     }
+                    defined.extend(name);
                 }
             }
         }
@@ -69,13 +93,23 @@ impl<'a> Facts<'a> {
 
     /// Follows a definition.
     pub(super) fn define(&mut self, name: &'a [u8], value: &'a [u8]) {
-        if value.starts_with(b"%") {
-            self.registers.insert(name);
-        } else {
-            self.registers.remove(name);
-        }
+        let keep = |names: &mut FxHashSet<&'a [u8]>, is_one: bool| {
+            if is_one {
+                names.insert(name)
+            } else {
+                names.remove(name)
+            };
+        };
+        let is_register = value.starts_with(b"%") || self.registers.contains(value);
+        keep(&mut self.registers, is_register);
         let sum = Sum::read(value).map(|sum| resolved(sum, |name| self.number(name)));
-        match sum.and_then(|sum| sum.constant()) {
+        let is_address = sum.as_ref().is_some_and(|sum| {
+            let addresses = |names: &[&[u8]]| names.iter().filter(|name| !self.unknown.contains(*name)).count();
+            addresses(&sum.added) > addresses(&sum.subtracted)
+        });
+        let number = sum.and_then(|sum| sum.constant());
+        keep(&mut self.unknown, number.is_none() && !is_address && !is_register);
+        match number {
             Some(number) => self.numbers.insert(name, number),
             None => self.numbers.remove(name),
         };
@@ -90,7 +124,15 @@ impl<'a> Facts<'a> {
     }
 
     fn value(&self, expression: &[u8]) -> Value {
-        value(expression, |name| self.number(name))
+        match symbol(expression) {
+            Some((name, _)) if self.unknown.contains(name) => Value::Other,
+            _ => value(expression, |name| self.number(name)),
+        }
+    }
+
+    /// Whether an operand has another name of a register.
+    fn names_register(&self, operand: &[u8]) -> bool {
+        !self.registers.is_empty() && operand.split(|&byte| !is_word(byte)).any(|word| self.registers.contains(word))
     }
 
     fn is_address(&self, expression: &[u8]) -> bool {
@@ -105,8 +147,9 @@ impl<'a> Facts<'a> {
 /// An instruction, and what is to stand in its place.
 #[derive(Debug)]
 pub(super) struct Instruction<'a> {
-    /// Instructions before it,
+    /// Constants and instructions before it,
     before: Vec<u8>,
+    has_others_before: bool,
     /// its prefixes,
     prefixes: &'a [u8],
     pub(super) mnemonic: Cow<'a, [u8]>,
@@ -154,6 +197,7 @@ impl<'a> Instruction<'a> {
                 let mnemonic = super::lowercase(word);
                 return Some(Self {
                     before: Vec::new(),
+                    has_others_before: false,
                     prefixes: &text[..at],
                     mnemonic,
                     operands,
@@ -172,6 +216,11 @@ impl<'a> Instruction<'a> {
     /// Whether it has become more than one statement.
     pub(super) fn is_several(&self) -> bool {
         !self.before.is_empty() || !self.behind.is_empty()
+    }
+
+    /// Whether it is no longer the first instruction.
+    pub(super) fn has_others_before(&self) -> bool {
+        self.has_others_before
     }
 
     /// The same for the lower half, if that is something else.
@@ -291,7 +340,7 @@ impl<'a> Instruction<'a> {
             self.load_address(&expression);
             return true;
         }
-        let scratch = self.destination_for(number, b"", b"").or_else(|| self.saved());
+        let scratch = self.destination_for(number, b"", b"").or_else(|| self.saved(facts));
         let Some(scratch) = scratch else { return false };
         let load = [b"movabsq $", &*expression, b", ", scratch.name(), b"; "].concat();
         self.operands[number] = Cow::Owned([&*prefix, b"(", scratch.name(), b")"].concat());
@@ -331,7 +380,7 @@ impl<'a> Instruction<'a> {
         };
         let Some((number, memory)) = self.memory().find(is_added) else { return false };
         let (base, index) = memory.base_and_index();
-        let scratch = self.destination_for(number, base, index).or_else(|| self.saved());
+        let scratch = self.destination_for(number, base, index).or_else(|| self.saved(facts));
         let Some(scratch) = scratch else { return false };
         let (register, moved) = (scratch.name(), scratch.moved(base));
         let mut load = [b"movabsq $", memory.displacement, b", ", register, b"; "].concat();
@@ -368,7 +417,7 @@ impl<'a> Instruction<'a> {
         } else if is_load && self.has_destination() {
             self.load_address(&expression);
         } else if is_known && self.mnemonic.ends_with(b"q") && self.operands.len() == 2 {
-            return self.number_to_memory(&expression);
+            return self.number_to_memory(&expression, facts);
         } else {
             return false;
         }
@@ -376,13 +425,18 @@ impl<'a> Instruction<'a> {
     }
 
     /// An immediate for an instruction whose destination is in memory.
-    fn number_to_memory(&mut self, expression: &[u8]) -> bool {
-        let (Operand::Memory(memory), Some(scratch)) = (Operand::read(&self.operands[1]), self.saved()) else {
+    fn number_to_memory(&mut self, expression: &[u8], facts: &Facts<'_>) -> bool {
+        let (Operand::Memory(memory), Some(scratch)) = (Operand::read(&self.operands[1]), self.saved(facts)) else {
             return false;
         };
         let moved = scratch.moved(memory.base_and_index().0);
         if let Some(registers) = memory.registers.filter(|_| !moved.is_empty()) {
             let displacement = if memory.displacement.is_empty() { b"0" } else { memory.displacement };
+            // Below the stack pointer is where the register would be saved.
+            let sum = Sum::read(displacement).map(|sum| resolved(sum, |name| facts.number(name)));
+            if sum.and_then(|sum| sum.constant()).is_some_and(i64::is_negative) {
+                return false;
+            }
             let address = [memory.prefix, moved, b"+", displacement, b"(", registers, b")"].concat();
             self.operands[1] = Cow::Owned(address);
         }
@@ -407,7 +461,10 @@ impl<'a> Instruction<'a> {
         is_free.then(|| Scratch::Destination(self.operands[1].to_vec()))
     }
 
-    fn saved(&self) -> Option<Scratch> {
+    fn saved(&self, facts: &Facts<'_>) -> Option<Scratch> {
+        if self.operands.iter().any(|operand| facts.names_register(operand)) {
+            return None;
+        }
         Scratch::saved(&self.mnemonic, &self.operands.join(&b", "[..]))
     }
 
@@ -415,8 +472,10 @@ impl<'a> Instruction<'a> {
     fn load_into(&mut self, scratch: &Scratch, load: &[u8]) {
         if let Scratch::Saved(register) = scratch {
             self.before.extend([b"pushq ", *register, b"; "].concat());
-            self.behind.extend([b"; popq ", *register].concat());
+            // What has been saved last is restored first.
+            self.behind.splice(0..0, [b"; popq ", *register].concat());
         }
         self.before.extend_from_slice(load);
+        self.has_others_before = true;
     }
 }

@@ -21,12 +21,16 @@ impl Scratch {
     /// One that an instruction with these operands does not name, if the stack pointer serves only
     /// as a base in it.
     pub(super) fn saved(mnemonic: &[u8], operands: &[u8]) -> Option<Self> {
-        let uses_stack = [&b"push"[..], b"pop", b"call", b"jmp", b"ret", b"iret", b"enter", b"leave"];
-        if uses_stack.iter().any(|name| mnemonic.starts_with(name)) {
+        let uses_stack =
+            [&b"push"[..], b"pop", b"call", b"lcall", b"jmp", b"ljmp", b"ret", b"lret", b"iret", b"enter", b"leave"];
+        if uses_stack.iter().any(|name| mnemonic.starts_with(name)) && !mnemonic.starts_with(b"popcnt") {
             return None;
         }
         let names = |number: u8| registers(operands).any(|(_, register)| register == number);
-        let is_base = |at: usize| operands[..at].ends_with(b"(");
+        let is_base = |at: usize| {
+            operands[..at].ends_with(b"(")
+                && operands[at..].get(..4).is_some_and(|name| name.eq_ignore_ascii_case(b"%rsp"))
+        };
         if registers(operands).any(|(at, register)| register == STACK_POINTER && !is_base(at)) {
             return None;
         }
