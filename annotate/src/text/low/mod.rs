@@ -272,6 +272,8 @@ mod tests {
             "movabsq word, %rax",
             "movq $-1, %rax; movq $0xffffffff80000000, %rcx",
             ".section .data.rel,\"aw\"",
+            // No text of GAS.
+            ". = ALIGN(8); *(.text) (x) , ,; : \"\": = ; \\ ; $; %; @; (",
             // Nobody rewrites a jump that needs a register, and the object shows it.
             "jmp *word(,%rax,8)",
             // The prefix would stand before another instruction.

@@ -11,6 +11,7 @@ use super::super::expression::Sum;
 use super::super::operands::split;
 use super::super::scan::{Item, Scanner, Statement, is_word, lowercase};
 use super::super::sections::Sections;
+use super::super::stage::is_instruction;
 use super::rules::is_prefix;
 
 /// The section of the table, whose entries are each a place that may fault, where to go on, and a
@@ -72,7 +73,7 @@ impl<'a> Places<'a> {
             }
             if places.is_prefix(source, &statement) {
                 is_prefixed = true;
-            } else if head[0] != b'.' {
+            } else if is_instruction(source, &statement) {
                 is_prefixed = false;
             }
             let is_entry = places.entries.contains(&*head);
@@ -102,7 +103,7 @@ impl<'a> Places<'a> {
         self.last.insert(name, at);
         if self.awaited.contains(name) {
             self.labels.insert(at);
-            if name[0].is_ascii_digit() {
+            if name.first().is_some_and(u8::is_ascii_digit) {
                 self.awaited.remove(name);
             }
         }
