@@ -2,7 +2,7 @@
 //!
 //! No processor reads them. What is in them is mapped by Linux when it is accessed, and a change
 //! drops what Linux has mapped by the old entry: in this process, where the guest's kernel runs
-//! with the current space beside it, at once; in the process of a space's programs, before that
+//! with the current space beside it, at the end of the operation; in the process of a space's programs, before that
 //! runs next. So each table knows which space it belongs to, and each entry by which of the two it
 //! may have been mapped. That is no more than a hint: a range that is not mapped may be unmapped.
 //!
@@ -96,8 +96,9 @@ pub(super) struct Tables {
     space: u8,
     /// The space that a root was made for last.
     latest: u8,
-    /// Mappings in this process.
+    /// Mappings in this process, and those of them that must go.
     budget: Budget,
+    stale: Stale,
     /// Whether any of them are of the current space's own part.
     has_own: bool,
     programs: [Programs; SPACES],
@@ -134,6 +135,7 @@ impl Tables {
             space: 0,
             latest: 0,
             budget,
+            stale: Stale::NONE,
             has_own: false,
             programs: [const { Programs { in_use: false, budget: Budget::new(0), stale: Stale::NONE } }; SPACES]
                 .map(|programs| Programs { budget, ..programs }),
@@ -200,10 +202,11 @@ impl Tables {
         let Some(found) = self.find_kernel(address).filter(|found| found.allows(write, fetch)) else {
             return Ok(false);
         };
-        // The kernel has no business in a program's text.
-        let executable = found.entry & USER == 0 || self.layout.kernel.contains(address);
-        let leaves = Self::around(found);
-        let mut all = joined(leaves.filter_map(|at| self.mapping(found, at, executable)));
+        // The kernel has no business in a program's text. What it maps for itself by single pages,
+        // as in Linux's fixmap, it often unmaps at once.
+        let is_users = found.entry & USER != 0 && !self.layout.kernel.contains(address);
+        let leaves = if is_users { Self::around(found) } else { found.index..found.index + 1 };
+        let mut all = joined(leaves.filter_map(|at| self.mapping(found, at, !is_users)));
         let Some(mapping) = all.find(|mapping| address.wrapping_sub(mapping.address) < mapping.length) else {
             return Ok(false);
         };
@@ -245,10 +248,11 @@ impl Tables {
             let _ = unsafe { system::unmap(range.start, range.end - range.start) };
         }
         self.budget.reset();
+        self.stale = Stale::NONE;
         self.has_own = false;
     }
 
-    /// Unmaps a range in this process.
+    /// Unmaps a range in this process, if it may have any.
     fn unmap(&mut self, range: Range<u64>) {
         if !self.budget.is_used() {
             return;
@@ -326,7 +330,7 @@ impl Tables {
         let is_table = old & OWN_TABLE != 0;
         let is_here = owner == EVERYBODY || owner == self.space && level != Level::UserRoot;
         if is_here && (is_table || old & IN_KERNEL != 0) {
-            self.unmap(range.clone());
+            self.stale.add(range.clone());
         }
         if let Some(programs) = self.programs.get_mut(usize::from(owner))
             && (is_table || old & IN_PROGRAM != 0)
@@ -441,8 +445,15 @@ impl Host for Tables {
         }
     }
 
-    /// An entry counts as soon as it is written.
-    fn commit(&mut self) {}
+    fn commit(&mut self) {
+        if self.stale.is_empty() {
+            return;
+        }
+        match self.stale.take() {
+            Some((ranges, count)) => ranges[..count].iter().for_each(|range| self.unmap(range.clone())),
+            None => self.drop_all(),
+        }
+    }
 
     /// What an entry has mapped is unmapped when it is replaced.
     fn flush(&mut self, _: Flush) {}
