@@ -1,8 +1,21 @@
 //! Standard input as the input of the guest's serial port, and the wedge's own words.
+//!
+//! A terminal hands on each byte as it is typed, and Ctrl-A is for the wedge, as it is for QEMU:
+//! Ctrl-A X ends the guest, and Ctrl-A twice is Ctrl-A. However the guest ends, the terminal is as it
+//! was.
 
 use linux_raw_sys::general as raw;
+use wedge::vm::{End, Host as _};
 
+use super::guest::Process;
 use super::system::{File, wait_for};
+use crate::runtime::exclusive::Exclusive;
+
+/// The terminal as it was, if standard input is one.
+static TERMINAL: Exclusive<Option<raw::termios>> = Exclusive::new(None);
+
+/// Ctrl-A.
+const ESCAPE: u8 = 1;
 
 /// What has been read, and not been taken.
 #[derive(Debug)]
@@ -14,11 +27,22 @@ pub(super) struct Console {
     end: usize,
     /// There is no more.
     ended: bool,
+    /// It is a terminal,
+    is_terminal: bool,
+    /// and the last byte was Ctrl-A.
+    escaped: bool,
 }
 
 impl Console {
-    pub(super) const fn new() -> Self {
-        Self { bytes: [0; 64], start: 0, end: 0, ended: false }
+    /// Standard input; if that is a terminal, it hands on bytes as they are from here on.
+    pub(super) fn new() -> Self {
+        let terminal = File::INPUT.terminal();
+        if let Some(terminal) = terminal {
+            *TERMINAL.borrow() = Some(terminal);
+            File::INPUT.set_terminal(&as_typed(terminal));
+        }
+        let is_terminal = terminal.is_some();
+        Self { bytes: [0; 64], start: 0, end: 0, ended: false, is_terminal, escaped: false }
     }
 
     /// Standard input, to be waited for; nothing once it has ended.
@@ -47,12 +71,25 @@ impl Console {
 
     /// A byte, if there is one.
     pub(super) fn read(&mut self) -> Option<u8> {
-        if !self.has_input() {
-            return None;
+        while self.has_input() {
+            self.start += 1;
+            let byte = self.bytes[self.start - 1];
+            let was_escaped = core::mem::take(&mut self.escaped);
+            match byte {
+                ESCAPE if self.is_terminal && !was_escaped => self.escaped = true,
+                b'x' | b'X' if was_escaped => Process::stop(End::PowerOff),
+                _ => return Some(byte),
+            }
         }
-        self.start += 1;
-        Some(self.bytes[self.start - 1])
+        None
     }
+}
+
+/// A terminal without lines, echo, signals, or changes to what is typed.
+fn as_typed(mut terminal: raw::termios) -> raw::termios {
+    terminal.c_iflag &= !(raw::BRKINT | raw::ISTRIP | raw::INLCR | raw::IGNCR | raw::ICRNL | raw::IXON);
+    terminal.c_lflag &= !(raw::ISIG | raw::ICANON | raw::ECHO | raw::IEXTEN);
+    terminal
 }
 
 /// Writes the wedge's own words: the terminal wants a carriage return before each new line, as the
@@ -65,4 +102,8 @@ pub(super) fn write_log(text: &str) {
 }
 
 /// The end: the terminal is as it was.
-pub(super) fn restore() {}
+pub(super) fn restore() {
+    if let Some(Some(terminal)) = TERMINAL.try_borrow().as_deref() {
+        File::INPUT.set_terminal(terminal);
+    }
+}

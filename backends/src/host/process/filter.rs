@@ -23,7 +23,7 @@ const JUMP_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
 /// The calls that are ordered.
-const ALLOWED: [u32; 3] = [raw::__NR_mmap, raw::__NR_munmap, raw::__NR_fork];
+const ALLOWED: [u32; 3] = [raw::__NR_mmap, raw::__NR_munmap, raw::__NR_clone];
 
 /// Instructions of the filter.
 pub(super) const LENGTH: usize = 7 + ALLOWED.len() + 3;

@@ -2,7 +2,7 @@
 
 use wedge::vm::End;
 
-use super::{boot, console, system};
+use super::{boot, console, programs, system};
 use crate::runtime::log::{self, use_console};
 use crate::runtime::say;
 
@@ -24,9 +24,18 @@ fn crash() -> ! {
     stop(End::Crash)
 }
 
+/// The end by a signal: as a shell tells of it.
+pub(super) fn end(signal: u32) -> ! {
+    const BY_SIGNAL: u8 = 128;
+    console::restore();
+    programs::end_all();
+    system::exit(BY_SIGNAL + signal as u8)
+}
+
 /// The end of the process, and with it of all that it traces.
 pub(super) fn stop(end: End) -> ! {
     const FAILED: u8 = 1;
     console::restore();
+    programs::end_all();
     system::exit(if end == End::Crash { FAILED } else { 0 })
 }

@@ -9,9 +9,10 @@
 //! this once not by `PTRACE_SYSEMU`. A [`filter`](super::filter) of the process's system calls is a
 //! second fence.
 //!
-//! All stubs are children of the first, the *mother*, which has nothing mapped: a copy of this
-//! process would have to be cleared of thousands of mappings each time. All end with the wedge
-//! (`PTRACE_O_EXITKILL`), however that ends.
+//! All stubs are copies of the first, the *mother*, which has nothing mapped: a copy of this process
+//! would have to be cleared of thousands of mappings each time. All are children of this process, and
+//! end with it (`PTRACE_O_EXITKILL`), however it ends; where it can, it waits for their ends
+//! ([`end_all`]).
 //!
 //! The processor's extended state (x87, SSE, AVX) is that of the program also while the guest's
 //! kernel runs, which saves it when it changes threads. So it goes with each change between the two
@@ -19,7 +20,7 @@
 
 use core::arch::asm;
 use core::fmt;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use linux_raw_sys::errno::EINTR;
 use linux_raw_sys::general as raw;
@@ -154,6 +155,7 @@ impl Programs {
             write_stub();
         }
         let mother = fork().map_err(refused("a process for programs"))?;
+        note(mother);
         let mut programs = Self { mother, stubs: [0; SPACES], state: State { area, length: 4 * PAGE } };
         programs.raise(stub)?;
         Ok(programs)
@@ -198,7 +200,8 @@ impl Programs {
     /// A child of the mother.
     fn bear(&mut self) -> Result<u32, Failure> {
         const FORKED: u32 = raw::SIGTRAP | tracing::PTRACE_EVENT_FORK << 8;
-        let order = [raw::__NR_fork.into(), 0, 0, 0, 0, 0, 0];
+        let flags = u64::from(raw::CLONE_PARENT | raw::SIGCHLD);
+        let order = [raw::__NR_clone.into(), flags, 0, 0, 0, 0, 0];
         begin(self.mother, &[order])?;
         let status = wait(self.mother)?;
         if status >> 8 != FORKED {
@@ -211,6 +214,7 @@ impl Programs {
         trace(tracing::PTRACE_CONT, self.mother, 0, 0).map_err(refused("to go on"))?;
         end(self.mother, 1)?;
         let child = child as u32;
+        note(child);
         expect_signal(wait(child)?, raw::SIGSTOP)?;
         Ok(child)
     }
@@ -252,6 +256,29 @@ impl Programs {
         // SAFETY: Linux has written there.
         Ok(unsafe { (&raw const vector[1]).read_volatile() })
     }
+}
+
+/// All processes that have been made; 0 where there is none.
+static PROCESSES: [AtomicU32; SPACES + 1] = [const { AtomicU32::new(0) }; SPACES + 1];
+
+fn note(process: u32) {
+    let free = PROCESSES.iter().find(|place| place.load(Ordering::Relaxed) == 0);
+    if let Some(place) = free {
+        place.store(process, Ordering::Relaxed);
+    }
+}
+
+/// Ends all processes, and waits until they are gone.
+pub(super) fn end_all() {
+    const ANY: u64 = u64::MAX;
+    for process in &PROCESSES {
+        match process.load(Ordering::Relaxed) {
+            0 => {}
+            process => system::signal(process, raw::SIGKILL),
+        }
+    }
+    // SAFETY: nothing is to be written.
+    while unsafe { call(raw::__NR_wait4, [ANY, 0, raw::__WALL.into(), 0, 0, 0]) }.is_ok() {}
 }
 
 /// Has a process carry out orders, all of them.

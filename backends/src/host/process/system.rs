@@ -9,6 +9,7 @@ use core::fmt;
 
 use linux_raw_sys::errno::{EAGAIN, EINTR};
 use linux_raw_sys::general as raw;
+use linux_raw_sys::ioctl::{TCGETS, TCSETS};
 
 /// Why Linux refuses something (`errno(3)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,21 @@ impl File {
             }
         }
         Ok(())
+    }
+
+    /// What it does as a terminal, if it is one (`ioctl_tty(2)`).
+    pub(super) fn terminal(self) -> Option<raw::termios> {
+        let mut terminal = raw::termios { c_iflag: 0, c_oflag: 0, c_cflag: 0, c_lflag: 0, c_line: 0, c_cc: [0; 19] };
+        let place = (&raw mut terminal).addr() as u64;
+        // SAFETY: it writes to `terminal`.
+        unsafe { call(raw::__NR_ioctl, [self.0.into(), TCGETS.into(), place, 0, 0, 0]) }.ok()?;
+        Some(terminal)
+    }
+
+    /// Has it do something else.
+    pub(super) fn set_terminal(self, terminal: &raw::termios) {
+        let place = core::ptr::from_ref(terminal).addr() as u64;
+        let _ = plain(raw::__NR_ioctl, [self.0.into(), TCSETS.into(), place, 0, 0, 0]);
     }
 
     /// Closes it.
