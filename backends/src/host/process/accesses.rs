@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use iced_x86::{CodeSize, Decoder, DecoderOptions, InstructionInfoFactory, OpAccess, Register, UsedMemory};
+use iced_x86::{Code, CodeSize, Decoder, DecoderOptions, InstructionInfoFactory, OpAccess, Register, UsedMemory};
 use wedge::cpu::{Context, Registers};
 use wedge::x86::paging::{PAGE, fault};
 
@@ -64,6 +64,12 @@ impl Accesses {
         let mut fitting = used.iter().filter(|used| kind(used.access()));
         fitting.any(|used| may_reach(used, context, address))
     }
+}
+
+/// The number of an INT n.
+pub(super) fn interrupt(code: &[u8]) -> Option<u8> {
+    let instruction = Decoder::new(64, code, DecoderOptions::NONE).decode();
+    (instruction.code() == Code::Int_imm8).then(|| instruction.immediate8())
 }
 
 /// Whether an operand in memory may reach the page around an address.
@@ -155,6 +161,19 @@ mod tests {
         ];
         for (code, address, expected, what) in cases {
             assert_eq!(error(code, address), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_interrupt_has_its_number_whatever_stands_in_front() {
+        for (code, number) in [
+            (&[0xcd, 0x21][..], Some(0x21)),
+            (&[0x66, 0x48, 0xcd, 0xf3], Some(0xf3)),
+            (&[0xcc], None),
+            (&[0xcd], None),
+            (&[], None),
+        ] {
+            assert_eq!(interrupt(code), number, "{code:x?}");
         }
     }
 

@@ -14,7 +14,7 @@ use wedge::x86::{flags, vector};
 
 use linux_raw_sys::general as raw;
 
-use super::accesses::Accesses;
+use super::accesses::{self, Accesses};
 use super::board::Board;
 use super::cpu::CPU;
 use super::entry::{REAL_CS, REAL_SS, cause, process_gap, process_gap_end, process_restore};
@@ -27,7 +27,7 @@ use super::system::{self, Answer};
 use super::tables::Tables;
 use crate::Backend;
 use crate::runtime::exclusive::Exclusive;
-use crate::runtime::say;
+use crate::runtime::{PAGE, say};
 
 /// A guest in a process.
 pub(super) type Vm = vm::Vm<Process>;
@@ -51,9 +51,13 @@ pub(super) fn stay(vm: Vm) {
     *RESIDENT.borrow() = Some(vm);
 }
 
-/// Has Linux tell of exceptions and of the timer.
+/// Signals that end a process, from outside.
+const ENDS: [u32; 4] = [raw::SIGHUP, raw::SIGINT, raw::SIGQUIT, raw::SIGTERM];
+
+/// Has Linux tell of exceptions, of the timer, and of the end.
 pub(super) fn take_signals() -> Answer {
-    for number in [raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE, raw::SIGALRM] {
+    let exceptions = [raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE];
+    for number in exceptions.into_iter().chain([raw::SIGALRM]).chain(ENDS) {
         // SAFETY: they are what they are taken for.
         unsafe { system::handle(number, process_signal as *const (), process_restore as *const ())? };
     }
@@ -71,6 +75,9 @@ extern "C" fn process_entered(context: &mut Context) {
 
 /// Where signals lead. They are held off while this runs.
 unsafe extern "C" fn process_signal(number: u32, _: *const Information, frame: *mut Frame) {
+    if ENDS.contains(&number) {
+        super::program::end(number);
+    }
     // SAFETY: the frame is Linux's, for this handler alone.
     let frame = unsafe { &mut *frame };
     let mut guest = RESIDENT.try_borrow();
@@ -292,25 +299,35 @@ impl Process {
             Exception::FloatingPoint if vm.host.programs.has_x87_exception() => vector::X87,
             Exception::FloatingPoint => vector::SIMD,
         };
-        if number == vector::DEBUG {
-            vm.machine.processor.note_step();
+        match number {
+            vector::DEBUG => vm.machine.processor.note_step(),
+            vector::PROTECTION => return Self::protection(vm, context),
+            _ => {}
         }
         (context.vector, context.error) = (number.into(), 0);
-        if number == vector::PROTECTION {
-            context.error = Self::error_of_interrupt(vm, context);
-        }
         vm.exception(context);
     }
 
-    /// The error code of INT n that is refused, which Linux does not hand on (SDM Vol. 3A, 6.13).
-    fn error_of_interrupt(vm: &mut Vm, context: &Context) -> u64 {
-        const INT: u8 = 0xcd;
+    /// What Linux tells like #GP: that of INT n, whose error code is not handed on (SDM Vol. 3A,
+    /// 6.13), the exception of INT 4, behind which the program is, and what is executed where a
+    /// call at a fixed address would be (`vsyscall`).
+    fn protection(vm: &mut Vm, context: &mut Context) {
+        const INT_4: [u8; 2] = [0xcd, 4];
+        const CALLS: u64 = 0xffff_ffff_ff60_0000;
         const THROUGH_TABLE: u64 = 1 << 1;
-        let mut bytes = [0; 2];
-        match vm.machine.space.read(context.rip, &mut bytes, true) {
-            Ok(()) if bytes[0] == INT => u64::from(bytes[1]) << 3 | THROUGH_TABLE,
-            _ => 0,
+        if context.rip & !(PAGE - 1) == CALLS {
+            return Self::page_fault(vm, context, context.rip);
         }
+        let mut before = [0; 2];
+        let read = vm.machine.space.read(context.rip.wrapping_sub(2), &mut before, true);
+        let mut code = [0; 15];
+        let length = vm.fetch(context.rip, &mut code, true);
+        (context.vector, context.error) = match (accesses::interrupt(&code[..length]), read) {
+            (Some(number), _) => (vector::PROTECTION.into(), u64::from(number) << 3 | THROUGH_TABLE),
+            (None, Ok(())) if before == INT_4 => (vector::OVERFLOW.into(), 0),
+            _ => (vector::PROTECTION.into(), 0),
+        };
+        vm.exception(context);
     }
 
     fn page_fault(vm: &mut Vm, context: &mut Context, address: u64) {
