@@ -479,5 +479,6 @@ fn sites_see() -> Deprivileged {
         sysret: routine(process_sysret),
         code_selector: REAL_CS as u16,
         stack_selector: REAL_SS as u16,
+        virtual_selectors: true,
     }
 }

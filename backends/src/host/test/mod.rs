@@ -216,6 +216,7 @@ fn sites_see() -> Deprivileged {
         sysret: WINDOW + offset::SYSRET,
         code_selector: KERNEL_CS as u16,
         stack_selector: KERNEL_SS as u16,
+        virtual_selectors: false,
     }
 }
 

@@ -451,6 +451,7 @@ fn sites_see() -> Deprivileged {
         sysret: routine(entry::xen_sysret),
         code_selector: KERNEL_CS as u16,
         stack_selector: KERNEL_SS as u16,
+        virtual_selectors: false,
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Deprivileged {
     pub code_selector: u16,
     /// and in SS.
     pub stack_selector: u16,
+    /// What is really in ES, DS, FS and GS is not what the guest believes.
+    pub virtual_selectors: bool,
 }
 
 /// The code that stands for an instruction.
@@ -175,7 +177,8 @@ fn template(site: &AllegedSite, original: Bytes, policy: &Deprivileged) -> Optio
         Class::Sysret if alone(&[0x48, 0x0f, 0x07]) => Template::Sysretq,
         Class::Iret | Class::Sysret => Template::EmulateWithoutStack,
         Class::MovFromCr if readable(&bytes, policy).is_some() => Template::MovFromCr,
-        Class::MovFromSeg if reads_cs_or_ss(original) => Template::Emulate,
+        Class::MovFromSeg if policy.virtual_selectors || reads_cs_or_ss(original) => Template::Emulate,
+        Class::PushSeg if policy.virtual_selectors => Template::Emulate,
         class if stays(class).is_some() => return None,
         _ => Template::Emulate,
     };
@@ -261,7 +264,8 @@ pub fn stays(class: Class) -> Option<&'static str> {
         Class::Rdtsc | Class::Rdpru | Class::Umonitor | Class::Umwait | Class::Tpause | Class::Xgetbv | Class::Rdpkru
         | Class::Wrpkru => "the same in every ring",
         Class::Rdtscp | Class::Verw => return executed_for(class),
-        // The base of GS is not always, nor are the selectors in CS and SS.
+        // The base of GS is not always, nor are the selectors in CS and SS; the others are where the
+        // host can load what the guest does.
         Class::Rdfsbase | Class::Wrfsbase | Class::PushSeg | Class::MovFromSeg => "the registers are the guest's own",
         // As the processor would.
         Class::Int3 => "the host delivers the breakpoint",
@@ -287,4 +291,24 @@ pub fn stays(class: Class) -> Option<&'static str> {
         Class::Rsm => "undefined outside of system management mode",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sites::tests::{MACHINE, Planned};
+
+    #[test]
+    fn selectors_are_read_where_the_guests_are() {
+        // mov from DS, from CS; push of FS
+        for (bytes, really) in
+            [(&[0x8c, 0xd8][..], None), (&[0x8c, 0xc8], Some(Template::Emulate)), (&[0x0f, 0xa0], None)]
+        {
+            let site = Planned::new(bytes, Flags::empty(), LiveFlags::all()).at(0x1000);
+            let original = Bytes::read(bytes).expect("a few bytes");
+            let elsewhere = Deprivileged { virtual_selectors: true, ..MACHINE };
+            assert_eq!(template(&site, original, &MACHINE), really, "{bytes:02x?}");
+            assert_eq!(template(&site, original, &elsewhere), Some(Template::Emulate), "{bytes:02x?}");
+        }
+    }
 }

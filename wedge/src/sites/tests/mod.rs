@@ -58,6 +58,7 @@ pub(super) const MACHINE: Deprivileged = Deprivileged {
     sysret: 0xffff_ffff_7f00_0a00,
     code_selector: 0xe033,
     stack_selector: 0xe02b,
+    virtual_selectors: false,
 };
 
 /// Recommended NOPs by length.

@@ -91,6 +91,7 @@ fn machine(arena: &Arena, end: usize) -> Deprivileged {
         sysret: routine(arena, 4, SYSRET, &jump(4, &[], end)),
         code_selector,
         stack_selector,
+        virtual_selectors: false,
     }
 }
 
