@@ -29,6 +29,8 @@ pub enum Host {
     Profile,
     /// The wedge's Xen backend, as dom0.
     Xen,
+    /// The wedge's process backend, without QEMU: for kernels in the lower half.
+    Process,
 }
 
 impl Host {
@@ -42,7 +44,7 @@ impl Host {
     #[must_use]
     pub const fn mode(self) -> Option<&'static str> {
         match self {
-            Self::Plain | Self::Xen => None,
+            Self::Plain | Self::Xen | Self::Process => None,
             Self::Native => Some("native"),
             Self::Identity => Some("identity"),
             Self::Profile => Some("profile"),
@@ -63,6 +65,7 @@ impl Host {
         let machine = Machine::new(image(kernel)?, initramfs);
         match self.mode() {
             Some(mode) => Ok(Machine { append: format!("afterburn.mode={mode}"), ..machine }),
+            None if self == Self::Process => Ok(Machine { process: true, ..machine }),
             None => machine.on_xen(),
         }
     }
@@ -70,7 +73,11 @@ impl Host {
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.mode().unwrap_or(if *self == Self::Xen { "xen" } else { "plain" }))
+        f.pad(self.mode().unwrap_or(match self {
+            Self::Xen => "xen",
+            Self::Process => "process",
+            _ => "plain",
+        }))
     }
 }
 

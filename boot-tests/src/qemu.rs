@@ -1,4 +1,4 @@
-//! Boots a kernel in QEMU and reads its serial console.
+//! Boots a kernel in QEMU, or as a process, and reads its serial console.
 
 use std::ffi::OsString;
 use std::fs;
@@ -61,6 +61,8 @@ pub struct Machine<'a> {
     /// Xen, of which the kernel is the first guest; without it the kernel has the machine for
     /// itself.
     pub xen: Option<PathBuf>,
+    /// The image is no machine's, but a program that is started as a process, without QEMU.
+    pub process: bool,
     /// The boot is given up after this time.
     pub timeout: Duration,
     /// Further options of QEMU.
@@ -109,6 +111,7 @@ impl Machine<'_> {
             cpu: "qemu64",
             memory: 256,
             xen: None,
+            process: false,
             timeout: TIMEOUT,
             options: Vec::new(),
             commands: Vec::new(),
@@ -121,6 +124,9 @@ impl Machine<'_> {
     /// monitor it sets back.
     #[must_use]
     pub fn command(&self, serial: &str) -> Command {
+        if let (true, Some(image)) = (self.process, &self.kernel) {
+            return self.program(image);
+        }
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", if serial.starts_with("mon:") { "TERM" } else { "KILL" }, "qemu-system-x86_64"]);
         // One thread for all CPUs: with a thread for each, a busy host makes them wait for each
@@ -144,6 +150,18 @@ impl Machine<'_> {
         }
         qemu.args(&self.options);
         qemu
+    }
+
+    /// The command that starts an image as a process, without a privilege.
+    fn program(&self, image: &Path) -> Command {
+        let mut program = Command::new("setpriv");
+        program.args(["--pdeathsig", "KILL", "--no-new-privs", "--inh-caps=-all"]).arg(image);
+        program.args(["--memory", &self.memory.to_string()]);
+        if let Some(initramfs) = &self.initramfs {
+            program.arg("--initrd").arg(initramfs);
+        }
+        program.arg(self.words());
+        program
     }
 
     /// The kernel's command line, as far as it is not in the image.

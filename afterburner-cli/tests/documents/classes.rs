@@ -55,6 +55,7 @@ const DEPRIVILEGED: Deprivileged = Deprivileged {
     sysret: WEDGE + 0xa00,
     code_selector: 0xe033,
     stack_selector: 0xe02b,
+    virtual_selectors: false,
 };
 
 /// A site in ordinary text, with the bytes in its slot.

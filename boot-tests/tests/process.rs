@@ -1,0 +1,139 @@
+//! What a kernel does as a process of Linux is what it does on a machine, and what its programs see
+//! is what they see on the machine at hand.
+//!
+//! The guests are those of the other hosts. The processor is that of the build machine, and no model
+//! of QEMU's. So verdicts are compared with those of the same programs on the build machine: of a
+//! program nothing is emulated.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use boot_tests::expect::Expectations;
+use boot_tests::guest::Guest;
+use boot_tests::host::Host;
+use boot_tests::kernel::{Kernel, Variant};
+use boot_tests::programs::{self, Difference};
+use boot_tests::qemu::Machine;
+
+/// Programs that do what none should, and no more than a kernel in the lower half gives them.
+const HOSTILE: [&str; 7] = [
+    "hostile-descriptors",
+    "hostile-frames",
+    "hostile-instructions",
+    "hostile-memory",
+    "hostile-registers",
+    "hostile-stacks",
+    "hostile-traced",
+];
+
+/// Programs about the processor.
+const PROCESSOR: [&str; 3] = ["frames", "sensitive", "xstate"];
+
+/// Verdicts that differ, by what their names start with, and why.
+const DIFFERENT: [(&str, &str); 12] = [
+    ("frame-cs-local", "a kernel in the lower half is configured without local descriptor tables"),
+    ("frame-local", "the same"),
+    ("frame-ss-local", "the same"),
+    ("frame-rip-0x7fffffffe000", "an address of the kernel's, in the lower half"),
+    ("frame-rip-0xffffffffff600001", "the build machine's kernel has calls at fixed addresses (vsyscall)"),
+    ("frame-rsp-push-0x7fffffff", "an address of the kernel's, in the lower half"),
+    ("stack-", "0x7ffffffff000 is the kernel's, in the lower half"),
+    ("int-", "the kernel is configured without 32-bit programs"),
+    ("not-needed", "the kernel is configured without `madvise`"),
+    ("look-", "the limit of one segment is the number of the processor"),
+    ("traced-watchpoint", "breakpoints in debug registers do not break"),
+    ("hostile-traced", "the same"),
+];
+
+/// Boots a guest.
+fn boot(kernel: &Kernel, guest: &Guest, name: &str, expected: &str) -> Result<String> {
+    let initramfs = guest.initramfs()?;
+    let machine = Host::Process.machine(kernel, initramfs.path())?;
+    let machine = Machine { timeout: Duration::from_secs(600), ..machine };
+    let log = machine.boot(&format!("process-{name}"), &Expectations::read(expected)?)?;
+    let entered = "afterburner: backend process, entered by Linux's program loader";
+    ensure!(log.contains(entered), "the wedge did not say `{entered}`");
+    ensure!(!log.contains("emulated without an annotation"), "a sensitive instruction is not annotated");
+    Ok(log)
+}
+
+/// The verdicts of programs on the build machine, and how they end.
+fn verdicts_here(programs: &[&str], directory: &Path) -> Result<BTreeMap<String, String>> {
+    let mut log = String::new();
+    for (program, path) in programs.iter().zip(programs::build(programs, directory)?) {
+        let output = Command::new("timeout").arg("300").arg(path).output().context("timeout")?;
+        // As the guest's script tells of them, and its shell of a signal.
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let end = match output.status.code() {
+            Some(0) => format!("ok {program}: ended"),
+            status => format!("FAIL {program}: status {}", status.unwrap_or(139)),
+        };
+        for line in said.lines().chain([end.as_str()]) {
+            writeln!(log, "guest: {line}")?;
+        }
+    }
+    Ok(programs::verdicts(&log))
+}
+
+/// Compares verdicts, and says how many are the same.
+fn compare(there: &BTreeMap<String, String>, here: &BTreeMap<String, String>) -> Result<usize> {
+    let is_known = |difference: &Difference| DIFFERENT.iter().any(|(known, _)| difference.name.starts_with(known));
+    let differences = programs::differences(there, here);
+    let (known, wrong): (Vec<_>, Vec<_>) = differences.into_iter().partition(is_known);
+    ensure!(wrong.is_empty(), "on the build machine, and in a process, {}", programs::listed(&wrong));
+    Ok(here.len() - known.len())
+}
+
+#[test]
+fn min_boots_to_a_shell() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?);
+    boot(&kernel, &guest, "min", "shell").map(drop)
+}
+
+#[test]
+fn the_virtual_cpu_is_sane_and_idles() -> Result<()> {
+    boot(&Variant::LOW.build()?, &Guest::script("virtual-cpu", Vec::new()), "cpu", "virtual-cpu").map(drop)
+}
+
+#[test]
+fn hostile_programs_come_to_the_same_end_as_on_the_build_machine() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let directory = tempfile::tempdir()?;
+    let there = verdicts_here(&HOSTILE, directory.path())?;
+    let (guest, _programs) = programs::guest_with(Guest::script("hostile", Vec::new()), &HOSTILE)?;
+    let here = programs::verdicts(&boot(&kernel, &guest, "hostile", "nothing")?);
+    let same = compare(&there, &here)?;
+    ensure!(same > 500, "only {same} verdicts are the same");
+    println!("hostile: {same} verdicts as on the build machine");
+    Ok(())
+}
+
+/// They find the wedge's two pages in their process, and jump to its instructions.
+#[test]
+fn programs_get_nothing_of_the_wedge() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let (guest, _programs) = programs::guest_with(Guest::script("hostile", Vec::new()), &["hostile-stub"])?;
+    let verdicts = programs::verdicts(&boot(&kernel, &guest, "stub", "nothing")?);
+    let failed: Vec<_> = verdicts.iter().filter(|(_, verdict)| !verdict.starts_with("ok")).collect();
+    ensure!(verdicts.len() >= 8 && failed.is_empty(), "{} verdicts, of these not ok {failed:?}", verdicts.len());
+    Ok(())
+}
+
+#[test]
+fn programs_find_the_processor_of_the_build_machine() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let directory = tempfile::tempdir()?;
+    let there = verdicts_here(&PROCESSOR, directory.path())?;
+    let modules = kernel.modules_named(&["msr"])?;
+    let (guest, _programs) = programs::guest_with(Guest::script("processor", modules), &PROCESSOR)?;
+    let here = programs::verdicts(&boot(&kernel, &guest, "processor", "nothing")?);
+    let same = compare(&there, &here)?;
+    ensure!(same > 50, "only {same} verdicts are the same");
+    println!("processor: {same} verdicts as on the build machine");
+    Ok(())
+}
