@@ -1,8 +1,9 @@
-//! `demo`: builds Linux through `afterburner build`, packs it, boots it without the wedge, and the
-//! same image on bare hardware and on Xen; then it profiles a command.
+//! `demo`: builds Linux through `afterburner build`, for the lower half of the address space, packs
+//! it, boots it without the wedge, and the same image on bare hardware, on Xen, and as a process;
+//! then it profiles a command.
 //!
-//! On a terminal the image is booted to a shell, twice; otherwise a script shows the running kernel
-//! and ends.
+//! On a terminal the image is booted to a shell on each host; otherwise a script shows the running
+//! kernel and ends.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +21,7 @@ use boot_tests::{command, records};
 
 const WELCOME: &str = "
 Linux on the wedge. The kernel's annotations are in /sys/kernel/notes, modules in /modules.
-`exit` or Ctrl-D ends the guest; Ctrl-A X ends QEMU.
+`exit` or Ctrl-D ends the guest; Ctrl-A X ends it at once.
 ";
 
 /// What is profiled.
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     println!("building with {}", kernel::afterburner()?.display());
-    let kernel = Variant::MIN.build()?;
+    let kernel = Variant::LOW.build()?;
     let log = kernel.log()?;
     let summary = log.rfind("afterburner: objects:").context("the build left no summary")?;
     print!("{}", &log[summary..]);
@@ -57,11 +58,14 @@ fn run() -> Result<()> {
     print!("\nThe kernel and the wedge in one image:\n{}", pack(&kernel, &options, &image)?);
 
     let (bare, xen) = (Machine::image(&image), Machine::image(&image).on_xen()?);
+    let process = Machine { process: true, ..Machine::image(&image) };
     if interactive {
         println!("\nThe image on bare hardware, that is, on QEMU alone:");
         talk(&bare)?;
         println!("\nThe same image as the first guest of Xen, which runs on QEMU; its own lines start with (XEN):");
         talk(&xen)?;
+        println!("\nThe same image as a process of this Linux, without QEMU:");
+        talk(&process)?;
     } else {
         println!("\nThe kernel by itself, on its NOPs:");
         print!("{}", Machine::new(&vmlinux, guest.path()).boot("demo", &Expectations::read("demo")?)?);
@@ -71,14 +75,18 @@ fn run() -> Result<()> {
         let log = xen.boot("demo-xen", &Expectations::read("demo")?)?;
         print!("{log}");
         ensure!(log.contains("afterburner: backend xen"), "the kernel ran, but not on the wedge's Xen backend");
+        println!("\nThe same image as a process of this Linux, without QEMU:");
+        let log = process.boot("demo-process", &Expectations::read("demo")?)?;
+        print!("{log}");
+        ensure!(log.contains("afterburner: backend process"), "the kernel ran, but not on the wedge's process backend");
     }
     profile(&kernel, &image)
 }
 
 /// Boots a machine for somebody at a terminal.
 fn talk(machine: &Machine) -> Result<()> {
-    let status = machine.command("mon:stdio").status().context("starting qemu-system-x86_64")?;
-    ensure!(status.success(), "QEMU: {status}");
+    let status = machine.command("mon:stdio").status().context("starting the guest")?;
+    ensure!(status.success(), "{status}");
     Ok(())
 }
 
