@@ -33,8 +33,11 @@ pub(super) struct Facts<'a> {
     numbers: FxHashMap<&'a [u8], i64>,
     /// Names that stand for numbers, which only the assembler knows.
     unknown: FxHashSet<&'a [u8]>,
-    /// Names of registers.
+    /// Names of registers,
     registers: FxHashSet<&'a [u8]>,
+    /// and how names start that macros put together and define.
+    made: FxHashSet<&'a [u8]>,
+    labels: FxHashSet<&'a [u8]>,
     weak: FxHashSet<&'a [u8]>,
     /// The text defines the label of the constants.
     pub(super) has_label: bool,
@@ -47,9 +50,12 @@ impl<'a> Facts<'a> {
             numbers: FxHashMap::default(),
             unknown: FxHashSet::default(),
             registers: FxHashSet::default(),
+            made: FxHashSet::default(),
+            labels: FxHashSet::default(),
             weak: FxHashSet::default(),
             has_label: false,
         };
+        let mut definitions = Vec::new();
         let mut defined = FxHashSet::default();
         let mut definers = FxHashSet::default();
         let (mut within, mut is_structure) = (None, false);
@@ -59,7 +65,7 @@ impl<'a> Facts<'a> {
                 Item::Label(name) => {
                     facts.has_label |= &source[name.clone()] == LABEL.as_bytes();
                     facts.unknown.extend(is_structure.then_some(&source[name.clone()]));
-                    defined.insert(&source[name]);
+                    facts.labels.insert(&source[name]);
                     continue;
                 }
             };
@@ -79,37 +85,51 @@ impl<'a> Facts<'a> {
                     definers.extend(within.clone());
                 }
                 _ => {
-                    let name = definition(source, &statement).map(|(name, _)| name);
-                    if name.is_some_and(|name| name.contains(&b'\\')) {
-                        definers.extend(within.clone());
+                    if let Some((name, value)) = definition(source, &statement) {
+                        match memchr::memchr(b'\\', name) {
+                            None => _ = defined.insert(name),
+                            Some(0) => definers.extend(within.clone()),
+                            Some(parameter) => _ = facts.made.insert(&name[..parameter]),
+                        }
+                        definitions.push((name, value));
                     }
-                    defined.extend(name);
                 }
             }
         }
-        facts.weak.retain(|name| !defined.contains(name));
+        facts.weak.retain(|name| !defined.contains(name) && !facts.labels.contains(name));
+        facts.classify(&definitions);
         facts
+    }
+
+    /// Finds what is no address, wherever the text says so: a macro may be used later than it is
+    /// defined.
+    fn classify(&mut self, definitions: &[(&'a [u8], &'a [u8])]) {
+        loop {
+            let before = self.registers.len() + self.unknown.len();
+            for &(name, value) in definitions {
+                if value.starts_with(b"%") || self.registers.contains(value) {
+                    self.registers.insert(name);
+                } else if !self.may_be_address(value) {
+                    self.unknown.insert(name);
+                }
+            }
+            if self.registers.len() + self.unknown.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Whether it is the sum of a symbol's address and numbers, as far as can be told.
+    fn may_be_address(&self, value: &[u8]) -> bool {
+        let is_number = |name: &&&[u8]| self.unknown.contains(**name) || name.contains(&b'\\');
+        let addresses = |names: &[&[u8]]| names.iter().filter(|name| !is_number(name)).count();
+        Sum::read(value).is_some_and(|sum| addresses(&sum.added) > addresses(&sum.subtracted))
     }
 
     /// Follows a definition.
     pub(super) fn define(&mut self, name: &'a [u8], value: &'a [u8]) {
-        let keep = |names: &mut FxHashSet<&'a [u8]>, is_one: bool| {
-            if is_one {
-                names.insert(name)
-            } else {
-                names.remove(name)
-            };
-        };
-        let is_register = value.starts_with(b"%") || self.registers.contains(value);
-        keep(&mut self.registers, is_register);
         let sum = Sum::read(value).map(|sum| resolved(sum, |name| self.number(name)));
-        let is_address = sum.as_ref().is_some_and(|sum| {
-            let addresses = |names: &[&[u8]]| names.iter().filter(|name| !self.unknown.contains(*name)).count();
-            addresses(&sum.added) > addresses(&sum.subtracted)
-        });
-        let number = sum.and_then(|sum| sum.constant());
-        keep(&mut self.unknown, number.is_none() && !is_address && !is_register);
-        match number {
+        match sum.and_then(|sum| sum.constant()) {
             Some(number) => self.numbers.insert(name, number),
             None => self.numbers.remove(name),
         };
@@ -125,18 +145,22 @@ impl<'a> Facts<'a> {
 
     fn value(&self, expression: &[u8]) -> Value {
         match symbol(expression) {
-            Some((name, _)) if self.unknown.contains(name) => Value::Other,
+            Some((name, _)) if self.unknown.contains(name) && self.number(name).is_none() => Value::Other,
             _ => value(expression, |name| self.number(name)),
         }
     }
 
-    /// Whether an operand has another name of a register.
+    /// Whether an operand has another name of a register, as far as can be told.
     fn names_register(&self, operand: &[u8]) -> bool {
-        !self.registers.is_empty() && operand.split(|&byte| !is_word(byte)).any(|word| self.registers.contains(word))
+        let is_made =
+            |word: &[u8]| self.made.iter().any(|start| word.starts_with(start)) && !self.labels.contains(word);
+        let is_register = |word: &[u8]| self.registers.contains(word) || is_made(word);
+        let has_names = !self.registers.is_empty() || !self.made.is_empty();
+        has_names && operand.split(|&byte| !is_word(byte)).any(is_register)
     }
 
     fn is_address(&self, expression: &[u8]) -> bool {
-        self.value(expression) == Value::Address && !self.registers.contains(expression)
+        self.value(expression) == Value::Address && !self.names_register(expression)
     }
 
     fn is_weak(&self, expression: &[u8]) -> bool {
