@@ -232,6 +232,7 @@ mod tests {
             (".byte 0x0f, 0xf0; incl word(%rdi)", ".byte 0x0f, 0xf0; pushq %r11; movabsq $word, %r11; incl (%rdi,%r11); popq %r11".to_owned()),
             ("popcntq word(%rdi), %rax", "pushq %r11; movabsq $word, %r11; popcntq (%rdi,%r11), %rax; popq %r11".to_owned()),
             (".set here, .; .set there, word; movq here, %rax; movq there, %rax", ".set here, .; .set there, word; movq here(%rip), %rax; movq there(%rip), %rax".to_owned()),
+            ("X = %ymm1; Y = X; vpaddd word(%rdi), X, Y", "X = %ymm1; Y = X; pushq %r11; movabsq $word, %r11; vpaddd (%rdi,%r11), X, Y; popq %r11".to_owned()),
             (".macro m; .L\\@ = 1; .endm; .Lword: incl .Lword", ".macro m; .L\\@ = 1; .endm; .Lword: incl .Lword(%rip)".to_owned()),
             // What only the upper half makes small.
             ("andq $0x5fff80000000, %rsi", format!("{}andq 28120b(%rip), %rsi", constant("0x5fff80000000"))),
@@ -298,6 +299,8 @@ mod tests {
             ".macro m; movq a, b; movq %gs:number, %rax; movq $word, b; .endm; .macro n; b = a; a = %r11; number = 8; .endm; n; m",
             ".set a, %r11; movq (a), %rax; addq %rax, (a)",
             ".macro define r n; register_\\r = %r\\n; .endm; define a 11; movq register_a, %rax; movq $word, register_a; addq word(%rdi), register_a",
+            ".macro m; addq word(%rdi), a; .endm; .macro set to; a = \\to; .endm; set %r11; m",
+            ".macro set name to; \\name = \\to; .endm; set a %r11; addq word(%rdi), a",
             ".macro set to; field = \\to; .endm; set 8; movq %gs:field, %rax",
             ".set size, end - start; movq %gs:size, %rax; movq $(size), %rax",
             ".set size, (end - start) * 8; .set other, size + 8; movq %gs:other, %rax",

@@ -35,6 +35,8 @@ pub(super) struct Facts<'a> {
     unknown: FxHashSet<&'a [u8]>,
     /// Names of registers,
     registers: FxHashSet<&'a [u8]>,
+    /// and those that may be names of general-purpose registers,
+    general: FxHashSet<&'a [u8]>,
     /// and how names start that macros put together and define.
     made: FxHashSet<&'a [u8]>,
     labels: FxHashSet<&'a [u8]>,
@@ -50,6 +52,7 @@ impl<'a> Facts<'a> {
             numbers: FxHashMap::default(),
             unknown: FxHashSet::default(),
             registers: FxHashSet::default(),
+            general: FxHashSet::default(),
             made: FxHashSet::default(),
             labels: FxHashSet::default(),
             weak: FxHashSet::default(),
@@ -81,7 +84,9 @@ impl<'a> Facts<'a> {
                 b".struct" | b".offset" => is_structure = true,
                 _ if Sections::is_change(&head) => is_structure = false,
                 _ if definers.contains(&*head) => {
-                    facts.unknown.extend(words.filter(|word| !word.is_empty()));
+                    let words = words.filter(|word| !word.is_empty());
+                    facts.general.extend(words.clone());
+                    facts.unknown.extend(words);
                     definers.extend(within.clone());
                 }
                 _ => {
@@ -104,17 +109,22 @@ impl<'a> Facts<'a> {
     /// Finds what is no address, wherever the text says so: a macro may be used later than it is
     /// defined.
     fn classify(&mut self, definitions: &[(&'a [u8], &'a [u8])]) {
+        let is_vector = |value: &[u8]| matches!(value, [b'%', b'x' | b'y' | b'z', b'm', b'm', ..]);
         loop {
-            let before = self.registers.len() + self.unknown.len();
+            let before = self.registers.len() + self.general.len() + self.unknown.len();
             for &(name, value) in definitions {
+                let is_register = value.starts_with(b"%") && !is_vector(value);
+                if is_register || value.starts_with(b"\\") || self.general.contains(value) {
+                    self.general.insert(name);
+                }
                 if value.starts_with(b"%") || self.registers.contains(value) {
                     self.registers.insert(name);
                 } else if !self.may_be_address(value) {
                     self.unknown.insert(name);
                 }
             }
-            if self.registers.len() + self.unknown.len() == before {
-                return;
+            if self.registers.len() + self.general.len() + self.unknown.len() == before {
+                break;
             }
         }
     }
@@ -152,11 +162,20 @@ impl<'a> Facts<'a> {
 
     /// Whether an operand has another name of a register, as far as can be told.
     fn names_register(&self, operand: &[u8]) -> bool {
+        self.has_name(operand, &self.registers)
+    }
+
+    /// Whether it is of one that might be saved.
+    fn names_general_register(&self, operand: &[u8]) -> bool {
+        self.has_name(operand, &self.general)
+    }
+
+    fn has_name(&self, operand: &[u8], names: &FxHashSet<&[u8]>) -> bool {
         let is_made =
             |word: &[u8]| self.made.iter().any(|start| word.starts_with(start)) && !self.labels.contains(word);
-        let is_register = |word: &[u8]| self.registers.contains(word) || is_made(word);
-        let has_names = !self.registers.is_empty() || !self.made.is_empty();
-        has_names && operand.split(|&byte| !is_word(byte)).any(is_register)
+        let is_one = |word: &[u8]| names.contains(word) || is_made(word);
+        let may_be = !names.is_empty() || !self.made.is_empty();
+        may_be && operand.split(|&byte| !is_word(byte)).any(is_one)
     }
 
     fn is_address(&self, expression: &[u8]) -> bool {
@@ -486,7 +505,7 @@ impl<'a> Instruction<'a> {
     }
 
     fn saved(&self, facts: &Facts<'_>) -> Option<Scratch> {
-        if self.operands.iter().any(|operand| facts.names_register(operand)) {
+        if self.operands.iter().any(|operand| facts.names_general_register(operand)) {
             return None;
         }
         Scratch::saved(&self.mnemonic, &self.operands.join(&b", "[..]))
