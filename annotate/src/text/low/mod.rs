@@ -298,7 +298,7 @@ mod tests {
             // No addresses, but numbers that only the assembler knows.
             ".macro m; movq a, b; movq %gs:number, %rax; movq $word, b; .endm; .macro n; b = a; a = %r11; number = 8; .endm; n; m",
             ".set a, %r11; movq (a), %rax; addq %rax, (a)",
-            ".macro define r n; register_\\r = %r\\n; .endm; define a 11; movq register_a, %rax; movq $word, register_a; addq word(%rdi), register_a",
+            ".macro define r n; register_\\r = %r\\n; .endm; define a 11; .set b, register_a; movq b, %rax; addq word(%rdi), b; movq register_a, %rax; movq $word, register_a; addq word(%rdi), register_a",
             ".macro m; addq word(%rdi), a; .endm; .macro set to; a = \\to; .endm; set %r11; m",
             ".macro set name to; \\name = \\to; .endm; set a %r11; addq word(%rdi), a",
             ".macro set to; field = \\to; .endm; set 8; movq %gs:field, %rax",

@@ -114,10 +114,10 @@ impl<'a> Facts<'a> {
             let before = self.registers.len() + self.general.len() + self.unknown.len();
             for &(name, value) in definitions {
                 let is_register = value.starts_with(b"%") && !is_vector(value);
-                if is_register || value.starts_with(b"\\") || self.general.contains(value) {
+                if is_register || value.starts_with(b"\\") || self.is_name_of(value, &self.general) {
                     self.general.insert(name);
                 }
-                if value.starts_with(b"%") || self.registers.contains(value) {
+                if value.starts_with(b"%") || self.is_name_of(value, &self.registers) {
                     self.registers.insert(name);
                 } else if !self.may_be_address(value) {
                     self.unknown.insert(name);
@@ -171,11 +171,14 @@ impl<'a> Facts<'a> {
     }
 
     fn has_name(&self, operand: &[u8], names: &FxHashSet<&[u8]>) -> bool {
-        let is_made =
-            |word: &[u8]| self.made.iter().any(|start| word.starts_with(start)) && !self.labels.contains(word);
-        let is_one = |word: &[u8]| names.contains(word) || is_made(word);
         let may_be = !names.is_empty() || !self.made.is_empty();
-        may_be && operand.split(|&byte| !is_word(byte)).any(is_one)
+        may_be && operand.split(|&byte| !is_word(byte)).any(|word| self.is_name_of(word, names))
+    }
+
+    /// Whether a word is one of these names, or of those that a macro makes.
+    fn is_name_of(&self, word: &[u8], names: &FxHashSet<&[u8]>) -> bool {
+        let is_made = || self.made.iter().any(|start| word.starts_with(start)) && !self.labels.contains(word);
+        names.contains(word) || is_made()
     }
 
     fn is_address(&self, expression: &[u8]) -> bool {
