@@ -132,7 +132,7 @@ impl Assembly<'_> {
         {
             return self.finish(&self.annotated, made, None);
         }
-        let status = self.original.run()?;
+        let status = self.run_original()?;
         if !status.success() {
             return Ok(exit_code(status));
         }
@@ -147,6 +147,16 @@ impl Assembly<'_> {
             return self.finish(&unpadded, &made, Some(&plain));
         }
         Ok(self.missed(rejection))
+    }
+
+    /// Runs the original command. Of a text that has been rewritten its object is for the other half
+    /// of the address space, and goes at once: whatever fails from here on must not leave it.
+    fn run_original(&self) -> anyhow::Result<ExitStatus> {
+        let status = self.original.run()?;
+        if self.rewritten.is_some() {
+            remove(self.object);
+        }
+        Ok(status)
     }
 
     /// The plain object stays; `afterburner build` will not let that pass. One for the other half
@@ -183,7 +193,7 @@ impl Assembly<'_> {
     fn run_rewritten(&self) -> anyhow::Result<ExitCode> {
         let made = self.plain()?;
         if self.original_first || !made.is_silent() {
-            let status = self.original.run()?;
+            let status = self.run_original()?;
             if !status.success() {
                 return Ok(exit_code(status));
             }
@@ -220,7 +230,7 @@ impl Assembly<'_> {
         }
         if let Err(error) = self.place(made) {
             // The tool has its own words for that.
-            let status = if plain.is_none() { self.original.run()? } else { ExitStatus::default() };
+            let status = if plain.is_none() { self.run_original()? } else { ExitStatus::default() };
             return Ok(if status.success() { self.fail(&error) } else { exit_code(status) });
         }
         journal::note(self.object, Outcome::Annotated(candidate.sites().count()));
@@ -229,7 +239,7 @@ impl Assembly<'_> {
 
     fn fail(&self, error: &anyhow::Error) -> ExitCode {
         complain(error);
-        let _ = fs::remove_file(self.object);
+        remove(self.object);
         ExitCode::FAILURE
     }
 
@@ -369,12 +379,21 @@ pub(crate) fn line_marker(line: usize, name: &str) -> Vec<u8> {
     format!("# {line} \"{name}\"\n").into_bytes()
 }
 
+/// Removes an object, but no device: what makefiles only try, they assemble into `/dev/null`
+/// (libiberty, `unlink_if_ordinary`).
+fn remove(path: &Path) {
+    let is_ordinary = |found: fs::Metadata| found.is_file() || found.is_symlink();
+    if fs::symlink_metadata(path).is_ok_and(is_ordinary) {
+        let _ = fs::remove_file(path);
+    }
+}
+
 /// Writes an object as GNU as does (bfd/cache.c, `bfd_open_file`; as/as.c): a file that is there
 /// and not empty gives way to a new one, and after a failure there is none. The header comes last.
 fn place(path: &Path, object: &[u8]) -> anyhow::Result<()> {
     const HEADER: usize = 64;
     if fs::metadata(path).is_ok_and(|existing| existing.len() > 0) {
-        let _ = fs::remove_file(path);
+        remove(path);
     }
     let (header, rest) = object.split_at(HEADER.min(object.len()));
     let write = || -> io::Result<()> {
@@ -383,7 +402,7 @@ fn place(path: &Path, object: &[u8]) -> anyhow::Result<()> {
         file.write_all_at(header, 0)
     };
     write().map_err(|error| {
-        let _ = fs::remove_file(path);
+        remove(path);
         anyhow::Error::new(error).context(format!("cannot write {}", path.display()))
     })
 }
@@ -397,6 +416,19 @@ mod tests {
     fn words(stderr: &str, quotes: bool) -> Words {
         let output = Output { status: ExitStatus::from_raw(0), stdout: Vec::new(), stderr: stderr.into() };
         Words::of(&output, quotes)
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_removed() {
+        let lab = tempfile::tempdir().expect("a directory");
+        let (file, link, pipe) = (lab.path().join("file"), lab.path().join("link"), lab.path().join("pipe"));
+        fs::write(&file, "object").expect("a file");
+        std::os::unix::fs::symlink("/dev/null", &link).expect("a link");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+        for (path, stays) in [(&file, false), (&link, false), (&pipe, true)] {
+            remove(path);
+            assert_eq!(fs::symlink_metadata(path).is_ok(), stays, "{}", path.display());
+        }
     }
 
     #[test]
