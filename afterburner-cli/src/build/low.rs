@@ -11,7 +11,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -120,7 +120,7 @@ pub(super) struct Configuration {
 impl Configuration {
     /// The one that the build will use, if it is there already.
     pub(super) fn of(make: &Make) -> Option<Self> {
-        let path = make.kernel_directory().join(".config");
+        let path = make.configuration();
         path.is_file().then_some(Self { path })
     }
 
@@ -157,18 +157,34 @@ impl Configuration {
         if refused.is_empty() {
             return Ok(());
         }
-        let mut text = self.read()?;
-        for (option, _) in refused {
-            text = text.replace(&format!("{}\n", set(option)), &format!("# CONFIG_{option} is not set\n"));
-        }
-        atomic::write(&self.path, |file| file.write_all(text.as_bytes()))?;
+        let text = self.read()?;
+        self.write(&without(&text))?;
         let mut command = Command::new("make");
         command.args(make.for_configuration()).arg("olddefconfig").current_dir(make.directory());
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        let status = command.status().context("cannot run make olddefconfig")?;
-        ensure!(status.success(), "make olddefconfig: {status}");
+        let status = command.status().context("cannot run make olddefconfig");
+        if !status.as_ref().is_ok_and(ExitStatus::success) {
+            // What nobody has seen fit stays as it was.
+            self.write(&text)?;
+        }
+        let status = status?;
+        ensure!(status.success(), "make olddefconfig: {status}; {} is as it was", self.path.display());
         Ok(())
     }
+
+    fn write(&self, text: &str) -> anyhow::Result<()> {
+        atomic::write(&self.path, |file| file.write_all(text.as_bytes()))
+    }
+}
+
+/// A configuration with the refused options off.
+fn without(text: &str) -> String {
+    let off = |line: &str| REFUSED.into_iter().find(|(option, _)| line == set(option));
+    let lines = text.lines().map(|line| match off(line) {
+        Some((option, _)) => format!("# CONFIG_{option} is not set\n"),
+        None => format!("{line}\n"),
+    });
+    lines.collect()
 }
 
 /// The line of an option that is built in.
@@ -207,6 +223,18 @@ mod tests {
         assert!(message.contains("CONFIG_SMP: ") && message.contains("CONFIG_RELOCATABLE: "), "{message}");
         assert_eq!(message.matches("CONFIG_").count(), 2, "{message}");
         Ok(())
+    }
+
+    #[test]
+    fn refused_options_are_switched_off_and_nothing_else() {
+        for (text, expected) in [
+            ("CONFIG_SMP=y\nCONFIG_A=\"x\"\n", "# CONFIG_SMP is not set\nCONFIG_A=\"x\"\n"),
+            ("CONFIG_A=y\nCONFIG_XEN=y", "CONFIG_A=y\n# CONFIG_XEN is not set\n"),
+            ("CONFIG_KASAN=y\r\n", "# CONFIG_KASAN is not set\n"),
+            ("CONFIG_XEN_X=y\n# CONFIG_XEN=y\nCONFIG_KASAN=n\n", "CONFIG_XEN_X=y\n# CONFIG_XEN=y\nCONFIG_KASAN=n\n"),
+        ] {
+            assert_eq!(without(text), expected, "{text}");
+        }
     }
 
     #[test]

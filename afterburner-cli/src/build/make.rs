@@ -28,6 +28,9 @@ const PLACES: &[&str] = &["O", "KBUILD_OUTPUT", "M", "KBUILD_EXTMOD", "MO", "KBU
 /// Those that say which compiler it is (Documentation/kbuild/llvm.rst).
 const COMPILER: &[&str] = &["CC", "LLVM", "LLVM_IAS", "CROSS_COMPILE", "KCFLAGS", "KAFLAGS"];
 
+/// Those that say which configuration it has (Documentation/kbuild/kconfig.rst).
+const CONFIGURATION: &[&str] = &["KCONFIG_CONFIG", "ARCH"];
+
 /// What an answer starts with, and what separates its fields: no text has it.
 const MARK: char = '\x01';
 
@@ -93,7 +96,7 @@ impl Make {
         let is_dry = short.chars().take_while(char::is_ascii_alphabetic).any(|flag| "nqt".contains(flag));
         let goals = goals.split_whitespace().map(str::to_owned).collect();
         self.answer = Some(Answer { directory: PathBuf::from(directory), goals, is_dry });
-        for name in PLACES.iter().chain(COMPILER) {
+        for name in PLACES.iter().chain(COMPILER).chain(CONFIGURATION) {
             let (origin, value, raw) = (next(), next(), next());
             let overrides = matches!(origin.as_str(), "command line" | "environment override" | "override");
             if overrides || origin == "environment" {
@@ -106,7 +109,12 @@ impl Make {
         let inherited = |name: &&str| Some(((*name).to_owned(), env::var(name).ok()?));
         let given = self.command.iter().filter_map(|word| word.to_str()?.split_once('='));
         let given = given.map(|(name, value)| (name.to_owned(), value.to_owned(), true));
-        let inherited = PLACES.iter().chain(COMPILER).filter_map(inherited).map(|(name, value)| (name, value, false));
+        let inherited = PLACES
+            .iter()
+            .chain(COMPILER)
+            .chain(CONFIGURATION)
+            .filter_map(inherited)
+            .map(|(name, value)| (name, value, false));
         let all: Vec<_> = inherited.chain(given).collect();
         for (name, value, overrides) in all {
             self.variables.insert(name, Variable { overrides, raw: value.clone(), value });
@@ -170,9 +178,14 @@ impl Make {
         objects.map_or_else(|| self.directory().to_owned(), |objects| self.directory().join(expand_home(objects)))
     }
 
+    /// The file of the kernel's configuration (`Documentation/kbuild/kconfig.rst`, `KCONFIG_CONFIG`).
+    pub(super) fn configuration(&self) -> PathBuf {
+        self.kernel_directory().join(self.given_or_inherited("KCONFIG_CONFIG").unwrap_or(".config"))
+    }
+
     /// The variables that a make of the same kernel's configuration has to be given.
     pub(super) fn for_configuration(&self) -> impl Iterator<Item = OsString> {
-        let names = ["O", "KBUILD_OUTPUT", "CC", "CROSS_COMPILE"];
+        let names = ["O", "KBUILD_OUTPUT", "KCONFIG_CONFIG", "ARCH", "CC", "CROSS_COMPILE"];
         names.into_iter().filter_map(|name| Some(variable(name, self.given(name)?)))
     }
 
@@ -234,7 +247,7 @@ pub(super) fn environment(makefile: &str, file: &str) -> [(&'static str, OsStrin
 
 /// Runs make up to its answer.
 fn answers(command: &[OsString], position: usize) -> anyhow::Result<String> {
-    let question = question(&[PLACES, COMPILER]);
+    let question = question(&[PLACES, COMPILER, CONFIGURATION]);
     let mut make = Command::new(&command[0]);
     make.args(&command[1..=position]).arg(format!("--eval=$(info {question})$(error stop)"));
     make.args(&command[position + 1..]).stdin(Stdio::null()).env_remove("MAKEFILES");
@@ -306,6 +319,22 @@ mod tests {
             assert_eq!(make.output_directories(), directories.iter().map(place).collect::<Vec<_>>(), "{words:?}");
             assert_eq!(make.goals().map(|goals| goals.join(" ")).as_deref(), Some(goals), "{words:?}");
             assert_eq!(make.builds(), builds, "{words:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_configuration_is_where_make_is_told() -> anyhow::Result<()> {
+        for (words, expected) in [
+            (&["make", "O=/b"][..], "/b/.config"),
+            (&["make", "O=/b", "KCONFIG_CONFIG=mine"], "/b/mine"),
+            (&["make", "O=/b", "KCONFIG_CONFIG=/c/mine"], "/c/mine"),
+            (&["build-it", "O=/b", "KCONFIG_CONFIG=mine"], "/b/mine"),
+        ] {
+            let make = ask(words)?;
+            assert_eq!(make.configuration(), Path::new(expected), "{words:?}");
+            let is_given = make.for_configuration().any(|word| word == "KCONFIG_CONFIG=mine");
+            assert_eq!(is_given, words.contains(&"KCONFIG_CONFIG=mine"), "{words:?}");
         }
         Ok(())
     }
