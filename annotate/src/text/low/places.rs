@@ -52,7 +52,7 @@ impl<'a> Places<'a> {
         let mut sections = Sections::default();
         let mut within: Option<Vec<u8>> = None;
         // How many names the table has got since the text came to it.
-        let mut named = 0;
+        let (mut in_table, mut named) = (false, 0);
         let mut is_prefixed = false;
         for item in Scanner::new(source, 0..source.len()) {
             let statement = match item {
@@ -77,7 +77,7 @@ impl<'a> Places<'a> {
                 is_prefixed = false;
             }
             let is_entry = places.entries.contains(&*head);
-            let is_data = super::super::distance::is_data(&head) && sections.name() == TABLE;
+            let is_data = in_table && super::super::distance::is_data(&head);
             if is_entry || is_data {
                 places.entries.extend(within.clone());
                 for operand in split(operands) {
@@ -89,7 +89,7 @@ impl<'a> Places<'a> {
                 }
             }
             if sections.follow(&head, operands) {
-                named = 0;
+                (in_table, named) = (sections.name() == TABLE, 0);
             }
         }
         places
