@@ -25,6 +25,7 @@
 //! its text for the user's. It never fails: what it does not know it leaves, and the object then
 //! shows it ([`crate::object::low`]).
 
+mod facts;
 mod operands;
 mod places;
 mod rules;
@@ -33,8 +34,9 @@ mod scratch;
 use std::borrow::Cow;
 use std::ops::Range;
 
+use self::facts::Facts;
 use self::places::{Next, Places};
-use self::rules::{Facts, Instruction};
+use self::rules::Instruction;
 use super::distance::definition;
 use super::expression::Sum;
 use super::inline::Inline;
