@@ -193,7 +193,7 @@ mod tests {
     fn a_process_is_the_image_itself() {
         let mut machine = machine(Boot::Process("./image".into()));
         machine.initrd = Some("/a,b".into());
-        assert_eq!(line(&machine), "./image --memory 256 --initrd /a,b console=ttyS0\n");
+        assert_eq!(line(&machine), "./image --memory 256 --initrd '/a,b' 'console=ttyS0'\n");
     }
 
     #[test]
