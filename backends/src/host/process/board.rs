@@ -8,6 +8,7 @@ use wedge::cpu::Size;
 use wedge::platform::{Board as PlatformBoard, Platform};
 use wedge::vm::{Board as VmBoard, End, Host as _};
 
+use super::affinity::Affinity;
 use super::console::Console;
 use super::cpu::CPU;
 use super::guest::Process;
@@ -20,12 +21,13 @@ pub(super) struct Board {
     /// What the timer was last set to.
     set: Option<u64>,
     console: Console,
+    pub(super) affinity: Affinity,
 }
 
 impl Board {
     /// With a timer that is not set.
     pub(super) fn new() -> Answer<Self> {
-        Ok(Self { timer: Timer::new()?, set: None, console: Console::new() })
+        Ok(Self { timer: Timer::new()?, set: None, console: Console::new(), affinity: Affinity::new()? })
     }
 }
 
@@ -80,7 +82,9 @@ impl VmBoard for Board {
     fn wait(&mut self, platform: &mut Platform) {
         let time = platform.deadline().map(|deadline| deadline.saturating_sub(now()));
         let mut files = [self.console.polled()];
+        self.affinity.leave();
         let _ = wait_for(&mut files, time);
+        self.affinity.settle();
         self.collect(platform);
     }
 

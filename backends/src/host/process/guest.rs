@@ -226,7 +226,8 @@ impl Process {
 
     /// Runs it, unless something has come in before.
     fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Option<Stop>, super::programs::Failure> {
-        let (stub, is_new) = vm.host.programs.stub(vm.machine.space.memory.space())?;
+        let space = vm.machine.space.memory.space();
+        let (stub, is_new) = vm.host.programs.stub(space, &vm.machine.board.affinity)?;
         if is_new {
             vm.machine.space.memory.begin();
         }

@@ -7,7 +7,8 @@
 //! apart in [`guest`], which also runs programs ([`programs`]). Behind [`wedge::vm`] are, as the
 //! host: [`processor`] (segment bases, registers), [`tables`] (the page tables of
 //! [`wedge::shadow`], in software) with what Linux has mapped by them ([`mappings`]), [`board`]
-//! (clock, timer, console). [`system`] is the way to Linux.
+//! (clock, timer, console), [`affinity`] (the processor that all of it runs on). [`system`] is the way to
+//! Linux.
 #![cfg_attr(
     target_os = "none",
     expect(unsafe_code, reason = "the machine is reached by system calls and addresses that Rust knows nothing of")
@@ -15,6 +16,8 @@
 #![expect(clippy::cast_possible_truncation, reason = "this is 64-bit code; narrower casts cut what is meant to be cut")]
 
 mod accesses;
+#[cfg(target_os = "none")]
+mod affinity;
 mod arguments;
 #[cfg(target_os = "none")]
 mod board;

@@ -28,6 +28,7 @@ use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace as tracing;
 use wedge::x86::control::xcr0;
 
+use super::affinity::Affinity;
 use super::entry::{process_orders, process_orders_call, process_orders_end};
 use super::filter::{LENGTH, filter};
 use super::memory::{OWN, READ_AND_WRITE, STUB, pointer};
@@ -133,12 +134,21 @@ impl State {
     }
 }
 
+/// A stub process.
+#[derive(Clone, Copy, Debug)]
+struct Stub {
+    /// Its number; 0 if there is none yet.
+    number: u32,
+    /// The processor that it was moved to.
+    processor: Option<u32>,
+}
+
 /// The stubs.
 #[derive(Debug)]
 pub(super) struct Programs {
     mother: u32,
-    /// By the number of the space; 0 where there is none yet.
-    stubs: [u32; SPACES],
+    /// By the number of the space.
+    stubs: [Stub; SPACES],
     state: State,
 }
 
@@ -156,7 +166,11 @@ impl Programs {
         }
         let mother = fork().map_err(refused("a process for programs"))?;
         note(mother);
-        let mut programs = Self { mother, stubs: [0; SPACES], state: State { area, length: 4 * PAGE } };
+        let mut programs = Self {
+            mother,
+            stubs: [Stub { number: 0, processor: None }; SPACES],
+            state: State { area, length: 4 * PAGE },
+        };
         programs.raise(stub)?;
         Ok(programs)
     }
@@ -185,16 +199,15 @@ impl Programs {
         Ok(())
     }
 
-    /// The process of a space, and whether it is new.
-    pub(super) fn stub(&mut self, space: usize) -> Result<(u32, bool), Failure> {
-        match self.stubs[space] {
-            0 => {
-                let stub = self.bear()?;
-                self.stubs[space] = stub;
-                Ok((stub, true))
-            }
-            stub => Ok((stub, false)),
+    /// The process of a space, where the guest runs, and whether it is new.
+    pub(super) fn stub(&mut self, space: usize, affinity: &Affinity) -> Result<(u32, bool), Failure> {
+        let is_new = self.stubs[space].number == 0;
+        if is_new {
+            self.stubs[space].number = self.bear()?;
         }
+        let stub = &mut self.stubs[space];
+        stub.processor = affinity.fetch(stub.number, stub.processor);
+        Ok((stub.number, is_new))
     }
 
     /// A child of the mother.

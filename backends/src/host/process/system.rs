@@ -11,6 +11,8 @@ use linux_raw_sys::errno::{EAGAIN, EINTR};
 use linux_raw_sys::general as raw;
 use linux_raw_sys::ioctl::{TCGETS, TCSETS};
 
+use super::affinity::Mask;
+
 /// Why Linux refuses something (`errno(3)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Errno(pub(super) u32);
@@ -159,6 +161,30 @@ pub(super) fn exit(status: u8) -> ! {
     loop {
         let _ = plain(raw::__NR_exit_group, [status.into(), 0, 0, 0, 0, 0]);
     }
+}
+
+/// The processors that this process may run on (`sched_getaffinity(2)`).
+pub(super) fn affinity() -> Answer<Mask> {
+    let mut mask: Mask = [0; _];
+    let place = (&raw mut mask).addr() as u64;
+    // SAFETY: it writes to `mask`.
+    unsafe { call(raw::__NR_sched_getaffinity, [0, size_of::<Mask>() as u64, place, 0, 0, 0]) }?;
+    Ok(mask)
+}
+
+/// Has a process, or this one (0), run on some processors only (`sched_setaffinity(2)`). That is a
+/// wish: nothing depends on it.
+pub(super) fn set_affinity(process: u32, mask: &Mask) {
+    let place = core::ptr::from_ref(mask).addr() as u64;
+    let _ = plain(raw::__NR_sched_setaffinity, [process.into(), size_of::<Mask>() as u64, place, 0, 0, 0]);
+}
+
+/// The processor that this runs on (`getcpu(2)`).
+pub(super) fn processor() -> u32 {
+    let mut number = 0_u32;
+    // SAFETY: it writes to `number`.
+    let _ = unsafe { call(raw::__NR_getcpu, [(&raw mut number).addr() as u64, 0, 0, 0, 0, 0]) };
+    number
 }
 
 /// The number of this process.
