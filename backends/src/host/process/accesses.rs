@@ -7,7 +7,7 @@ use core::fmt;
 
 use iced_x86::{Code, CodeSize, Decoder, DecoderOptions, InstructionInfoFactory, OpAccess, Register, UsedMemory};
 use wedge::cpu::{Context, Registers};
-use wedge::x86::paging::{PAGE, fault};
+use wedge::x86::paging::fault;
 
 /// The longest instruction.
 const LONGEST: u64 = 15;
@@ -17,6 +17,8 @@ pub(super) struct Accesses {
     instructions: InstructionInfoFactory,
     /// The page that was accessed last, which may be mapped when a program goes on.
     latest: Option<u64>,
+    /// Where the last instruction was that said nothing of its access, and what it accessed.
+    unknown: Option<(u64, u64)>,
 }
 
 impl fmt::Debug for Accesses {
@@ -28,7 +30,7 @@ impl fmt::Debug for Accesses {
 impl Accesses {
     /// None yet.
     pub(super) fn new() -> Self {
-        Self { instructions: InstructionInfoFactory::new(), latest: None }
+        Self { instructions: InstructionInfoFactory::new(), latest: None, unknown: None }
     }
 
     /// The address that was accessed last, once.
@@ -37,33 +39,46 @@ impl Accesses {
     }
 
     /// The error code of a page fault at an address, by the instruction at RIP, as far as it says
-    /// how the access was.
-    pub(super) fn error(&mut self, context: &Context, code: &[u8], address: u64) -> u32 {
+    /// how the access was. `bases` are those of FS and GS.
+    ///
+    /// An instruction that is not known says nothing: its access is a read, and if that fails again
+    /// once it is allowed, a write.
+    pub(super) fn error(&mut self, context: &Context, bases: [u64; 2], code: &[u8], address: u64) -> u32 {
         self.latest = Some(address);
+        let again = self.unknown.take() == Some((context.rip, address));
         let distance = address.wrapping_sub(context.rip);
         // What cannot be read is not executed, either.
-        let fetched = code.is_empty() || distance < LONGEST && code.len() as u64 <= distance;
-        if fetched || distance < LONGEST && !self.accesses(context, code, address, |_| true) {
+        if code.is_empty() || distance < LONGEST && code.len() as u64 <= distance {
             return fault::USER | fault::FETCH;
         }
-        let writes = |access| {
-            matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
-        };
-        if self.accesses(context, code, address, writes) { fault::USER | fault::WRITE } else { fault::USER }
-    }
-
-    /// Whether the instruction has an access of a kind that may be the one to an address.
-    fn accesses(&mut self, context: &Context, code: &[u8], address: u64, kind: impl Fn(OpAccess) -> bool) -> bool {
-        const COMPATIBILITY: u64 = 0x23;
-        let bits = if context.cs == COMPATIBILITY { 32 } else { 64 };
-        let instruction = Decoder::with_ip(bits, code, context.rip, DecoderOptions::NONE).decode();
-        if instruction.is_invalid() {
-            return false;
-        }
+        let instruction = Decoder::with_ip(bits(context), code, context.rip, DecoderOptions::NONE).decode();
         let used = self.instructions.info(&instruction).used_memory();
-        let mut fitting = used.iter().filter(|used| kind(used.access()));
-        fitting.any(|used| may_reach(used, context, address))
+        let (mut reached, mut written) = (false, false);
+        for operand in used.iter().filter(|operand| reaches(operand, context, bases, address)) {
+            reached = true;
+            written |= is_write(operand.access());
+        }
+        if written || !reached && distance >= LONGEST && again {
+            fault::USER | fault::WRITE
+        } else if reached {
+            fault::USER
+        } else if distance < LONGEST {
+            fault::USER | fault::FETCH
+        } else {
+            self.unknown = Some((context.rip, address));
+            fault::USER
+        }
     }
+}
+
+/// How many bits code has: a segment of Linux's for 32-bit code, or any other.
+fn bits(context: &Context) -> u32 {
+    const COMPATIBILITY: u64 = 0x23;
+    if context.cs == COMPATIBILITY { 32 } else { 64 }
+}
+
+fn is_write(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
 }
 
 /// The number of an INT n.
@@ -72,24 +87,24 @@ pub(super) fn interrupt(code: &[u8]) -> Option<u8> {
     (instruction.code() == Code::Int_imm8).then(|| instruction.immediate8())
 }
 
-/// Whether an operand in memory may reach the page around an address.
-fn may_reach(used: &UsedMemory, context: &Context, address: u64) -> bool {
-    /// A stack access, a vector, XSAVE: what is longer than that says nothing of its length.
-    const LENGTH: u64 = 4096;
+/// Whether an operand in memory reaches an address. One whose place is in a vector may.
+fn reaches(used: &UsedMemory, context: &Context, [fs, gs]: [u64; 2], address: u64) -> bool {
+    /// Of what has no fixed length, such as the state that XSAVE saves: no more than that.
+    const LENGTH: u64 = 16 << 10;
     let value = |register: Register| value(register, &context.registers, context);
     let (Some(base), Some(index)) = (value(used.base()), value(used.index())) else { return true };
-    // The bases of FS and GS are not known here.
-    if matches!(used.segment(), Register::FS | Register::GS) {
-        return true;
-    }
-    let start = base.wrapping_add(index.wrapping_mul(u64::from(used.scale()))).wrapping_add(used.displacement());
-    let start = if used.address_size() == CodeSize::Code64 { start } else { start & 0xffff_ffff };
+    let offset = base.wrapping_add(index.wrapping_mul(u64::from(used.scale()))).wrapping_add(used.displacement());
+    let offset = if used.address_size() == CodeSize::Code64 { offset } else { offset & 0xffff_ffff };
+    let start = match used.segment() {
+        Register::FS => fs.wrapping_add(offset),
+        Register::GS => gs.wrapping_add(offset),
+        _ => offset,
+    };
     let length = match used.memory_size().size() as u64 {
         0 => LENGTH,
         length => length,
     };
-    // Of a repeated one, only how far it is has been told: by the registers.
-    address.wrapping_sub(start & !(PAGE - 1)) < (start % PAGE + length).next_multiple_of(PAGE)
+    address.wrapping_sub(start) < length
 }
 
 /// A register's value; nothing of those that no address has, or of vectors.
@@ -132,7 +147,7 @@ mod tests {
             Registers { rax: 0x1000, rbx: 0x2000, rsi: 0x5ff8, rdi: 0x7000, rcx: 4, ..Registers::default() };
         let context = Context { registers, rip: RIP, cs: 0x33, rsp: 0x9000, ..Context::default() };
         let mut accesses = Accesses::new();
-        let error = accesses.error(&context, code, address);
+        let error = accesses.error(&context, [0x10_0000, 0x20_0000], code, address);
         assert_eq!(accesses.wanted(), Some(address));
         assert_eq!(accesses.wanted(), None, "once");
         error
@@ -143,7 +158,7 @@ mod tests {
         const READ: u32 = fault::USER;
         const WRITE: u32 = fault::USER | fault::WRITE;
         const FETCH: u32 = fault::USER | fault::FETCH;
-        let cases: [(&[u8], u64, u32, &str); 14] = [
+        let cases: [(&[u8], u64, u32, &str); 18] = [
             (&[0x48, 0x8b, 0x00], 0x1000, READ, "mov (%rax), %rax"),
             (&[0x48, 0x89, 0x00], 0x1000, WRITE, "mov %rax, (%rax)"),
             (&[0x48, 0x89, 0x40, 0x10], 0x1010, WRITE, "mov %rax, 16(%rax)"),
@@ -156,6 +171,10 @@ mod tests {
             (&[0xff, 0x10], 0x8ff8, WRITE, "call *(%rax), of what it pushes"),
             (&[0x48, 0xa5], 0x7000, WRITE, "movsq, of what it writes"),
             (&[0x48, 0xa5], 0x5ff8, READ, "movsq, of what it reads"),
+            (&[0x64, 0x89, 0x00], 0x10_1000, WRITE, "mov %eax, %fs:(%rax)"),
+            (&[0x65, 0x8b, 0x00], 0x20_1000, READ, "mov %gs:(%rax), %eax"),
+            (&[0x64, 0x89, 0x00], RIP, FETCH, "mov %eax, %fs:(%rax), of which nothing may be executed"),
+            (&[0xc6, 0x05, 0xf9, 0xff, 0xff, 0xff, 0x90], RIP, WRITE, "movb $0x90, -7(%rip)"),
             (&[], RIP, FETCH, "nothing can be read"),
             (&[0x90], RIP, FETCH, "nothing may be executed"),
         ];
@@ -177,11 +196,25 @@ mod tests {
         }
     }
 
+    /// `0f 04` is nothing.
+    #[test]
+    fn what_an_unknown_instruction_does_is_found_out() {
+        let mut accesses = Accesses::new();
+        let mut error = |rip: u64, address: u64| {
+            let context = Context { rip, cs: 0x33, ..Context::default() };
+            accesses.error(&context, [0; 2], &[0x0f, 0x04], address)
+        };
+        assert_eq!(error(0x40_0000, 0x1000), fault::USER);
+        assert_eq!(error(0x40_0000, 0x1000), fault::USER | fault::WRITE);
+        assert_eq!(error(0x40_0000, 0x1000), fault::USER, "from the start");
+        assert_eq!(error(0x40_0000, 0x2000), fault::USER, "another address");
+    }
+
     /// The rest of an instruction is in the next page.
     #[test]
     fn an_instruction_that_is_cut_off_is_a_fetch() {
         let mut accesses = Accesses::new();
         let context = Context { rip: 0x40_0ffe, cs: 0x33, ..Context::default() };
-        assert_eq!(accesses.error(&context, &[0x48, 0x8b], 0x40_1000), fault::USER | fault::FETCH);
+        assert_eq!(accesses.error(&context, [0; 2], &[0x48, 0x8b], 0x40_1000), fault::USER | fault::FETCH);
     }
 }

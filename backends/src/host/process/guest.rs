@@ -334,7 +334,8 @@ impl Process {
     fn page_fault(vm: &mut Vm, context: &mut Context, address: u64) {
         let mut code = [0; 15];
         let length = vm.fetch(context.rip, &mut code, true);
-        let error = vm.host.accesses.error(context, &code[..length], address);
+        let bases = [fs_base(), vm.machine.processor.users_gs_base];
+        let error = vm.host.accesses.error(context, bases, &code[..length], address);
         CPU.fault_address.store(address, Ordering::Relaxed);
         (context.vector, context.error) = (vector::PAGE_FAULT.into(), error.into());
         vm.exception(context);
