@@ -4,7 +4,8 @@
 //! filled in advance costs a quarter of that, and as much again when it is dropped: it must be more
 //! likely needed than not. In a space's own part that is the case for the other page of a pair, if
 //! it has been used before, which its accessed flag tells; farther away it is not, least of all
-//! after a `fork`. In the kernel's part all that are present are filled: a fault on the stack that
+//! after a `fork`. A host where a fault costs much more fills larger groups
+//! ([`Host::GROUP`]). In the kernel's part all that are present are filled: a fault on the stack that
 //! the fault itself is pushed to cannot be taken, so a kernel stack has to be there as a whole from
 //! its first touch on. But ahead of need only memory is mapped: a device is accessed by whoever
 //! means it. A stack that begins in one block and ends in the next is filled by its first store,
@@ -123,7 +124,7 @@ impl Shadow<'_> {
         self.put(table, at, leaf, link, host);
         self.touch(table);
         self.statistics.fills += 1;
-        self.fill_other(target, table, walk, host);
+        self.fill_others(target, table, walk, host);
         Some(())
     }
 
@@ -147,7 +148,7 @@ impl Shadow<'_> {
         let outcome = self.fill_entry(target, top, table, link, host);
         match outcome {
             Outcome::Filled if self.is_kernel(address) => self.fill_block(target, table, walk, host),
-            Outcome::Filled => self.fill_other(target, table, walk, host),
+            Outcome::Filled => self.fill_others(target, table, walk, host),
             _ => {}
         }
         if target.why != Why::Ahead {
@@ -210,14 +211,18 @@ impl Shadow<'_> {
         }
     }
 
-    /// Fills the other page of a pair in a space's own part.
-    fn fill_other(&mut self, target: Target, table: u32, walk: &Walk, host: &mut impl Host) {
-        let other = index(target.address, 1) ^ 1;
-        if !self.note(table, other).is_present() {
-            let source = walk.source(self.mode, target.address, 1);
-            let leaf = source.note(self.mode, other, source.entry(other, host), 1);
-            if leaf.is_user() {
-                self.fill_neighbour(table, other, leaf, host);
+    /// Fills the other pages of a group in a space's own part.
+    fn fill_others<H: Host>(&mut self, target: Target, table: u32, walk: &Walk, host: &mut H) {
+        const { assert!(H::GROUP.is_power_of_two() && H::GROUP <= BLOCK) };
+        let at = index(target.address, 1);
+        let first = at & !(H::GROUP - 1);
+        for other in (first..first + H::GROUP).filter(|other| *other != at) {
+            if !self.note(table, other).is_present() {
+                let source = walk.source(self.mode, target.address, 1);
+                let leaf = source.note(self.mode, other, source.entry(other, host), 1);
+                if leaf.is_user() {
+                    self.fill_neighbour(table, other, leaf, host);
+                }
             }
         }
     }

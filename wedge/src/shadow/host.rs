@@ -98,6 +98,10 @@ pub enum Flush {
 /// Guest tables are read and written at guest-physical addresses; whatever the guest has put there
 /// may come.
 pub trait Host {
+    /// How many neighbouring pages of a space's own part are filled together if they have been used
+    /// before: a power of two, [`BLOCK`] at most. The more a fault costs the more of them pay.
+    const GROUP: usize = 2;
+
     /// The page-table entry at a guest-physical address (a multiple of 8), `None` if there is no
     /// memory.
     fn guest_entry(&self, address: u64) -> Option<u64>;

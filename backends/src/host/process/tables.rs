@@ -216,9 +216,10 @@ impl Tables {
         for entry in &mut self.pool[found.table][first..first + (mapping.length >> shift) as usize] {
             *entry |= IN_KERNEL;
         }
-        self.has_own |= !self.layout.kernel.contains(address);
         let mapping = mapping.from(self.lowest).filter(|mapping| mapping.address <= address);
         mapping.ok_or(system::Errno(linux_raw_sys::errno::EPERM)).and_then(|mapping| self.carry_out(&mapping))?;
+        // Behind that, for to make room all may have gone.
+        self.has_own |= !self.layout.kernel.contains(address);
         Ok(true)
     }
 
@@ -378,6 +379,9 @@ const fn number(level: Level) -> u8 {
 }
 
 impl Host for Tables {
+    /// A fault of a program's costs several changes between processes.
+    const GROUP: usize = BLOCK;
+
     #[inline]
     fn guest_entry(&self, address: u64) -> Option<u64> {
         self.memory.word(address).map(|word| word.load(core::sync::atomic::Ordering::Relaxed))
