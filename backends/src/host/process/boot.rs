@@ -351,13 +351,16 @@ fn lowest() -> u64 {
     number_in(c"/proc/sys/vm/mmap_min_addr").unwrap_or(USUAL).next_multiple_of(PAGE).max(PAGE)
 }
 
-/// How many mappings this process may have for the guest: some are the wedge's own.
-fn mappings() -> u32 {
+/// How many mappings a process may have for the guest: some are the wedge's own. With few page
+/// tables, for a test, there are few mappings.
+fn mappings(tables: Option<u32>) -> u32 {
+    const FOR_EACH_TABLE: u32 = 4;
     const USUAL: u64 = 65530;
     const KEPT: u64 = 64;
     const LEAST: u64 = 256;
     let most = number_in(c"/proc/sys/vm/max_map_count").unwrap_or(USUAL);
-    most.saturating_sub(KEPT).clamp(LEAST, u32::MAX.into()) as u32
+    let most = most.saturating_sub(KEPT).clamp(LEAST, u32::MAX.into()) as u32;
+    tables.map_or(most, |tables| most.min(tables.saturating_mul(FOR_EACH_TABLE)))
 }
 
 /// Words for the guest.
@@ -450,7 +453,7 @@ fn shadow_memory(contents: &Contents<'_>, memory: Memory) -> Result<(Tables, Sha
             pool: core::slice::from_raw_parts_mut(pointer(SHADOW), count),
             information: core::slice::from_raw_parts_mut(pointer(information), count),
             layout: contents.payload.layout,
-            mappings: mappings(),
+            mappings: mappings(contents.options.tables),
             lowest: lowest(),
         });
         let notes = core::slice::from_raw_parts_mut(pointer(notes), count);
