@@ -1,8 +1,8 @@
 //! Standard input as the input of the guest's serial port, and the wedge's own words.
 //!
 //! A terminal hands on each byte as it is typed, and Ctrl-A is for the wedge, as it is for QEMU:
-//! Ctrl-A X ends the guest, and Ctrl-A twice is Ctrl-A. However the guest ends, the terminal is as it
-//! was.
+//! Ctrl-A X ends the guest, and Ctrl-A twice is Ctrl-A. However the guest ends, the terminal is as
+//! it was.
 
 use linux_raw_sys::general as raw;
 use wedge::vm::{End, Host as _};

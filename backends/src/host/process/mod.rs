@@ -2,13 +2,12 @@
 //! space of its programs in one of its own. No privilege is needed.
 //!
 //! Linux starts the image as a program; [`entry`] moves the wedge to its window. [`boot`] makes the
-//! guest of what [`arguments`] say. What a site becomes is decided in `wedge`
-//! ([`wedge::sites`]); what is not done in place comes in by [`entry`] or as a signal, and is told
-//! apart in [`guest`], which also runs programs ([`programs`]). Behind [`wedge::vm`] are, as the
-//! host: [`processor`] (segment bases, registers), [`tables`] (the page tables of
-//! [`wedge::shadow`], in software) with what Linux has mapped by them ([`mappings`]), [`board`]
-//! (clock, timer, console), [`affinity`] (the processor that all of it runs on). [`system`] is the way to
-//! Linux.
+//! guest of what [`arguments`] say. What a site becomes is decided in `wedge` ([`wedge::sites`]);
+//! what is not done in place comes in by [`entry`] or as a signal, and is told apart in [`guest`],
+//! which also runs programs ([`programs`]). Behind [`wedge::vm`] are, as the host: [`processor`]
+//! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
+//! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console), [`affinity`]
+//! (the processor that all of it runs on). [`system`] is the way to Linux.
 #![cfg_attr(
     target_os = "none",
     expect(unsafe_code, reason = "the machine is reached by system calls and addresses that Rust knows nothing of")

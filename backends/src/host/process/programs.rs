@@ -9,10 +9,10 @@
 //! this once not by `PTRACE_SYSEMU`. A [`filter`](super::filter) of the process's system calls is a
 //! second fence.
 //!
-//! All stubs are copies of the first, the *mother*, which has nothing mapped: a copy of this process
-//! would have to be cleared of thousands of mappings each time. All are children of this process, and
-//! end with it (`PTRACE_O_EXITKILL`), however it ends; where it can, it waits for their ends
-//! ([`end_all`]).
+//! All stubs are copies of the first, the *mother*, which has nothing mapped: a copy of this
+//! process would have to be cleared of thousands of mappings each time. All are children of this
+//! process, and end with it (`PTRACE_O_EXITKILL`), however it ends; where it can, it waits for
+//! their ends ([`end_all`]).
 //!
 //! The processor's extended state (x87, SSE, AVX) is that of the program also while the guest's
 //! kernel runs, which saves it when it changes threads. So it goes with each change between the two

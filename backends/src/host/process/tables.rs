@@ -2,9 +2,10 @@
 //!
 //! No processor reads them. What is in them is mapped by Linux when it is accessed, and a change
 //! drops what Linux has mapped by the old entry: in this process, where the guest's kernel runs
-//! with the current space beside it, at the end of the operation; in the process of a space's programs, before that
-//! runs next. So each table knows which space it belongs to, and each entry by which of the two it
-//! may have been mapped. That is no more than a hint: a range that is not mapped may be unmapped.
+//! with the current space beside it, at the end of the operation; in the process of a space's
+//! programs, before that runs next. So each table knows which space it belongs to, and each entry
+//! by which of the two it may have been mapped. That is no more than a hint: a range that is not
+//! mapped may be unmapped.
 //!
 //! [`mappings`](super::mappings) says how many mappings there may be.
 
