@@ -16,6 +16,7 @@ use wedge::vm::Board as VmBoard;
 use x86_64::instructions::port::Port;
 
 use super::console;
+use super::cpu::CPU;
 use super::entry::SHARED_PAGE;
 use super::hypercall::{self, Reason, Refused, shutdown};
 use super::interface::{VIRQ_CONSOLE, VIRQ_TIMER};
@@ -45,8 +46,6 @@ pub(super) struct Board {
     pirqs: [Option<u32>; LINES],
     /// Whether real ports can be used.
     privileged: bool,
-    /// What the timer was last set to.
-    timer: Option<u64>,
 }
 
 impl Board {
@@ -59,7 +58,6 @@ impl Board {
             port_count: 0,
             pirqs: [None; LINES],
             privileged,
-            timer: None,
         };
         board.listen(hypercall::bind_virq(VIRQ_TIMER)?, Source::Timer);
         let console = match console_port {
@@ -235,7 +233,7 @@ impl VmBoard for Board {
             match self.sources[port] {
                 Source::None => {}
                 Source::Timer => {
-                    self.timer = None;
+                    CPU.timer.store(0, Ordering::Relaxed);
                     platform.advance(self);
                 }
                 Source::Console => platform.input(self),
@@ -252,10 +250,9 @@ impl VmBoard for Board {
     }
 
     fn set_timer(&mut self, platform: &Platform) {
-        let deadline = platform.deadline();
-        if deadline != self.timer && deadline.is_some() {
-            hypercall::set_timer(deadline.unwrap_or(0));
-            self.timer = deadline;
+        let deadline = platform.deadline().unwrap_or(0);
+        if deadline != 0 && CPU.timer.swap(deadline, Ordering::Relaxed) != deadline {
+            hypercall::set_timer(deadline);
         }
     }
 }

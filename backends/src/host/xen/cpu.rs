@@ -1,16 +1,24 @@
-//! What belongs to one processor, as the entries and the sites see it.
+//! What belongs to one processor.
 //!
 //! It lies at one address in the window, so that a site is the same code on every processor, and
 //! needs no register to find its own: GS is the guest's. With several processors the page-table
-//! root of each maps a page of its own there. All of it is written by code that knows nothing of
-//! Rust's references, so it consists of atomic numbers.
+//! root of each maps pages of its own there. The first holds what entry points and sites read and
+//! write. That is code which knows nothing of Rust's references, so it consists of atomic numbers.
+//! Xen and user mode see the other pages.
 
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
-use crate::runtime::exclusive::PAGE_WORDS;
+use crate::runtime::PAGE;
+use crate::runtime::exclusive::{Exclusive, PAGE_WORDS, Pages};
 
-/// The numbers. Offsets of fields are operands of the assembly code (`entry.rs`).
+/// Pages of a local descriptor table, at most: 8,192 entries (SDM Vol. 3A, 3.4.2).
+pub(super) const LDT_PAGES: usize = 16;
+
+/// A page of the guest's, as it was when it was looked at.
+pub(super) type Source = [u8; PAGE as usize];
+
+/// The processor's. Offsets of fields are operands of the assembly code (`entry.rs`).
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub(super) struct Cpu {
@@ -31,8 +39,22 @@ pub(super) struct Cpu {
     pub(super) work: AtomicU8,
     /// 0xff: the virtual GS bases are exchanged against the real ones.
     pub(super) gs_swapped: AtomicU8,
+    /// What Xen's timer was last set to; 0 if it is not set.
+    pub(super) timer: AtomicU64,
     /// What the guest had in its global descriptor table when that was last looked at.
     pub(super) seen: [AtomicU64; PAGE_WORDS],
+    /// The real global descriptor table (`segments.rs`). Xen writes to it.
+    pub(super) gdt: Pages<1>,
+    /// The addresses of the real local descriptor table (`ldt.rs`). The memory that was there at
+    /// first is that of the images: Xen writes them, and they are read where the linear mapping
+    /// shows them.
+    pub(super) ldt: Pages<LDT_PAGES>,
+    /// What the images were made from: the guest's descriptors.
+    pub(super) ldt_sources: Exclusive<[Source; LDT_PAGES]>,
+    /// What becomes an image, by a copy of Xen's.
+    pub(super) ldt_draft: Pages<1>,
+    /// What user mode gets to see (`narrow_stack.rs`): IRETQ, and its frame.
+    pub(super) springboard: Pages<1>,
 }
 
 /// The processor at hand.
@@ -45,11 +67,17 @@ pub(super) static CPU: Cpu = Cpu {
     site: AtomicU32::new(0),
     work: AtomicU8::new(0),
     gs_swapped: AtomicU8::new(0),
+    timer: AtomicU64::new(0),
     seen: [const { AtomicU64::new(0) }; PAGE_WORDS],
+    gdt: Pages::new(),
+    ldt: Pages::new(),
+    ldt_sources: Exclusive::new([[0; _]; _]),
+    ldt_draft: Pages::new(),
+    springboard: Pages::new(),
 };
 
-// Two pages, of which the sites use the first.
-const _: () = assert!(size_of::<Cpu>() == 2 * 4096 && offset_of!(Cpu, seen) < 4096);
+// The sites use the first page, and nobody else's pages begin before the third.
+const _: () = assert!(offset_of!(Cpu, seen) < PAGE as usize && offset_of!(Cpu, gdt) == 2 * PAGE as usize);
 
 /// The address of a number of the processor's.
 pub(super) fn address<T>(of: &'static T) -> u64 {

@@ -21,25 +21,18 @@ use core::sync::atomic::Ordering;
 
 use wedge::x86::paging::entry;
 
+use super::cpu::{CPU, LDT_PAGES, Source};
 use super::descriptors::{update, visible, without_accessed};
 use super::hypercall::{self, Refused};
 use super::interface::{MmuExtended, mmuext};
 use super::memory::{LINEAR, Memory, pointer};
-use crate::runtime::exclusive::{Exclusive, PAGE_WORDS, Pages};
+use crate::runtime::exclusive::PAGE_WORDS;
 use crate::runtime::{PAGE, say};
 
 /// Pages of a table, at most, and images.
-const PAGES: usize = 16;
+const PAGES: usize = LDT_PAGES;
 /// With more entries different than that, an image is written anew as a whole.
 const FEW: usize = 8;
-
-/// The addresses of the table. The memory that was there at first is that of the images: Xen writes
-/// them, and they are read where the linear mapping shows them.
-static TABLE: Pages<PAGES> = Pages::new();
-/// What the images were made from: the guest's descriptors.
-pub(super) static SOURCES: Exclusive<[[u8; PAGE as usize]; PAGES]> = Exclusive::new([[0; _]; _]);
-/// What becomes an image, by a copy of Xen's.
-static DRAFT: Pages<1> = Pages::new();
 
 /// What user mode may see of a page of the guest's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,7 +60,7 @@ pub(super) struct Ldt {
 }
 
 /// The descriptors of a page.
-fn descriptors(page: &[u8; PAGE as usize]) -> impl Iterator<Item = u64> {
+fn descriptors(page: &Source) -> impl Iterator<Item = u64> {
     page.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
@@ -76,15 +69,15 @@ impl Ldt {
     pub(super) fn new(memory: &'static Memory) -> Result<Self, Refused> {
         for page in 0..PAGES {
             // SAFETY: nobody accesses the page there.
-            unsafe { hypercall::update_va_mapping(TABLE.address(page), 0)? };
-            Memory::protect_in_linear_mapping(memory.machine_of(TABLE.address(page)))?;
+            unsafe { hypercall::update_va_mapping(CPU.ldt.address(page), 0)? };
+            Memory::protect_in_linear_mapping(memory.machine_of(CPU.ldt.address(page)))?;
         }
         Ok(Self { memory, base: 0, entries: 0, mapped: [None; PAGES], images: [Image::default(); PAGES], time: 0 })
     }
 
     /// The number of the entry at an address, if that is the table's.
     pub(super) fn entry_at(address: u64) -> Option<usize> {
-        let offset = address.wrapping_sub(TABLE.address(0));
+        let offset = address.wrapping_sub(CPU.ldt.address(0));
         (offset < PAGES as u64 * PAGE).then_some(offset as usize / 8)
     }
 
@@ -109,7 +102,7 @@ impl Ldt {
     }
 
     fn machine(&self, image: usize) -> u64 {
-        self.memory.machine_of(TABLE.address(image))
+        self.memory.machine_of(CPU.ldt.address(image))
     }
 
     fn read(&self, image: usize, index: usize) -> u64 {
@@ -127,12 +120,12 @@ impl Ldt {
             if let Some(image) = image.take() {
                 self.images[image].mapped = false;
                 // SAFETY: nobody accesses the page there; Xen follows the tables, not the TLB.
-                let _ = unsafe { hypercall::write_va_mapping(TABLE.address(page), 0) };
+                let _ = unsafe { hypercall::write_va_mapping(CPU.ldt.address(page), 0) };
             }
         }
         let load = |entries: usize| MmuExtended {
             command: mmuext::SET_LDT,
-            argument: TABLE.address(0),
+            argument: CPU.ldt.address(0),
             argument2: entries as u64,
         };
         // The pages that Xen has found are dropped with a table that is another, by address or by
@@ -168,7 +161,7 @@ impl Ldt {
         self.images[image] = Image { of, shown: self.time, mapped: false };
         let value = self.machine(image) | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
         // SAFETY: nobody but Xen accesses the page there.
-        match unsafe { hypercall::write_va_mapping(TABLE.address(page), value) } {
+        match unsafe { hypercall::write_va_mapping(CPU.ldt.address(page), value) } {
             Ok(_) => (self.mapped[page], self.images[image].mapped) = (Some(image), true),
             Err(Refused(error)) => say!("Xen refuses a page of a local descriptor table, error {error}"),
         }
@@ -176,7 +169,7 @@ impl Ldt {
 
     /// Makes an image of its source, of which only so many entries are new.
     fn make(&self, image: usize, entries: usize) {
-        let source = &SOURCES.borrow()[image];
+        let source = &CPU.ldt_sources.borrow()[image];
         let guests = || descriptors(source).take(entries).enumerate();
         let differs =
             |&(index, guests): &(usize, u64)| without_accessed(self.read(image, index) ^ visible(guests)) != 0;
@@ -189,11 +182,11 @@ impl Ldt {
     }
 
     /// Writes an image as a whole. Xen has no use for it now, so that it may be written: by Xen.
-    fn copy(&self, image: usize, source: &[u8; PAGE as usize]) {
-        for (descriptor, guests) in DRAFT.page(0).iter().zip(descriptors(source)) {
+    fn copy(&self, image: usize, source: &Source) {
+        for (descriptor, guests) in CPU.ldt_draft.page(0).iter().zip(descriptors(source)) {
             descriptor.store(visible(guests), Ordering::Relaxed);
         }
-        let draft = self.memory.machine_of(DRAFT.address(0));
+        let draft = self.memory.machine_of(CPU.ldt_draft.address(0));
         let operation =
             MmuExtended { command: mmuext::COPY_PAGE, argument: self.machine(image) / PAGE, argument2: draft / PAGE };
         // SAFETY: the image is not mapped to be written, and no Rust object.
@@ -206,7 +199,7 @@ impl Ldt {
     pub(super) fn update(&self, index: usize, descriptor: u64) {
         if let Some(Some(image)) = self.mapped.get(index / PAGE_WORDS) {
             let index = index % PAGE_WORDS;
-            SOURCES.borrow()[*image].as_chunks_mut().0[index] = descriptor.to_le_bytes();
+            CPU.ldt_sources.borrow()[*image].as_chunks_mut().0[index] = descriptor.to_le_bytes();
             update(self.read(*image, index), self.machine(*image) + 8 * index as u64, visible(descriptor));
         }
     }

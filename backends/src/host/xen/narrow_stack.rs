@@ -31,6 +31,7 @@ use wedge::shadow::{Host as _, Level};
 use wedge::x86::flags;
 use wedge::x86::segment::Descriptor;
 
+use super::cpu::CPU;
 use super::entry::cause;
 use super::guest::{Springboard, Vm, Xen};
 use super::hypercall;
@@ -38,10 +39,6 @@ use super::interface::{KERNEL_CS, KERNEL_SS, mmuext};
 use super::memory::LINEAR;
 use super::segments::Segments;
 use super::tables::Tables;
-use crate::runtime::exclusive::Pages;
-
-/// What user mode gets to see: IRETQ, and its frame.
-static SPRINGBOARD: Pages<1> = Pages::new();
 
 /// IRETQ, as the first word.
 const IRETQ: u64 = u64::from_le_bytes([0x48, 0xcf, 0, 0, 0, 0, 0, 0]);
@@ -52,21 +49,21 @@ impl Springboard {
     /// One that is not in use; `None` if there are no page tables left.
     pub(super) fn new(tables: &mut Tables) -> Option<Self> {
         let mut table = |level| tables.allocate(level, 0);
-        SPRINGBOARD.page(0)[0].store(IRETQ, Ordering::Relaxed);
+        CPU.springboard.page(0)[0].store(IRETQ, Ordering::Relaxed);
         let chain = [table(Level::L3)?, table(Level::L2)?, table(Level::L1)?];
         tables.pin(chain[0], mmuext::PIN_L3_TABLE);
         Some(Self { tables: chain, path: None, address: None })
     }
 
     fn set_frame(&Frame { rip, cs, rflags, rsp, ss }: &Frame) {
-        for (word, value) in SPRINGBOARD.page(0)[FRAME].iter().zip([rip, cs, rflags, rsp, ss]) {
+        for (word, value) in CPU.springboard.page(0)[FRAME].iter().zip([rip, cs, rflags, rsp, ss]) {
             word.store(value, Ordering::Relaxed);
         }
     }
 
     fn frame() -> Frame {
         let [rip, cs, rflags, rsp, ss] =
-            core::array::from_fn(|number| SPRINGBOARD.page(0)[FRAME.start + number].load(Ordering::Relaxed));
+            core::array::from_fn(|number| CPU.springboard.page(0)[FRAME.start + number].load(Ordering::Relaxed));
         Frame { rip, cs, rflags, rsp, ss }
     }
 
@@ -101,7 +98,7 @@ impl Xen {
         let Context { rip, cs, rflags, rsp, ss, .. } = *context;
         Springboard::set_frame(&Frame { rip, cs, rflags, rsp, ss });
         let address = Springboard::address_for(rsp);
-        let page = vm.machine.space.memory.memory.machine_of(SPRINGBOARD.address(0));
+        let page = vm.machine.space.memory.memory.machine_of(CPU.springboard.address(0));
         let Springboard { tables, path, .. } = vm.host.springboard;
         if path != Some(address) {
             vm.machine.space.memory.lead(tables, path, address, page);

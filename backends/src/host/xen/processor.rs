@@ -13,7 +13,6 @@ use x86_64::registers::model_specific::Msr;
 use super::cpu::CPU;
 use super::entry::cause;
 use super::hypercall::{self, SegmentBase};
-use super::ldt::SOURCES;
 use super::memory::pointer;
 use super::segments::Segments;
 use super::tables::Tables;
@@ -80,7 +79,7 @@ impl Processor {
         let page = index / PAGE_WORDS;
         let of = system_place(base.wrapping_add(8 * index as u64), space)? & !(PAGE - 1);
         let image = self.segments.ldt.image_for(of);
-        let mut sources = SOURCES.borrow();
+        let mut sources = CPU.ldt_sources.borrow();
         let mut rest = &mut sources[image][..self.segments.ldt.bytes_of(page)];
         let mut is_new = false;
         for (address, length) in vm::parts(base.wrapping_add(page as u64 * PAGE), rest.len()) {

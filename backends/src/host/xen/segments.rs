@@ -26,11 +26,8 @@ use super::descriptors::{update, visible};
 use super::hypercall::{self, Refused};
 use super::ldt::Ldt;
 use super::memory::{Memory, pointer};
-use crate::runtime::exclusive::{PAGE_WORDS, Pages};
+use crate::runtime::exclusive::PAGE_WORDS;
 use crate::runtime::{PAGE, window};
-
-/// The global table. Xen writes to it.
-static GDT: Pages<1> = Pages::new();
 
 /// The real tables.
 #[derive(Debug)]
@@ -47,7 +44,7 @@ pub(super) struct Segments {
 impl Segments {
     /// Makes the tables' pages read-only, and loads the global one, which is empty.
     pub(super) fn new(memory: &'static Memory) -> Result<Self, Refused> {
-        let address = GDT.address(0);
+        let address = CPU.gdt.address(0);
         debug_assert!(address >= window());
         let gdt = memory.machine_of(address);
         // SAFETY: the wedge only reads the page from here on.
@@ -70,7 +67,7 @@ impl Segments {
     }
 
     fn real(index: usize) -> u64 {
-        GDT.page(0)[index].load(Ordering::Relaxed)
+        CPU.gdt.page(0)[index].load(Ordering::Relaxed)
     }
 
     /// A descriptor that is about to be loaded. A local one's page is mapped.
