@@ -129,6 +129,8 @@ fn hard_boots_with_and_without_kaslr_and_page_table_isolation() -> Result<()> {
         ensure!(log.contains("guest: text at ffffffff81000000"), "without KASLR, text is elsewhere");
         let isolated = Hardware { append: "trace_event=initcall pti=on", cpu: "max", ..HARD };
         let log = isolated.boot(host, &kernel, &guest, "wedge-hard-pti", "shell")?;
+        let walked = "x86/mm: Checked W+X mappings: passed, no W+X pages found.";
+        ensure!(log.contains(walked), "{host}: the kernel does not find its page tables in order");
         ensure!(log.contains("Kernel/User page tables isolation: enabled"), "page-table isolation is off");
         // One boot in 497 lands at the default address by chance, two in a row in 247,009.
         let moved = |log: &str| !log.contains("guest: text at ffffffff81000000");

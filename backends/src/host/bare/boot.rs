@@ -14,7 +14,7 @@ use wedge::memory::{MemoryMap, OutOfMemory, TooManyRegions};
 use wedge::sites::{Engine, Mode};
 
 use super::hooks::hooks;
-use super::paging::{USABLE, Window};
+use super::paging::{self, USABLE, Window};
 use super::physical::{Firmware, Usable};
 use super::resident::{self, Resident};
 use crate::Backend;
@@ -165,7 +165,12 @@ impl Boot for Machine {
 
     fn lay_out(&mut self, _: &Contents<'_>) -> Result<Ground, Failure> {
         let mut map = self.information.memory;
-        map.reserve(&self.own).map_err(Failure::MemoryMap)?;
+        // A kernel that walks its own page tables reads those of the window where it has mapped
+        // memory.
+        let kept = paging::tables(self.base);
+        for range in [self.own.start..kept.start, kept.end..self.own.end] {
+            map.reserve(&range).map_err(Failure::MemoryMap)?;
+        }
         let (mut busy, mut modules) = (Pieces::new(), Pieces::new());
         for range in [&self.own, &self.payload] {
             busy.add(range.clone()).ok_or(Failure::Modules)?;
@@ -178,6 +183,7 @@ impl Boot for Machine {
             busy,
             modules,
             kernel: None,
+            kept,
             rsdp: rsdp(&self.information),
             display: self.information.framebuffer.map_or(Display::None, display),
             entropy: entropy(),

@@ -45,9 +45,8 @@ const DEVICE: usize = 5;
 
 type Table = [u64; 512];
 
-/// The directory of the window, and its page tables.
-static DIRECTORY: Pages<1> = Pages::new();
-static TABLES: Pages<8> = Pages::new();
+/// The tables of the window: its directory, and behind it its page tables.
+static TABLES: Pages<{ 1 + PAGE_TABLES }> = Pages::new();
 
 unsafe extern "C" {
     /// The tables that the entry code made: PML4, the page-directory-pointer tables for the first 4
@@ -61,6 +60,20 @@ unsafe extern "C" {
 /// Offset in the window of something that is linked into it.
 fn offset<T: ?Sized>(symbol: *const T) -> u64 {
     symbol.addr() as u64 - window()
+}
+
+/// Page tables of the window.
+const PAGE_TABLES: usize = 8;
+
+/// The entries for the window's pages.
+fn pages() -> &'static [AtomicU64] {
+    &TABLES.words()[512..]
+}
+
+/// The physical memory with the tables of a window that begins at an address.
+pub(super) fn tables(base: u64) -> Range<u64> {
+    let start = base + offset(TABLES.page(0));
+    start..start + size_of_val(&TABLES) as u64
 }
 
 /// The wedge's window.
@@ -91,11 +104,12 @@ impl Window {
         let no_execute = if has_no_execute { NO_EXECUTE } else { 0 };
         let window = Self { base, layout, no_execute, shown: [NOTHING; 5], processor: 0 };
         let (text, rodata) = (offset(&raw const text_end), offset(&raw const rodata_end));
-        for (number, entry) in DIRECTORY.page(0)[layout.window_index(2)..].iter().enumerate() {
-            let table = base + offset(TABLES.page(number));
+        let entries = TABLES.page(0)[layout.window_index(2)..].iter();
+        for (number, entry) in entries.enumerate().take(PAGE_TABLES) {
+            let table = base + offset(TABLES.page(1 + number));
             entry.store(table | PRESENT | WRITABLE | ACCESSED_AND_DIRTY, Ordering::Relaxed);
         }
-        let pages = (0..length).step_by(4096).zip(TABLES.words());
+        let pages = (0..length).step_by(4096).zip(pages());
         for (page, entry) in pages.skip_while(|(page, _)| *page < LOAD_ADDRESS) {
             let rights = if page < text || stubs.contains(&page) {
                 0
@@ -111,7 +125,7 @@ impl Window {
 
     /// The entry of a page-directory-pointer table that leads to the window.
     pub(super) fn entry(&self) -> u64 {
-        (self.base + offset(DIRECTORY.page(0))) | PRESENT | WRITABLE | ACCESSED_AND_DIRTY
+        tables(self.base).start | PRESENT | WRITABLE | ACCESSED_AND_DIRTY
     }
 
     /// Shows the window where code finds it that runs at its physical address: a branch that would
@@ -143,7 +157,7 @@ impl Window {
     /// Shows a physical page at one of the last pages of the window.
     fn show(&mut self, at: u64, physical: u64, attributes: u64) {
         let page = usize::try_from((at - window()) / PAGE).unwrap_or(0);
-        if let Some(entry) = TABLES.words().get(page) {
+        if let Some(entry) = pages().get(page) {
             let value = physical | PRESENT | WRITABLE | ACCESSED_AND_DIRTY | attributes | self.no_execute;
             entry.store(value, Ordering::Relaxed);
         }

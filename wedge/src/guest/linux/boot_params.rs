@@ -36,6 +36,26 @@ pub struct BootParams<'a> {
     /// Whether addresses are randomised: the kernel then does so with those that it chooses by
     /// itself.
     pub randomised: bool,
+    /// Physical address of the first `struct setup_data`; 0 if there is none.
+    pub setup_data: u64,
+}
+
+/// Bytes of what [`kept`] makes.
+pub const KEPT_SIZE: usize = 40;
+
+/// A `struct setup_data` by which Linux keeps off usable memory, and maps it all the same with the
+/// rest: a `struct setup_indirect` (`Documentation/x86/boot.rst`, since protocol 2.15).
+#[must_use]
+pub fn kept(memory: &Range<u64>) -> [u8; KEPT_SIZE] {
+    const SETUP_INDIRECT: u32 = 1 << 31;
+    const SETUP_NONE: u32 = 0;
+    const LENGTH: u32 = 24;
+    let mut node = [0; KEPT_SIZE];
+    let words = [SETUP_INDIRECT, LENGTH, SETUP_NONE, 0].map(u32::to_le_bytes);
+    node[8..24].copy_from_slice(words.as_flattened());
+    node[24..32].copy_from_slice(&(memory.end - memory.start).to_le_bytes());
+    node[32..].copy_from_slice(&memory.start.to_le_bytes());
+    node
 }
 
 /// What can be drawn on.
@@ -120,6 +140,7 @@ impl BootParams<'_> {
         put(page, 0x22c, 0x7fff_ffff_u32.to_le_bytes());
         put(page, 0x230, 0x0020_0000_u32.to_le_bytes());
         put(page, 0x238, LONGEST_LINE.to_le_bytes());
+        put(page, 0x250, self.setup_data.to_le_bytes());
     }
 
     /// `e820_entries` and `e820_table`.
@@ -191,7 +212,8 @@ mod tests {
     }
 
     fn params(map: &MemoryMap) -> BootParams<'_> {
-        BootParams { command_line: 0, initramfs: 0..0, map, rsdp: 0, display: Display::None, randomised: false }
+        let display = Display::None;
+        BootParams { command_line: 0, initramfs: 0..0, map, rsdp: 0, display, randomised: false, setup_data: 0 }
     }
 
     /// Little-endian, at an offset.
@@ -230,8 +252,10 @@ mod tests {
             initramfs: 0x2_3456_7000..0x4_3456_7008,
             rsdp: 0x3_4567_89ab,
             randomised: true,
+            setup_data: 0x5_6789_abc8,
             ..params(&map)
         });
+        assert_eq!(value(&page, 0x250, 8), 0x5_6789_abc8);
         for (low, high, expected) in
             [(0x228, 0xc8, 0x1_2345_6789), (0x218, 0xc0, 0x2_3456_7000), (0x21c, 0xc4, 0x2_0000_0008)]
         {
@@ -239,6 +263,14 @@ mod tests {
         }
         assert_eq!(value(&page, 0x70, 8), 0x3_4567_89ab);
         assert_eq!(page[0x211], 1 | 2);
+    }
+
+    #[test]
+    fn kept_memory_is_named_by_an_indirect_node() {
+        let node = kept(&(0x25_f000..0x26_8000));
+        let fields = [(0, 8), (8, 4), (12, 4), (16, 4), (20, 4), (24, 8), (32, 8)];
+        let values = fields.map(|(at, size)| value(&node, at, size));
+        assert_eq!(values, [0, 0x8000_0000, 24, 0, 0, 0x9000, 0x25_f000]);
     }
 
     #[test]
