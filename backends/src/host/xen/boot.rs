@@ -161,7 +161,8 @@ impl Boot for Domain {
     /// In front is what the guest would otherwise have to measure by a timer that is not there: Xen
     /// knows how fast the time-stamp counter is. Behind, where it counts, the guest is told not to
     /// isolate its page tables: there is a root without the kernel for user mode anyway, and all
-    /// others have to have the same in the kernel's part.
+    /// others have to have the same in the kernel's part. And not to look for interrupts by
+    /// messages, of which Linux takes for granted on a PC that they are there: they go to an APIC.
     fn command_line(&self, of_image: &str) -> Result<CommandLine, session::Failure<'static, Failure>> {
         let line = self.start.command_line.split(|byte| *byte == 0).next().unwrap_or_default();
         let line = core::str::from_utf8(line).map_err(|_| session::Failure::Host(Failure::CommandLineText))?;
@@ -173,7 +174,7 @@ impl Boot for Domain {
         if words(joined.as_str()).any(|word| word.name == "pti" && word.value == Some("on")) {
             say!("pti=on has no effect on Xen: user mode has page tables of its own, without the kernel");
         }
-        join(joined.as_str(), "pti=off")
+        join(joined.as_str(), "pti=off pci=nomsi")
     }
 
     fn accept(&self, options: &Options) -> Result<(), Failure> {
