@@ -92,8 +92,8 @@ pub(crate) struct Ground {
     pub(crate) modules: Pieces,
     /// Where the kernel goes; `None` is where it is linked.
     pub(crate) kernel: Option<u64>,
-    /// Usable memory that the guest is to map and not to use; may be empty.
-    pub(crate) kept: Range<u64>,
+    /// Physical address of the guest's first `struct setup_data`, or 0.
+    pub(crate) setup_data: u64,
     /// Physical address of ACPI's root pointer, or 0.
     pub(crate) rsdp: u64,
     /// What can be drawn on.
@@ -231,7 +231,7 @@ fn prepare<B: Boot>(mut host: B, line: &mut Option<CommandLine>) -> Result<Ready
         command_line: line,
         initramfs: Archives { own: payload.initramfs, modules: ground.modules.as_slice() },
         map: &ground.map,
-        kept: ground.kept.clone(),
+        setup_data: ground.setup_data,
         rsdp: ground.rsdp,
         display: ground.display,
         entropy: ground.entropy,

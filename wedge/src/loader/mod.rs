@@ -27,7 +27,7 @@ mod synthetic;
 use core::fmt;
 use core::ops::Range;
 
-use crate::guest::linux::boot_params::{self, BootParams, Display, KEPT_SIZE};
+use crate::guest::linux::boot_params::{self, BootParams, Display};
 use crate::memory::{MemoryMap, OutOfMemory, PhysicalMemory, overlap};
 use command_line::{CommandLine, Word};
 use elf::{ElfError, Kernel};
@@ -37,13 +37,10 @@ use relocations::{RelocationError, Relocations};
 /// The word by which the kernel is told not to randomise addresses.
 const NO_KASLR: Word = Word { name: "nokaslr", value: None };
 
-/// The block with `boot_params`, the command line, and what names kept memory, one behind the
-/// other; below 2 GB, where any loader might put it, if there is memory.
+/// The block with `boot_params` and, behind it, the command line; below 2 GB, where any loader
+/// might put it, if there is memory.
 const BLOCK: u64 = 2 * 4096;
 const BLOCK_LIMIT: u64 = 2 << 30;
-
-/// Where in the block it is that names kept memory.
-const SETUP_DATA: u64 = (boot_params::SIZE + command_line::SIZE) as u64;
 
 /// What is to be booted, and what it is to be told.
 #[derive(Clone, Debug)]
@@ -60,9 +57,8 @@ pub struct Guest<'a> {
     pub initramfs: Archives<'a>,
     /// The machine's memory. What is usable in it will belong to the guest.
     pub map: &'a MemoryMap,
-    /// Usable memory that the kernel must not use, although it is to map it: page tables that it
-    /// will find in its own. Empty if there are none.
-    pub kept: Range<u64>,
+    /// Physical address of the first `struct setup_data`, or 0.
+    pub setup_data: u64,
     /// Physical address of ACPI's root pointer, or 0.
     pub rsdp: u64,
     /// What can be drawn on.
@@ -176,7 +172,6 @@ impl Plan<'_> {
         self.boot_params().write(params);
         let line = self.guest.command_line.as_bytes();
         behind[..line.len()].copy_from_slice(line);
-        behind[line.len()..][..KEPT_SIZE].copy_from_slice(&boot_params::kept(&self.guest.kept));
         Ok(())
     }
 
@@ -188,7 +183,7 @@ impl Plan<'_> {
             rsdp: self.guest.rsdp,
             display: self.guest.display,
             randomised: self.offset.is_some(),
-            setup_data: if self.guest.kept.is_empty() { 0 } else { self.boot_params + SETUP_DATA },
+            setup_data: self.guest.setup_data,
         }
     }
 }
@@ -227,9 +222,6 @@ mod tests {
     use crate::memory::{Kind, Region};
     use synthetic::{Memory, PHYSICAL, SIZE, VIRTUAL, poisoned};
 
-    /// Memory that the kernel is to map and not to use.
-    const KEPT: Range<u64> = PHYSICAL + 0x10_0000..PHYSICAL + 0x10_9000;
-
     /// What a guest consists of; a test changes one thing.
     struct Parts {
         kernel: Vec<u8>,
@@ -267,7 +259,7 @@ mod tests {
                 command_line: &CommandLine::join(self.command_line, "").unwrap(),
                 initramfs: Archives { own: self.initramfs, modules: &[] },
                 map: &map,
-                kept: KEPT,
+                setup_data: 0x5678,
                 rsdp: 0xe_0000,
                 display: Display::None,
                 entropy: 3,
@@ -297,9 +289,7 @@ mod tests {
         assert_eq!(word(&memory.bytes, page + 0x70), 0xe_0000);
         assert_eq!(word(&memory.bytes, page + 0x218), initramfs.start | 7 << 32);
         assert_eq!(memory.bytes[usize::try_from(page + 0x211).unwrap()], 1 | 2);
-        // setup_data leads to what names the kept memory.
-        let node = word(&memory.bytes, page + 0x250) - PHYSICAL;
-        assert_eq!([24, 32].map(|field| word(&memory.bytes, node + field)), [0x9000, KEPT.start]);
+        assert_eq!(word(&memory.bytes, page + 0x250), 0x5678);
         // cmd_line_ptr leads to the line.
         let line = (word(&memory.bytes, page + 0x228) & 0xffff_ffff) - PHYSICAL;
         assert_eq!(word(&memory.bytes, line), u64::from_le_bytes(*b"quiet\0\0\0"));
@@ -443,7 +433,7 @@ mod tests {
                 command_line: &CommandLine::join("quiet", "").unwrap(),
                 initramfs: Archives { own: &model.own, modules: &model.modules },
                 map: &map,
-                kept: KEPT,
+                setup_data: 0x5678,
                 rsdp: 0,
                 display: Display::None,
                 entropy: 0,

@@ -10,7 +10,7 @@ use core::ops::Range;
 use wedge::guest::linux::boot_params::{self, Display};
 use wedge::image::{LOAD_ADDRESS, Parameters, Span};
 use wedge::loader::command_line::CommandLine;
-use wedge::memory::{MemoryMap, OutOfMemory, TooManyRegions};
+use wedge::memory::{MemoryMap, OutOfMemory};
 use wedge::sites::{Engine, Mode};
 
 use super::hooks::hooks;
@@ -36,7 +36,6 @@ pub(super) enum Failure {
     Protocol { eax: u32, first_word: u32 },
     BootInformation(InvalidBootInformation),
     Memory(OutOfMemory),
-    MemoryMap(TooManyRegions),
     Modules,
     NoLahf,
     NoShadow(Stack),
@@ -54,7 +53,6 @@ impl fmt::Display for Failure {
             }
             Self::BootInformation(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
-            Self::MemoryMap(error) => error.fmt(f),
             Self::Modules => write!(f, "the boot loader has loaded more than {PIECES} modules"),
             Self::NoLahf => write!(f, "afterburn.mode=profile needs a processor with LAHF in 64-bit mode"),
             Self::NoShadow(stack) => {
@@ -164,13 +162,7 @@ impl Boot for Machine {
     }
 
     fn lay_out(&mut self, _: &Contents<'_>) -> Result<Ground, Failure> {
-        let mut map = self.information.memory;
-        // A kernel that walks its own page tables reads those of the window where it has mapped
-        // memory.
-        let kept = paging::tables(self.base);
-        for range in [self.own.start..kept.start, kept.end..self.own.end] {
-            map.reserve(&range).map_err(Failure::MemoryMap)?;
-        }
+        let map = self.information.memory;
         let (mut busy, mut modules) = (Pieces::new(), Pieces::new());
         for range in [&self.own, &self.payload] {
             busy.add(range.clone()).ok_or(Failure::Modules)?;
@@ -183,7 +175,7 @@ impl Boot for Machine {
             busy,
             modules,
             kernel: None,
-            kept,
+            setup_data: paging::keep(self.base, &self.own),
             rsdp: rsdp(&self.information),
             display: self.information.framebuffer.map_or(Display::None, display),
             entropy: entropy(),

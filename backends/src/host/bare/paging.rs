@@ -14,6 +14,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use wedge::guest::layout::{Layout, WINDOW_LENGTH};
+use wedge::guest::linux::boot_params;
 use wedge::image::LOAD_ADDRESS;
 use wedge::vm::modules::PAGE_LENGTH;
 use wedge::x86::paging::entry::{
@@ -25,7 +26,7 @@ use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr0, Cr0Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
-use crate::runtime::exclusive::Pages;
+use crate::runtime::exclusive::{PAGE_WORDS, Pages};
 use crate::runtime::{PAGE, window};
 
 /// Registers of devices are not cached.
@@ -45,8 +46,9 @@ const DEVICE: usize = 5;
 
 type Table = [u64; 512];
 
-/// The tables of the window: its directory, and behind it its page tables.
-static TABLES: Pages<{ 1 + PAGE_TABLES }> = Pages::new();
+/// The tables of the window: its directory, behind it its page tables, and behind those what tells
+/// Linux to keep off them.
+static TABLES: Pages<{ SETUP_DATA + 1 }> = Pages::new();
 
 unsafe extern "C" {
     /// The tables that the entry code made: PML4, the page-directory-pointer tables for the first 4
@@ -65,15 +67,23 @@ fn offset<T: ?Sized>(symbol: *const T) -> u64 {
 /// Page tables of the window.
 const PAGE_TABLES: usize = 8;
 
+/// The page with the `struct setup_data`.
+const SETUP_DATA: usize = 1 + PAGE_TABLES;
+
 /// The entries for the window's pages.
 fn pages() -> &'static [AtomicU64] {
-    &TABLES.words()[512..]
+    &TABLES.words()[PAGE_WORDS..][..PAGE_TABLES * PAGE_WORDS]
 }
 
-/// The physical memory with the tables of a window that begins at an address.
-pub(super) fn tables(base: u64) -> Range<u64> {
-    let start = base + offset(TABLES.page(0));
-    start..start + size_of_val(&TABLES) as u64
+/// Has Linux keep off the memory of the wedge, and map it all the same, as usable memory: a kernel
+/// that walks its own page tables reads those of the window by that mapping. Returns the physical
+/// address of the `struct setup_data` that says so.
+pub(super) fn keep(base: u64, memory: &Range<u64>) -> u64 {
+    let node = TABLES.page(SETUP_DATA);
+    for (word, value) in node.iter().zip(boot_params::kept(memory)) {
+        word.store(value, Ordering::Relaxed);
+    }
+    base + offset(node)
 }
 
 /// The wedge's window.
@@ -125,7 +135,7 @@ impl Window {
 
     /// The entry of a page-directory-pointer table that leads to the window.
     pub(super) fn entry(&self) -> u64 {
-        tables(self.base).start | PRESENT | WRITABLE | ACCESSED_AND_DIRTY
+        (self.base + offset(TABLES.page(0))) | PRESENT | WRITABLE | ACCESSED_AND_DIRTY
     }
 
     /// Shows the window where code finds it that runs at its physical address: a branch that would

@@ -270,7 +270,16 @@ impl Boot for Machine<'_> {
             map.add(Region { start, end, kind: Kind::Usable }).map_err(Failure::MemoryMap)?;
         }
         let busy = Pieces::new();
-        Ok(Ground { map, busy, modules, kernel: None, kept: 0..0, rsdp: 0, display: Display::None, entropy: entropy() })
+        Ok(Ground {
+            map,
+            busy,
+            modules,
+            kernel: None,
+            setup_data: 0,
+            rsdp: 0,
+            display: Display::None,
+            entropy: entropy(),
+        })
     }
 
     fn memory<'a>(&self, map: &'a MemoryMap) -> Result<Usable<'a>, Failure> {

@@ -278,7 +278,7 @@ impl Boot for Bare {
             map.add(MemoryRegion { start, end, kind: Kind::Usable }).map_err(|_| Failure("too many regions"))?;
         }
         let (busy, modules) = (Pieces::new(), Pieces::new());
-        Ok(Ground { map, busy, modules, kernel: None, kept: 0..0, rsdp: 0, display: Display::None, entropy: 0 })
+        Ok(Ground { map, busy, modules, kernel: None, setup_data: 0, rsdp: 0, display: Display::None, entropy: 0 })
     }
 
     fn memory(&self, _: &MemoryMap) -> Result<Usable, Failure> {

@@ -338,7 +338,8 @@ fn lay_out(
     memory.set_map(&map);
     let modules = modules(start, memory)?;
     let display = Display::None;
-    let ground = Ground { map, busy, modules, kernel: Some(kernel), kept: 0..0, rsdp: 0, display, entropy: entropy() };
+    let ground =
+        Ground { map, busy, modules, kernel: Some(kernel), setup_data: 0, rsdp: 0, display, entropy: entropy() };
     Ok((ground, ShadowPlace { address, tables, evict: image.options.evict }))
 }
 

@@ -40,22 +40,15 @@ pub struct BootParams<'a> {
     pub setup_data: u64,
 }
 
-/// Bytes of what [`kept`] makes.
-pub const KEPT_SIZE: usize = 40;
-
-/// A `struct setup_data` by which Linux keeps off usable memory, and maps it all the same with the
-/// rest: a `struct setup_indirect` (`Documentation/x86/boot.rst`, since protocol 2.15).
+/// A `struct setup_data`, by words, by which Linux keeps off usable memory, and maps it all the
+/// same with the rest: a `struct setup_indirect` (`Documentation/x86/boot.rst`, since protocol
+/// 2.15).
 #[must_use]
-pub fn kept(memory: &Range<u64>) -> [u8; KEPT_SIZE] {
-    const SETUP_INDIRECT: u32 = 1 << 31;
-    const SETUP_NONE: u32 = 0;
-    const LENGTH: u32 = 24;
-    let mut node = [0; KEPT_SIZE];
-    let words = [SETUP_INDIRECT, LENGTH, SETUP_NONE, 0].map(u32::to_le_bytes);
-    node[8..24].copy_from_slice(words.as_flattened());
-    node[24..32].copy_from_slice(&(memory.end - memory.start).to_le_bytes());
-    node[32..].copy_from_slice(&memory.start.to_le_bytes());
-    node
+pub const fn kept(memory: &Range<u64>) -> [u64; 5] {
+    const SETUP_INDIRECT: u64 = 1 << 31;
+    const SETUP_NONE: u64 = 0;
+    const LENGTH: u64 = 24;
+    [0, SETUP_INDIRECT | LENGTH << 32, SETUP_NONE, memory.end - memory.start, memory.start]
 }
 
 /// What can be drawn on.
@@ -267,9 +260,9 @@ mod tests {
 
     #[test]
     fn kept_memory_is_named_by_an_indirect_node() {
-        let node = kept(&(0x25_f000..0x26_8000));
+        let node = kept(&(0x25_f000..0x26_8000)).map(u64::to_le_bytes);
         let fields = [(0, 8), (8, 4), (12, 4), (16, 4), (20, 4), (24, 8), (32, 8)];
-        let values = fields.map(|(at, size)| value(&node, at, size));
+        let values = fields.map(|(at, size)| value(node.as_flattened(), at, size));
         assert_eq!(values, [0, 0x8000_0000, 24, 0, 0, 0x9000, 0x25_f000]);
     }
 
