@@ -1,24 +1,29 @@
 /*
- * A program that finds the pages which the wedge has in its process, where that is a process of Linux: it reads them, writes to
- * them, and jumps to the instructions there with orders of its own. It must get nothing: the guest has no code there, so it ends
- * as an instruction that there is not.
+ * A program that finds what the wedge has in its process, where that is a process of Linux: instructions, orders, and a stack for
+ * signals. It reads and writes there, goes to the instructions with calls and frames of its own, has signals held off, and hides
+ * the stack. It must get nothing of Linux: the call ends as an instruction that there is not, or with EPERM, or the program gets
+ * SIGSEGV, for what it ran in is of no use any more. Then it goes on as if nothing had been.
  */
 #include <errno.h>
 #include <setjmp.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "verdict.h"
 
 #define STUB UINT64_C(0x730000000000)
 #define PAGE UINT64_C(4096)
+#define STACK (STUB + 2 * PAGE)
+#define STACK_END (STACK + 4 * PAGE)
 #define PLACE UINT64_C(0x10000000)
 #define VSYSCALL UINT64_C(0xffffffffff600000)
 
 static sigjmp_buf back;
 static volatile int got;
+static uint64_t call;
 
 static void caught(int signal, siginfo_t *info, void *data)
 {
@@ -44,30 +49,186 @@ static bool can_write(uint64_t address)
 	return true;
 }
 
-/* Goes to an address with orders; the signal that this ends with. */
-static int go(uint64_t address, const uint64_t *orders, size_t count)
+/* Goes to an address with registers; the signal that this ends with, or the value that comes back. */
+static int64_t go(uint64_t address, uint64_t number, uint64_t rdi, uint64_t rsi, uint64_t rdx, uint64_t r10, uint64_t r8)
 {
-	const uint64_t *end = orders + 7 * count;
+	int64_t value;
 
 	got = 0;
-	if (sigsetjmp(back, 1) == 0) {
-		__asm__ volatile("mov %0, %%r12; mov %1, %%r13; jmp *%2" : : "r"(orders), "r"(end), "r"(address)
-				 : "r12", "r13", "memory");
-		__builtin_unreachable();
-	}
-	return got;
+	if (sigsetjmp(back, 1))
+		return got;
+	__asm__ volatile("mov %5, %%r10; mov %6, %%r8; xor %%r9d, %%r9d; lea 1f(%%rip), %%r15; jmp *%7; 1:"
+			 : "=a"(value)
+			 : "a"(number), "D"(rdi), "S"(rsi), "d"(rdx), "r"(r10), "r"(r8), "r"(address)
+			 : "rcx", "r8", "r9", "r10", "r11", "r15", "memory");
+	return value;
 }
 
-static void ends(const char *name, int found, int expected)
+static int64_t ask(uint64_t number, uint64_t rdi, uint64_t rsi, uint64_t rdx)
 {
-	verdict(found == expected, name, "signal %d", found);
+	return go(call, number, rdi, rsi, rdx, 0, 0);
+}
+
+static void ends(const char *name, int64_t found, int64_t expected)
+{
+	verdict(found == expected, name, "%ld", found);
+}
+
+/* The system call in the wedge's page, with what is behind it: jmp *%r15. */
+static uint64_t find_call(void)
+{
+	static const uint8_t bytes[] = { 0x0f, 0x05, 0x41, 0xff, 0xe7 };
+
+	for (uint64_t at = STUB; at < STUB + PAGE - sizeof(bytes); at++)
+		if (memcmp((void *)at, bytes, sizeof(bytes)) == 0)
+			return at;
+	return 0;
+}
+
+/* What the program goes on with, by a frame of its own. */
+static void spins(void)
+{
+	for (;;)
+		;
+}
+
+static void asks_for_port(void)
+{
+	__asm__ volatile("inb $0x80, %%al" : : : "rax");
+	got = 0;
+	siglongjmp(back, 1);
+}
+
+static void makes_call(void)
+{
+	got = getpid() > 0 ? 0 : -1;
+	siglongjmp(back, 1);
+}
+
+/* Returns from a handler that there was not, with a frame that a test changes. */
+static int frame_to(void (*function)(void), void (*change)(ucontext_t *))
+{
+	static uint8_t stack[65536] __attribute__((aligned(16)));
+	static struct {
+		ucontext_t context;
+		uint8_t behind[4096];
+	} frame __attribute__((aligned(64)));
+
+	memset(&frame, 0, sizeof(frame));
+	frame.context.uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)function;
+	frame.context.uc_mcontext.gregs[REG_RSP] = (greg_t)(uintptr_t)(stack + sizeof(stack) - 8);
+	frame.context.uc_mcontext.gregs[REG_EFL] = 0x202;
+	frame.context.uc_mcontext.gregs[REG_CSGSFS] = 0x002b000000000033;
+	change(&frame.context);
+	got = 0;
+	if (sigsetjmp(back, 1))
+		return got;
+	__asm__ volatile("mov %0, %%rsp; jmp *%1" : : "r"(&frame.context), "r"(call), "a"(SYS_rt_sigreturn) : "memory");
+	__builtin_unreachable();
+}
+
+/* As the wedge has it: 64 bytes are in front of the stack. */
+static void has_stack(ucontext_t *context)
+{
+	context->uc_stack = (stack_t){ .ss_sp = (void *)(STACK + 64), .ss_size = STACK_END - STACK - 64 };
+}
+
+static void holds_signals_off(ucontext_t *context)
+{
+	has_stack(context);
+	memset(&context->uc_sigmask, 0xff, 8);
+}
+
+static void has_ports(ucontext_t *context)
+{
+	has_stack(context);
+	context->uc_mcontext.gregs[REG_EFL] |= 0x3000;
+}
+
+static void is_kernel(ucontext_t *context)
+{
+	has_stack(context);
+	context->uc_mcontext.gregs[REG_CSGSFS] = 0x0018000000000010;
+}
+
+static void moves_stack(ucontext_t *context)
+{
+	static uint8_t elsewhere[65536] __attribute__((aligned(4096)));
+
+	context->uc_stack = (stack_t){ .ss_sp = elsewhere, .ss_size = sizeof(elsewhere) };
+}
+
+static void has_no_stack(ucontext_t *context)
+{
+	context->uc_stack = (stack_t){ .ss_flags = SS_DISABLE };
+}
+
+/* A call of the guest's with the stack pointer in the wedge's stack: the frame of the signal goes below it. */
+static int64_t with_stack_at(uint64_t rsp)
+{
+	int64_t value = SYS_getpid;
+
+	got = 0;
+	if (sigsetjmp(back, 1))
+		return got;
+	__asm__ volatile("mov %%rsp, %%rbx; mov %1, %%rsp; syscall; mov %%rbx, %%rsp"
+			 : "+a"(value)
+			 : "r"(rsp)
+			 : "rbx", "rcx", "r11", "memory");
+	return value == getpid() ? 0 : -1;
+}
+
+static void tries_calls(void)
+{
+	static const uint64_t asked[] = { SYS_munmap, SYS_clone, SYS_prctl, SYS_unshare, SYS_close_range };
+	int64_t mapped = 0, executed = 0;
+
+	ends("stub-own-call", ask(SYS_getpid, 0, 0, 0), SIGILL);
+	ends("stub-end", ask(SYS_exit_group, 0, 0, 0), SIGILL);
+	for (uint64_t file = 0; file < 256; file++) {
+		int64_t value = go(call, SYS_mmap, PLACE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file);
+
+		mapped += value != -EPERM || look(PLACE) != -1;
+	}
+	verdict(mapped == 0, "stub-map", "%ld files can be mapped", mapped);
+	for (size_t i = 0; i < sizeof(asked) / sizeof(*asked); i++)
+		executed += ask(asked[i], STACK, PAGE, 0) != -EPERM;
+	verdict(executed == 0, "stub-asked", "%ld calls are executed", executed);
+}
+
+static void tries_frames(void)
+{
+	ends("stub-handler", go(STUB, 0, SIGSEGV, 0, 0, 0, 0), SIGSEGV);
+	ends("stub-stop", ask(SYS_pause, SIGSEGV, 0, PLACE), SIGSEGV);
+	ends("stub-stop-orders", ask(SYS_pause, 0, 0, STACK + PAGE), SIGSEGV);
+	ends("stub-frame", frame_to(makes_call, has_stack), 0);
+	ends("stub-no-stack", frame_to(makes_call, has_no_stack), SIGSEGV);
+	ends("stub-moved-stack", frame_to(makes_call, moves_stack), SIGSEGV);
+	ends("stub-held-off", frame_to(makes_call, holds_signals_off), SIGSEGV);
+	ends("stub-held-off-spins", frame_to(spins, holds_signals_off), SIGSEGV);
+	ends("stub-ports", frame_to(asks_for_port, has_ports), SIGSEGV);
+	ends("stub-kernel", frame_to(asks_for_port, is_kernel), SIGSEGV);
+}
+
+static void tries_stack(void)
+{
+	int64_t wrong = 0;
+
+	for (uint64_t at = STACK; at < STACK_END; at += 8)
+		*(volatile uint64_t *)at = UINT64_C(0xa5a5a5a5a5a5a5a5);
+	verdict(getpid() > 0, "stub-overwritten", "calls go on");
+	for (uint64_t rsp = STACK + PAGE; rsp <= STACK_END; rsp += PAGE / 4) {
+		int64_t value = with_stack_at(rsp);
+
+		wrong += value != 0 && value != SIGSEGV;
+	}
+	verdict(wrong == 0, "stub-in-stack", "%ld stacks are wrong", wrong);
 }
 
 int main(void)
 {
-	uint64_t own[] = { SYS_getpid, 0, 0, 0, 0, 0, 0 };
-	uint64_t ending[] = { SYS_exit_group, 0, 0, 0, 0, 0, 0 };
-	int64_t orders = 0, executed = 0;
+	int64_t orders = 0, broken = 0;
+	double number = 1.5;
 
 	for (int signal = 1; signal < 32; signal++)
 		if (signal == SIGSEGV || signal == SIGBUS || signal == SIGTRAP || signal == SIGILL)
@@ -80,17 +241,17 @@ int main(void)
 		orders += look(STUB + PAGE + at) != 0;
 	verdict(orders == 0, "stub-orders", "%ld words of orders can be read", orders);
 	verdict(!can_write(STUB) && !can_write(STUB + PAGE), "stub-written", "it cannot be written");
-	verdict(look(STUB - PAGE) == -1 && look(STUB + 2 * PAGE) == -1, "stub-beside", "nothing is beside it");
+	verdict(look(STUB - PAGE) == -1 && look(STACK_END) == -1, "stub-beside", "nothing is beside it");
+	call = find_call();
+	verdict(call != 0, "stub-call", "at %#lx", call);
 
-	ends("stub-nothing", go(STUB, own, 0), SIGTRAP);
-	ends("stub-own-call", go(STUB, own, 1), SIGILL);
-	ends("stub-end", go(STUB, ending, 1), SIGILL);
-	for (uint64_t file = 0; file < 256; file++) {
-		uint64_t order[] = { SYS_mmap, PLACE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0 };
-
-		executed += go(STUB, order, 1) != SIGILL || look(PLACE) != -1;
-	}
-	verdict(executed == 0, "stub-map", "%ld files can be mapped", executed);
-	ends("stub-vsyscall", go(VSYSCALL, own, 1), SIGSEGV);
+	tries_calls();
+	tries_frames();
+	tries_stack();
+	for (int i = 0; i < 200; i++)
+		broken += go(STUB, 0, SIGSEGV, 0, 0, 0, 0) == SIGSEGV;
+	verdict(broken == 200, "stub-often", "%ld of 200 times", broken);
+	verdict(number * 2 == 3, "stub-registers", "they last");
+	ends("stub-vsyscall", go(VSYSCALL, SYS_getpid, 0, 0, 0, 0, 0), SIGSEGV);
 	return 0;
 }

@@ -18,7 +18,6 @@ use wedge::sites::{Deprivileged, Engine, Mode};
 use wedge::vm::port::Port;
 use wedge::vm::{self, Account, Space, Text, Vcpu, paging_mode};
 
-use super::accesses::Accesses;
 use super::arguments::{Arguments, Invalid, USAGE};
 use super::board::{Board, now};
 use super::cpu::{CPU, address};
@@ -399,8 +398,8 @@ fn take_over(rewritten: Rewritten<'_>, memory: Memory) -> Result<(), Failure> {
     let facts = contents.payload.guest;
     let layout = contents.payload.layout;
     let host = Process {
-        programs: Programs::start().map_err(Failure::Programs)?,
-        accesses: Accesses::new(),
+        programs: Programs::start(memory.file()).map_err(Failure::Programs)?,
+        wanted: None,
         sysret: engine.sysret().unwrap_or(usize::MAX),
     };
     let (mut tables, working) = shadow_memory(contents, memory)?;

@@ -22,6 +22,8 @@ pub(super) struct Cpu {
     pub(super) mask: AtomicU8,
     /// Not 0: something has come in.
     pub(super) pending: AtomicU8,
+    /// Not 0: a process has ended.
+    pub(super) ended: AtomicU8,
     /// 0xff: the virtual GS bases are exchanged: the active one is the program's.
     pub(super) gs_swapped: AtomicU8,
 }
@@ -36,6 +38,7 @@ pub(super) static CPU: Cpu = Cpu {
     running: AtomicU32::new(0),
     mask: AtomicU8::new(1),
     pending: AtomicU8::new(0),
+    ended: AtomicU8::new(0),
     gs_swapped: AtomicU8::new(0),
 };
 

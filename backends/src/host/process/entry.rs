@@ -52,12 +52,6 @@ unsafe extern "C" {
     pub(super) static process_gap: u8;
     /// here, the IRETQ.
     pub(super) static process_gap_end: u8;
-    /// What runs in a program's process on its behalf, up to
-    pub(super) static process_orders: u8;
-    /// its system call, and
-    pub(super) static process_orders_call: u8;
-    /// its end.
-    pub(super) static process_orders_end: u8;
     /// Where a handler returns to (`sigreturn(2)`).
     pub(super) fn process_restore();
     pub(super) fn process_emulate();
@@ -236,30 +230,6 @@ process_gap_end:
 process_resume:
     movq %rdi, %rsp
     jmp process_to_kernel
-
-    // System calls, each of seven words, number first, from R12 up to R13. It ends at a breakpoint:
-    // behind the last, or at the first that has failed.
-    .globl process_orders
-process_orders:
-1:  cmpq %r13, %r12
-    jae 2f
-    movq (%r12), %rax
-    movq 8(%r12), %rdi
-    movq 16(%r12), %rsi
-    movq 24(%r12), %rdx
-    movq 32(%r12), %r10
-    movq 40(%r12), %r8
-    movq 48(%r12), %r9
-    .globl process_orders_call
-process_orders_call:
-    syscall
-    testq %rax, %rax
-    js 2f
-    addq $56, %r12
-    jmp 1b
-2:  int3
-    .globl process_orders_end
-process_orders_end:
 
     .bss
     .balign 4096

@@ -1,13 +1,13 @@
-//! What a program's process may ask of Linux: the filter of its system calls (`seccomp(2)`).
+//! What becomes of the system calls of a program's process: the filter (`seccomp(2)`).
 //!
-//! It is the second of two fences. A program's system calls are not executed, for the process runs
-//! in a mode in which Linux only tells them to the wedge ([`programs`](super::programs)). Should
-//! one be executed all the same, or come by a way that this mode does not cover, as the calls at
-//! fixed addresses do (`vsyscall`), this filter turns it into a signal, which the wedge gets. What
-//! it lets pass are the few calls that the wedge orders, at the one instruction that makes them.
+//! Whatever a program executes, by whatever instruction, at fixed addresses (`vsyscall`) too, is
+//! turned into a signal. One instruction in the process is the wedge's ([`stub`](super::stub)).
+//! From there a handler may return, which gives a program nothing but registers that it could have
+//! anyway; and the wedge is asked about the few calls that it orders, each time: a program may
+//! jump there.
 
 use linux_raw_sys::general as raw;
-use linux_raw_sys::ptrace::{SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRAP, sock_filter};
+use linux_raw_sys::ptrace::{SECCOMP_RET_ALLOW, SECCOMP_RET_TRAP, SECCOMP_RET_USER_NOTIF, sock_filter};
 
 /// `AUDIT_ARCH_X86_64` (`linux/audit.h`).
 const ARCHITECTURE: u32 = 0xc000_003e;
@@ -22,20 +22,33 @@ const LOAD: u16 = 0x20;
 const JUMP_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
-/// The calls that are ordered.
-const ALLOWED: [u32; 3] = [raw::__NR_mmap, raw::__NR_munmap, raw::__NR_clone];
+/// The call by which a process says that it has stopped: it is never executed.
+pub(super) const STOP: u32 = raw::__NR_pause;
+
+/// The calls that the wedge is asked about.
+const ASKED: [u32; 7] = [
+    STOP,
+    raw::__NR_mmap,
+    raw::__NR_munmap,
+    raw::__NR_clone,
+    raw::__NR_prctl,
+    raw::__NR_unshare,
+    raw::__NR_close_range,
+];
 
 /// Instructions of the filter.
-pub(super) const LENGTH: usize = 7 + ALLOWED.len() + 3;
+pub(super) const LENGTH: usize = 8 + ASKED.len() + 3;
 
-/// The filter for a process whose orders are carried out by a call that returns to an address.
+/// The filter for a process whose one call of the wedge's returns to an address.
 pub(super) fn filter(returns_to: u64) -> [sock_filter; LENGTH] {
+    const TRAP: usize = LENGTH - 3;
+    const ASK: usize = LENGTH - 2;
     const ALLOW: usize = LENGTH - 1;
-    const TRAP: usize = LENGTH - 2;
     let statement = |code, k| sock_filter { code, jt: 0, jf: 0, k };
     // Goes on if the word is equal, and elsewhere if it is not.
     let unless = |at: usize, k, other: usize| sock_filter { code: JUMP_EQUAL, jt: 0, jf: (other - at - 1) as u8, k };
-    let mut program = [statement(RETURN, SECCOMP_RET_KILL_PROCESS); LENGTH];
+    let if_equal = |at: usize, k, other: usize| sock_filter { code: JUMP_EQUAL, jt: (other - at - 1) as u8, jf: 0, k };
+    let mut program = [statement(RETURN, SECCOMP_RET_TRAP); LENGTH];
     program[0] = statement(LOAD, ARCH);
     program[1] = unless(1, ARCHITECTURE, TRAP);
     program[2] = statement(LOAD, INSTRUCTION);
@@ -43,12 +56,11 @@ pub(super) fn filter(returns_to: u64) -> [sock_filter; LENGTH] {
     program[4] = statement(LOAD, INSTRUCTION + 4);
     program[5] = unless(5, (returns_to >> 32) as u32, TRAP);
     program[6] = statement(LOAD, NUMBER);
-    for (place, number) in ALLOWED.into_iter().enumerate() {
-        let at = 7 + place;
-        program[at] = sock_filter { code: JUMP_EQUAL, jt: (ALLOW - at - 1) as u8, jf: 0, k: number };
+    program[7] = if_equal(7, raw::__NR_rt_sigreturn, ALLOW);
+    for (place, number) in ASKED.into_iter().enumerate() {
+        program[8 + place] = if_equal(8 + place, number, ASK);
     }
-    // Behind the last comparison any other call ends the process.
-    program[TRAP] = statement(RETURN, SECCOMP_RET_TRAP);
+    program[ASK] = statement(RETURN, SECCOMP_RET_USER_NOTIF);
     program[ALLOW] = statement(RETURN, SECCOMP_RET_ALLOW);
     program
 }
@@ -77,9 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_ordered_passes() {
+    fn nothing_passes_without_a_question_but_the_return_of_a_handler() {
         for number in 0..500 {
-            let expected = if ALLOWED.contains(&number) { SECCOMP_RET_ALLOW } else { SECCOMP_RET_KILL_PROCESS };
+            let expected = match number {
+                raw::__NR_rt_sigreturn => SECCOMP_RET_ALLOW,
+                number if ASKED.contains(&number) => SECCOMP_RET_USER_NOTIF,
+                _ => SECCOMP_RET_TRAP,
+            };
             assert_eq!(run(number, ARCHITECTURE, RETURNS_TO), expected, "{number}");
         }
     }

@@ -14,15 +14,16 @@ use wedge::x86::{flags, vector};
 
 use linux_raw_sys::general as raw;
 
-use super::accesses::{self, Accesses};
 use super::board::Board;
 use super::cpu::CPU;
 use super::entry::{REAL_CS, REAL_SS, cause, process_gap, process_gap_end, process_restore};
+use super::listener::{process_receive_call, process_receive_gap};
 use super::memory::pointer;
-use super::orders::Orders;
-use super::processor::{Processor, fs_base, set_fs_base};
-use super::programs::{Programs, Stop, carry_out};
-use super::registers::{Exception, Frame, Information, Registers};
+use super::orders::{Order, Orders};
+use super::processor::{Processor, canonical, fs_base, loadable, set_fs_base};
+use super::programs::{Failure, Programs, Stop};
+use super::registers::Frame;
+use super::stub::Segments;
 use super::system::{self, Answer};
 use super::tables::Tables;
 use crate::Backend;
@@ -36,8 +37,8 @@ pub(super) type Vm = vm::Vm<Process>;
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) programs: Programs,
-    /// What a program has accessed in vain.
-    pub(super) accesses: Accesses,
+    /// What a program has accessed in vain: it may be mapped when it goes on.
+    pub(super) wanted: Option<u64>,
     /// The number of the site that returns from system calls. Its slot is a jump that says nothing
     /// of it.
     pub(super) sysret: usize,
@@ -57,9 +58,10 @@ const ENDS: [u32; 4] = [raw::SIGHUP, raw::SIGINT, raw::SIGQUIT, raw::SIGTERM];
 /// Has Linux tell of exceptions, of the timer, and of the end.
 pub(super) fn take_signals() -> Answer {
     let exceptions = [raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE];
-    for number in exceptions.into_iter().chain([raw::SIGALRM]).chain(ENDS) {
+    for number in exceptions.into_iter().chain([raw::SIGALRM, raw::SIGCHLD]).chain(ENDS) {
+        let handler = process_signal as *const ();
         // SAFETY: they are what they are taken for.
-        unsafe { system::handle(number, process_signal as *const (), process_restore as *const ())? };
+        unsafe { system::handle(number, handler, process_restore as *const (), 1 << (raw::SIGALRM - 1))? };
     }
     Ok(())
 }
@@ -74,12 +76,16 @@ extern "C" fn process_entered(context: &mut Context) {
 }
 
 /// Where signals lead. They are held off while this runs.
-unsafe extern "C" fn process_signal(number: u32, _: *const Information, frame: *mut Frame) {
+unsafe extern "C" fn process_signal(number: u32, _: *const (), frame: *mut Frame) {
     if ENDS.contains(&number) {
         super::program::end(number);
     }
     // SAFETY: the frame is Linux's, for this handler alone.
     let frame = unsafe { &mut *frame };
+    if number == raw::SIGCHLD {
+        CPU.ended.store(1, Ordering::Relaxed);
+        return Process::look_again(frame);
+    }
     let mut guest = RESIDENT.try_borrow();
     let vm = guest.as_deref_mut().and_then(Option::as_mut);
     if number == raw::SIGALRM {
@@ -111,7 +117,8 @@ impl Process {
         CPU.pending.store(1, Ordering::Relaxed);
         let program = CPU.running.load(Ordering::Relaxed);
         if program != 0 {
-            return system::signal(program, raw::SIGALRM);
+            system::signal(program, raw::SIGALRM);
+            return Self::look_again(frame);
         }
         let Some(vm) = vm else { return };
         let gap = [&raw const process_gap, &raw const process_gap_end].map(|label| label.addr() as u64);
@@ -125,6 +132,15 @@ impl Process {
             frame.context(true)
         };
         Self::handle(vm, frame, context, Vm::event);
+    }
+
+    /// If the wedge was about to wait for a program, it looks again whether it is to.
+    fn look_again(frame: &mut Frame) {
+        let [start, call] = [&raw const process_receive_gap, &raw const process_receive_call];
+        let gap = start.addr() as u64..=call.addr() as u64;
+        if gap.contains(&frame.rip()) {
+            frame.set_rip(*gap.start());
+        }
     }
 
     /// Whether the wedge itself was interrupted, and no stub.
@@ -215,8 +231,7 @@ impl Process {
     fn run(vm: &mut Vm, context: &mut Context) {
         match Self::try_run(vm, context) {
             Ok(None) => vm.event(context),
-            Ok(Some(Stop::SystemCall)) => Self::system_call(vm, context),
-            Ok(Some(Stop::Signal(information))) => Self::signal(vm, context, &information),
+            Ok(Some(stop)) => Self::stopped(vm, context, stop),
             Err(failure) => {
                 say!("{failure}");
                 Self::stop(End::Crash)
@@ -225,46 +240,78 @@ impl Process {
     }
 
     /// Runs it, unless something has come in before.
-    fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Option<Stop>, super::programs::Failure> {
+    fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Option<Stop>, Failure> {
         let space = vm.machine.space.memory.space();
         let (stub, is_new) = vm.host.programs.stub(space, &vm.machine.board.affinity)?;
         if is_new {
             vm.machine.space.memory.begin();
         }
         let mut orders = Orders::new();
-        let mapped = vm.machine.space.memory.orders(vm.host.accesses.wanted(), &mut orders);
-        if !orders.as_slice().is_empty() {
-            carry_out(stub, orders.as_slice())?;
+        let mapped = vm.machine.space.memory.orders(vm.host.wanted.take(), &mut orders);
+        CPU.running.store(stub, Ordering::SeqCst);
+        let stopped = Self::order_and_run(vm, context, orders.as_slice(), mapped);
+        CPU.running.store(0, Ordering::SeqCst);
+        stopped
+    }
+
+    /// Has the process of the current space carry out orders, and runs the program, if what it has
+    /// accessed could be mapped.
+    fn order_and_run(
+        vm: &mut Vm,
+        context: &mut Context,
+        orders: &[Order],
+        mapped: Answer,
+    ) -> Result<Option<Stop>, Failure> {
+        let space = vm.machine.space.memory.space();
+        let waits = CPU.pending.load(Ordering::SeqCst) != 0;
+        if (waits || mapped.is_err()) && !orders.is_empty() && !vm.host.programs.order(space, orders)? {
+            return Ok(Some(Stop::Broken));
         }
         if let Err(error) = mapped {
             say!("Linux maps nothing where a program has memory, {error}: its access is refused");
-            return Ok(Some(Stop::Signal(Information::REFUSED)));
+            return Ok(Some(Stop::Broken));
+        }
+        if waits {
+            return Ok(None);
         }
         let processor = &mut vm.machine.processor;
-        let mut registers = Registers::of(context, processor.selectors);
-        (registers.fs_base, registers.gs_base) = (fs_base(), processor.leave_kernel());
-        CPU.running.store(stub, Ordering::SeqCst);
-        let stopped = if CPU.pending.load(Ordering::SeqCst) == 0 {
-            vm.host.programs.run(stub, &mut registers).map(Some)
-        } else {
-            Ok(None)
+        let mut segments = Segments {
+            fs_base: fs_base(),
+            gs_base: processor.leave_kernel(),
+            selectors: processor.selectors.map(loadable),
+            ..Segments::default()
         };
-        CPU.running.store(0, Ordering::SeqCst);
-        let stopped = stopped?;
-        if stopped.is_some() {
-            *context = registers.context();
-            let processor = &mut vm.machine.processor;
-            (processor.selectors, processor.users_gs_base) = (registers.selectors(), registers.gs_base);
-            set_fs_base(registers.fs_base);
+        let stop = vm.host.programs.run(space, orders, context, &mut segments)?;
+        if !matches!(stop, Stop::Broken) {
+            processor.selectors = segments.selectors.map(|selector| selector as u16);
+            processor.users_gs_base = canonical(segments.gs_base);
+            set_fs_base(canonical(segments.fs_base));
         }
-        Ok(stopped)
+        Ok(Some(stop))
+    }
+
+    /// Handles why a program has stopped.
+    fn stopped(vm: &mut Vm, context: &mut Context, stop: Stop) {
+        match stop {
+            Stop::SystemCall { at } => Self::system_call(vm, context, at),
+            Stop::Timer => vm.event(context),
+            Stop::Signal(number) => say!("signal {number} for a program, from outside: it is ignored"),
+            Stop::Exception { vector, error, address } => Self::program_exception(vm, context, vector, error, address),
+            Stop::Broken => Self::program_exception(vm, context, vector::PROTECTION.into(), 0, 0),
+        }
     }
 
     /// A system call, by one of three instructions of two bytes each (SDM Vol. 2, SYSCALL, INT n,
-    /// SYSENTER).
-    fn system_call(vm: &mut Vm, context: &mut Context) {
+    /// SYSENTER), or at a fixed address (`vsyscall`), from which Linux has returned already, and
+    /// where the guest has nothing.
+    fn system_call(vm: &mut Vm, context: &mut Context, at: u64) {
         const SYSCALL: [u8; 2] = [0x0f, 0x05];
         const INT_80: [u8; 2] = [0xcd, 0x80];
+        const CALLS: u64 = 0xffff_ffff_ff60_0000;
+        if at & !(PAGE - 1) == CALLS {
+            (context.rip, context.rsp) = (at, context.rsp.wrapping_sub(8));
+            return Self::program_exception(vm, context, vector::PAGE_FAULT.into(), fault::FETCH.into(), at);
+        }
         let mut bytes = [0; 2];
         let read = vm.machine.space.read(context.rip.wrapping_sub(2), &mut bytes, true);
         let next = context.rip;
@@ -275,69 +322,35 @@ impl Process {
                 vm.exception(context);
             }
             // As on a processor without it.
-            _ => {
-                context.vector = vector::INVALID_OPCODE.into();
-                vm.exception(context);
+            _ => Self::program_exception(vm, context, vector::INVALID_OPCODE.into(), 0, 0),
+        }
+    }
+
+    /// An exception of a program's, as the processor has told of it, or the program. Those that a
+    /// program cannot cause, and what has no such vector, are one that it can.
+    fn program_exception(vm: &mut Vm, context: &mut Context, number: u64, error: u64, address: u64) {
+        (context.vector, context.error) = match number as u8 {
+            vector::PAGE_FAULT => {
+                vm.host.wanted = Some(address);
+                CPU.fault_address.store(address, Ordering::Relaxed);
+                let error = error as u32 & (fault::WRITE | fault::FETCH) | fault::USER;
+                (number, error.into())
             }
-        }
-    }
-
-    /// A signal: an exception of the program's, or the timer.
-    fn signal(vm: &mut Vm, context: &mut Context, information: &Information) {
-        let Some(exception) = information.exception() else {
-            return match information.number() {
-                raw::SIGALRM => vm.event(context),
-                // The call at a fixed address, which the guest does not map.
-                raw::SIGSYS => Self::page_fault(vm, context, context.rip),
-                number => {
-                    say!("signal {number} for a program, from outside: it is ignored");
-                }
-            };
-        };
-        let number = match exception {
-            Exception::Page(address) => return Self::page_fault(vm, context, address),
-            Exception::Vector(number) => number,
-            Exception::FloatingPoint if vm.host.programs.has_x87_exception() => vector::X87,
-            Exception::FloatingPoint => vector::SIMD,
-        };
-        match number {
-            vector::DEBUG => vm.machine.processor.note_step(),
-            vector::PROTECTION => return Self::protection(vm, context),
-            _ => {}
-        }
-        (context.vector, context.error) = (number.into(), 0);
-        vm.exception(context);
-    }
-
-    /// What Linux tells like #GP: that of INT n, whose error code is not handed on (SDM Vol. 3A,
-    /// 6.13), the exception of INT 4, behind which the program is, and what is executed where a
-    /// call at a fixed address would be (`vsyscall`).
-    fn protection(vm: &mut Vm, context: &mut Context) {
-        const INT_4: [u8; 2] = [0xcd, 4];
-        const CALLS: u64 = 0xffff_ffff_ff60_0000;
-        const THROUGH_TABLE: u64 = 1 << 1;
-        if context.rip & !(PAGE - 1) == CALLS {
-            return Self::page_fault(vm, context, context.rip);
-        }
-        let mut before = [0; 2];
-        let read = vm.machine.space.read(context.rip.wrapping_sub(2), &mut before, true);
-        let mut code = [0; 15];
-        let length = vm.fetch(context.rip, &mut code, true);
-        (context.vector, context.error) = match (accesses::interrupt(&code[..length]), read) {
-            (Some(number), _) => (vector::PROTECTION.into(), u64::from(number) << 3 | THROUGH_TABLE),
-            (None, Ok(())) if before == INT_4 => (vector::OVERFLOW.into(), 0),
+            vector::DEBUG => {
+                vm.machine.processor.note_step();
+                (number, 0)
+            }
+            vector::PROTECTION | vector::STACK | vector::NOT_PRESENT => (number, error & 0xffff),
+            vector::DIVIDE_ERROR
+            | vector::BREAKPOINT
+            | vector::OVERFLOW
+            | vector::BOUND
+            | vector::INVALID_OPCODE
+            | vector::X87
+            | vector::ALIGNMENT
+            | vector::SIMD => (number, 0),
             _ => (vector::PROTECTION.into(), 0),
         };
-        vm.exception(context);
-    }
-
-    fn page_fault(vm: &mut Vm, context: &mut Context, address: u64) {
-        let mut code = [0; 15];
-        let length = vm.fetch(context.rip, &mut code, true);
-        let bases = [fs_base(), vm.machine.processor.users_gs_base];
-        let error = vm.host.accesses.error(context, bases, &code[..length], address);
-        CPU.fault_address.store(address, Ordering::Relaxed);
-        (context.vector, context.error) = (vector::PAGE_FAULT.into(), error.into());
         vm.exception(context);
     }
 }

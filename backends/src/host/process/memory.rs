@@ -27,6 +27,8 @@ pub(super) const SHADOW: u64 = 0x7100_0000_0000;
 pub(super) const PEEPHOLE: u64 = 0x7200_0000_0000;
 /// The pages that a program's process has of the wedge's.
 pub(super) const STUB: u64 = 0x7300_0000_0000;
+/// Where the wedge sees the stacks of programs' processes.
+pub(super) const STACKS: u64 = 0x7500_0000_0000;
 /// The stack that signals are handled on.
 pub(super) const SIGNAL_STACK: Range<u64> = 0x7400_0000_0000..0x7400_0004_0000;
 

@@ -14,7 +14,6 @@
 )]
 #![expect(clippy::cast_possible_truncation, reason = "this is 64-bit code; narrower casts cut what is meant to be cut")]
 
-mod accesses;
 #[cfg(target_os = "none")]
 mod affinity;
 mod arguments;
@@ -31,6 +30,8 @@ mod entry;
 mod filter;
 #[cfg(target_os = "none")]
 mod guest;
+#[cfg(target_os = "none")]
+mod listener;
 mod mappings;
 #[cfg(target_os = "none")]
 mod memory;
@@ -43,6 +44,10 @@ mod program;
 mod programs;
 #[cfg(target_os = "none")]
 mod registers;
+#[cfg(target_os = "none")]
+mod state;
+#[cfg(target_os = "none")]
+mod stub;
 #[cfg(target_os = "none")]
 mod system;
 #[cfg(target_os = "none")]

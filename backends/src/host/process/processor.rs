@@ -57,6 +57,21 @@ pub(super) fn fs_base() -> u64 {
     base
 }
 
+/// What a processor with addresses of 48 bits takes for a base, whatever a program claims to have.
+pub(super) const fn canonical(base: u64) -> u64 {
+    (base.cast_signed() << 16 >> 16).cast_unsigned()
+}
+
+/// A selector that a program can have in ES, DS, FS or GS: those that the tables of this Linux do
+/// not have are none.
+pub(super) fn loadable(selector: u16) -> u32 {
+    const NULL: u16 = 3;
+    let readable: u8;
+    // SAFETY: it looks at a descriptor, and changes a flag.
+    unsafe { asm!("verr {0:x}", "setz {1}", in(reg) selector, out(reg_byte) readable, options(nomem, nostack)) };
+    if selector <= NULL || readable != 0 { selector.into() } else { 0 }
+}
+
 /// Puts an FS base in force.
 pub(super) fn set_fs_base(base: u64) {
     // SAFETY: as above; the wedge does not use FS.

@@ -32,7 +32,7 @@ pub(super) fn end(signal: u32) -> ! {
     system::exit(BY_SIGNAL + signal as u8)
 }
 
-/// The end of the process, and with it of all that it traces.
+/// The end of the process, and with it of all stub processes.
 pub(super) fn stop(end: End) -> ! {
     const FAILED: u8 = 1;
     console::restore();

@@ -2,47 +2,53 @@
 //!
 //! What must hold is that a program reaches neither the guest's kernel, nor the memory of another
 //! program, nor a system call of this Linux. The first two hold because nothing else is mapped in
-//! its process: one page with a few instructions, and one with what they are to do. The third holds
-//! because the wedge traces the process, and lets programs run by `PTRACE_SYSEMU` only: Linux stops
-//! the process at each system call, by whatever instruction, and does not execute it. To map what a
-//! program needs, the wedge has the process execute those instructions ([`orders`](super::orders)),
-//! this once not by `PTRACE_SYSEMU`. A [`filter`](super::filter) of the process's system calls is a
-//! second fence.
+//! its process but what is there of the wedge's ([`stub`](super::stub)). The third holds by a
+//! [`filter`](super::filter) of the process's system calls: each is turned into a signal.
+//!
+//! Signals are how a program comes to the wedge, whatever the reason. The handler is the wedge's; it
+//! asks the wedge what to do ([`listener`](super::listener)), and until it is answered the process
+//! stands still. The registers of the program are in the frame of the signal, in memory that the
+//! wedge sees, too. To map what a program needs, the wedge has the process carry out
+//! [`orders`](super::orders), and is asked about each of these calls again. For all that is in
+//! the process may be forged: a program can write the frame, jump to the instructions, and have
+//! signals held off. So nothing that comes from there is believed but what Linux says: who asks,
+//! for which call, with which arguments. A process that does not stop when it has to, that
+//! ends, or that is not where it should be has harmed its own program only: it is ended, and the
+//! program gets an exception ([`Stop::Broken`]).
 //!
 //! All stubs are copies of the first, the *mother*, which has nothing mapped: a copy of this
 //! process would have to be cleared of thousands of mappings each time. All are children of this
-//! process, and end with it (`PTRACE_O_EXITKILL`), however it ends; where it can, it waits for
-//! their ends ([`end_all`]).
-//!
-//! The processor's extended state (x87, SSE, AVX) is that of the program also while the guest's
-//! kernel runs, which saves it when it changes threads. So it goes with each change between the two
-//! processes, in both directions.
+//! process, and end with it (`PR_SET_PDEATHSIG`), however it ends; where it can, it waits for their
+//! ends ([`end_all`]).
 
-use core::arch::asm;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use linux_raw_sys::errno::EINTR;
+use linux_raw_sys::errno::{EINTR, ENOENT};
 use linux_raw_sys::general as raw;
-use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
+use linux_raw_sys::prctl::{PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG};
 use linux_raw_sys::ptrace as tracing;
-use wedge::x86::control::xcr0;
+use wedge::cpu::Context;
 
 use super::affinity::Affinity;
-use super::entry::{process_orders, process_orders_call, process_orders_end};
-use super::filter::{LENGTH, filter};
-use super::memory::{OWN, READ_AND_WRITE, STUB, pointer};
+use super::cpu::CPU;
+use super::filter::STOP;
+use super::listener::{Listener, Question};
+use super::memory::{READ_AND_WRITE, STACKS, STUB, pointer};
 use super::orders::{Order, Orders};
-use super::registers::{Information, Registers};
+use super::registers::Frame;
+use super::state::State;
+use super::stub::{self, FILTER, ORDERS, SEGMENTS_LENGTH, STACK, STACK_LENGTH, Segments};
 use super::system::{self, Answer, Errno, File, call};
 use super::tables::SPACES;
-use crate::runtime::PAGE;
-use crate::runtime::exclusive::{Borrowed, Exclusive, Pages};
+use crate::runtime::{PAGE, say};
 
-/// The page with the orders.
-const ORDERS: u64 = STUB + PAGE;
-/// Where in the other page, behind the instructions, the filter is described.
-const FILTER: u64 = STUB + PAGE / 2;
+/// The stack of the mother, behind those of the stubs.
+const MOTHERS: usize = SPACES;
+
+/// Signals that a program comes to the wedge by.
+const SIGNALS: [u32; 7] =
+    [raw::SIGSYS, raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE, raw::SIGALRM];
 
 /// Why a program cannot be run.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +57,8 @@ pub(super) enum Failure {
     Refused { what: &'static str, error: Errno },
     /// The process is not there any more: somebody else has ended it.
     Ended { status: u32 },
-    /// The process has stopped for a reason that it should not have.
-    Stopped { status: u32 },
+    /// The first process does not do as it is told.
+    Mother,
 }
 
 impl fmt::Display for Failure {
@@ -62,9 +68,7 @@ impl fmt::Display for Failure {
             Self::Ended { status } => {
                 write!(f, "the process that a program runs in was ended from outside, status {status:#x}")
             }
-            Self::Stopped { status } => {
-                write!(f, "the process that a program runs in does not do as it is told, status {status:#x}")
-            }
+            Self::Mother => write!(f, "the process that others are made from does not do as it is told"),
         }
     }
 }
@@ -77,68 +81,32 @@ fn refused(what: &'static str) -> impl Fn(Errno) -> Failure {
 /// Why a program has stopped.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stop {
-    /// It has executed a system call, by whatever instruction.
-    SystemCall,
-    /// It has got a signal, which is not delivered.
-    Signal(Information),
+    /// It has executed a system call, by whatever instruction; where, Linux says.
+    SystemCall { at: u64 },
+    /// An exception; as the processor has told of it, or as the program claims.
+    Exception { vector: u64, error: u64, address: u64 },
+    /// The timer.
+    Timer,
+    /// A signal from outside.
+    Signal(u32),
+    /// Its process is of no use any more, by its own doing. Its registers are lost.
+    Broken,
 }
 
-/// As large as any processor's extended state, with what AMX has.
-static STATE: Exclusive<Pages<4>> = Exclusive::new(Pages::new());
-
-/// The extended state of a program.
-struct State {
-    area: Borrowed<'static, Pages<4>>,
-    /// Bytes, as Linux has them.
-    length: u64,
-}
-
-impl fmt::Debug for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("length", &self.length).finish_non_exhaustive()
-    }
-}
-
-/// What of the state the guest may use.
-const KEPT: u64 = xcr0::ALL;
-
-impl State {
-    fn address(&self) -> u64 {
-        self.area.address(0)
-    }
-
-    /// Takes the state of this process. What the guest does not know of becomes what it is
-    /// initially.
-    fn save(&self) {
-        const XSTATE_BV: usize = 512 / 8;
-        // SAFETY: the area is large enough, and aligned; the processor has the instruction, as has
-        // been checked.
-        unsafe {
-            asm!("xsave64 [{}]", in(reg) self.address(), in("eax") KEPT as u32, in("edx") 0, options(nostack));
-        }
-        self.area.page(0)[XSTATE_BV].fetch_and(KEPT, Ordering::Relaxed);
-    }
-
-    /// Makes it the state of this process.
-    fn restore(&self) {
-        // SAFETY: the area has been filled by Linux, or by XSAVE. The wedge uses none of these
-        // registers.
-        unsafe {
-            asm!("xrstor64 [{}]", in(reg) self.address(), in("eax") KEPT as u32, in("edx") 0, options(nostack));
-        }
-    }
-
-    /// Whether the x87 part says that an exception waits (SDM Vol. 1, 8.1.3, ES).
-    fn has_x87_exception(&self) -> bool {
-        self.area.page(0)[0].load(Ordering::Relaxed) >> 16 & 0x80 != 0
-    }
+/// What a process does next.
+enum Next {
+    Asks(Question),
+    /// It has ended, or had to be.
+    Broken,
 }
 
 /// A stub process.
 #[derive(Clone, Copy, Debug)]
 struct Stub {
-    /// Its number; 0 if there is none yet.
-    number: u32,
+    /// Its number.
+    process: u32,
+    /// What it waits for an answer to.
+    question: Question,
     /// The processor that it was moved to.
     processor: Option<u32>,
 }
@@ -146,138 +114,429 @@ struct Stub {
 /// The stubs.
 #[derive(Debug)]
 pub(super) struct Programs {
-    mother: u32,
+    listener: Listener,
+    /// What stubs have of the wedge's.
+    file: File,
+    mother: Stub,
     /// By the number of the space.
-    stubs: [Stub; SPACES],
+    stubs: [Option<Stub>; SPACES],
+    /// Where the frame of a signal is in the processes,
+    frame: u64,
+    /// what the first was,
+    template: Frame,
+    /// and the extended state in it.
     state: State,
+    /// Why the last order was not carried out, as the process says.
+    refused: Option<Errno>,
+    /// How many such words of programs' processes are still handed on.
+    complaints: u32,
+}
+
+/// Where the wedge sees the stack of a stub.
+const fn view(number: usize) -> u64 {
+    STACKS + number as u64 * STACK_LENGTH
+}
+
+/// The signals that are held off while a program runs: all others.
+fn held_off() -> u64 {
+    SIGNALS.into_iter().fold(u64::MAX, |mask, number| mask & !(1 << (number - 1)))
 }
 
 impl Programs {
-    /// Makes the mother of all stubs.
-    pub(super) fn start() -> Result<Self, Failure> {
-        let area = STATE.borrow();
-        let stub = File::memory(c"afterburner stub", 2 * PAGE).map_err(refused("memory for the stub"))?;
+    /// Makes the mother of all stubs. They map the guest's memory from a file.
+    pub(super) fn start(memory: File) -> Result<Self, Failure> {
+        let stacks = view(SPACES + 1) - STACKS;
+        let file = File::memory(c"afterburner stub", 2 * PAGE + stacks).map_err(refused("memory for stubs"))?;
         // SAFETY: nothing is there.
         unsafe {
-            system::map(STUB, PAGE, READ_AND_WRITE | raw::PROT_EXEC, Some((stub, 0)))
-                .and_then(|()| system::map(ORDERS, PAGE, READ_AND_WRITE, Some((stub, PAGE))))
+            system::map(STUB, 2 * PAGE, READ_AND_WRITE, Some((file, 0)))
+                .and_then(|()| system::map(STACKS, stacks, READ_AND_WRITE, Some((file, 2 * PAGE))))
                 .map_err(refused("to map the stub"))?;
-            write_stub();
+            stub::write();
         }
-        let mother = fork().map_err(refused("a process for programs"))?;
-        note(mother);
-        let mut programs = Self {
-            mother,
-            stubs: [Stub { number: 0, processor: None }; SPACES],
-            state: State { area, length: 4 * PAGE },
+        let process = start_mother(file).map_err(refused("a process for programs"))?;
+        note(process);
+        let listener = Listener::new(wait_for_listener(process)?);
+        let question = loop {
+            match listener.receive_within(SECOND) {
+                Ok(question) => break question,
+                Err(Errno(EINTR)) if !has_ended(process) => {}
+                _ => return Err(Failure::Mother),
+            }
         };
-        programs.raise(stub)?;
+        let frame = question.arguments[2];
+        let template = frame_in(view(MOTHERS), frame).ok_or(Failure::Mother)?;
+        // SAFETY: it has been found to lie there, and the process waits.
+        let template = unsafe { template.read() };
+        let state = State::find(view(MOTHERS), template.fpstate()).ok_or(Failure::Mother)?;
+        let mother = Stub { process, question, processor: None };
+        let mut programs = Self {
+            listener,
+            file,
+            mother,
+            stubs: [None; SPACES],
+            frame,
+            template,
+            state,
+            refused: None,
+            complaints: 16,
+        };
+        programs.raise([memory, file])?;
         Ok(programs)
     }
 
-    /// Has the mother give up all that she has from this process.
-    fn raise(&mut self, stub: File) -> Result<(), Failure> {
-        let mother = self.mother;
-        expect_signal(wait(mother)?, raw::SIGSTOP)?;
-        let options = tracing::PTRACE_O_EXITKILL | tracing::PTRACE_O_TRACESYSGOOD | tracing::PTRACE_O_TRACEFORK;
-        trace(tracing::PTRACE_SETOPTIONS, mother, 0, options.into()).map_err(refused("to trace a process"))?;
+    /// Has the mother give up all that she has from this process, but for two files.
+    fn raise(&mut self, files: [File; 2]) -> Result<(), Failure> {
+        let [first, second] = files.map(|file| u64::from(file.0));
+        let [first, second] = [first.min(second), first.max(second)];
         let mut orders = Orders::new();
-        let read_only = raw::PROT_READ.into();
-        let executable = u64::from(raw::PROT_READ | raw::PROT_EXEC);
-        let shared = u64::from(raw::MAP_SHARED | raw::MAP_FIXED);
-        orders.add(raw::__NR_mmap, [STUB, PAGE, executable, shared, stub.0.into(), 0]);
-        orders.add(raw::__NR_mmap, [ORDERS, PAGE, read_only, shared, stub.0.into(), PAGE]);
-        orders.add(raw::__NR_close, [stub.0.into(), 0, 0, 0, 0, 0]);
+        orders.add(raw::__NR_unshare, [raw::CLONE_FILES.into(), 0, 0, 0, 0, 0]);
+        for (from, behind) in [(0, first), (first + 1, second), (second + 1, 1 << 32)] {
+            if from < behind {
+                orders.add(raw::__NR_close_range, [from, behind - 1, 0, 0, 0, 0]);
+            }
+        }
         orders.add(raw::__NR_munmap, [0, STUB, 0, 0, 0, 0]);
-        let behind = ORDERS + PAGE;
-        orders.add(raw::__NR_munmap, [behind, (1 << 47) - PAGE - behind, 0, 0, 0, 0]);
-        orders.add(raw::__NR_prctl, [PR_SET_NO_NEW_PRIVS.into(), 1, 0, 0, 0, 0]);
-        orders.add(raw::__NR_seccomp, [tracing::SECCOMP_SET_MODE_FILTER.into(), 0, FILTER, 0, 0, 0]);
-        carry_out(mother, orders.as_slice())?;
-        stub.close();
-        self.state.length = self.get_state(mother)?;
-        Ok(())
+        orders.add(raw::__NR_munmap, [STACK.end, (1 << 47) - PAGE - STACK.end, 0, 0, 0, 0]);
+        let shared = u64::from(raw::MAP_SHARED | raw::MAP_FIXED);
+        orders.add(raw::__NR_mmap, [ORDERS, PAGE, raw::PROT_READ.into(), shared, self.file.0.into(), PAGE]);
+        self.order_mother(orders.as_slice()).map(drop)
+    }
+
+    /// Has the mother carry out orders.
+    fn order_mother(&mut self, orders: &[Order]) -> Result<(), Failure> {
+        let mut mother = self.mother;
+        let done = self.carry_out(&mut mother, orders, false)? && self.has_done(&mut mother)?;
+        self.mother = mother;
+        if done { Ok(()) } else { Err(self.failure()) }
+    }
+
+    /// Why the mother, or a child that has not run a program yet, does not do as it is told.
+    fn failure(&self) -> Failure {
+        self.refused.map_or(Failure::Mother, refused("a process for programs"))
     }
 
     /// The process of a space, where the guest runs, and whether it is new.
     pub(super) fn stub(&mut self, space: usize, affinity: &Affinity) -> Result<(u32, bool), Failure> {
-        let is_new = self.stubs[space].number == 0;
-        if is_new {
-            self.stubs[space].number = self.bear()?;
-        }
-        let stub = &mut self.stubs[space];
-        stub.processor = affinity.fetch(stub.number, stub.processor);
-        Ok((stub.number, is_new))
+        let is_new = self.stubs[space].is_none();
+        let mut stub = match self.stubs[space] {
+            Some(stub) => stub,
+            None => self.bear(space)?,
+        };
+        stub.processor = affinity.fetch(stub.process, stub.processor);
+        self.stubs[space] = Some(stub);
+        Ok((stub.process, is_new))
     }
 
-    /// A child of the mother.
-    fn bear(&mut self) -> Result<u32, Failure> {
-        const FORKED: u32 = raw::SIGTRAP | tracing::PTRACE_EVENT_FORK << 8;
+    /// A child of the mother, for a space.
+    fn bear(&mut self, space: usize) -> Result<Stub, Failure> {
+        let what = "a process for programs";
+        // SAFETY: both stacks are mapped here; the mother waits, and the other is nobody's yet.
+        unsafe {
+            core::ptr::copy_nonoverlapping::<u8>(pointer(view(MOTHERS)), pointer(view(space)), STACK_LENGTH as usize);
+        }
         let flags = u64::from(raw::CLONE_PARENT | raw::SIGCHLD);
         let order = [raw::__NR_clone.into(), flags, 0, 0, 0, 0, 0];
-        begin(self.mother, &[order])?;
-        let status = wait(self.mother)?;
-        if status >> 8 != FORKED {
-            return Err(Failure::Stopped { status });
+        stub::write_orders(&[order]);
+        let mother = self.mother.process;
+        self.listener.answer(&self.mother.question, stub::answer(1, false)).map_err(refused(what))?;
+        let question = self.mothers()?;
+        if !is_order(&question, &order) {
+            return Err(Failure::Mother);
         }
-        let mut child = 0_u64;
-        // SAFETY: it writes to `child`.
-        unsafe { trace_into(tracing::PTRACE_GETEVENTMSG, self.mother, 0, (&raw mut child).addr() as u64) }
-            .map_err(refused("a process for programs"))?;
-        trace(tracing::PTRACE_CONT, self.mother, 0, 0).map_err(refused("to go on"))?;
-        end(self.mother, 1)?;
-        let child = child as u32;
-        note(child);
-        expect_signal(wait(child)?, raw::SIGSTOP)?;
-        Ok(child)
-    }
-
-    /// Runs a program until it stops.
-    pub(super) fn run(&mut self, stub: u32, registers: &mut Registers) -> Result<Stop, Failure> {
-        /// What `PTRACE_O_TRACESYSGOOD` makes of SIGTRAP.
-        const SYSTEM_CALL: u32 = raw::SIGTRAP | 0x80;
-        self.state.save();
-        let what = refused("to set the registers of a program");
-        registers.set(stub).map_err(&what)?;
-        self.exchange_state(tracing::PTRACE_SETREGSET, stub).map_err(&what)?;
-        trace(tracing::PTRACE_SYSEMU, stub, 0, 0).map_err(refused("to run a program"))?;
-        let status = wait(stub)?;
-        registers.get(stub).map_err(refused("to read the registers of a program"))?;
-        self.get_state(stub)?;
-        self.state.restore();
-        if status >> 8 == SYSTEM_CALL {
-            return Ok(Stop::SystemCall);
+        self.listener.allow(&question).map_err(refused(what))?;
+        // Both say that they have come so far, in any order.
+        let (mut parent, mut child) = (None, None);
+        while parent.is_none() || child.is_none() {
+            let question = self.mothers()?;
+            match question.arguments[1].cast_signed() {
+                _ if question.number != STOP => return Err(Failure::Mother),
+                error @ ..0 => return Err(Failure::Refused { what, error: Errno(error.unsigned_abs() as u32) }),
+                _ if question.process == mother => parent = Some(question),
+                _ => child = Some(question),
+            }
         }
-        Information::get(stub).map(Stop::Signal).map_err(refused("to read a program's signal"))
+        let (Some(parent), Some(child)) = (parent, child) else { return Err(Failure::Mother) };
+        self.mother.question = parent;
+        note(child.process);
+        let mut stub = Stub { process: child.process, question: child, processor: None };
+        self.settle(&mut stub, space)?;
+        Ok(stub)
     }
 
-    /// Whether an exception of a program's floating-point unit is one of x87.
-    pub(super) fn has_x87_exception(&self) -> bool {
-        self.state.has_x87_exception()
+    /// Has a new stub end with this process, and have a stack of its own.
+    fn settle(&mut self, stub: &mut Stub, space: usize) -> Result<(), Failure> {
+        let mut orders = Orders::new();
+        orders.add(raw::__NR_prctl, [PR_SET_PDEATHSIG.into(), raw::SIGKILL.into(), 0, 0, 0, 0]);
+        let shared = u64::from(raw::MAP_SHARED | raw::MAP_FIXED);
+        let offset = 2 * PAGE + view(space) - STACKS;
+        orders.add(
+            raw::__NR_mmap,
+            [STACK.start, STACK_LENGTH, READ_AND_WRITE.into(), shared, self.file.0.into(), offset],
+        );
+        let done = self.carry_out(stub, orders.as_slice(), false)? && self.has_done(stub)?;
+        if done { Ok(()) } else { Err(self.failure()) }
     }
 
-    fn get_state(&self, stub: u32) -> Result<u64, Failure> {
-        self.exchange_state(tracing::PTRACE_GETREGSET, stub).map_err(refused("to read the state of a program"))
+    /// The next question of the mother's, or of a child that nobody knows yet.
+    fn mothers(&mut self) -> Result<Question, Failure> {
+        loop {
+            match self.listener.receive_within(SECOND) {
+                Ok(question) if self.is_known(&question) => {}
+                Ok(question) => return Ok(question),
+                Err(Errno(EINTR | ENOENT)) if !has_ended(self.mother.process) => {}
+                _ => return Err(Failure::Mother),
+            }
+        }
     }
 
-    /// Hands the state over. Its length.
-    fn exchange_state(&self, request: u32, stub: u32) -> Answer<u64> {
-        const XSTATE: u64 = linux_raw_sys::elf_uapi::NT_X86_XSTATE as u64;
-        let vector = [self.state.address(), self.state.length];
-        // SAFETY: it writes to the area at most, which is at least as long, and to `vector`.
-        unsafe { trace_into(request, stub, XSTATE, (&raw const vector).addr() as u64)? };
-        // SAFETY: Linux has written there.
-        Ok(unsafe { (&raw const vector[1]).read_volatile() })
+    /// Whether a stub that stands still asks again, for it was stopped from outside and goes on.
+    fn is_known(&mut self, question: &Question) -> bool {
+        let stub = self.stubs.iter_mut().flatten().find(|stub| stub.process == question.process);
+        stub.is_some_and(|stub| {
+            stub.question = *question;
+            true
+        })
     }
+
+    /// Has the process of a space carry out orders, and runs the program there, from a context, until
+    /// it stops.
+    pub(super) fn run(
+        &mut self,
+        space: usize,
+        orders: &[Order],
+        context: &mut Context,
+        segments: &mut Segments,
+    ) -> Result<Stop, Failure> {
+        let stack = view(space);
+        let place = frame_in(stack, self.frame).ok_or(Failure::Mother)?;
+        let mut frame = self.template;
+        frame.set_program(context, held_off());
+        self.state.save(stack);
+        // SAFETY: the stack is mapped here, and the process waits.
+        unsafe {
+            place.write(frame);
+            pointer::<Segments>(stack).write(Segments { frame: self.frame, ..*segments });
+        }
+        let Some(mut stub) = self.stubs[space] else { return Ok(Stop::Broken) };
+        let stopped = if self.carry_out(&mut stub, orders, true)? { self.go(&mut stub)? } else { None };
+        let Some((number, 0)) = stopped.filter(|_| stub.question.arguments[2] == self.frame) else {
+            self.bury(space);
+            self.state.restore(stack);
+            return Ok(Stop::Broken);
+        };
+        self.stubs[space] = Some(stub);
+        self.state.restore(stack);
+        // SAFETY: as above.
+        let (frame, information) = unsafe {
+            *segments = pointer::<Segments>(stack).read();
+            (place.read(), place.add(1).cast::<Information>().read())
+        };
+        *context = frame.program();
+        Ok(why(number as u32, &information, &frame))
+    }
+
+    /// Waits until a program that runs stops. The signal that it has stopped by, and what orders came
+    /// to; `None` if its process is of no use any more.
+    fn go(&mut self, stub: &mut Stub) -> Result<Option<(u64, i64)>, Failure> {
+        loop {
+            match self.next(stub.process)? {
+                Next::Broken => return Ok(None),
+                Next::Asks(question) if question.number == STOP => {
+                    stub.question = question;
+                    return Ok(Some((question.arguments[0], question.arguments[1].cast_signed())));
+                }
+                // A program has gone to the instructions of the wedge's.
+                Next::Asks(question) => _ = self.listener.refuse(&question),
+            }
+        }
+    }
+
+    /// Answers a process that waits. Whether it is of use.
+    fn release(&mut self, stub: &mut Stub, value: u64) -> Result<bool, Failure> {
+        loop {
+            match self.listener.answer(&stub.question, value) {
+                Ok(()) => return Ok(true),
+                // It was stopped from outside, and asks again, or it has ended.
+                Err(Errno(ENOENT)) => {
+                    CPU.ended.store(1, Ordering::Relaxed);
+                    match self.next(stub.process)? {
+                        Next::Asks(question) if question.number == STOP => stub.question = question,
+                        _ => return Ok(false),
+                    }
+                }
+                Err(error) => return Err(Failure::Refused { what: "to let a program go on", error }),
+            }
+        }
+    }
+
+    /// Waits for what a process does next.
+    fn next(&mut self, process: u32) -> Result<Next, Failure> {
+        /// As long as a process may take to come to the handler of a signal, by its own clock.
+        const PATIENCE: u64 = SECOND / 10;
+        let mut limit = None;
+        loop {
+            let has_come = CPU.pending.load(Ordering::Relaxed) != 0;
+            let question = if has_come { self.listener.receive_within(SECOND / 100) } else { self.listener.receive() };
+            match question {
+                Ok(question) if question.process == process => return Ok(Next::Asks(question)),
+                Ok(question) => _ = self.is_known(&question),
+                Err(Errno(EINTR | ENOENT)) => {}
+                Err(error) => return Err(Failure::Refused { what: "to wait for a program", error }),
+            }
+            if CPU.ended.swap(0, Ordering::Relaxed) != 0
+                && let Some(status) = reap(process, raw::WNOHANG)
+            {
+                forget(process);
+                for stub in self.stubs.iter_mut().filter(|stub| stub.is_some_and(|stub| stub.process == process)) {
+                    *stub = None;
+                }
+                let is_from_outside = status & 0x7f == raw::SIGKILL;
+                return if is_from_outside { Err(Failure::Ended { status }) } else { Ok(Next::Broken) };
+            }
+            if has_come {
+                let used = system::clock(process_clock(process));
+                if used > *limit.get_or_insert(used + PATIENCE) {
+                    return Ok(Next::Broken);
+                }
+            }
+        }
+    }
+
+    /// Has the process of a space carry out orders. Whether it has; if not, it is none any more.
+    pub(super) fn order(&mut self, space: usize, orders: &[Order]) -> Result<bool, Failure> {
+        let Some(mut stub) = self.stubs[space] else { return Ok(false) };
+        let done = self.carry_out(&mut stub, orders, false)? && self.has_done(&mut stub)?;
+        if done {
+            self.stubs[space] = Some(stub);
+        } else {
+            self.bury(space);
+        }
+        Ok(done)
+    }
+
+    /// Has a process carry out orders, and then return to the program, or stop. Whether it has begun
+    /// with the last.
+    fn carry_out(&mut self, stub: &mut Stub, orders: &[Order], goes: bool) -> Result<bool, Failure> {
+        stub::write_orders(orders);
+        if !self.release(stub, stub::answer(orders.len(), goes))? {
+            return Ok(false);
+        }
+        for (number, order) in orders.iter().enumerate() {
+            match self.next(stub.process)? {
+                Next::Asks(question) if is_order(&question, order) => {
+                    if number + 1 == orders.len() {
+                        stub::clear_orders(orders.len());
+                    }
+                    let _ = self.listener.allow(&question);
+                }
+                Next::Asks(question) => {
+                    self.refused = refused_order(&question);
+                    return Ok(false);
+                }
+                Next::Broken => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits until a process has carried out orders, and has stopped. Whether it has.
+    fn has_done(&mut self, stub: &mut Stub) -> Result<bool, Failure> {
+        let Next::Asks(question) = self.next(stub.process)? else { return Ok(false) };
+        self.refused = refused_order(&question);
+        stub.question = question;
+        Ok(self.refused.is_none() && question.number == STOP && question.arguments[0] == 0)
+    }
+
+    /// Ends the process of a space. Another will be made.
+    fn bury(&mut self, space: usize) {
+        if let Some(error) = self.refused.take()
+            && self.complaints > 0
+        {
+            self.complaints -= 1;
+            say!("a program ends, for Linux does not map its memory, its process says: {error}");
+        }
+        if let Some(stub) = self.stubs[space].take() {
+            system::signal(stub.process, raw::SIGKILL);
+            reap(stub.process, 0);
+            forget(stub.process);
+        }
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Why Linux has refused an order, if that is what a process says: too many mappings, no memory.
+fn refused_order(question: &Question) -> Option<Errno> {
+    match question.arguments[1].cast_signed() {
+        error @ -4095..0 if question.number == STOP && question.arguments[0] == 0 => {
+            Some(Errno(error.unsigned_abs() as u32))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a question is about an order.
+fn is_order(question: &Question, order: &Order) -> bool {
+    u64::from(question.number) == order[0] && question.arguments == order[1..]
+}
+
+/// Where the wedge sees a frame that a process has at an address, if that is in its stack.
+fn frame_in(stack: u64, address: u64) -> Option<*mut Frame> {
+    const INFORMATION: u64 = 128;
+    let end = address.checked_add(size_of::<Frame>() as u64 + INFORMATION)?;
+    let is_there = address >= STACK.start + SEGMENTS_LENGTH && end <= STACK.end && address.is_multiple_of(8);
+    is_there.then(|| pointer(stack + (address - STACK.start)))
+}
+
+/// What Linux says of a signal, behind its frame (`sigaction(2)`, `siginfo_t`).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Information {
+    number: i32,
+    error: i32,
+    /// Above 0: it is Linux's own.
+    code: i32,
+    pad: i32,
+    /// Of a system call, or of a fault.
+    address: u64,
+}
+
+/// Why a program has stopped, by the number of the signal.
+fn why(number: u32, information: &Information, frame: &Frame) -> Stop {
+    let is_linuxs = information.code > 0;
+    let (vector, error) = frame.cause();
+    match number {
+        raw::SIGALRM => Stop::Timer,
+        raw::SIGSYS if is_linuxs => Stop::SystemCall { at: information.address },
+        number if SIGNALS.contains(&number) && number != raw::SIGSYS && is_linuxs => {
+            Stop::Exception { vector, error, address: frame.fault_address() }
+        }
+        number => Stop::Signal(number),
+    }
+}
+
+/// The clock that counts what a process has used of a processor (`clock_getcpuclockid(3)`;
+/// Linux, `include/linux/posix-timers_types.h`).
+const fn process_clock(process: u32) -> u32 {
+    const SCHEDULED: u32 = 2;
+    !process << 3 | SCHEDULED
 }
 
 /// All processes that have been made; 0 where there is none.
 static PROCESSES: [AtomicU32; SPACES + 1] = [const { AtomicU32::new(0) }; SPACES + 1];
 
 fn note(process: u32) {
-    let free = PROCESSES.iter().find(|place| place.load(Ordering::Relaxed) == 0);
-    if let Some(place) = free {
-        place.store(process, Ordering::Relaxed);
+    replace(0, process);
+}
+
+fn forget(process: u32) {
+    replace(process, 0);
+}
+
+fn replace(old: u32, new: u32) {
+    if let Some(place) = PROCESSES.iter().find(|place| place.load(Ordering::Relaxed) == old) {
+        place.store(new, Ordering::Relaxed);
     }
 }
 
@@ -294,118 +553,91 @@ pub(super) fn end_all() {
     while unsafe { call(raw::__NR_wait4, [ANY, 0, raw::__WALL.into(), 0, 0, 0]) }.is_ok() {}
 }
 
-/// Has a process carry out orders, all of them.
-pub(super) fn carry_out(stub: u32, orders: &[Order]) -> Result<(), Failure> {
-    begin(stub, orders)?;
-    end(stub, orders.len())
-}
-
-/// Has it begin.
-fn begin(stub: u32, orders: &[Order]) -> Result<(), Failure> {
-    for (number, word) in orders.as_flattened().iter().enumerate() {
-        // SAFETY: the page is mapped here for this; a process reads it only when it is told to.
-        unsafe { pointer::<u64>(ORDERS).add(number).write_volatile(*word) };
-    }
-    let what = refused("to give orders");
-    let registers = Registers::for_orders(STUB, ORDERS, ORDERS + size_of_val(orders) as u64);
-    registers.set(stub).map_err(&what)?;
-    trace(tracing::PTRACE_CONT, stub, 0, 0).map(drop).map_err(what)
-}
-
-/// Waits until a process has carried out so many orders, and takes them back, for programs may look
-/// at them.
-fn end(stub: u32, count: usize) -> Result<(), Failure> {
-    // A signal of the timer may come late, and any from outside.
-    let mut status = wait(stub)?;
-    while [raw::SIGALRM, raw::SIGINT, raw::SIGTSTP, raw::SIGCONT, raw::SIGWINCH].contains(&(status >> 8)) {
-        trace(tracing::PTRACE_CONT, stub, 0, 0).map_err(refused("to go on"))?;
-        status = wait(stub)?;
-    }
-    expect_signal(status, raw::SIGTRAP)?;
-    let mut registers = Registers::default();
-    registers.get(stub).map_err(refused("to read what became of orders"))?;
-    // SAFETY: as in `begin`.
-    unsafe { pointer::<u64>(ORDERS).write_bytes(0, 7 * count) };
-    let done = registers.done(ORDERS) / size_of::<Order>() as u64;
-    if done == count as u64 {
-        return Ok(());
-    }
-    Err(Failure::Refused { what: "to map a program's memory", error: registers.error() })
-}
-
-/// Where, in the page with the instructions, the system call ends.
-fn offset_of_call() -> u64 {
-    const SYSCALL: u64 = 2;
-    (&raw const process_orders_call).addr() as u64 - (&raw const process_orders).addr() as u64 + SYSCALL
-}
-
-/// Writes the page with the instructions, and the filter behind them.
-///
-/// # Safety
-///
-/// The page is mapped to be written.
-unsafe fn write_stub() {
-    let length = (&raw const process_orders_end).addr() - (&raw const process_orders).addr();
-    let program = filter(STUB + offset_of_call());
-    let description = tracing::sock_fprog { len: LENGTH as u16, filter: pointer(FILTER + 16) };
-    // SAFETY: by the caller; the instructions take less than half a page, and so does the filter.
-    unsafe {
-        core::ptr::copy_nonoverlapping(&raw const process_orders, pointer(STUB), length);
-        pointer::<tracing::sock_fprog>(FILTER).write(description);
-        pointer::<[tracing::sock_filter; LENGTH]>(FILTER + 16).write(program);
+/// The status of a process that has ended (`wait4(2)`).
+fn reap(process: u32, options: u32) -> Option<u32> {
+    let mut status = 0_u32;
+    let place = (&raw mut status).addr() as u64;
+    loop {
+        // SAFETY: it writes to `status`.
+        match unsafe { call(raw::__NR_wait4, [process.into(), place, options.into(), 0, 0, 0]) } {
+            Err(Errno(EINTR)) => {}
+            Err(_) | Ok(0) => return None,
+            // SAFETY: written by Linux.
+            Ok(_) => return Some(unsafe { (&raw const status).read_volatile() }),
+        }
     }
 }
 
-/// Makes a process that is traced, and stands still (`fork(2)`). Its number.
-fn fork() -> Answer<u32> {
+fn has_ended(process: u32) -> bool {
+    reap(process, raw::WNOHANG).is_some()
+}
+
+/// Makes the mother (`fork(2)`), who has the same descriptors as this process, so that the listener
+/// is one of its, too.
+fn start_mother(file: File) -> Answer<u32> {
+    let flags = u64::from(raw::CLONE_FILES | raw::SIGCHLD);
+    let parent = system::process();
     // SAFETY: the new process does nothing with the memory that it has in common with this one.
-    let child = unsafe { call(raw::__NR_fork, [0; 6]) }? as u32;
+    let child = unsafe { call(raw::__NR_clone, [flags, 0, 0, 0, 0, 0]) }? as u32;
     if child == 0 {
-        let traced = trace(tracing::PTRACE_TRACEME, 0, 0, 0);
-        if traced.is_ok() {
-            system::signal(system::process(), raw::SIGSTOP);
+        if let Err(Errno(error)) = become_mother(file, parent) {
+            say_listener(u64::from(error) | REFUSED);
         }
         system::exit(1);
     }
     Ok(child)
 }
 
-/// `ptrace(2)`, to which no address of memory is handed.
-pub(super) fn trace(request: u32, process: u32, address: u64, data: u64) -> Answer<u64> {
-    // SAFETY: the process that is traced is not this one.
-    unsafe { trace_into(request, process, address, data) }
+/// Marks what is said of a listener that there is not.
+const REFUSED: u64 = 1 << 32;
+
+/// Says, from the mother to this process, which file the listener is.
+fn say_listener(word: u64) {
+    // SAFETY: the page is mapped for this.
+    unsafe { pointer::<u64>(ORDERS).write_volatile(word + 1) };
 }
 
-/// `ptrace(2)`.
-///
-/// # Safety
-///
-/// What it writes to is the caller's.
-pub(super) unsafe fn trace_into(request: u32, process: u32, address: u64, data: u64) -> Answer<u64> {
-    // SAFETY: by the caller.
-    unsafe { call(raw::__NR_ptrace, [request.into(), process.into(), address, data, 0, 0]) }
-}
-
-/// Waits until a process has stopped (`wait4(2)`). Its status.
-fn wait(process: u32) -> Result<u32, Failure> {
-    const STOPPED: u32 = 0x7f;
-    let mut status = 0_u32;
-    let place = (&raw mut status).addr() as u64;
+/// What this process says of the listener, once the mother has made it.
+fn wait_for_listener(mother: u32) -> Result<File, Failure> {
+    const SHORT: u64 = 20_000;
     loop {
-        // SAFETY: it writes to `status`.
-        match unsafe { call(raw::__NR_wait4, [process.into(), place, raw::__WALL.into(), 0, 0, 0]) } {
-            Err(Errno(EINTR)) => {}
-            Err(error) => return Err(Failure::Refused { what: "to wait for a process", error }),
-            Ok(_) => break,
+        // SAFETY: as above.
+        match unsafe { pointer::<u64>(ORDERS).read_volatile() } {
+            0 if has_ended(mother) => return Err(Failure::Mother),
+            0 => _ = system::wait_for(&mut [], Some(SHORT)),
+            word if word & REFUSED != 0 => {
+                let error = Errno((word - 1) as u32);
+                return Err(Failure::Refused { what: "to filter the system calls of a process (seccomp)", error });
+            }
+            word => return Ok(File((word - 1) as u32)),
         }
     }
-    // SAFETY: written by Linux.
-    let status = unsafe { (&raw const status).read_volatile() };
-    if status & 0xff == STOPPED { Ok(status) } else { Err(Failure::Ended { status }) }
 }
 
-fn expect_signal(status: u32, signal: u32) -> Result<(), Failure> {
-    if status >> 8 == signal { Ok(()) } else { Err(Failure::Stopped { status }) }
+/// What the mother does first: from then on she is in the handler.
+fn become_mother(file: File, parent: u32) -> Answer {
+    const CORE: u64 = 4;
+    // SAFETY: nothing is written but the process's own state. What is mapped is nobody's.
+    unsafe {
+        call(raw::__NR_prctl, [PR_SET_PDEATHSIG.into(), raw::SIGKILL.into(), 0, 0, 0, 0])?;
+        if call(raw::__NR_getppid, [0; 6])? != u64::from(parent) {
+            system::exit(1);
+        }
+        call(raw::__NR_setrlimit, [CORE, (&raw const NOTHING).addr() as u64, 0, 0, 0, 0])?;
+        system::map(STACK.start, STACK_LENGTH, READ_AND_WRITE, Some((file, 2 * PAGE + view(MOTHERS) - STACKS)))?;
+        system::map(STUB, PAGE, raw::PROT_READ | raw::PROT_EXEC, Some((file, 0)))?;
+        system::use_signal_stack(STACK.start + SEGMENTS_LENGTH, STACK_LENGTH - SEGMENTS_LENGTH)?;
+        for number in SIGNALS {
+            system::handle(number, stub::handler(), stub::handler(), u64::MAX)?;
+        }
+        call(raw::__NR_prctl, [PR_SET_NO_NEW_PRIVS.into(), 1, 0, 0, 0, 0])?;
+        let mode = u64::from(tracing::SECCOMP_SET_MODE_FILTER);
+        let listener =
+            call(raw::__NR_seccomp, [mode, tracing::SECCOMP_FILTER_FLAG_NEW_LISTENER.into(), FILTER, 0, 0, 0])?;
+        say_listener(listener);
+        call(raw::__NR_getppid, [0; 6]).map(drop)
+    }
 }
 
-const _: () = assert!(STUB >= OWN.start && STUB + 2 * PAGE <= OWN.end);
+/// A limit of nothing (`setrlimit(2)`).
+static NOTHING: [u64; 2] = [0; 2];

@@ -231,15 +231,14 @@ struct Action {
     held_off: u64,
 }
 
-/// Has a signal handled on the signal stack, with the timer's held off meanwhile (`sigaction(2)`).
+/// Has a signal handled on the signal stack, with others held off meanwhile (`sigaction(2)`).
 ///
 /// # Safety
 ///
 /// `handler` takes the three arguments of `SA_SIGINFO`, and `restorer` calls `rt_sigreturn`.
-pub(super) unsafe fn handle(number: u32, handler: *const (), restorer: *const ()) -> Answer {
-    const HELD_OFF: u64 = 1 << (raw::SIGALRM - 1);
+pub(super) unsafe fn handle(number: u32, handler: *const (), restorer: *const (), held_off: u64) -> Answer {
     let flags = raw::SA_SIGINFO | raw::SA_ONSTACK | raw::SA_NODEFER | raw::SA_RESTORER;
-    let action = Action { handler, flags: flags.into(), restorer, held_off: HELD_OFF };
+    let action = Action { handler, flags: flags.into(), restorer, held_off };
     // SAFETY: by the caller.
     unsafe { call(raw::__NR_rt_sigaction, [number.into(), (&raw const action).addr() as u64, 0, 8, 0, 0]) }.map(drop)
 }
