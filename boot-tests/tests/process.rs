@@ -7,9 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::{self, File};
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use boot_tests::expect::Expectations;
@@ -161,5 +163,130 @@ fn programs_find_the_processor_of_the_build_machine() -> Result<()> {
     let same = compare(&there, &here)?;
     ensure!(same > 50, "only {same} verdicts are the same");
     println!("processor: {same} verdicts as on the build machine");
+    Ok(())
+}
+
+/// A guest whose programs come and go without an end.
+struct Guests {
+    process: Child,
+    log: tempfile::NamedTempFile,
+}
+
+impl Guests {
+    fn start(image: &Path, initramfs: &Path) -> Result<Self> {
+        let log = tempfile::NamedTempFile::new()?;
+        let mut command = Command::new(image);
+        command.args(["--memory", "128", "--initrd"]).arg(initramfs).args(["quiet", "panic=-1", "printk.devkmsg=on"]);
+        let output: File = log.reopen()?;
+        let process = command.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output).spawn()?;
+        let guests = Self { process, log };
+        guests.wait_for("forks: begins", 1)?;
+        Ok(guests)
+    }
+
+    fn said(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(self.log.path())?).into_owned())
+    }
+
+    /// Waits until it has said something so many times.
+    fn wait_for(&self, what: &str, times: usize) -> Result<()> {
+        let start = Instant::now();
+        while self.said()?.matches(what).count() < times {
+            ensure!(start.elapsed() < Duration::from_secs(60), "not {times} times `{what}`:\n{}", self.said()?);
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Whether its programs still come and go.
+    fn goes_on(&self) -> Result<()> {
+        let already = self.said()?.matches("forks: alive").count();
+        self.wait_for("forks: alive", already + 2)
+    }
+
+    /// The processes that its programs run in.
+    fn stubs(&self) -> Result<Vec<String>> {
+        let id = self.process.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+        Ok(children.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// How it ends, within a minute.
+    fn end(mut self) -> Result<(Option<i32>, String)> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait()? {
+                return Ok((status.code(), self.said()?));
+            }
+            ensure!(start.elapsed() < Duration::from_secs(60), "it does not end:\n{}", self.said()?);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Guests {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Sends a signal.
+fn kill(signal: &str, processes: &[String]) -> Result<()> {
+    let status = Command::new("kill").arg(format!("-{signal}")).args(processes).status()?;
+    ensure!(status.success(), "kill -{signal} {processes:?}: {status}");
+    Ok(())
+}
+
+/// Whether a process is there, and has not ended.
+fn runs(process: &String) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains('Z') && !line.contains('X'))
+}
+
+#[test]
+fn what_others_do_to_its_processes_is_outlived_or_said() -> Result<()> {
+    let image = boot_tests::host::image(&Variant::LOW.build()?)?;
+    let initramfs = Guest::script("forks", Vec::new()).initramfs()?;
+    let start = || Guests::start(&image, initramfs.path());
+
+    let guests = start()?;
+    let all = |guests: &Guests| -> Result<Vec<String>> {
+        Ok(std::iter::once(guests.process.id().to_string()).chain(guests.stubs()?).collect())
+    };
+    for stopped in [all(&guests)?, guests.stubs()?] {
+        kill("STOP", &stopped)?;
+        thread::sleep(Duration::from_millis(100));
+        kill("CONT", &stopped)?;
+        guests.goes_on()?;
+    }
+    for signal in ["ALRM", "CHLD", "SEGV", "BUS", "ILL", "TRAP", "FPE", "SYS", "USR1", "WINCH", "INT", "TERM", "HUP"] {
+        kill(signal, &guests.stubs()?)?;
+        guests.goes_on()?;
+    }
+    let stubs = guests.stubs()?;
+    kill("TERM", &[guests.process.id().to_string()])?;
+    let (status, _) = guests.end()?;
+    ensure!(status == Some(143) && !stubs.iter().any(runs), "SIGTERM: {status:?}");
+
+    let guests = start()?;
+    let stubs = guests.stubs()?;
+    kill("KILL", &stubs[1..])?;
+    let (status, said) = guests.end()?;
+    ensure!(
+        status == Some(1) && said.contains("was ended from outside"),
+        "its programs' are killed: {status:?}\n{said}"
+    );
+    ensure!(!stubs.iter().any(runs), "something is left");
+
+    let guests = start()?;
+    let stubs = guests.stubs()?;
+    kill("KILL", &[guests.process.id().to_string()])?;
+    guests.end()?;
+    let start = Instant::now();
+    while stubs.iter().any(runs) {
+        ensure!(start.elapsed() < Duration::from_secs(60), "killed: its programs' processes are left");
+        thread::sleep(Duration::from_millis(20));
+    }
     Ok(())
 }
