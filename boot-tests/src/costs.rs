@@ -28,8 +28,10 @@ use crate::kernel::Variant;
 use crate::qemu::Machine;
 use crate::{icount, programs};
 
+mod clock;
 mod table;
 
+pub use clock::Clocked;
 pub use table::Table;
 
 /// The model without what Xen and QEMU cannot do together (`Machine::on_xen`), and without ERMS: a

@@ -4,7 +4,7 @@ use std::env;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use boot_tests::costs::{System, Table, measure_twice};
+use boot_tests::costs::{Clocked, System, Table, measure_twice};
 
 fn main() -> ExitCode {
     match run() {
@@ -18,6 +18,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let named = |name: String| System::named(&name).with_context(|| format!("{name} is no system"));
+    if env::args().skip(1).eq(["process".to_owned()]) {
+        return by_the_clock();
+    }
     let mut systems = env::args().skip(1).map(named).collect::<Result<Vec<_>>>()?;
     if systems.is_empty() {
         systems = System::ALL.to_vec();
@@ -26,4 +29,12 @@ fn run() -> Result<()> {
     println!("\nExecuted instructions; two boots of each system show the same:\n\n{}", table.text()?);
     println!("Boots:\n{}\nAs Markdown:\n\n{}", table.boots(), table.markdown()?);
     table.check()
+}
+
+fn by_the_clock() -> Result<()> {
+    let clocked = Clocked::measure()?;
+    println!("\nThe median of five turns:\n\n{}", clocked.text());
+    let mean = clocked.mean().context("nothing can be compared")?;
+    println!("A process is {mean:.2} times as fast as User-mode Linux (geometric mean).");
+    Ok(())
 }
