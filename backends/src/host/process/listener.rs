@@ -33,6 +33,8 @@ const RECEIVE: u64 = request(3, 0, size_of::<tracing::seccomp_notif>());
 const SEND: u64 = request(3, 1, size_of::<tracing::seccomp_notif_resp>());
 const SET_FLAGS: u64 = request(1, 4, size_of::<u64>());
 
+const _: () = assert!(RECEIVE == 0xc050_2100 && SEND == 0xc018_2101 && SET_FLAGS == 0x4008_2104);
+
 /// The number of a request (`asm-generic/ioctl.h`).
 const fn request(direction: u64, number: u64, size: usize) -> u64 {
     const TYPE: u64 = b'!' as u64;
