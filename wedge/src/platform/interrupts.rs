@@ -23,8 +23,9 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
-    pub(super) const fn new() -> Self {
-        Self { pics: Pics::new(), driven: 0, raised: 0, taken: 0 }
+    /// With these lines level-triggered from the start.
+    pub(super) const fn new(level: u16) -> Self {
+        Self { pics: Pics::new(level), driven: 0, raised: 0, taken: 0 }
     }
 
     /// A virtual device drives its line.

@@ -4,9 +4,10 @@
 //! A guest that runs deprivileged has no timer, interrupt controller, clock or console of its own,
 //! but it is an unmodified kernel that knows how to use those of every PC. So it gets them: two
 //! 8259A (`pic`), an 8254 (`pit`), an MC146818 (`cmos`), a 16550A (`uart`), the ways to reset
-//! (`reset`), and PCI configuration (`pci`) if the machine's devices are the guest's. All that a
-//! stock kernel probes for and that a PC need not have is absent, and reads as all ones, so that
-//! the probe ends at once. Any other port belongs to the host.
+//! (`reset`), and PCI configuration (`pci`): of the machine's bus if its devices are the guest's, or
+//! of one with virtio devices (`virtio`), if the host has something to put there. All that a stock
+//! kernel probes for and that a PC need not have is absent, and reads as all ones, so that the probe
+//! ends at once. Any other port belongs to the host.
 //!
 //! No device keeps time: each computes its state from the host's clock when it is asked. The host
 //! calls [`Platform::advance`] at [`Platform::deadline`], or at any other time, and nothing depends
@@ -23,12 +24,14 @@ mod reset;
 mod tests;
 mod time;
 mod uart;
+pub mod virtio;
 
 use cmos::{Cmos, Moment};
 use interrupts::Interrupts;
 use pci::Configuration;
 use pit::Pit;
 use uart::Uart;
+use virtio::{Block, Bus};
 
 use crate::cpu::Size;
 
@@ -39,6 +42,9 @@ const CLOCK_LINE: u8 = 8;
 
 /// What the platform needs of its host.
 pub trait Board {
+    /// A disk that the host gives the guest.
+    type Disk: Block;
+
     /// A clock that never goes back, in nanoseconds.
     fn now(&mut self) -> u64;
 
@@ -63,6 +69,11 @@ pub trait Board {
 
     /// The guest asked for a reset.
     fn reset(&mut self);
+
+    /// The disk of a number, if there is one: the same as long as the guest runs.
+    fn disk(&mut self, _number: usize) -> Option<&mut Self::Disk> {
+        None
+    }
 }
 
 /// Whether the guest sees a PCI bus.
@@ -72,6 +83,8 @@ pub enum Pci {
     Absent,
     /// It sees that of the machine.
     PassedThrough,
+    /// It sees one of the wedge's own, with the disks of [`Board::disk`].
+    Virtual,
 }
 
 /// Whose a port is. All virtual ports are a byte wide.
@@ -119,6 +132,7 @@ pub struct Platform {
     clock: Cmos,
     serial: Uart,
     configuration: Configuration,
+    bus: Bus,
 }
 
 impl Platform {
@@ -126,21 +140,30 @@ impl Platform {
     #[must_use]
     pub const fn new(pci: Pci) -> Self {
         Self {
-            interrupts: Interrupts::new(),
+            interrupts: Interrupts::new(match pci {
+                Pci::Virtual => 1 << virtio::LINE,
+                _ => 0,
+            }),
             timer: Pit::new(),
             clock: Cmos::new(),
             serial: Uart::new(),
             configuration: Configuration::new(pci),
+            bus: Bus::new(),
         }
     }
 
     /// The guest reads a port. Bits above the size are 0.
     pub fn read(&mut self, port: u16, size: Size, board: &mut impl Board) -> u32 {
         if Configuration::covers(port) && !(port == reset::RESET_CONTROL && size == Size::Byte) {
-            self.configuration.read(port, size, board) & size.ones()
+            self.configuration.read(port, size, &self.bus, board) & size.ones()
         } else if is_virtual(port, size) {
             (0..size.bytes())
                 .fold(0, |value, offset| value | self.read_byte(port.wrapping_add(offset), board) << (8 * offset))
+        } else if self.configuration.has_bus()
+            && let Some(value) = self.bus.read(port, size, board)
+        {
+            self.drive_bus();
+            value
         } else {
             board.pass_read(port, size) & size.ones()
         }
@@ -149,11 +172,14 @@ impl Platform {
     /// The guest writes to a port. Bits above the size do not count.
     pub fn write(&mut self, port: u16, size: Size, value: u32, board: &mut impl Board) {
         if Configuration::covers(port) && !(port == reset::RESET_CONTROL && size == Size::Byte) {
-            self.configuration.write(port, size, value & size.ones(), board);
+            self.configuration.write(port, size, value & size.ones(), &mut self.bus, board);
+            self.drive_bus();
         } else if is_virtual(port, size) {
             for (offset, byte) in (0..size.bytes()).zip(value.to_le_bytes()) {
                 self.write_byte(port.wrapping_add(offset), byte, board);
             }
+        } else if self.configuration.has_bus() && self.bus.write(port, size, value & size.ones(), board) {
+            self.drive_bus();
         } else {
             board.pass_write(port, size, value & size.ones());
         }
@@ -251,6 +277,12 @@ impl Platform {
         self.interrupts.drive(TIMER_LINE, self.timer.line());
         self.interrupts.drive(SERIAL_LINE, self.serial.line());
         self.interrupts.drive(CLOCK_LINE, self.clock.line());
+    }
+
+    fn drive_bus(&mut self) {
+        if self.configuration.has_bus() {
+            self.interrupts.drive(virtio::LINE, self.bus.line());
+        }
     }
 }
 

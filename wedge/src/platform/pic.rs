@@ -203,8 +203,10 @@ pub(super) struct Pics {
 }
 
 impl Pics {
-    pub(super) const fn new() -> Self {
-        Self { first: Chip::new(1 << CASCADE), second: Chip::new(0) }
+    /// With these lines level-triggered, as firmware may have left them.
+    pub(super) const fn new(level: u16) -> Self {
+        let [first, second] = level.to_le_bytes();
+        Self { first: Chip::new(first | 1 << CASCADE), second: Chip::new(second) }
     }
 
     /// Nothing is on line 2 but the second chip.

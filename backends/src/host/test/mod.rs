@@ -95,6 +95,8 @@ struct Board {
 }
 
 impl platform::Board for Board {
+    type Disk = platform::virtio::NoDisk;
+
     fn now(&mut self) -> u64 {
         self.clock.get()
     }

@@ -7,6 +7,7 @@ mod interrupts;
 mod ports;
 mod serial;
 mod timer;
+mod virtio;
 
 use std::collections::VecDeque;
 use std::vec::Vec;
@@ -28,9 +29,16 @@ struct Bench {
     writes: Vec<(u16, Size, u32)>,
     ended: Vec<u8>,
     resets: usize,
+    disks: Vec<virtio::Disk>,
 }
 
 impl Board for Bench {
+    type Disk = virtio::Disk;
+
+    fn disk(&mut self, number: usize) -> Option<&mut virtio::Disk> {
+        self.disks.get_mut(number)
+    }
+
     fn now(&mut self) -> u64 {
         self.now
     }
@@ -84,15 +92,19 @@ impl Pc {
     /// With interrupt controllers as `init_8259A` leaves them, and the given lines unmasked.
     fn initialised(lines: u16) -> Self {
         let mut pc = Self::new();
-        pc.outb(0x21, 0xff);
+        pc.initialise(lines);
+        pc
+    }
+
+    fn initialise(&mut self, lines: u16) {
+        self.outb(0x21, 0xff);
         for (port, value) in [(0x20, 0x11), (0x21, VECTOR), (0x21, 4), (0x21, 1)] {
-            pc.outb(port, value);
+            self.outb(port, value);
         }
         for (port, value) in [(0xa0, 0x11), (0xa1, VECTOR + 8), (0xa1, 2), (0xa1, 1)] {
-            pc.outb(port, value);
+            self.outb(port, value);
         }
-        pc.set_mask(!(lines | 4));
-        pc
+        self.set_mask(!(lines | 4));
     }
 
     fn inb(&mut self, port: u16) -> u8 {
