@@ -190,6 +190,8 @@ fn what_cannot_run_is_refused() {
         (&["vmlinux", "--host", "xen"], "vmlinux is a kernel without a wedge, which runs on --host none"),
         (&["vmlinux", "--mode", "native"], "--mode is for the wedge, and on --host none there is none"),
         (&["image", "--host", "none", "--mode", "native"], "--mode is for the wedge"),
+        (&["image", "--disk", "disk"], "--disk is for --host process; QEMU has `--qemu-opts"),
+        (&["vmlinux", "--disk", "disk"], "--disk is for --host process"),
         (&["damaged", "--host", "none"], "damaged: the payload is damaged: its checksum is"),
         (&["damaged"], "damaged: the payload is damaged: its checksum is"),
         (&["damaged", "--host", "xen"], "damaged has no Xen PV entry"),

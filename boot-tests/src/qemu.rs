@@ -65,7 +65,7 @@ pub struct Machine<'a> {
     pub process: bool,
     /// The boot is given up after this time.
     pub timeout: Duration,
-    /// Further options of QEMU.
+    /// Further options of QEMU, or of the image.
     pub options: Vec<OsString>,
     /// What to tell QEMU's monitor when a line with this text appears.
     pub commands: Vec<(&'static str, String)>,
@@ -160,7 +160,7 @@ impl Machine<'_> {
         if let Some(initramfs) = &self.initramfs {
             program.arg("--initrd").arg(initramfs);
         }
-        program.arg(self.words());
+        program.args(&self.options).arg(self.words());
         program
     }
 

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -287,6 +288,81 @@ fn what_others_do_to_its_processes_is_outlived_or_said() -> Result<()> {
     while stubs.iter().any(runs) {
         ensure!(start.elapsed() < Duration::from_secs(60), "killed: its programs' processes are left");
         thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// What is written to a disk is in the host's file, and what is not to be written is not.
+#[test]
+fn disks_keep_what_is_written_to_them() -> Result<()> {
+    const MB: u64 = 1 << 20;
+    let kernel = Variant::LOW.build()?;
+    let directory = tempfile::tempdir()?;
+    let path = |name: &str| directory.path().join(name);
+    for (name, length) in [("files", 32 * MB), ("pattern", 8 * MB), ("large", 1024 * MB)] {
+        File::create(path(name))?.set_len(length)?;
+    }
+    let read_only = b"read-only".iter().copied().chain(0..=255).cycle().take(4096).collect::<Vec<u8>>();
+    fs::write(path("still"), &read_only)?;
+    let run = |script: &'static str, disks: &[&str]| {
+        let initramfs = Guest::script(script, Vec::new()).initramfs()?;
+        let machine = Host::Process.machine(&kernel, initramfs.path())?;
+        // Beyond a limit, Linux takes nothing, as it does when there is no room.
+        let limited = path("limited");
+        let image = machine.kernel.clone().context("an image")?;
+        fs::write(&limited, format!("#!/bin/sh\nexec prlimit --fsize={} {} \"$@\"\n", 512 * MB, image.display()))?;
+        fs::set_permissions(&limited, fs::Permissions::from_mode(0o755))?;
+        let options = disks.iter().flat_map(|disk| ["--disk".into(), path(disk).into()]).collect();
+        let machine = Machine { kernel: Some(limited), options, timeout: Duration::from_secs(600), ..machine };
+        machine.boot(&format!("process-{script}"), &Expectations::read(script)?)
+    };
+    let log = run("disk", &["files", "pattern", "still,ro", "large"])?;
+    ensure!(log.contains("large: Linux refuses to write it, error 27 (file too large)"), "the log has no reason");
+    let pattern = fs::read(path("pattern"))?;
+    let expected = b"what the guest has written\n".iter().copied().cycle().take(4 << 20);
+    ensure!(pattern[1 << 20..5 << 20].iter().copied().eq(expected), "the host's file has not what was written");
+    ensure!(pattern[..1 << 20].iter().chain(&pattern[5 << 20..]).all(|byte| *byte == 0), "more than that was written");
+    ensure!(fs::read(path("still"))? == read_only, "a disk that cannot be written was");
+    let files = fs::read(path("files"))?;
+    run("disk-again", &["files,ro"])?;
+    ensure!(fs::read(path("files"))? == files, "a disk that cannot be written was");
+    Ok(())
+}
+
+/// What is no disk is refused before the guest runs, with its name and the reason.
+#[test]
+fn what_is_no_disk_is_refused() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let directory = tempfile::tempdir()?;
+    let path = |name: &str| directory.path().join(name);
+    File::create(path("odd"))?.set_len(1000)?;
+    File::create(path("empty"))?;
+    let used = File::create(path("used"))?;
+    used.set_len(1024)?;
+    used.lock()?;
+    fs::create_dir(path("directory"))?;
+    let status = Command::new("mkfifo").arg(path("pipe")).status()?;
+    ensure!(status.success(), "mkfifo");
+    let machine = Machine::image(boot_tests::host::image(&kernel)?);
+    for (name, reason) in [
+        ("odd", "has 1000 bytes, which is no multiple of 512"),
+        ("odd,ro", "has 1000 bytes, which is no multiple of 512"),
+        ("empty", "has no bytes"),
+        ("used", "another process has locked it"),
+        ("used,ro", "another process has locked it"),
+        ("missing", "cannot be opened, error 2 (no such file or directory)"),
+        ("directory", "cannot be opened, error 21 (is a directory)"),
+        ("directory,ro", "neither a file nor a block device"),
+        ("pipe", "neither a file nor a block device"),
+        ("pipe,ro", "neither a file nor a block device"),
+    ] {
+        let options = vec!["--disk".into(), path(name).into()];
+        let machine = Machine { process: true, options, ..machine.clone() };
+        let output = machine.command("stdio").stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let file = path(name.strip_suffix(",ro").unwrap_or(name));
+        ensure!(said.contains(&format!("--disk {}: {reason}", file.display())), "{name}: {said}");
+        ensure!(output.status.code() == Some(1) && !said.contains("Linux version"), "{name}: {:?}", output.status);
     }
     Ok(())
 }

@@ -47,6 +47,8 @@ pub(crate) struct Machine {
     /// Words for the kernel's command line.
     pub(crate) append: String,
     pub(crate) initrd: Option<PathBuf>,
+    /// Disks of a process, as the image takes them.
+    pub(crate) disks: Vec<OsString>,
     /// Whether somebody can type.
     pub(crate) terminal: bool,
     /// The user's own options of QEMU.
@@ -70,6 +72,9 @@ impl Machine {
             if let Some(initrd) = &self.initrd {
                 arguments.add(["--initrd"]);
                 arguments.add([initrd]);
+            }
+            for disk in &self.disks {
+                arguments.add([OsStr::new("--disk"), disk]);
             }
             arguments.add([&self.append]);
             return arguments.0;
@@ -159,7 +164,8 @@ mod tests {
 
     fn machine(boot: Boot) -> Machine {
         let (cpu, append) = ("qemu64".to_owned(), "console=ttyS0".to_owned());
-        Machine { boot, memory: 256, cpus: 1, cpu, append, initrd: None, terminal: false, options: Vec::new() }
+        let (disks, options) = (Vec::new(), Vec::new());
+        Machine { boot, memory: 256, cpus: 1, cpu, append, initrd: None, disks, terminal: false, options }
     }
 
     fn line(machine: &Machine) -> String {
@@ -193,7 +199,8 @@ mod tests {
     fn a_process_is_the_image_itself() {
         let mut machine = machine(Boot::Process("./image".into()));
         machine.initrd = Some("/a,b".into());
-        assert_eq!(line(&machine), "./image --memory 256 --initrd '/a,b' 'console=ttyS0'\n");
+        machine.disks = vec!["disk".into(), "c,ro".into()];
+        assert_eq!(line(&machine), "./image --memory 256 --initrd '/a,b' --disk disk --disk 'c,ro' 'console=ttyS0'\n");
     }
 
     #[test]

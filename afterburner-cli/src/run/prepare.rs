@@ -64,6 +64,7 @@ impl Job<'_> {
             cpu: arguments.cpu.clone().unwrap_or_else(|| cpu.to_owned()),
             append: self.words(payload.map_or("", |payload| payload.command_line)),
             initrd: self.initrd(payload.map_or(&[], |payload| payload.initramfs), files)?,
+            disks: arguments.disk.clone(),
             terminal: self.terminal,
             options: options(&arguments.qemu_opts)?,
         })
@@ -90,6 +91,10 @@ impl Job<'_> {
             Input::Image { xen, .. } => ensure!(host != Host::Xen || *xen, "{image} has no Xen PV entry"),
         }
         ensure!(host != Host::None || self.mode.is_none(), "--mode is for the wedge, and on --host none there is none");
+        ensure!(
+            host == Host::Process || self.machine.disk.is_empty(),
+            "--disk is for --host process; QEMU has `--qemu-opts '-drive if=virtio,format=raw,file=...'`"
+        );
         if host == Host::Process {
             let MachineArguments { cpus, cpu, qemu_opts, .. } = self.machine;
             ensure!(*cpus == 1, "--cpus {cpus}: on --host process a guest has one CPU");

@@ -4,6 +4,7 @@ use core::ffi::CStr;
 use core::fmt;
 
 use wedge::loader::command_line::SIZE;
+use wedge::platform::virtio::MOST_DISKS;
 
 /// Memory of the guest in MB, unless it is said.
 const MEMORY: u64 = 256;
@@ -11,8 +12,46 @@ const MEMORY: u64 = 256;
 const LEAST: u64 = 32;
 
 /// What is said of the way to say it.
-pub(super) const USAGE: &str = "usage: IMAGE [--memory MB] [--initrd FILE] [WORD...]\r\n\
+pub(super) const USAGE: &str = "usage: IMAGE [--memory MB] [--initrd FILE] [--disk FILE[,ro]]... [WORD...]\r\n\
     Words are added to the kernel's command line. The guest's serial port is standard input and output.\r\n";
+
+/// The name of a file, which Linux does not want to be UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Name<'a>(pub(super) &'a [u8]);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.utf8_chunks().try_for_each(|chunk| {
+            f.write_str(chunk.valid())?;
+            if chunk.invalid().is_empty() { Ok(()) } else { f.write_str("\u{fffd}") }
+        })
+    }
+}
+
+/// A disk of the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DiskFile<'a> {
+    /// The file that it is in.
+    pub(super) name: Name<'a>,
+    /// The guest cannot write to it.
+    pub(super) read_only: bool,
+}
+
+impl<'a> DiskFile<'a> {
+    /// Reads what was said: a name, and what is behind its last comma if that is a word about it.
+    fn parse(text: &'a CStr) -> Self {
+        let text = text.to_bytes();
+        let (name, read_only) = match (text.strip_suffix(b",ro"), text.strip_suffix(b",rw")) {
+            (Some(name), _) => (name, true),
+            (_, Some(name)) => (name, false),
+            _ => (text, false),
+        };
+        Self { name: Name(name), read_only }
+    }
+}
+
+/// The disks of a guest, the first first.
+pub(super) type DiskFiles<'a> = [Option<DiskFile<'a>>; MOST_DISKS];
 
 /// The arguments.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +60,8 @@ pub(super) struct Arguments<'a> {
     pub(super) memory: u64,
     /// An initramfs that goes over the image's own.
     pub(super) initrd: Option<&'a CStr>,
+    /// Its disks.
+    pub(super) disks: DiskFiles<'a>,
     words: [u8; SIZE],
     length: usize,
 }
@@ -34,6 +75,8 @@ pub(super) enum Invalid<'a> {
     NoValue(&'a str),
     /// This is no size of memory, in MB, up to so many.
     Memory(&'a str, u64),
+    /// There are more disks.
+    Disks,
     /// An argument is not UTF-8.
     Text,
     /// The words are more than the kernel reads.
@@ -43,9 +86,10 @@ pub(super) enum Invalid<'a> {
 impl fmt::Display for Invalid<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(option) => write!(f, "{option}: no such option; there are --memory and --initrd"),
+            Self::Unknown(option) => write!(f, "{option}: no such option; there are --memory, --initrd and --disk"),
             Self::NoValue(option) => write!(f, "{option}: a value is missing"),
             Self::Memory(value, most) => write!(f, "--memory {value}: not a number of MB from {LEAST} to {most}"),
+            Self::Disks => write!(f, "--disk: there may be {MOST_DISKS} disks"),
             Self::Text => write!(f, "an argument is not UTF-8"),
             Self::TooLong => write!(f, "the words have more than the {} bytes that a kernel reads", SIZE - 1),
         }
@@ -59,7 +103,7 @@ impl<'a> Arguments<'a> {
     ///
     /// When it is not understood.
     pub(super) fn parse(arguments: impl Iterator<Item = &'a CStr>, most: u64) -> Result<Self, Invalid<'a>> {
-        let mut parsed = Self { memory: MEMORY, initrd: None, words: [0; SIZE], length: 0 };
+        let mut parsed = Self { memory: MEMORY, initrd: None, disks: [None; _], words: [0; SIZE], length: 0 };
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
             let text = argument.to_str().map_err(|_| Invalid::Text)?;
@@ -69,6 +113,11 @@ impl<'a> Arguments<'a> {
                     parsed.memory = megabytes(value.to_str().map_err(|_| Invalid::Text)?, most)?;
                 }
                 "--initrd" => parsed.initrd = Some(arguments.next().ok_or(Invalid::NoValue(text))?),
+                "--disk" => {
+                    let value = arguments.next().ok_or(Invalid::NoValue(text))?;
+                    let free = parsed.disks.iter_mut().find(|disk| disk.is_none());
+                    *free.ok_or(Invalid::Disks)? = Some(DiskFile::parse(value));
+                }
                 // What is behind `--` is for init.
                 _ if text.starts_with("--") && text.len() > 2 && parsed.length == 0 => {
                     return Err(Invalid::Unknown(text));
@@ -126,12 +175,34 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_is_a_file_and_a_word_about_it() {
+        for (text, name, read_only) in [
+            (c"/disk", "/disk", false),
+            (c"disk,ro", "disk", true),
+            (c"disk,rw", "disk", false),
+            (c"a,b", "a,b", false),
+            (c"disk,ro,rw", "disk,ro", false),
+            (c",ro", "", true),
+            (c"\xff,ro", "\u{fffd}", true),
+        ] {
+            let arguments = [c"--disk", c"first", c"--disk", text];
+            let disks = Arguments::parse(arguments.into_iter(), 1024).unwrap().disks;
+            assert!(disks[0].is_some_and(|disk| disk.name == Name(b"first") && !disk.read_only));
+            let second = disks[1].map(|disk| (disk.name.to_string(), disk.read_only));
+            assert_eq!((second, disks[2]), (Some((name.into(), read_only)), None));
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused_with_a_reason() {
         let long = "x".repeat(SIZE);
-        let cases: [(&[&str], &str); 7] = [
-            (&["--help"], "--help: no such option; there are --memory and --initrd"),
+        let many = ["--disk", "d"].repeat(MOST_DISKS + 1);
+        let cases: [(&[&str], &str); 9] = [
+            (&["--help"], "--help: no such option; there are --memory, --initrd and --disk"),
             (&["--memory"], "--memory: a value is missing"),
             (&["--initrd"], "--initrd: a value is missing"),
+            (&["--disk"], "--disk: a value is missing"),
+            (&many, "--disk: there may be 8 disks"),
             (&["--memory", "4"], "--memory 4: not a number of MB from 32 to 1024"),
             (&["--memory", "1025"], "--memory 1025: not a number of MB from 32 to 1024"),
             (&["--memory", "1G"], "--memory 1G: not a number of MB from 32 to 1024"),

@@ -1,5 +1,5 @@
-//! What the virtual platform finds behind it: Linux's clocks, a timer that sends a signal, and
-//! standard input and output as the serial port.
+//! What the virtual platform finds behind it: Linux's clocks, a timer that sends a signal, standard
+//! input and output as the serial port, and files as disks.
 
 use core::sync::atomic::Ordering;
 
@@ -11,6 +11,7 @@ use wedge::vm::{Board as VmBoard, End, Host as _};
 use super::affinity::Affinity;
 use super::console::Console;
 use super::cpu::CPU;
+use super::disk::{Disk, Disks};
 use super::guest::Process;
 use super::system::{Answer, File, Timer, clock, wait_for};
 
@@ -21,13 +22,14 @@ pub(super) struct Board {
     /// What the timer was last set to.
     set: Option<u64>,
     console: Console,
+    disks: Disks,
     pub(super) affinity: Affinity,
 }
 
 impl Board {
     /// With a timer that is not set.
-    pub(super) fn new() -> Answer<Self> {
-        Ok(Self { timer: Timer::new()?, set: None, console: Console::new(), affinity: Affinity::new()? })
+    pub(super) fn new(disks: Disks) -> Answer<Self> {
+        Ok(Self { timer: Timer::new()?, set: None, console: Console::new(), disks, affinity: Affinity::new()? })
     }
 }
 
@@ -37,6 +39,8 @@ pub(super) fn now() -> u64 {
 }
 
 impl PlatformBoard for Board {
+    type Disk = Disk;
+
     fn now(&mut self) -> u64 {
         now()
     }
@@ -65,6 +69,10 @@ impl PlatformBoard for Board {
 
     fn reset(&mut self) {
         Process::stop(End::Reset)
+    }
+
+    fn disk(&mut self, number: usize) -> Option<&mut Disk> {
+        self.disks.get_mut(number)?.as_mut()
     }
 }
 

@@ -18,9 +18,10 @@ use wedge::sites::{Deprivileged, Engine, Mode};
 use wedge::vm::port::Port;
 use wedge::vm::{self, Account, Space, Text, Vcpu, paging_mode};
 
-use super::arguments::{Arguments, Invalid, USAGE};
+use super::arguments::{Arguments, DiskFiles, Invalid, USAGE};
 use super::board::{Board, now};
 use super::cpu::{CPU, address};
+use super::disk;
 use super::entry::{
     REAL_CS, REAL_SS, process_emulate, process_emulate_without_stack, process_interrupt, process_iret, process_resume,
     process_sysret,
@@ -58,6 +59,8 @@ const MEASUREMENT: u64 = 4_000_000;
 pub(super) enum Failure {
     Linux { what: &'static str, error: Errno },
     Initramfs(Errno),
+    DiskNames(disk::TooLong),
+    Disk(disk::Refused),
     Processor(&'static str),
     Mode(Mode),
     Evict(Stack),
@@ -72,6 +75,8 @@ impl fmt::Display for Failure {
         match self {
             Self::Linux { what, error } => write!(f, "Linux refuses {what}, {error}"),
             Self::Initramfs(error) => write!(f, "the initramfs cannot be read, {error}"),
+            Self::DiskNames(disk::TooLong) => write!(f, "--disk: the names are too long"),
+            Self::Disk(refused) => refused.fmt(f),
             Self::Processor(what) => write!(f, "the processor has no {what}, or Linux does not let programs use it"),
             Self::Mode(mode) => {
                 write!(f, "afterburn.mode={mode}: modes are for bare hardware; in a process every site is taken over")
@@ -261,8 +266,8 @@ impl Boot for Machine<'_> {
     fn lay_out(&mut self, _: &Contents<'_>) -> Result<Ground, Failure> {
         let length = self.arguments.memory << 20;
         // SAFETY: nothing but the wedge, in its window, and the image below it is needed any more:
-        // Linux has put the rest above. The arguments have been read, but for a name, which is read
-        // before.
+        // Linux has put the rest above. The arguments have been read, but for names, which are read or
+        // kept before.
         let modules = unsafe { self.clear(length) }?;
         let mut map = MemoryMap::default();
         for (start, end) in [(PAGE, 0x9f000), (1 << 20, length)] {
@@ -300,7 +305,7 @@ impl Boot for Machine<'_> {
     }
 
     fn take_over(self, rewritten: Rewritten<'_>, _: &mut [u8]) -> Result<(), Failure> {
-        take_over(rewritten, self.made()?)
+        take_over(rewritten, self.made()?, &self.arguments.disks)
     }
 }
 
@@ -314,6 +319,7 @@ impl Machine<'_> {
     unsafe fn clear(&mut self, length: u64) -> Result<Pieces, Failure> {
         let name = self.arguments.initrd.take();
         let initrd = name.map(File::open).transpose().map_err(Failure::Initramfs)?;
+        self.arguments.disks = disk::keep(&self.arguments.disks).map_err(Failure::DiskNames)?;
         let behind = window() + WINDOW_LENGTH;
         // SAFETY: by the caller.
         unsafe { system::unmap(behind, (1 << 47) - PAGE - behind) }.map_err(refused("to unmap its own"))?;
@@ -393,7 +399,7 @@ impl fmt::Write for Words {
 }
 
 /// Makes the machine, and the first process for programs.
-fn take_over(rewritten: Rewritten<'_>, memory: Memory) -> Result<(), Failure> {
+fn take_over(rewritten: Rewritten<'_>, memory: Memory, disks: &DiskFiles<'static>) -> Result<(), Failure> {
     let Rewritten { loaded: Loaded { contents, moved, kernel, extent, .. }, engine, summary } = rewritten;
     let facts = contents.payload.guest;
     let layout = contents.payload.layout;
@@ -402,6 +408,8 @@ fn take_over(rewritten: Rewritten<'_>, memory: Memory) -> Result<(), Failure> {
         wanted: None,
         sysret: engine.sysret().unwrap_or(usize::MAX),
     };
+    let disks = disk::open(disks, memory).map_err(Failure::Disk)?;
+    let pci = if disks[0].is_some() { Pci::Virtual } else { Pci::Absent };
     let (mut tables, working) = shadow_memory(contents, memory)?;
     let reserved = RESERVED.take();
     reserved[1] = layout.image - (1 << 30)..layout.image;
@@ -411,8 +419,8 @@ fn take_over(rewritten: Rewritten<'_>, memory: Memory) -> Result<(), Failure> {
     let account = Account { moved, sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() };
     let mut machine = vm::Machine {
         space: Space { shadow, memory: tables },
-        platform: Platform::new(Pci::Absent),
-        board: Board::new().map_err(refused("a timer"))?,
+        platform: Platform::new(pci),
+        board: Board::new(disks).map_err(refused("a timer"))?,
         processor: Processor::new(),
         touched: true,
         flushed: false,

@@ -70,7 +70,7 @@ impl Memory {
     }
 
     /// Where the wedge sees so many bytes of it, if there are.
-    fn range(self, address: u64, length: u64) -> Option<*mut u8> {
+    pub(super) fn range(self, address: u64, length: u64) -> Option<*mut u8> {
         let end = address.checked_add(length)?;
         (end <= self.length).then(|| pointer(LINEAR + address))
     }

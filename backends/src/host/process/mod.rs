@@ -6,7 +6,7 @@
 //! what is not done in place comes in by [`entry`] or as a signal, and is told apart in [`guest`],
 //! which also runs programs ([`programs`]). Behind [`wedge::vm`] are, as the host: [`processor`]
 //! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
-//! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console), [`affinity`]
+//! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console, [`disk`]s), [`affinity`]
 //! (the processor that all of it runs on). [`system`] is the way to Linux.
 #![cfg_attr(
     target_os = "none",
@@ -25,6 +25,8 @@ mod boot;
 mod console;
 #[cfg(target_os = "none")]
 mod cpu;
+#[cfg(target_os = "none")]
+mod disk;
 #[cfg(target_os = "none")]
 mod entry;
 mod filter;

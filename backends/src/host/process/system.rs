@@ -6,8 +6,9 @@
 use core::arch::asm;
 use core::ffi::CStr;
 use core::fmt;
+use core::mem::MaybeUninit;
 
-use linux_raw_sys::errno::{EAGAIN, EINTR};
+use linux_raw_sys::errno::{EACCES, EAGAIN, EBUSY, EFBIG, EINTR, EIO, EISDIR, ENOENT, ENOSPC, EPERM, EROFS};
 use linux_raw_sys::general as raw;
 use linux_raw_sys::ioctl::{TCGETS, TCSETS};
 
@@ -19,7 +20,25 @@ pub(super) struct Errno(pub(super) u32);
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error {}", self.0)
+        write!(f, "error {}", self.0)?;
+        self.reason().map_or(Ok(()), |reason| write!(f, " ({reason})"))
+    }
+}
+
+impl Errno {
+    /// What it means, of those that a user can do something about.
+    fn reason(self) -> Option<&'static str> {
+        Some(match self.0 {
+            ENOENT => "no such file or directory",
+            EPERM | EACCES => "permission denied",
+            EIO => "input/output error",
+            EBUSY => "device or resource busy",
+            EISDIR => "is a directory",
+            EFBIG => "file too large",
+            ENOSPC => "no space left on device",
+            EROFS => "read-only file system",
+            _ => return None,
+        })
     }
 }
 
@@ -68,6 +87,52 @@ impl File {
     pub(super) fn open(name: &CStr) -> Answer<Self> {
         let flags = raw::O_RDONLY | raw::O_CLOEXEC;
         plain(raw::__NR_open, [name.as_ptr().addr() as u64, flags.into(), 0, 0, 0, 0]).map(|file| Self(file as u32))
+    }
+
+    /// A file to be read, and written if it may be: whatever it is, that does not wait.
+    pub(super) fn open_disk(name: &CStr, read_only: bool) -> Answer<Self> {
+        let rights = if read_only { raw::O_RDONLY } else { raw::O_RDWR };
+        let flags = rights | raw::O_CLOEXEC | raw::O_NONBLOCK;
+        plain(raw::__NR_open, [name.as_ptr().addr() as u64, flags.into(), 0, 0, 0, 0]).map(|file| Self(file as u32))
+    }
+
+    /// What it is, and its permissions (`fstat(2)`, `inode(7)`).
+    pub(super) fn mode(self) -> Answer<u32> {
+        let mut status = MaybeUninit::<raw::stat>::zeroed();
+        // SAFETY: it writes to `status`, of which any value is valid.
+        unsafe {
+            call(raw::__NR_fstat, [self.0.into(), status.as_mut_ptr().addr() as u64, 0, 0, 0, 0])?;
+            Ok(status.assume_init().st_mode)
+        }
+    }
+
+    /// Locks it until it is closed, for this one alone or against such a lock (`flock(2)`). It does
+    /// not wait.
+    pub(super) fn lock(self, alone: bool) -> Answer {
+        let kind = if alone { raw::LOCK_EX } else { raw::LOCK_SH };
+        plain(raw::__NR_flock, [self.0.into(), (kind | raw::LOCK_NB).into(), 0, 0, 0, 0]).map(drop)
+    }
+
+    /// Reads from a byte of the file on (`pread(2)`). How many bytes.
+    ///
+    /// # Safety
+    ///
+    /// There is memory of that length, of which there is no reference.
+    pub(super) unsafe fn read_at(self, place: *mut u8, at: u64, length: u64) -> Answer<u64> {
+        // SAFETY: by the caller.
+        uninterrupted(|| unsafe {
+            call(raw::__NR_pread64, [self.0.into(), place.expose_provenance() as u64, length, at, 0, 0])
+        })
+    }
+
+    /// Writes from a byte of the file on (`pwrite(2)`). How many bytes.
+    pub(super) fn write_at(self, place: *const u8, at: u64, length: u64) -> Answer<u64> {
+        uninterrupted(|| plain(raw::__NR_pwrite64, [self.0.into(), place.expose_provenance() as u64, length, at, 0, 0]))
+    }
+
+    /// Has all that was written to it survive a loss of power (`fdatasync(2)`).
+    pub(super) fn flush(self) -> Answer {
+        uninterrupted(|| plain(raw::__NR_fdatasync, [self.0.into(), 0, 0, 0, 0, 0])).map(drop)
     }
 
     /// Memory of so many bytes (`memfd_create(2)`).
@@ -130,6 +195,16 @@ impl File {
     /// It, to be waited for.
     pub(super) const fn polled(self, events: u32) -> raw::pollfd {
         raw::pollfd { fd: self.0.cast_signed(), events: events as i16, revents: 0 }
+    }
+}
+
+/// Makes a call again that a signal has interrupted.
+fn uninterrupted(call: impl Fn() -> Answer<u64>) -> Answer<u64> {
+    loop {
+        let answer = call();
+        if answer != Err(Errno(EINTR)) {
+            return answer;
+        }
     }
 }
 
@@ -241,6 +316,14 @@ pub(super) unsafe fn handle(number: u32, handler: *const (), restorer: *const ()
     let action = Action { handler, flags: flags.into(), restorer, held_off };
     // SAFETY: by the caller.
     unsafe { call(raw::__NR_rt_sigaction, [number.into(), (&raw const action).addr() as u64, 0, 8, 0, 0]) }.map(drop)
+}
+
+/// Ignores a signal.
+pub(super) fn ignore(number: u32) {
+    const IGNORE: usize = 1;
+    let handler = core::ptr::without_provenance(IGNORE);
+    let action = Action { handler, flags: 0, restorer: core::ptr::null(), held_off: 0 };
+    let _ = plain(raw::__NR_rt_sigaction, [number.into(), (&raw const action).addr() as u64, 0, 8, 0, 0]);
 }
 
 /// Has handlers run on a stack (`sigaltstack(2)`).

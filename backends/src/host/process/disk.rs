@@ -1,0 +1,202 @@
+//! Disks of the guest: files, or block devices, of the Linux below, raw.
+//!
+//! What the guest reads and writes goes between its memory and the file by one system call a piece,
+//! and what it flushes is on the disk below when it is told so (`fdatasync`). What Linux refuses, as
+//! when its own disk is full, is an I/O error of the guest's, of which the log has the reason.
+//!
+//! The files are opened when there is the first process for programs, which therefore has none of
+//! them. They are locked, for two systems that write to one disk destroy it.
+
+use core::fmt;
+
+use linux_raw_sys::errno::EAGAIN;
+use linux_raw_sys::general as raw;
+use wedge::platform::virtio::{Block, Fault, GuestMemory, IoError, MOST_DISKS, Piece, SECTOR};
+
+use super::arguments::{DiskFile, DiskFiles, Name};
+use super::memory::Memory;
+use super::system::{Errno, File, ignore};
+use crate::runtime::exclusive::Exclusive;
+use crate::runtime::say;
+
+/// A name may have so many bytes, with the 0 at its end (`PATH_MAX`); so may all names together.
+const NAMES_LENGTH: usize = 4096;
+
+/// The names of disks, once the arguments are gone.
+static NAMES: Exclusive<[u8; NAMES_LENGTH]> = Exclusive::new([0; _]);
+
+/// Why a disk is refused.
+#[derive(Debug)]
+pub(super) struct Refused {
+    name: Name<'static>,
+    why: Why,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Why {
+    Linux(Errno),
+    /// Neither a file nor a block device.
+    Kind,
+    InUse,
+    Empty,
+    /// It has so many bytes.
+    Length(u64),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "--disk {}: ", self.name)?;
+        match self.why {
+            Why::Linux(error) => write!(f, "cannot be opened, {error}"),
+            Why::Kind => write!(f, "neither a file nor a block device"),
+            Why::InUse => write!(f, "another process has locked it, as a guest whose disk it is does"),
+            Why::Empty => write!(f, "has no bytes; `truncate --size` gives it some"),
+            Why::Length(length) => write!(f, "has {length} bytes, which is no multiple of {SECTOR}"),
+        }
+    }
+}
+
+/// The names of disks are too long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TooLong;
+
+/// Keeps what was said of disks when the arguments go.
+pub(super) fn keep(given: &DiskFiles<'_>) -> Result<DiskFiles<'static>, TooLong> {
+    let mut rest = NAMES.take().as_mut_slice();
+    let mut kept = [None; MOST_DISKS];
+    for (place, disk) in kept.iter_mut().zip(given.iter().flatten()) {
+        let (name, behind) = rest.split_at_mut_checked(disk.name.0.len() + 1).ok_or(TooLong)?;
+        // The 0 behind it is there.
+        name[..disk.name.0.len()].copy_from_slice(disk.name.0);
+        *place = Some(DiskFile { name: Name(&name[..disk.name.0.len()]), ..*disk });
+        rest = behind;
+    }
+    Ok(kept)
+}
+
+/// A disk.
+#[derive(Debug)]
+pub(super) struct Disk {
+    name: Name<'static>,
+    file: File,
+    sectors: u64,
+    read_only: bool,
+    memory: Memory,
+    /// The log has been told that Linux refuses something.
+    told: bool,
+}
+
+/// All disks of a guest.
+pub(super) type Disks = [Option<Disk>; MOST_DISKS];
+
+/// Opens them.
+pub(super) fn open(given: &DiskFiles<'static>, memory: Memory) -> Result<Disks, Refused> {
+    let mut disks = [const { None }; MOST_DISKS];
+    for (place, given) in disks.iter_mut().zip(given.iter().flatten()) {
+        *place = Some(Disk::open(given, memory).map_err(|why| Refused { name: given.name, why })?);
+    }
+    // A file that grows beyond a limit is an error, and not the end.
+    ignore(raw::SIGXFSZ);
+    Ok(disks)
+}
+
+impl Disk {
+    fn open(given: &DiskFile<'static>, memory: Memory) -> Result<Self, Why> {
+        let DiskFile { name, read_only } = *given;
+        let mut path = [0; NAMES_LENGTH];
+        path[..name.0.len()].copy_from_slice(name.0);
+        let path = core::ffi::CStr::from_bytes_until_nul(&path).map_err(|_| Why::Kind)?;
+        let file = File::open_disk(path, read_only).map_err(Why::Linux)?;
+        let mode = file.mode().map_err(Why::Linux)?;
+        if ![raw::S_IFREG, raw::S_IFBLK].contains(&(mode & raw::S_IFMT)) {
+            return Err(Why::Kind);
+        }
+        // A file system that has no locks is no reason not to use it.
+        if file.lock(!read_only) == Err(Errno(EAGAIN)) {
+            return Err(Why::InUse);
+        }
+        let length = file.length().map_err(Why::Linux)?;
+        match length {
+            0 => Err(Why::Empty),
+            _ if !length.is_multiple_of(SECTOR) => Err(Why::Length(length)),
+            _ => Ok(Self { name, file, sectors: length / SECTOR, read_only, memory, told: false }),
+        }
+    }
+
+    /// Moves a piece by system calls, each of which is given where in memory, where on the disk, and
+    /// how much, and says how much it has moved.
+    fn transfer(
+        &mut self,
+        what: &str,
+        at: u64,
+        piece: Piece,
+        call: impl Fn(File, *mut u8, u64, u64) -> Result<u64, Errno>,
+    ) -> Result<(), IoError> {
+        let length = u64::from(piece.length);
+        let place = self.memory.range(piece.address, length).ok_or(IoError)?;
+        let mut done = 0;
+        while done < length {
+            match call(self.file, place.wrapping_add(done as usize), at + done, length - done) {
+                Ok(0) => return Err(self.tell(what, None)),
+                Ok(moved) => done += moved,
+                Err(error) => return Err(self.tell(what, Some(error))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the log that Linux has refused something, the first time.
+    fn tell(&mut self, what: &str, error: Option<Errno>) -> IoError {
+        if !core::mem::replace(&mut self.told, true) {
+            if let Some(error) = error {
+                say!("--disk {}: Linux refuses to {what}, {error}", self.name);
+            } else {
+                say!("--disk {}: it has become shorter", self.name);
+            }
+        }
+        IoError
+    }
+}
+
+impl GuestMemory for Disk {
+    fn load(&self, address: u64, bytes: &mut [u8]) -> bool {
+        let Some(place) = self.memory.range(address, bytes.len() as u64) else { return false };
+        // SAFETY: the guest's memory, which is no Rust object.
+        unsafe { core::ptr::copy_nonoverlapping(place, bytes.as_mut_ptr(), bytes.len()) };
+        true
+    }
+
+    fn store(&mut self, address: u64, bytes: &[u8]) -> bool {
+        let Some(place) = self.memory.range(address, bytes.len() as u64) else { return false };
+        // SAFETY: as above.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
+        true
+    }
+}
+
+impl Block for Disk {
+    fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn read(&mut self, at: u64, into: Piece) -> Result<(), IoError> {
+        // SAFETY: the guest's memory, which is no Rust object.
+        self.transfer("read it", at, into, |file, place, at, length| unsafe { file.read_at(place, at, length) })
+    }
+
+    fn write(&mut self, at: u64, from: Piece) -> Result<(), IoError> {
+        self.transfer("write it", at, from, |file, place, at, length| file.write_at(place, at, length))
+    }
+
+    fn flush(&mut self) -> Result<(), IoError> {
+        self.file.flush().map_err(|error| self.tell("flush it", Some(error)))
+    }
+
+    fn broken(&mut self, fault: Fault) {
+        say!("--disk {}: the guest's driver breaks virtio's rules: {fault}", self.name);
+    }
+}
