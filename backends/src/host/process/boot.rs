@@ -26,6 +26,7 @@ use super::entry::{
     REAL_CS, REAL_SS, process_emulate, process_emulate_without_stack, process_interrupt, process_iret, process_resume,
     process_sysret,
 };
+use super::filter::own_filter;
 use super::guest::{Process, Vm, stay, take_signals};
 use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, Usable, pointer};
 use super::processor::Processor;
@@ -441,6 +442,7 @@ fn take_over(rewritten: Rewritten<'_>, memory: Memory, disks: &DiskFiles<'static
             .and_then(|()| take_signals())
             .map_err(refused("signal handlers"))?;
     }
+    system::restrict(&own_filter(layout.window().start)).map_err(refused("a filter of system calls (seccomp)"))?;
     stay(Vm { vcpu: Vcpu::new(cpu), machine, text, host });
     Ok(())
 }

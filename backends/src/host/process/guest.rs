@@ -57,7 +57,7 @@ const ENDS: [u32; 4] = [raw::SIGHUP, raw::SIGINT, raw::SIGQUIT, raw::SIGTERM];
 
 /// Has Linux tell of exceptions, of the timer, and of the end.
 pub(super) fn take_signals() -> Answer {
-    let exceptions = [raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE];
+    let exceptions = [raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE, raw::SIGSYS];
     for number in exceptions.into_iter().chain([raw::SIGALRM, raw::SIGCHLD]).chain(ENDS) {
         let handler = process_signal as *const ();
         // SAFETY: they are what they are taken for.
@@ -92,6 +92,7 @@ unsafe extern "C" fn process_signal(number: u32, _: *const (), frame: *mut Frame
         return Process::timer(vm, frame);
     }
     match vm {
+        Some(vm) if number == raw::SIGSYS => Process::refused_call(vm, frame),
         Some(vm) => Process::exception(vm, frame),
         None => Vm::die(&frame.context(false), "in the wedge"),
     }
@@ -174,6 +175,20 @@ impl Process {
         if is_page_fault {
             Self::map(vm, address, write, fetch);
         }
+    }
+
+    /// The guest's kernel has executed a system call of this Linux, which has come to nothing: to it
+    /// the instruction is none.
+    fn refused_call(vm: &mut Vm, frame: &mut Frame) {
+        const SYSCALL: u64 = 2;
+        let interrupts = CPU.mask.load(Ordering::Relaxed) == 0;
+        let context = frame.context(interrupts);
+        if vm.text.window.contains(&context.rip) {
+            Vm::die(&context, "in a system call that it does not need");
+        }
+        let rip = context.rip.wrapping_sub(SYSCALL);
+        let context = Context { rip, vector: vector::INVALID_OPCODE.into(), error: 0, ..context };
+        Self::handle(vm, frame, context, Vm::exception);
     }
 
     /// A routine that stubs lead to accesses the guest's stack, which has gone since its last

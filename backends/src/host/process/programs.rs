@@ -239,12 +239,19 @@ impl Programs {
         let order = [raw::__NR_clone.into(), flags, 0, 0, 0, 0, 0];
         stub::write_orders(&[order]);
         let mother = self.mother.process;
-        self.listener.answer(&self.mother.question, stub::answer(1, false)).map_err(refused(what))?;
-        let question = self.mothers()?;
-        if !is_order(&question, &order) {
+        let mut caller = self.mother;
+        if !self.release(&mut caller, stub::answer(1, false))? {
             return Err(Failure::Mother);
         }
-        self.listener.allow(&question).map_err(refused(what))?;
+        loop {
+            let question = self.mothers()?;
+            if !is_order(&question, &order) {
+                return Err(Failure::Mother);
+            }
+            if self.allow(&question)? {
+                break;
+            }
+        }
         // Both say that they have come so far, in any order.
         let (mut parent, mut child) = (None, None);
         while parent.is_none() || child.is_none() {
@@ -380,6 +387,7 @@ impl Programs {
             let question = if has_come { self.listener.receive_within(SECOND / 100) } else { self.listener.receive() };
             match question {
                 Ok(question) if question.process == process => return Ok(Next::Asks(question)),
+                Ok(question) if question.process == self.mother.process => self.mother.question = question,
                 Ok(question) => _ = self.is_known(&question),
                 Err(Errno(EINTR | ENOENT)) => {}
                 Err(error) => return Err(Failure::Refused { what: "to wait for a program", error }),
@@ -423,21 +431,37 @@ impl Programs {
             return Ok(false);
         }
         for (number, order) in orders.iter().enumerate() {
-            match self.next(stub.process)? {
-                Next::Asks(question) if is_order(&question, order) => {
-                    if number + 1 == orders.len() {
-                        stub::clear_orders(orders.len());
-                    }
-                    let _ = self.listener.allow(&question);
-                }
-                Next::Asks(question) => {
+            loop {
+                let question = match self.next(stub.process)? {
+                    Next::Asks(question) => question,
+                    Next::Broken => return Ok(false),
+                };
+                if !is_order(&question, order) {
                     self.refused = refused_order(&question);
                     return Ok(false);
                 }
-                Next::Broken => return Ok(false),
+                if number + 1 == orders.len() {
+                    stub::clear_orders(orders.len());
+                }
+                if self.allow(&question)? {
+                    break;
+                }
             }
         }
         Ok(true)
+    }
+
+    /// Has a call executed. Whether it is; if not, the process was stopped from outside and asks again,
+    /// or it has ended.
+    fn allow(&self, question: &Question) -> Result<bool, Failure> {
+        match self.listener.allow(question) {
+            Ok(()) => Ok(true),
+            Err(Errno(ENOENT)) => {
+                CPU.ended.store(1, Ordering::Relaxed);
+                Ok(false)
+            }
+            Err(error) => Err(Failure::Refused { what: "to let a program go on", error }),
+        }
     }
 
     /// Waits until a process has carried out orders, and has stopped. Whether it has.

@@ -11,6 +11,8 @@ use core::mem::MaybeUninit;
 use linux_raw_sys::errno::{EACCES, EAGAIN, EBUSY, EFBIG, EINTR, EIO, EISDIR, ENOENT, ENOSPC, EPERM, EROFS};
 use linux_raw_sys::general as raw;
 use linux_raw_sys::ioctl::{TCGETS, TCSETS};
+use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
+use linux_raw_sys::ptrace::{SECCOMP_SET_MODE_FILTER, sock_filter, sock_fprog};
 
 use super::affinity::Mask;
 
@@ -336,6 +338,14 @@ pub(super) unsafe fn use_signal_stack(address: u64, length: u64) -> Answer {
         raw::stack_t { ss_sp: core::ptr::with_exposed_provenance_mut(address as usize), ss_flags: 0, ss_size: length };
     // SAFETY: by the caller.
     unsafe { call(raw::__NR_sigaltstack, [(&raw const stack).addr() as u64, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Has a filter decide about this process's system calls from now on (`seccomp(2)`).
+pub(super) fn restrict(program: &[sock_filter]) -> Answer {
+    let description = sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    plain(raw::__NR_prctl, [PR_SET_NO_NEW_PRIVS.into(), 1, 0, 0, 0, 0])?;
+    let place = (&raw const description).addr() as u64;
+    plain(raw::__NR_seccomp, [SECCOMP_SET_MODE_FILTER.into(), 0, place, 0, 0, 0]).map(drop)
 }
 
 /// A timer that sends SIGALRM.
