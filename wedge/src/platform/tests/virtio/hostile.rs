@@ -94,35 +94,67 @@ fn descriptor() -> impl Strategy<Value = Descriptor> {
     (address, length, flags, prop_oneof![12 => 0..24_u16, 1 => any::<u16>()])
 }
 
+/// What a driver puts into the available ring.
+#[derive(Clone, Debug)]
+enum Offered {
+    /// Any number.
+    Head(u16),
+    /// A request that could be one: its kind, its sector, its data.
+    Request(u32, u64, Vec<(u64, u32)>),
+}
+
+fn offered() -> impl Strategy<Value = Offered> {
+    let kind = prop_oneof![4 => 0..2_u32, 2 => 0..10_u32, 1 => any::<u32>()];
+    let sector = prop_oneof![4 => 0..SECTORS, 1 => any::<u64>()];
+    let address =
+        prop_oneof![8 => 0..MEMORY as u64, 2 => (0..16_u64).prop_map(|page| page * 0x1000), 1 => any::<u64>()];
+    let length = prop_oneof![6 => (0..4_u32).prop_map(|sectors| sectors * 512), 1 => 0..40_u32, 1 => any::<u32>()];
+    let data = prop::collection::vec((address, length), 0..4);
+    prop_oneof![
+        1 => (0..24_u16).prop_map(Offered::Head),
+        6 => (kind, sector, data).prop_map(|(kind, sector, data)| Offered::Request(kind, sector, data)),
+    ]
+}
+
+/// Memory, and what the descriptors in it say.
+fn descriptors(memory: &[u8]) -> Vec<Descriptor> {
+    let table = &memory[DESCRIPTORS as usize..][..16 * usize::from(SIZE)];
+    let word = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    let parse = |bytes: &[u8]| {
+        let length = u32::from_le_bytes(bytes[8..12].try_into().unwrap());
+        (u64::from_le_bytes(bytes[..8].try_into().unwrap()), length, word(bytes, 12), word(bytes, 14))
+    };
+    table.chunks(16).map(parse).collect()
+}
+
 proptest! {
     /// Whatever is in the queue: the device ends, reads no more than it must, writes nothing but the
     /// used ring and where a descriptor that it has read says that it writes, and sends nothing to
     /// the disk but what one says that it reads.
     #[test]
     fn a_hostile_queue_gets_nothing(
-        descriptors in prop::collection::vec(descriptor(), 24),
-        heads in prop::collection::vec(prop_oneof![12 => 0..24_u16, 1 => any::<u16>()], 1..16),
-        headers in prop::collection::vec((prop_oneof![0..10_u32, any::<u32>()], prop_oneof![4 => 0..SECTORS, 1 => any::<u64>()]), 16),
+        stray in prop::collection::vec(descriptor(), 24),
+        offered in prop::collection::vec(offered(), 1..16),
         index in prop_oneof![8 => Just(None), 1 => any::<u16>().prop_map(Some)],
         read_only in any::<bool>(),
         notifications in 1..4_usize,
     ) {
         let mut pc = Pc::driven(KNOWS_FLUSH);
         pc.disk().read_only = read_only;
-        for (number, descriptor) in (0..).zip(&descriptors) {
+        for (number, descriptor) in (0..).zip(&stray) {
             pc.put_descriptor(number, *descriptor);
         }
-        for (number, (kind, sector)) in (0..).zip(&headers) {
-            pc.put(HEADERS + 16 * number, &kind.to_le_bytes());
-            pc.put(HEADERS + 16 * number + 8, &sector.to_le_bytes());
-        }
-        for head in &heads {
-            pc.offer(*head);
+        for (number, offered) in (0..).zip(&offered) {
+            match offered {
+                Offered::Head(head) => pc.offer(*head),
+                Offered::Request(kind, sector, data) => pc.request(32 + 8 * number, *kind, *sector, data),
+            }
         }
         if let Some(index) = index {
             pc.put(AVAILABLE + 2, &index.to_le_bytes());
         }
         let contents = pc.disk().contents.clone();
+        let descriptors = descriptors(&pc.disk().memory);
         for _ in 0..notifications {
             let (before, written) = (pc.disk().so_far(), pc.disk().stores.len());
             pc.notify();
