@@ -310,6 +310,7 @@ fn disks_keep_what_is_written_to_them() -> Result<()> {
     }
     let read_only = b"read-only".iter().copied().chain(0..=255).cycle().take(4096).collect::<Vec<u8>>();
     fs::write(path("still"), &read_only)?;
+    fs::write(path("kept"), [b'x'; 32768])?;
     let run = |script: &'static str, disks: &[&str]| {
         let initramfs = Guest::script(script, Vec::new()).initramfs()?;
         let machine = Host::Process.machine(&kernel, initramfs.path())?;
@@ -322,13 +323,14 @@ fn disks_keep_what_is_written_to_them() -> Result<()> {
         let machine = Machine { kernel: Some(limited), options, timeout: Duration::from_secs(600), ..machine };
         machine.boot(&format!("process-{script}"), &Expectations::read(script)?)
     };
-    let log = run("disk", &["files", "pattern", "still,ro", "large"])?;
+    let log = run("disk", &["files", "pattern", "still,ro", "large", "kept,snapshot"])?;
     ensure!(log.contains("large: Linux refuses to write it, error 27 (file too large)"), "the log has no reason");
     let pattern = fs::read(path("pattern"))?;
     let expected = b"what the guest has written\n".iter().copied().cycle().take(4 << 20);
     ensure!(pattern[1 << 20..5 << 20].iter().copied().eq(expected), "the host's file has not what was written");
     ensure!(pattern[..1 << 20].iter().chain(&pattern[5 << 20..]).all(|byte| *byte == 0), "more than that was written");
     ensure!(fs::read(path("still"))? == read_only, "a disk that cannot be written was");
+    ensure!(fs::read(path("kept"))? == [b'x'; 32768], "a snapshot has changed its file");
     let files = fs::read(path("files"))?;
     run("disk-again", &["files,ro"])?;
     ensure!(fs::read(path("files"))? == files, "a disk that cannot be written was");
@@ -353,6 +355,8 @@ fn what_is_no_disk_is_refused() -> Result<()> {
     for (name, reason) in [
         ("odd", "has 1000 bytes, which is no multiple of 512"),
         ("odd,ro", "has 1000 bytes, which is no multiple of 512"),
+        ("odd,snapshot", "has 1000 bytes, which is no multiple of 512"),
+        ("used,snapshot", "another process has locked it"),
         ("empty", "has no bytes"),
         ("used", "another process has locked it"),
         ("used,ro", "another process has locked it"),
@@ -366,7 +370,7 @@ fn what_is_no_disk_is_refused() -> Result<()> {
         let machine = Machine { process: true, options, ..machine.clone() };
         let output = machine.command("stdio").stdin(Stdio::null()).output()?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let file = path(name.strip_suffix(",ro").unwrap_or(name));
+        let file = path(name.split(',').next().unwrap_or(name));
         ensure!(said.contains(&format!("--disk {}: {reason}", file.display())), "{name}: {said}");
         ensure!(output.status.code() == Some(1) && !said.contains("Linux version"), "{name}: {:?}", output.status);
     }

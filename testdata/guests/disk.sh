@@ -1,5 +1,5 @@
 # Disks: what is written to them is there when the kernel has forgotten it, and what cannot be written says so. vda and vdb
-# can be written, vdc cannot, and of vdd the host does not take what lies beyond 512 MB.
+# can be written, vdc cannot, of vdd the host does not take what lies beyond 512 MB, and vde is a snapshot, full of x.
 
 forget() {
     sync
@@ -32,5 +32,10 @@ say "a disk that cannot be written is not written"
 dd if=/dev/zero of=/dev/vdd bs=1M count=1 seek=100 conv=fsync 2> /dev/null
 if dd if=/dev/zero of=/dev/vdd bs=1M count=1 seek=600 conv=fsync 2> /dev/null; then exit 1; fi
 say "what the host does not take is an error"
+
+dd if=/dev/zero of=/dev/vde bs=512 seek=3 count=7 conv=fsync 2> /dev/null
+forget
+[ "$(tr '\0' y < /dev/vde | tr -d y | wc -c) $(tr -d '\0' < /dev/vde | tr -d x | wc -c)" = "29184 0" ]
+say "a snapshot is written and read"
 
 [ "$(sed -n 's/^ *10: *\([0-9]*\) .*virtio0.*/\1/p' /proc/interrupts)" -gt 10 ]

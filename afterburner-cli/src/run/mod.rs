@@ -93,9 +93,9 @@ pub(crate) struct MachineArguments {
     /// An initramfs; in an image it goes over the image's own
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// A disk for --host process, in a raw file, of which `,ro` behind its name makes one that
-    /// cannot be written to; may be given several times
-    #[arg(long, value_name = "FILE[,ro]")]
+    /// A disk for --host process, in a raw file; with `,ro` behind its name it cannot be written to,
+    /// with `,snapshot` it can, and the file stays as it is; may be given several times
+    #[arg(long, value_name = "FILE[,ro|,snapshot]")]
     disk: Vec<OsString>,
     /// Options of QEMU, quoted as for a shell; may be given several times
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]

@@ -12,7 +12,7 @@ const MEMORY: u64 = 256;
 const LEAST: u64 = 32;
 
 /// What is said of the way to say it.
-pub(super) const USAGE: &str = "usage: IMAGE [--memory MB] [--initrd FILE] [--disk FILE[,ro]]... [WORD...]\r\n\
+pub(super) const USAGE: &str = "usage: IMAGE [--memory MB] [--initrd FILE] [--disk FILE[,ro|,snapshot]]... [WORD...]\r\n\
     Words are added to the kernel's command line. The guest's serial port is standard input and output.\r\n";
 
 /// The name of a file, which Linux does not want to be UTF-8.
@@ -28,25 +28,34 @@ impl fmt::Display for Name<'_> {
     }
 }
 
+/// What becomes of what the guest writes to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writes {
+    /// It goes to the file.
+    Kept,
+    /// It is refused.
+    Refused,
+    /// It is there until the guest ends.
+    Forgotten,
+}
+
 /// A disk of the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DiskFile<'a> {
     /// The file that it is in.
     pub(super) name: Name<'a>,
-    /// The guest cannot write to it.
-    pub(super) read_only: bool,
+    /// What becomes of what is written to it.
+    pub(super) writes: Writes,
 }
 
 impl<'a> DiskFile<'a> {
     /// Reads what was said: a name, and what is behind its last comma if that is a word about it.
     fn parse(text: &'a CStr) -> Self {
         let text = text.to_bytes();
-        let (name, read_only) = match (text.strip_suffix(b",ro"), text.strip_suffix(b",rw")) {
-            (Some(name), _) => (name, true),
-            (_, Some(name)) => (name, false),
-            _ => (text, false),
-        };
-        Self { name: Name(name), read_only }
+        let words = [(",rw", Writes::Kept), (",ro", Writes::Refused), (",snapshot", Writes::Forgotten)];
+        let said = words.iter().find_map(|(word, writes)| Some((text.strip_suffix(word.as_bytes())?, *writes)));
+        let (name, writes) = said.unwrap_or((text, Writes::Kept));
+        Self { name: Name(name), writes }
     }
 }
 
@@ -176,20 +185,21 @@ mod tests {
 
     #[test]
     fn a_disk_is_a_file_and_a_word_about_it() {
-        for (text, name, read_only) in [
-            (c"/disk", "/disk", false),
-            (c"disk,ro", "disk", true),
-            (c"disk,rw", "disk", false),
-            (c"a,b", "a,b", false),
-            (c"disk,ro,rw", "disk,ro", false),
-            (c",ro", "", true),
-            (c"\xff,ro", "\u{fffd}", true),
+        for (text, name, writes) in [
+            (c"/disk", "/disk", Writes::Kept),
+            (c"disk,ro", "disk", Writes::Refused),
+            (c"disk,rw", "disk", Writes::Kept),
+            (c"disk,snapshot", "disk", Writes::Forgotten),
+            (c"a,b", "a,b", Writes::Kept),
+            (c"disk,ro,rw", "disk,ro", Writes::Kept),
+            (c",ro", "", Writes::Refused),
+            (c"\xff,ro", "\u{fffd}", Writes::Refused),
         ] {
             let arguments = [c"--disk", c"first", c"--disk", text];
             let disks = Arguments::parse(arguments.into_iter(), 1024).unwrap().disks;
-            assert!(disks[0].is_some_and(|disk| disk.name == Name(b"first") && !disk.read_only));
-            let second = disks[1].map(|disk| (disk.name.to_string(), disk.read_only));
-            assert_eq!((second, disks[2]), (Some((name.into(), read_only)), None));
+            assert!(disks[0].is_some_and(|disk| disk.name == Name(b"first") && disk.writes == Writes::Kept));
+            let second = disks[1].map(|disk| (disk.name.to_string(), disk.writes));
+            assert_eq!((second, disks[2]), (Some((name.into(), writes)), None));
         }
     }
 

@@ -29,6 +29,10 @@ pub(super) const PEEPHOLE: u64 = 0x7200_0000_0000;
 pub(super) const STUB: u64 = 0x7300_0000_0000;
 /// Where the wedge sees the stacks of programs' processes.
 pub(super) const STACKS: u64 = 0x7500_0000_0000;
+/// Where disks are whose writes are forgotten.
+pub(super) const SNAPSHOTS: u64 = 0x7600_0000_0000;
+/// How long such a disk may be.
+pub(super) const SNAPSHOT_LENGTH: u64 = 1 << 40;
 /// The stack that signals are handled on.
 pub(super) const SIGNAL_STACK: Range<u64> = 0x7400_0000_0000..0x7400_0004_0000;
 

@@ -289,6 +289,18 @@ pub(super) unsafe fn map(address: u64, length: u64, rights: u32, of: Option<(Fil
     unsafe { call(raw::__NR_mmap, [address, length, rights.into(), flags, file, offset]) }.map(drop)
 }
 
+/// Maps a file, of which pages that are written to are this process's own (`MAP_PRIVATE`).
+///
+/// # Safety
+///
+/// Nothing of Rust's is at the address.
+pub(super) unsafe fn map_copy(address: u64, length: u64, file: File) -> Answer {
+    let rights = raw::PROT_READ | raw::PROT_WRITE;
+    let flags = raw::MAP_PRIVATE | raw::MAP_NORESERVE | raw::MAP_FIXED;
+    // SAFETY: by the caller.
+    unsafe { call(raw::__NR_mmap, [address, length, rights.into(), flags.into(), file.0.into(), 0]) }.map(drop)
+}
+
 /// Unmaps a range (`munmap(2)`).
 ///
 /// # Safety
