@@ -310,7 +310,8 @@ fn disks_keep_what_is_written_to_them() -> Result<()> {
     }
     let read_only = b"read-only".iter().copied().chain(0..=255).cycle().take(4096).collect::<Vec<u8>>();
     fs::write(path("still"), &read_only)?;
-    fs::write(path("kept"), [b'x'; 32768])?;
+    let kept = vec![b'x'; 32768];
+    fs::write(path("kept"), &kept)?;
     let run = |script: &'static str, disks: &[&str]| {
         let initramfs = Guest::script(script, Vec::new()).initramfs()?;
         let machine = Host::Process.machine(&kernel, initramfs.path())?;
@@ -330,7 +331,7 @@ fn disks_keep_what_is_written_to_them() -> Result<()> {
     ensure!(pattern[1 << 20..5 << 20].iter().copied().eq(expected), "the host's file has not what was written");
     ensure!(pattern[..1 << 20].iter().chain(&pattern[5 << 20..]).all(|byte| *byte == 0), "more than that was written");
     ensure!(fs::read(path("still"))? == read_only, "a disk that cannot be written was");
-    ensure!(fs::read(path("kept"))? == [b'x'; 32768], "a snapshot has changed its file");
+    ensure!(fs::read(path("kept"))? == kept, "a snapshot has changed its file");
     let files = fs::read(path("files"))?;
     run("disk-again", &["files,ro"])?;
     ensure!(fs::read(path("files"))? == files, "a disk that cannot be written was");
