@@ -1,8 +1,8 @@
 /*
  * A program that finds what the wedge has in its process, where that is a process of Linux: instructions, orders, and a stack for
  * signals. It reads and writes there, goes to the instructions with calls and frames of its own, has signals held off, and hides
- * the stack. It must get nothing of Linux: the call ends as an instruction that there is not, or with EPERM, or the program gets
- * SIGSEGV, for what it ran in is of no use any more. Then it goes on as if nothing had been.
+ * the stack. It must get nothing of Linux: the call ends as an instruction that there is not, or the program gets SIGSEGV, for
+ * what it ran in is of no use any more. Then it goes on as if nothing had been.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -12,18 +12,14 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "stub.h"
 #include "verdict.h"
 
-#define STUB UINT64_C(0x730000000000)
-#define PAGE UINT64_C(4096)
-#define STACK (STUB + 2 * PAGE)
-#define STACK_END (STACK + 4 * PAGE)
 #define PLACE UINT64_C(0x10000000)
 #define VSYSCALL UINT64_C(0xffffffffff600000)
 
 static sigjmp_buf back;
 static volatile int got;
-static uint64_t call;
 
 static void caught(int signal, siginfo_t *info, void *data)
 {
@@ -64,9 +60,25 @@ static int64_t go(uint64_t address, uint64_t number, uint64_t rdi, uint64_t rsi,
 	return value;
 }
 
+/* By the instruction that orders are carried out by. */
 static int64_t ask(uint64_t number, uint64_t rdi, uint64_t rsi, uint64_t rdx)
 {
-	return go(call, number, rdi, rsi, rdx, 0, 0);
+	return go(order_site, number, rdi, rsi, rdx, 0, 0);
+}
+
+/* By the instruction that a process stops by: a signal, and where its frame is. */
+static int64_t stop(uint64_t signal, uint64_t frame)
+{
+	int64_t value;
+
+	got = 0;
+	if (sigsetjmp(back, 1))
+		return got;
+	__asm__ volatile("mov $8, %%r10d; mov %5, %%r8; mov %6, %%r9; jmp *%7"
+			 : "=a"(value)
+			 : "a"(SYS_rt_sigprocmask), "D"(SIG_SETMASK), "S"(ORDERS), "d"(0), "r"(signal), "r"(frame), "r"(stop_site)
+			 : "rcx", "r8", "r9", "r10", "r11", "memory");
+	return value;
 }
 
 static void ends(const char *name, int64_t found, int64_t expected)
@@ -74,22 +86,21 @@ static void ends(const char *name, int64_t found, int64_t expected)
 	verdict(found == expected, name, "%ld", found);
 }
 
-/* The system call in the wedge's page, with what is behind it: jmp *%r15. */
-static uint64_t find_call(void)
-{
-	static const uint8_t bytes[] = { 0x0f, 0x05, 0x41, 0xff, 0xe7 };
-
-	for (uint64_t at = STUB; at < STUB + PAGE - sizeof(bytes); at++)
-		if (memcmp((void *)at, bytes, sizeof(bytes)) == 0)
-			return at;
-	return 0;
-}
-
 /* What the program goes on with, by a frame of its own. */
 static void spins(void)
 {
 	for (;;)
 		;
+}
+
+/* Calls that nobody has ordered, with all signals held off. */
+static void asks_and_asks(void)
+{
+	__asm__ volatile("1: mov %0, %%eax; xor %%edi, %%edi; xor %%esi, %%esi; lea 1b(%%rip), %%r15; jmp *%1"
+			 :
+			 : "i"(SYS_munmap), "r"(order_site)
+			 : "rax", "rdi", "rsi", "r15", "memory");
+	__builtin_unreachable();
 }
 
 static void asks_for_port(void)
@@ -123,7 +134,7 @@ static int frame_to(void (*function)(void), void (*change)(ucontext_t *))
 	got = 0;
 	if (sigsetjmp(back, 1))
 		return got;
-	__asm__ volatile("mov %0, %%rsp; jmp *%1" : : "r"(&frame.context), "r"(call), "a"(SYS_rt_sigreturn) : "memory");
+	__asm__ volatile("mov %0, %%rsp; jmp *%1" : : "r"(&frame.context), "r"(leave_site), "a"(SYS_rt_sigreturn) : "memory");
 	__builtin_unreachable();
 }
 
@@ -186,28 +197,65 @@ static void tries_calls(void)
 	ends("stub-own-call", ask(SYS_getpid, 0, 0, 0), SIGILL);
 	ends("stub-end", ask(SYS_exit_group, 0, 0, 0), SIGILL);
 	for (uint64_t file = 0; file < 256; file++) {
-		int64_t value = go(call, SYS_mmap, PLACE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file);
+		int64_t value = go(order_site, SYS_mmap, PLACE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file);
 
-		mapped += value != -EPERM || look(PLACE) != -1;
+		mapped += value != SIGSEGV || look(PLACE) != -1;
 	}
 	verdict(mapped == 0, "stub-map", "%ld files can be mapped", mapped);
 	for (size_t i = 0; i < sizeof(asked) / sizeof(*asked); i++)
-		executed += ask(asked[i], STACK, PAGE, 0) != -EPERM;
+		executed += ask(asked[i], STACK, PAGE, 0) != SIGSEGV;
 	verdict(executed == 0, "stub-asked", "%ld calls are executed", executed);
 }
 
 static void tries_frames(void)
 {
+	uint64_t frame = frame_of_call();
+
 	ends("stub-handler", go(STUB, 0, SIGSEGV, 0, 0, 0, 0), SIGSEGV);
-	ends("stub-stop", ask(SYS_pause, SIGSEGV, 0, PLACE), SIGSEGV);
-	ends("stub-stop-orders", ask(SYS_pause, 0, 0, STACK + PAGE), SIGSEGV);
+	ends("stub-stop", stop(SIGSEGV, PLACE), SIGSEGV);
+	ends("stub-stop-orders", stop(0, STACK + PAGE), SIGSEGV);
+	ends("stub-stop-failed", stop(0, (uint64_t)-ENOMEM), SIGSEGV);
+	ends("stub-stop-signal", stop(77, frame), SIGSEGV);
+	ends("stub-stop-other-set", go(stop_site, SYS_rt_sigprocmask, SIG_SETMASK, PLACE, 0, 8, SIGSEGV), SIGSEGV);
+	ends("stub-stop-other-call", go(stop_site, SYS_munmap, STACK, PAGE, 0, 0, 0), SIGILL);
 	ends("stub-frame", frame_to(makes_call, has_stack), 0);
 	ends("stub-no-stack", frame_to(makes_call, has_no_stack), SIGSEGV);
 	ends("stub-moved-stack", frame_to(makes_call, moves_stack), SIGSEGV);
 	ends("stub-held-off", frame_to(makes_call, holds_signals_off), SIGSEGV);
+	ends("stub-held-off-asks", frame_to(asks_and_asks, holds_signals_off), SIGSEGV);
 	ends("stub-held-off-spins", frame_to(spins, holds_signals_off), SIGSEGV);
 	ends("stub-ports", frame_to(asks_for_port, has_ports), SIGSEGV);
 	ends("stub-kernel", frame_to(asks_for_port, is_kernel), SIGSEGV);
+}
+
+/*
+ * Whether a call is one that a stop claims, by a frame whose extended state has been written over. A signal of the timer may come
+ * in between, and leave its own frame there.
+ */
+static bool is_call_with(uint64_t frame, uint8_t *state, size_t length)
+{
+	for (volatile int i = 0; i < 4; i++) {
+		if (sigsetjmp(back, 1))
+			continue;
+		frame_of_call();
+		memset(state, 0xff, length);
+		if (forge_call(frame, SYS_getpid) == getpid())
+			return true;
+	}
+	return false;
+}
+
+/* The state itself, MXCSR, the header. */
+static void tries_state(void)
+{
+	uint64_t frame = frame_of_call();
+	uint8_t *state = (uint8_t *)((ucontext_t *)frame)->uc_mcontext.fpregs;
+	int64_t wrong = 0;
+
+	for (int at = 0; at < 576; at += 4)
+		wrong += !is_call_with(frame, state + at, 4);
+	wrong += !is_call_with(frame, state, 576);
+	verdict(wrong == 0, "stub-state", "%ld calls are wrong", wrong);
 }
 
 static void tries_stack(void)
@@ -217,6 +265,7 @@ static void tries_stack(void)
 	for (uint64_t at = STACK; at < STACK_END; at += 8)
 		*(volatile uint64_t *)at = UINT64_C(0xa5a5a5a5a5a5a5a5);
 	verdict(getpid() > 0, "stub-overwritten", "calls go on");
+	tries_state();
 	for (uint64_t rsp = STACK + PAGE; rsp <= STACK_END; rsp += PAGE / 4) {
 		int64_t value = with_stack_at(rsp);
 
@@ -237,13 +286,12 @@ int main(void)
 		printf("skip stub: there is none\n");
 		return 0;
 	}
-	for (uint64_t at = 0; at < PAGE; at += 8)
-		orders += look(STUB + PAGE + at) != 0;
+	for (uint64_t at = ORDERS_HEAD; at < PAGE; at += 8)
+		orders += look(ORDERS + at) != 0;
 	verdict(orders == 0, "stub-orders", "%ld words of orders can be read", orders);
 	verdict(!can_write(STUB) && !can_write(STUB + PAGE), "stub-written", "it cannot be written");
 	verdict(look(STUB - PAGE) == -1 && look(STACK_END) == -1, "stub-beside", "nothing is beside it");
-	call = find_call();
-	verdict(call != 0, "stub-call", "at %#lx", call);
+	CHECK(find_sites());
 
 	tries_calls();
 	tries_frames();

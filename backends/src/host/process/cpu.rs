@@ -16,12 +16,14 @@ pub(super) struct Cpu {
     pub(super) fault_address: AtomicU64,
     /// Number of the site that jumped.
     pub(super) site: AtomicU32,
-    /// The process that runs a program now, or is about to; 0 if there is none.
+    /// The process that runs a program now, and gets the timer's signal, too; 0 if there is none.
     pub(super) running: AtomicU32,
     /// Not 0: the virtual IF is clear, or the wedge runs.
     pub(super) mask: AtomicU8,
     /// Not 0: something has come in.
     pub(super) pending: AtomicU8,
+    /// Not 0: that process was sent the timer's signal.
+    pub(super) signalled: AtomicU8,
     /// Not 0: a process has ended.
     pub(super) ended: AtomicU8,
     /// 0xff: the virtual GS bases are exchanged: the active one is the program's.
@@ -38,6 +40,7 @@ pub(super) static CPU: Cpu = Cpu {
     running: AtomicU32::new(0),
     mask: AtomicU8::new(1),
     pending: AtomicU8::new(0),
+    signalled: AtomicU8::new(0),
     ended: AtomicU8::new(0),
     gs_swapped: AtomicU8::new(0),
 };

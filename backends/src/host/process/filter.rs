@@ -1,10 +1,10 @@
 //! What becomes of the system calls of the guest's processes: two filters (`seccomp(2)`).
 //!
-//! *Programs.* //! Whatever a program executes, by whatever instruction, at fixed addresses (`vsyscall`) too, is
-//! turned into a signal. One instruction in the process is the wedge's ([`stub`](super::stub)).
-//! From there a handler may return, which gives a program nothing but registers that it could have
-//! anyway; and the wedge is asked about the few calls that it orders, each time: a program may
-//! jump there.
+//! *Programs.* Whatever a program executes, by whatever instruction, at fixed addresses (`vsyscall`) too, is
+//! turned into a signal. Three instructions in the process are the wedge's
+//! ([`stub`](super::stub)). From one a handler returns, which gives a program nothing but registers
+//! that it could have anyway. About the others the wedge is asked, each time, for a program may jump
+//! there: they stop the process, and do the few things that the wedge orders.
 //!
 //! *The kernel.* The process of the wedge runs the guest's kernel, too. Nothing there makes system
 //! calls but the wedge, in its window, and of those it makes few once the guest runs. Whoever gets
@@ -28,43 +28,58 @@ const JUMP_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 const AND: u16 = 0x54;
 
-/// The call by which a process says that it has stopped: it is never executed.
-pub(super) const STOP: u32 = raw::__NR_pause;
+/// The calls that the wedge orders.
+const ORDERED: [u32; 6] =
+    [raw::__NR_mmap, raw::__NR_munmap, raw::__NR_clone, raw::__NR_prctl, raw::__NR_unshare, raw::__NR_close_range];
 
-/// The calls that the wedge is asked about.
-const ASKED: [u32; 7] = [
-    STOP,
-    raw::__NR_mmap,
-    raw::__NR_munmap,
-    raw::__NR_clone,
-    raw::__NR_prctl,
-    raw::__NR_unshare,
-    raw::__NR_close_range,
-];
+/// What the calls of the wedge's in a program's process return to: all in one page.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sites {
+    /// That by which it stops,
+    pub(super) stop: u64,
+    /// by which it carries out an order,
+    pub(super) order: u64,
+    /// and by which it returns to the program.
+    pub(super) leave: u64,
+}
 
 /// Instructions of the filter.
-pub(super) const LENGTH: usize = 8 + ASKED.len() + 3;
+pub(super) const LENGTH: usize = ORDER + ORDERED.len() + 3;
+/// Where the calls of the three sites are told apart.
+const STOP: usize = 9;
+const LEAVE: usize = STOP + 2;
+const ORDER: usize = LEAVE + 3;
 
-/// The filter for a process whose one call of the wedge's returns to an address.
-pub(super) fn filter(returns_to: u64) -> [sock_filter; LENGTH] {
+/// The filter for a process with these calls of the wedge's.
+pub(super) fn filter(sites: &Sites) -> [sock_filter; LENGTH] {
     const TRAP: usize = LENGTH - 3;
     const ASK: usize = LENGTH - 2;
     const ALLOW: usize = LENGTH - 1;
     let statement = |code, k| sock_filter { code, jt: 0, jf: 0, k };
-    // Goes on if the word is equal, and elsewhere if it is not.
-    let unless = |at: usize, k, other: usize| sock_filter { code: JUMP_EQUAL, jt: 0, jf: (other - at - 1) as u8, k };
-    let if_equal = |at: usize, k, other: usize| sock_filter { code: JUMP_EQUAL, jt: (other - at - 1) as u8, jf: 0, k };
+    // Jumps if the word is equal, and if it is not; to the next where that is meant.
+    let jump = |at: usize, k, equal: usize, other: usize| sock_filter {
+        code: JUMP_EQUAL,
+        jt: (equal - at - 1) as u8,
+        jf: (other - at - 1) as u8,
+        k,
+    };
     let mut program = [statement(RETURN, SECCOMP_RET_TRAP); LENGTH];
     program[0] = statement(LOAD, ARCH);
-    program[1] = unless(1, ARCHITECTURE, TRAP);
-    program[2] = statement(LOAD, INSTRUCTION);
-    program[3] = unless(3, returns_to as u32, TRAP);
-    program[4] = statement(LOAD, INSTRUCTION + 4);
-    program[5] = unless(5, (returns_to >> 32) as u32, TRAP);
-    program[6] = statement(LOAD, NUMBER);
-    program[7] = if_equal(7, raw::__NR_rt_sigreturn, ALLOW);
-    for (place, number) in ASKED.into_iter().enumerate() {
-        program[8 + place] = if_equal(8 + place, number, ASK);
+    program[1] = jump(1, ARCHITECTURE, 2, TRAP);
+    program[2] = statement(LOAD, INSTRUCTION + 4);
+    program[3] = jump(3, (sites.stop >> 32) as u32, 4, TRAP);
+    program[4] = statement(LOAD, INSTRUCTION);
+    program[5] = jump(5, sites.stop as u32, STOP, 6);
+    program[6] = jump(6, sites.leave as u32, LEAVE, 7);
+    program[7] = jump(7, sites.order as u32, ORDER - 1, 8);
+    program[STOP] = statement(LOAD, NUMBER);
+    program[STOP + 1] = jump(STOP + 1, raw::__NR_rt_sigprocmask, ASK, TRAP);
+    program[LEAVE] = statement(LOAD, NUMBER);
+    program[LEAVE + 1] = jump(LEAVE + 1, raw::__NR_rt_sigreturn, ALLOW, TRAP);
+    program[ORDER - 1] = statement(LOAD, NUMBER);
+    for (place, number) in ORDERED.into_iter().enumerate() {
+        let at = ORDER + place;
+        program[at] = jump(at, number, ASK, at + 1);
     }
     program[ASK] = statement(RETURN, SECCOMP_RET_USER_NOTIF);
     program[ALLOW] = statement(RETURN, SECCOMP_RET_ALLOW);
@@ -126,12 +141,12 @@ const _: () = assert!(WINDOW_LENGTH.is_power_of_two() && WINDOW_LENGTH < 1 << 32
 mod tests {
     use super::*;
 
-    const RETURNS_TO: u64 = 0x7300_0000_0029;
+    const SITES: Sites = Sites { stop: 0x7300_0000_0029, order: 0x7300_0000_0077, leave: 0x7300_0000_00c3 };
 
     const WINDOW: u64 = 0x5fff_7f00_0000;
 
     fn run(number: u32, architecture: u32, instruction: u64) -> u32 {
-        run_filter(&filter(RETURNS_TO), number, architecture, instruction)
+        run_filter(&filter(&SITES), number, architecture, instruction)
     }
 
     /// Runs a filter, as Linux does, on `struct seccomp_data`.
@@ -154,18 +169,24 @@ mod tests {
     #[test]
     fn nothing_passes_without_a_question_but_the_return_of_a_handler() {
         for number in 0..500 {
-            let expected = match number {
-                raw::__NR_rt_sigreturn => SECCOMP_RET_ALLOW,
-                number if ASKED.contains(&number) => SECCOMP_RET_USER_NOTIF,
-                _ => SECCOMP_RET_TRAP,
-            };
-            assert_eq!(run(number, ARCHITECTURE, RETURNS_TO), expected, "{number}");
+            let stops = number == raw::__NR_rt_sigprocmask;
+            let leaves = number == raw::__NR_rt_sigreturn;
+            for (site, passes, expected) in [
+                (SITES.stop, stops, SECCOMP_RET_USER_NOTIF),
+                (SITES.order, ORDERED.contains(&number), SECCOMP_RET_USER_NOTIF),
+                (SITES.leave, leaves, SECCOMP_RET_ALLOW),
+            ] {
+                let expected = if passes { expected } else { SECCOMP_RET_TRAP };
+                assert_eq!(run(number, ARCHITECTURE, site), expected, "{number} at {site:#x}");
+            }
         }
     }
 
     #[test]
     fn elsewhere_nothing_passes() {
-        for instruction in [0, RETURNS_TO - 1, RETURNS_TO + 1, RETURNS_TO & 0xffff_ffff, RETURNS_TO | 1 << 63] {
+        let sites = [SITES.stop, SITES.order, SITES.leave];
+        let near = sites.map(|site| [site - 1, site + 1, site & 0xffff_ffff, site | 1 << 63]);
+        for instruction in near.as_flattened().iter().copied().chain([0]) {
             for number in 0..500 {
                 assert_eq!(run(number, ARCHITECTURE, instruction), SECCOMP_RET_TRAP, "{number} at {instruction:#x}");
             }
@@ -176,7 +197,9 @@ mod tests {
     #[test]
     fn calls_of_32_bit_programs_do_not_pass() {
         for number in 0..500 {
-            assert_eq!(run(number, 0x4000_0003, RETURNS_TO), SECCOMP_RET_TRAP, "{number}");
+            for site in [SITES.stop, SITES.order, SITES.leave] {
+                assert_eq!(run(number, 0x4000_0003, site), SECCOMP_RET_TRAP, "{number}");
+            }
         }
     }
 
@@ -184,7 +207,7 @@ mod tests {
     fn the_wedge_makes_its_own_calls_from_its_window_only() {
         let program = own_filter(WINDOW);
         let inside = [WINDOW, WINDOW + 0x12_3456, WINDOW + WINDOW_LENGTH - 1];
-        let outside = [0, WINDOW - 1, WINDOW + WINDOW_LENGTH, WINDOW & 0xffff_ffff, WINDOW | 1 << 63, RETURNS_TO];
+        let outside = [0, WINDOW - 1, WINDOW + WINDOW_LENGTH, WINDOW & 0xffff_ffff, WINDOW | 1 << 63, SITES.stop];
         for number in 0..500 {
             let expected = if OWN.contains(&number) { SECCOMP_RET_ALLOW } else { SECCOMP_RET_TRAP };
             for at in inside {

@@ -119,6 +119,7 @@ impl Process {
         let program = CPU.running.load(Ordering::Relaxed);
         if program != 0 {
             system::signal(program, raw::SIGALRM);
+            CPU.signalled.store(1, Ordering::Relaxed);
             return Self::look_again(frame);
         }
         let Some(vm) = vm else { return };
@@ -257,16 +258,13 @@ impl Process {
     /// Runs it, unless something has come in before.
     fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Option<Stop>, Failure> {
         let space = vm.machine.space.memory.space();
-        let (stub, is_new) = vm.host.programs.stub(space, &vm.machine.board.affinity)?;
+        let is_new = vm.host.programs.prepare(space, &vm.machine.board.affinity)?;
         if is_new {
             vm.machine.space.memory.begin();
         }
         let mut orders = Orders::new();
         let mapped = vm.machine.space.memory.orders(vm.host.wanted.take(), &mut orders);
-        CPU.running.store(stub, Ordering::SeqCst);
-        let stopped = Self::order_and_run(vm, context, orders.as_slice(), mapped);
-        CPU.running.store(0, Ordering::SeqCst);
-        stopped
+        Self::order_and_run(vm, context, orders.as_slice(), mapped)
     }
 
     /// Has the process of the current space carry out orders, and runs the program, if what it has
@@ -294,7 +292,6 @@ impl Process {
             fs_base: fs_base(),
             gs_base: processor.leave_kernel(),
             selectors: processor.selectors.map(loadable),
-            ..Segments::default()
         };
         let stop = vm.host.programs.run(space, orders, context, &mut segments)?;
         if !matches!(stop, Stop::Broken) {
@@ -310,7 +307,7 @@ impl Process {
         match stop {
             Stop::SystemCall { at } => Self::system_call(vm, context, at),
             Stop::Timer => vm.event(context),
-            Stop::Signal(number) => say!("signal {number} for a program, from outside: it is ignored"),
+            Stop::Signal(_) => {}
             Stop::Exception { vector, error, address } => Self::program_exception(vm, context, vector, error, address),
             Stop::Broken => Self::program_exception(vm, context, vector::PROTECTION.into(), 0, 0),
         }

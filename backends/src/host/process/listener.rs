@@ -8,7 +8,7 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use linux_raw_sys::errno::{EINTR, EPERM};
+use linux_raw_sys::errno::EINTR;
 use linux_raw_sys::general as raw;
 use linux_raw_sys::ptrace as tracing;
 
@@ -39,11 +39,6 @@ const _: () = assert!(RECEIVE == 0xc050_2100 && SEND == 0xc018_2101 && SET_FLAGS
 const fn request(direction: u64, number: u64, size: usize) -> u64 {
     const TYPE: u64 = b'!' as u64;
     direction << 30 | (size as u64) << 16 | TYPE << 8 | number
-}
-
-/// What is answered: a value, or that the call is to be executed.
-fn answered(id: u64, value: i64, error: i32, flags: u32) -> tracing::seccomp_notif_resp {
-    tracing::seccomp_notif_resp { id, val: value, error, flags }
 }
 
 impl Listener {
@@ -86,24 +81,12 @@ impl Listener {
         Ok(Question { id, process, number: data.nr.cast_unsigned(), arguments: data.args })
     }
 
-    /// The call comes to a value. `ENOENT` if the process does not wait for it any more: it has
-    /// ended, or was stopped from outside, and will ask again.
-    pub(super) fn answer(self, question: &Question, value: u64) -> Answer {
-        self.send(&answered(question.id, value.cast_signed(), 0, 0))
-    }
-
-    /// The call is executed.
+    /// Has a call executed. `ENOENT` if the process does not wait for that any more: it has ended, or
+    /// was stopped from outside, and will ask again.
     pub(super) fn allow(self, question: &Question) -> Answer {
-        self.send(&answered(question.id, 0, 0, tracing::SECCOMP_USER_NOTIF_FLAG_CONTINUE))
-    }
-
-    /// The call is not.
-    pub(super) fn refuse(self, question: &Question) -> Answer {
-        self.send(&answered(question.id, 0, -EPERM.cast_signed(), 0))
-    }
-
-    fn send(self, response: &tracing::seccomp_notif_resp) -> Answer {
-        let place = core::ptr::from_ref(response).addr() as u64;
+        let flags = tracing::SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+        let response = tracing::seccomp_notif_resp { id: question.id, val: 0, error: 0, flags };
+        let place = (&raw const response).addr() as u64;
         loop {
             // SAFETY: it reads `response`.
             match unsafe { system::call(raw::__NR_ioctl, [self.0.0.into(), SEND, place, 0, 0, 0]) } {

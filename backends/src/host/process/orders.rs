@@ -1,9 +1,9 @@
 //! What a program's process is told to do: system calls, in a page that it may only read.
 //!
 //! The process carries them out itself, by a few instructions in a page beside that one
-//! (`process_orders`), for Linux lets nobody map anything in another process. A program may find
-//! these instructions and jump to them. Nothing comes of it: while a program runs, no system call
-//! is executed, whoever makes it ([`programs`](super::programs)).
+//! ([`stub`](super::stub)), for Linux lets nobody map anything in another process. A program may
+//! find these instructions and jump to them. Nothing comes of it: the wedge is asked about each
+//! call, and has given no orders ([`programs`](super::programs)).
 
 use core::ops::Range;
 
@@ -16,6 +16,9 @@ use super::mappings::{Mapping, Stale};
 /// once or twice: what one run of a program may take.
 const _: () = assert!(Stale::CAPACITY + BLOCK + 2 <= Orders::CAPACITY);
 
+/// Bytes of the page in front of them.
+pub(super) const HEAD: usize = 32;
+
 /// A system call: its number, and six arguments.
 pub(super) type Order = [u64; 7];
 
@@ -27,8 +30,8 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    /// What fits into a page.
-    pub(super) const CAPACITY: usize = 4096 / size_of::<Order>();
+    /// What fits into a page, behind its head.
+    pub(super) const CAPACITY: usize = (4096 - HEAD) / size_of::<Order>();
 
     /// None.
     pub(super) const fn new() -> Self {

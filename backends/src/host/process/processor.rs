@@ -23,6 +23,8 @@ pub(super) struct Processor {
     /// The GS base of the program, while the kernel runs.
     pub(super) users_gs_base: u64,
     debug: [u64; 8],
+    /// The log has been told that breakpoints do not break.
+    told: bool,
 }
 
 impl Processor {
@@ -30,7 +32,7 @@ impl Processor {
     pub(super) const fn new() -> Self {
         let mut debug = [0; 8];
         (debug[6], debug[7]) = (0xffff_0ff0, 0x400);
-        Self { selectors: [0; 4], users_gs_base: 0, debug }
+        Self { selectors: [0; 4], users_gs_base: 0, debug, told: false }
     }
 
     /// The kernel is left for a program, whose GS base is the one in force. When it comes back, the
@@ -142,7 +144,7 @@ impl vm::Processor<Tables> for Processor {
     /// They are kept, but nothing stops at an address that is in one.
     fn set_debug_register(&mut self, number: u8, value: u64) -> bool {
         const ENABLED: u64 = 0xff;
-        if number == 7 && value & ENABLED != 0 {
+        if number == 7 && value & ENABLED != 0 && !core::mem::replace(&mut self.told, true) {
             say!("the guest sets breakpoints in debug registers, which do not break in a process of Linux");
         }
         self.debug[usize::from(number & 7)] = value;

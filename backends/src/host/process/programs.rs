@@ -6,15 +6,23 @@
 //! [`filter`](super::filter) of the process's system calls: each is turned into a signal.
 //!
 //! Signals are how a program comes to the wedge, whatever the reason. The handler is the wedge's; it
-//! asks the wedge what to do ([`listener`](super::listener)), and until it is answered the process
-//! stands still. The registers of the program are in the frame of the signal, in memory that the
-//! wedge sees, too. To map what a program needs, the wedge has the process carry out
-//! [`orders`](super::orders), and is asked about each of these calls again. For all that is in
-//! the process may be forged: a program can write the frame, jump to the instructions, and have
-//! signals held off. So nothing that comes from there is believed but what Linux says: who asks,
-//! for which call, with which arguments. A process that does not stop when it has to, that
-//! ends, or that is not where it should be has harmed its own program only: it is ended, and the
-//! program gets an exception ([`Stop::Broken`]).
+//! stops, which Linux asks the wedge about ([`listener`](super::listener)), and until it is answered
+//! the process stands still. The registers of the program are in the frame of the signal, in memory
+//! that the wedge sees, too. To map what a program needs, the wedge has the process carry out
+//! [`orders`](super::orders), and is asked about each of these calls again.
+//!
+//! All that is in the process may be forged: a program can write the frame, jump to the
+//! instructions, and have signals held off. So nothing that comes from there is believed but what
+//! Linux says: who asks, for which call, with which arguments. Three things make that enough:
+//!
+//! - A process that stops, by whatever way, does nothing then but what the wedge orders
+//!   ([`stub`](super::stub)). So memory may be taken from a program while its process stands still,
+//!   although that has it mapped until it goes on, and a process may be given to another program.
+//! - No signal is sent to a process that stands still. Where the timer's might have come too late, the
+//!   process has to stop once more, with all signals held off, before anything else happens
+//!   ([`Programs::seal`]).
+//! - A process that asks for anything else, that ends, or that does not stop when it has to, has
+//!   harmed its own program only: it is ended, and the program gets an exception ([`Stop::Broken`]).
 //!
 //! All stubs are copies of the first, the *mother*, which has nothing mapped: a copy of this
 //! process would have to be cleared of thousands of mappings each time. All are children of this
@@ -26,19 +34,18 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use linux_raw_sys::errno::{EINTR, ENOENT};
 use linux_raw_sys::general as raw;
-use linux_raw_sys::prctl::{PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG};
+use linux_raw_sys::prctl::{PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG};
 use linux_raw_sys::ptrace as tracing;
 use wedge::cpu::Context;
 
 use super::affinity::Affinity;
 use super::cpu::CPU;
-use super::filter::STOP;
 use super::listener::{Listener, Question};
 use super::memory::{READ_AND_WRITE, STACKS, STUB, pointer};
 use super::orders::{Order, Orders};
 use super::registers::Frame;
 use super::state::State;
-use super::stub::{self, FILTER, ORDERS, SEGMENTS_LENGTH, STACK, STACK_LENGTH, Segments};
+use super::stub::{self, FILTER, ORDERS, SEGMENTS_LENGTH, STACK, STACK_LENGTH, STOP, Segments};
 use super::system::{self, Answer, Errno, File, call};
 use super::tables::SPACES;
 use crate::runtime::{PAGE, say};
@@ -128,7 +135,7 @@ pub(super) struct Programs {
     state: State,
     /// Why the last order was not carried out, as the process says.
     refused: Option<Errno>,
-    /// How many such words of programs' processes are still handed on.
+    /// How many lines of what programs may have caused are still said.
     complaints: u32,
 }
 
@@ -164,7 +171,7 @@ impl Programs {
                 _ => return Err(Failure::Mother),
             }
         };
-        let frame = question.arguments[2];
+        let frame = question.arguments[5];
         let template = frame_in(view(MOTHERS), frame).ok_or(Failure::Mother)?;
         // SAFETY: it has been found to lie there, and the process waits.
         let template = unsafe { template.read() };
@@ -216,8 +223,8 @@ impl Programs {
         self.refused.map_or(Failure::Mother, refused("a process for programs"))
     }
 
-    /// The process of a space, where the guest runs, and whether it is new.
-    pub(super) fn stub(&mut self, space: usize, affinity: &Affinity) -> Result<(u32, bool), Failure> {
+    /// Has a process for a space, where the guest runs. Whether it is new.
+    pub(super) fn prepare(&mut self, space: usize, affinity: &Affinity) -> Result<bool, Failure> {
         let is_new = self.stubs[space].is_none();
         let mut stub = match self.stubs[space] {
             Some(stub) => stub,
@@ -225,7 +232,7 @@ impl Programs {
         };
         stub.processor = affinity.fetch(stub.process, stub.processor);
         self.stubs[space] = Some(stub);
-        Ok((stub.process, is_new))
+        Ok(is_new)
     }
 
     /// A child of the mother, for a space.
@@ -237,10 +244,10 @@ impl Programs {
         }
         let flags = u64::from(raw::CLONE_PARENT | raw::SIGCHLD);
         let order = [raw::__NR_clone.into(), flags, 0, 0, 0, 0, 0];
-        stub::write_orders(&[order]);
+        stub::write_orders(&[order], None);
         let mother = self.mother.process;
         let mut caller = self.mother;
-        if !self.release(&mut caller, stub::answer(1, false))? {
+        if !self.release(&mut caller)? {
             return Err(Failure::Mother);
         }
         loop {
@@ -256,8 +263,8 @@ impl Programs {
         let (mut parent, mut child) = (None, None);
         while parent.is_none() || child.is_none() {
             let question = self.mothers()?;
-            match question.arguments[1].cast_signed() {
-                _ if question.number != STOP => return Err(Failure::Mother),
+            match question.arguments[5].cast_signed() {
+                _ if !is_stop(&question) => return Err(Failure::Mother),
                 error @ ..0 => return Err(Failure::Refused { what, error: Errno(error.unsigned_abs() as u32) }),
                 _ if question.process == mother => parent = Some(question),
                 _ => child = Some(question),
@@ -323,16 +330,13 @@ impl Programs {
         // SAFETY: the stack is mapped here, and the process waits.
         unsafe {
             place.write(frame);
-            pointer::<Segments>(stack).write(Segments { frame: self.frame, ..*segments });
+            pointer::<Segments>(stack).write(*segments);
         }
-        let Some(mut stub) = self.stubs[space] else { return Ok(Stop::Broken) };
-        let stopped = if self.carry_out(&mut stub, orders, true)? { self.go(&mut stub)? } else { None };
-        let Some((number, 0)) = stopped.filter(|_| stub.question.arguments[2] == self.frame) else {
+        let Some(number) = self.run_until_stop(space, orders)? else {
             self.bury(space);
             self.state.restore(stack);
             return Ok(Stop::Broken);
         };
-        self.stubs[space] = Some(stub);
         self.state.restore(stack);
         // SAFETY: as above.
         let (frame, information) = unsafe {
@@ -340,39 +344,56 @@ impl Programs {
             (place.read(), place.add(1).cast::<Information>().read())
         };
         *context = frame.program();
-        Ok(why(number as u32, &information, &frame))
-    }
-
-    /// Waits until a program that runs stops. The signal that it has stopped by, and what orders came
-    /// to; `None` if its process is of no use any more.
-    fn go(&mut self, stub: &mut Stub) -> Result<Option<(u64, i64)>, Failure> {
-        loop {
-            match self.next(stub.process)? {
-                Next::Broken => return Ok(None),
-                Next::Asks(question) if question.number == STOP => {
-                    stub.question = question;
-                    return Ok(Some((question.arguments[0], question.arguments[1].cast_signed())));
-                }
-                // A program has gone to the instructions of the wedge's.
-                Next::Asks(question) => _ = self.listener.refuse(&question),
-            }
+        let stop = why(number, &information, &frame);
+        if let Stop::Signal(number) = stop {
+            self.complain(format_args!("signal {number} for a program, from outside: it is ignored"));
         }
+        Ok(stop)
     }
 
-    /// Answers a process that waits. Whether it is of use.
-    fn release(&mut self, stub: &mut Stub, value: u64) -> Result<bool, Failure> {
+    /// Has a process carry out orders and go on, until it stops by a signal. Its number; `None` if
+    /// the process is of no use any more.
+    fn run_until_stop(&mut self, space: usize, orders: &[Order]) -> Result<Option<u32>, Failure> {
+        let Some(mut stub) = self.stubs[space] else { return Ok(None) };
+        CPU.signalled.store(0, Ordering::Relaxed);
+        if !self.carry_out(&mut stub, orders, true)? {
+            return Ok(None);
+        }
+        // From here on signals are held off there until it runs the program.
+        CPU.running.store(stub.process, Ordering::SeqCst);
+        if CPU.pending.load(Ordering::SeqCst) != 0 {
+            system::signal(stub.process, raw::SIGALRM);
+        }
+        let next = self.next(stub.process);
+        CPU.running.store(0, Ordering::SeqCst);
+        let Next::Asks(question) = next? else { return Ok(None) };
+        let [.., number, frame] = question.arguments;
+        if !is_stop(&question) || frame != self.frame || !SIGNALS.map(u64::from).contains(&number) {
+            return Ok(None);
+        }
+        stub.question = question;
+        if CPU.signalled.load(Ordering::Relaxed) != 0 && !self.seal(&mut stub)? {
+            return Ok(None);
+        }
+        self.stubs[space] = Some(stub);
+        Ok(Some(number as u32))
+    }
+
+    /// Has a process stop once more: whoever it was that stopped, no signal is delivered there any
+    /// more, and none is on its way. Whether it has.
+    fn seal(&mut self, stub: &mut Stub) -> Result<bool, Failure> {
+        Ok(self.carry_out(stub, &[], false)? && self.has_done(stub)?)
+    }
+
+    /// Answers a process that has stopped. Whether it is of use.
+    fn release(&mut self, stub: &mut Stub) -> Result<bool, Failure> {
         loop {
-            match self.listener.answer(&stub.question, value) {
-                Ok(()) => return Ok(true),
-                // It was stopped from outside, and asks again, or it has ended.
-                Err(Errno(ENOENT)) => {
-                    CPU.ended.store(1, Ordering::Relaxed);
-                    match self.next(stub.process)? {
-                        Next::Asks(question) if question.number == STOP => stub.question = question,
-                        _ => return Ok(false),
-                    }
-                }
-                Err(error) => return Err(Failure::Refused { what: "to let a program go on", error }),
+            if self.allow(&stub.question)? {
+                return Ok(true);
+            }
+            match self.next(stub.process)? {
+                Next::Asks(question) if is_stop(&question) => stub.question = question,
+                _ => return Ok(false),
             }
         }
     }
@@ -380,7 +401,7 @@ impl Programs {
     /// Waits for what a process does next.
     fn next(&mut self, process: u32) -> Result<Next, Failure> {
         /// As long as a process may take to come to the handler of a signal, by its own clock.
-        const PATIENCE: u64 = SECOND / 10;
+        const PATIENCE: u64 = SECOND / 50;
         let mut limit = None;
         loop {
             let has_come = CPU.pending.load(Ordering::Relaxed) != 0;
@@ -393,7 +414,7 @@ impl Programs {
                 Err(error) => return Err(Failure::Refused { what: "to wait for a program", error }),
             }
             if CPU.ended.swap(0, Ordering::Relaxed) != 0
-                && let Some(status) = reap(process, raw::WNOHANG)
+                && let Some(status) = reap_program(process)
             {
                 forget(process);
                 for stub in self.stubs.iter_mut().filter(|stub| stub.is_some_and(|stub| stub.process == process)) {
@@ -426,8 +447,8 @@ impl Programs {
     /// Has a process carry out orders, and then return to the program, or stop. Whether it has begun
     /// with the last.
     fn carry_out(&mut self, stub: &mut Stub, orders: &[Order], goes: bool) -> Result<bool, Failure> {
-        stub::write_orders(orders);
-        if !self.release(stub, stub::answer(orders.len(), goes))? {
+        stub::write_orders(orders, goes.then_some(self.frame));
+        if !self.release(stub)? {
             return Ok(false);
         }
         for (number, order) in orders.iter().enumerate() {
@@ -469,16 +490,21 @@ impl Programs {
         let Next::Asks(question) = self.next(stub.process)? else { return Ok(false) };
         self.refused = refused_order(&question);
         stub.question = question;
-        Ok(self.refused.is_none() && question.number == STOP && question.arguments[0] == 0)
+        Ok(self.refused.is_none() && is_stop(&question) && question.arguments[4] == 0)
+    }
+
+    /// Says what a program may have caused, some times.
+    fn complain(&mut self, line: fmt::Arguments<'_>) {
+        if self.complaints > 0 {
+            self.complaints -= 1;
+            say!("{line}");
+        }
     }
 
     /// Ends the process of a space. Another will be made.
     fn bury(&mut self, space: usize) {
-        if let Some(error) = self.refused.take()
-            && self.complaints > 0
-        {
-            self.complaints -= 1;
-            say!("a program ends, for Linux does not map its memory, its process says: {error}");
+        if let Some(error) = self.refused.take() {
+            self.complain(format_args!("a program ends: its process says that Linux does not map its memory, {error}"));
         }
         if let Some(stub) = self.stubs[space].take() {
             system::signal(stub.process, raw::SIGKILL);
@@ -492,12 +518,15 @@ const SECOND: u64 = 1_000_000_000;
 
 /// Why Linux has refused an order, if that is what a process says: too many mappings, no memory.
 fn refused_order(question: &Question) -> Option<Errno> {
-    match question.arguments[1].cast_signed() {
-        error @ -4095..0 if question.number == STOP && question.arguments[0] == 0 => {
-            Some(Errno(error.unsigned_abs() as u32))
-        }
+    match question.arguments[5].cast_signed() {
+        error @ -4095..0 if is_stop(question) && question.arguments[4] == 0 => Some(Errno(error.unsigned_abs() as u32)),
         _ => None,
     }
+}
+
+/// Whether a process asks to stop.
+fn is_stop(question: &Question) -> bool {
+    question.number == raw::__NR_rt_sigprocmask && question.arguments[..4] == STOP
 }
 
 /// Whether a question is about an order.
@@ -592,6 +621,17 @@ fn reap(process: u32, options: u32) -> Option<u32> {
     }
 }
 
+/// The status of a program's process, if it has ended. Its number is sent no signal any more, for
+/// Linux may give it to another.
+fn reap_program(process: u32) -> Option<u32> {
+    let running = CPU.running.swap(0, Ordering::SeqCst);
+    let status = reap(process, raw::WNOHANG);
+    if status.is_none() {
+        CPU.running.store(running, Ordering::SeqCst);
+    }
+    status
+}
+
 fn has_ended(process: u32) -> bool {
     reap(process, raw::WNOHANG).is_some()
 }
@@ -618,7 +658,7 @@ const REFUSED: u64 = 1 << 32;
 /// Says, from the mother to this process, which file the listener is.
 fn say_listener(word: u64) {
     // SAFETY: the page is mapped for this.
-    unsafe { pointer::<u64>(ORDERS).write_volatile(word + 1) };
+    unsafe { stub::word().write_volatile(word + 1) };
 }
 
 /// What this process says of the listener, once the mother has made it.
@@ -626,7 +666,7 @@ fn wait_for_listener(mother: u32) -> Result<File, Failure> {
     const SHORT: u64 = 20_000;
     loop {
         // SAFETY: as above.
-        match unsafe { pointer::<u64>(ORDERS).read_volatile() } {
+        match unsafe { stub::word().read_volatile() } {
             0 if has_ended(mother) => return Err(Failure::Mother),
             0 => _ = system::wait_for(&mut [], Some(SHORT)),
             word if word & REFUSED != 0 => {
@@ -647,6 +687,8 @@ fn become_mother(file: File, parent: u32) -> Answer {
         if call(raw::__NR_getppid, [0; 6])? != u64::from(parent) {
             system::exit(1);
         }
+        // No part of it goes to whoever collects what is left of programs.
+        call(raw::__NR_prctl, [PR_SET_DUMPABLE.into(), 0, 0, 0, 0, 0])?;
         call(raw::__NR_setrlimit, [CORE, (&raw const NOTHING).addr() as u64, 0, 0, 0, 0])?;
         system::map(STACK.start, STACK_LENGTH, READ_AND_WRITE, Some((file, 2 * PAGE + view(MOTHERS) - STACKS)))?;
         system::map(STUB, PAGE, raw::PROT_READ | raw::PROT_EXEC, Some((file, 0)))?;

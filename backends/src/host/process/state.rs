@@ -10,8 +10,9 @@ use core::arch::asm;
 use wedge::x86::control::xcr0;
 
 use super::memory::pointer;
-use super::stub::STACK;
-use crate::runtime::exclusive::Pages;
+use super::stub::{STACK, STACK_LENGTH};
+use crate::runtime::PAGE;
+use crate::runtime::exclusive::{Exclusive, Pages};
 
 /// What of the state the guest may use.
 const KEPT: u64 = xcr0::ALL;
@@ -27,6 +28,9 @@ const MXCSR_MASK: u64 = 28;
 const SOFTWARE: u64 = 464;
 const SOFTWARE_WORDS: usize = 6;
 
+/// A copy that no program can write to, as long as the stack that it comes from.
+static COPY: Exclusive<Pages<{ (STACK_LENGTH / PAGE) as usize }>> = Exclusive::new(Pages::new());
+
 /// The state in a frame: where, and how Linux has described it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct State {
@@ -36,6 +40,7 @@ pub(super) struct State {
     /// Bytes in front of the second magic number.
     length: u64,
     mxcsr_mask: u32,
+    components: u64,
 }
 
 impl State {
@@ -49,7 +54,13 @@ impl State {
         }
         // SAFETY: the process waits, and its stack is memory.
         let software = unsafe { pointer::<[u64; SOFTWARE_WORDS]>(stack + offset + SOFTWARE).read() };
-        let state = Self { offset, software, length: software[2] & 0xffff_ffff, mxcsr_mask: mxcsr_mask() };
+        let state = Self {
+            offset,
+            software,
+            length: software[2] & 0xffff_ffff,
+            mxcsr_mask: mxcsr_mask(),
+            components: components(),
+        };
         (state.length >= LEGACY + HEADER && offset + state.length + 4 <= length).then_some(state)
     }
 
@@ -58,39 +69,42 @@ impl State {
     pub(super) fn save(&self, stack: u64) {
         const MAGIC2: u32 = 0x4650_5845;
         let place = stack + self.offset;
-        self.clean_header(place);
         // SAFETY: the process waits; the area is large enough, and aligned; the processor has the
-        // instruction, as has been checked.
+        // instruction, as has been checked, and finds nothing in the header.
         unsafe {
+            pointer::<[u64; (HEADER / 8) as usize]>(place + LEGACY).write([0; _]);
             asm!("xsave64 [{}]", in(reg) place, in("eax") KEPT as u32, in("edx") 0, options(nostack));
             pointer::<[u64; SOFTWARE_WORDS]>(place + SOFTWARE).write(self.software);
             pointer::<u32>(place + self.length).write_unaligned(MAGIC2);
         }
     }
 
-    /// Makes it the state of this process.
+    /// Makes it the state of this process. It is copied first: a program that lies may have the
+    /// original changed behind the check.
     pub(super) fn restore(&self, stack: u64) {
-        let place = stack + self.offset;
-        self.clean_header(place);
-        let mxcsr = pointer::<u32>(place + MXCSR);
-        // SAFETY: as above; nothing is in the state that the processor refuses. The wedge uses none
-        // of these registers.
+        let area = COPY.borrow();
+        let place = area.address(0);
+        let length = self.length.min(STACK_LENGTH) as usize;
+        // SAFETY: both are memory of that length; nothing is in the copy then that the processor
+        // refuses. The wedge uses none of these registers.
         unsafe {
+            core::ptr::copy_nonoverlapping::<u8>(pointer(stack + self.offset), pointer(place), length);
+            let header = pointer::<[u64; (HEADER / 8) as usize]>(place + LEGACY);
+            let components = (*header)[0] & self.components;
+            header.write([components, 0, 0, 0, 0, 0, 0, 0]);
+            let mxcsr = pointer::<u32>(place + MXCSR);
             mxcsr.write(mxcsr.read() & self.mxcsr_mask);
             asm!("xrstor64 [{}]", in(reg) place, in("eax") KEPT as u32, in("edx") 0, options(nostack));
         }
     }
+}
 
-    /// Leaves nothing in the header but components that the guest may use.
-    #[expect(clippy::unused_self, reason = "a state has been found to have a header")]
-    fn clean_header(&self, place: u64) {
-        let header = pointer::<[u64; (HEADER / 8) as usize]>(place + LEGACY);
-        // SAFETY: as above.
-        unsafe {
-            let components = (*header)[0] & KEPT;
-            header.write([components, 0, 0, 0, 0, 0, 0, 0]);
-        }
-    }
+/// The components that the guest may use, and the processor has in use (SDM Vol. 1, 13.3).
+fn components() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the processor has XSAVE, and Linux uses it, as has been checked.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    KEPT & (u64::from(high) << 32 | u64::from(low))
 }
 
 /// The bits that MXCSR can have (SDM Vol. 1, 11.6.6).

@@ -2,23 +2,31 @@
 //! stack for signals.
 //!
 //! The instructions handle every signal. They note the segment bases, which the frame of a signal
-//! does not have, and then make a system call that means nothing but that they have come there:
-//! Linux tells the wedge of it ([`listener`](super::listener)) and has the process wait for the
-//! answer. The answer is how many orders to carry out, and what to do then ([`answer`]): to return
-//! to the program, or to make the same call again, which they do as well if an order fails.
+//! does not have, and then hold all signals off: of this call Linux asks the wedge
+//! ([`listener`](super::listener)), and has the process wait for the answer. That is how it stops.
+//! When the call is executed, what follows is to carry out orders, and to return to the program or
+//! to stop again.
+//!
+//! A program may jump to that call, with any registers, flags and stack. It gains nothing. From the
+//! moment on that the call is executed no signal is delivered, so that nothing can be interrupted
+//! any more, and a trap ends the process; and what follows the call takes all that it needs from
+//! constants and from the page of orders, which the process can only read. So whoever stops, by
+//! whatever way, does nothing then but what the wedge orders. There is no other way back, and each
+//! of the three calls has an address of its own, which the filter knows.
 //!
 //! The instructions use no stack, for a process that has just been made has that of the one that it
 //! was made from.
 
 use core::arch::global_asm;
+use core::mem::offset_of;
 use core::ops::Range;
 
 use linux_raw_sys::general as raw;
 use linux_raw_sys::ptrace as tracing;
 
-use super::filter::{LENGTH, STOP, filter};
+use super::filter::{LENGTH, Sites, filter};
 use super::memory::{OWN, STUB, pointer};
-use super::orders::Order;
+use super::orders::{HEAD, Order};
 use crate::runtime::PAGE;
 
 /// The instructions, and behind them, in the same page, the filter of the process's system calls.
@@ -45,8 +53,6 @@ pub(super) struct Segments {
     pub(super) gs_base: u64,
     /// ES, DS, FS and GS.
     pub(super) selectors: [u32; 4],
-    /// Where the frame is.
-    pub(super) frame: u64,
 }
 
 /// Where the process goes for every signal.
@@ -56,49 +62,81 @@ pub(super) fn handler() -> *const () {
 
 unsafe extern "C" {
     static process_stub: u8;
-    /// The one system call.
-    static process_stub_call: u8;
+    /// The calls by which a process stops, carries out an order, and returns to the program.
+    static process_stub_stop: u8;
+    static process_stub_order: u8;
+    static process_stub_return: u8;
     static process_stub_end: u8;
 }
 
-/// Writes the page with the instructions, and the filter behind them.
+/// The page of orders, from its start.
+#[repr(C)]
+struct Header {
+    /// The signals that a process holds off when it stops: all.
+    signals: u64,
+    /// Where the frame is by which it returns to the program.
+    frame: u64,
+    /// The end of the orders.
+    end: u64,
+    /// Not 0: it returns to the program when they are carried out.
+    goes: u64,
+}
+
+const HEADER: u64 = HEAD as u64;
+const _: () = assert!(size_of::<Header>() == HEAD);
+
+/// The arguments of the call by which a process stops (`rt_sigprocmask(2)`), but for the last two,
+/// which say why.
+pub(super) const STOP: [u64; 4] = [raw::SIG_SETMASK as u64, ORDERS, 0, 8];
+
+/// Writes the page with the instructions, the filter behind them, and the constants in the page of
+/// orders.
 ///
 /// # Safety
 ///
-/// The page is mapped to be written.
+/// The pages are mapped to be written.
 pub(super) unsafe fn write() {
     const SYSCALL: u64 = 2;
     let start = (&raw const process_stub).addr();
     let length = (&raw const process_stub_end).addr() - start;
-    let call = ((&raw const process_stub_call).addr() - start) as u64;
-    let program = filter(INSTRUCTIONS + call + SYSCALL);
+    let behind = |call: *const u8| INSTRUCTIONS + (call.addr() - start) as u64 + SYSCALL;
+    let program = filter(&Sites {
+        stop: behind(&raw const process_stub_stop),
+        order: behind(&raw const process_stub_order),
+        leave: behind(&raw const process_stub_return),
+    });
     let description = tracing::sock_fprog { len: LENGTH as u16, filter: pointer(FILTER + 16) };
     // SAFETY: by the caller; the instructions take less than half a page, and so does the filter.
     unsafe {
         core::ptr::copy_nonoverlapping(&raw const process_stub, pointer(INSTRUCTIONS), length);
         pointer::<tracing::sock_fprog>(FILTER).write(description);
         pointer::<[tracing::sock_filter; LENGTH]>(FILTER + 16).write(program);
+        pointer::<Header>(ORDERS).write_volatile(Header { signals: u64::MAX, frame: 0, end: 0, goes: 0 });
     }
 }
 
-/// The answer to a process that has stopped: how many orders to carry out, and whether to return to
-/// the program then.
-pub(super) const fn answer(orders: usize, goes: bool) -> u64 {
-    (orders as u64) << 1 | goes as u64
+/// A word of the page of orders that a process other than a stub says something by, once.
+pub(super) fn word() -> *mut u64 {
+    pointer(ORDERS + HEADER)
 }
 
-/// Writes orders where processes find them.
-pub(super) fn write_orders(orders: &[Order]) {
-    for (number, word) in orders.as_flattened().iter().enumerate() {
-        // SAFETY: the page is mapped here for this; a process reads it only when it is told to.
-        unsafe { pointer::<u64>(ORDERS).add(number).write_volatile(*word) };
+/// Writes orders where processes find them; with a frame if they return to the program then.
+pub(super) fn write_orders(orders: &[Order], frame: Option<u64>) {
+    let end = ORDERS + HEADER + size_of_val(orders) as u64;
+    let header = Header { signals: u64::MAX, frame: frame.unwrap_or(0), end, goes: frame.is_some().into() };
+    // SAFETY: the page is mapped here for this; a process reads it only when it is told to.
+    unsafe {
+        pointer::<Header>(ORDERS).write_volatile(header);
+        for (number, word) in orders.as_flattened().iter().enumerate() {
+            pointer::<u64>(ORDERS + HEADER).add(number).write_volatile(*word);
+        }
     }
 }
 
 /// Takes so many back, for programs may look at them.
 pub(super) fn clear_orders(count: usize) {
     // SAFETY: as above.
-    unsafe { pointer::<Order>(ORDERS).write_bytes(0, count) };
+    unsafe { pointer::<Order>(ORDERS + HEADER).write_bytes(0, count) };
 }
 
 global_asm!(
@@ -121,41 +159,43 @@ process_stub:
     movl %eax, 24(%rbx)
     movl %gs, %eax
     movl %eax, 28(%rbx)
-    movl %edi, %r14d
-    movq %rdx, 32(%rbx)
-    xorl %esi, %esi
-1:  movl %r14d, %edi                    // the signal, or 0 behind orders
-    movq 32(%rbx), %rdx                 // RSI: what the last order came to
-    movl ${STOP}, %eax
-    leaq 2f(%rip), %r15
-    jmp process_stub_call
-2:  testq %rax, %rax
-    js 6f                               // the wedge is not there any more
-    movl %eax, %ebp
-    andl $1, %ebp                       // whether to return to the program
-    shrq $1, %rax
-    jz 5f
-    xorl %r14d, %r14d
+    movl %edi, %r8d                     // why: the signal and where its frame is
+    movq %rdx, %r9
+1:  movl ${SIG_SETMASK}, %edi
+    movabsq ${ORDERS}, %rsi             // all signals
+    xorl %edx, %edx
+    movl $8, %r10d
+    movl ${SIGPROCMASK}, %eax
+    .globl process_stub_stop
+process_stub_stop:
+    syscall
+    testq %rax, %rax                    // from here on no register counts
+    jnz 5f                              // the wedge is not there any more
     movabsq ${ORDERS}, %r12
-    imulq ${ORDER}, %rax, %r13
-    addq %r12, %r13
-3:  movq (%r12), %rax
+    movq {end}(%r12), %r13
+    movq {goes}(%r12), %rbp
+    addq ${HEADER}, %r12
+2:  cmpq %r13, %r12
+    jae 3f
+    movq (%r12), %rax
     movq 8(%r12), %rdi
     movq 16(%r12), %rsi
     movq 24(%r12), %rdx
     movq 32(%r12), %r10
     movq 40(%r12), %r8
     movq 48(%r12), %r9
-    leaq 4f(%rip), %r15
-    jmp process_stub_call
-4:  movq %rax, %rsi
-    testq %rax, %rax
-    js 1b
+    .globl process_stub_order
+process_stub_order:
+    syscall
     addq ${ORDER}, %r12
-    cmpq %r13, %r12
-    jb 3b
-5:  testl %ebp, %ebp
+    testq %rax, %rax
+    jns 2b
+    xorl %ebp, %ebp
+3:  xorl %r8d, %r8d                     // why: what the last order came to
+    movq %rax, %r9
+    testq %rbp, %rbp
     jz 1b
+    movabsq ${SEGMENTS}, %rbx
     movl 16(%rbx), %eax
     movl %eax, %es
     movl 20(%rbx), %eax
@@ -168,20 +208,25 @@ process_stub:
     wrfsbaseq %rax
     movq 8(%rbx), %rax
     wrgsbaseq %rax
-    movq 32(%rbx), %rsp
+    movabsq ${ORDERS}, %rsp
+    movq {frame}(%rsp), %rsp
     movl ${SIGRETURN}, %eax
-    .globl process_stub_call
-process_stub_call:
+    .globl process_stub_return
+process_stub_return:
     syscall
-    jmpq *%r15
-6:  ud2
+5:  ud2
     .globl process_stub_end
 process_stub_end:
     "#,
     SEGMENTS = const STACK.start,
     ORDERS = const ORDERS,
     ORDER = const size_of::<Order>(),
-    STOP = const STOP,
+    HEADER = const HEADER,
+    frame = const offset_of!(Header, frame),
+    end = const offset_of!(Header, end),
+    goes = const offset_of!(Header, goes),
+    SIG_SETMASK = const raw::SIG_SETMASK,
+    SIGPROCMASK = const raw::__NR_rt_sigprocmask,
     SIGRETURN = const raw::__NR_rt_sigreturn,
     options(att_syntax)
 );
