@@ -1,7 +1,7 @@
 //! What becomes of the system calls of the guest's processes: two filters (`seccomp(2)`).
 //!
-//! *Programs.* Whatever a program executes, by whatever instruction, at fixed addresses (`vsyscall`) too, is
-//! turned into a signal. Three instructions in the process are the wedge's
+//! *Programs.* Whatever a program executes, by whatever instruction, at fixed addresses
+//! (`vsyscall`) too, is turned into a signal. Three instructions in the process are the wedge's
 //! ([`stub`](super::stub)). From one a handler returns, which gives a program nothing but registers
 //! that it could have anyway. About the others the wedge is asked, each time, for a program may jump
 //! there: they stop the process, and do the few things that the wedge orders.
