@@ -356,7 +356,10 @@ impl Programs {
     fn run_until_stop(&mut self, space: usize, orders: &[Order]) -> Result<Option<u32>, Failure> {
         let Some(mut stub) = self.stubs[space] else { return Ok(None) };
         CPU.signalled.store(0, Ordering::Relaxed);
-        if !self.carry_out(&mut stub, orders, true)? {
+        // To unmap much takes long, and must not count as the program's time.
+        let goes = orders.iter().all(|order| order[0] != u64::from(raw::__NR_munmap));
+        let done = goes || self.carry_out(&mut stub, orders, false)? && self.has_done(&mut stub)?;
+        if !done || !self.carry_out(&mut stub, if goes { orders } else { &[] }, true)? {
             return Ok(None);
         }
         // From here on signals are held off there until it runs the program.
@@ -364,7 +367,7 @@ impl Programs {
         if CPU.pending.load(Ordering::SeqCst) != 0 {
             system::signal(stub.process, raw::SIGALRM);
         }
-        let next = self.next(stub.process);
+        let next = self.next(stub.process, Some(PATIENCE));
         CPU.running.store(0, Ordering::SeqCst);
         let Next::Asks(question) = next? else { return Ok(None) };
         let [.., number, frame] = question.arguments;
@@ -391,17 +394,16 @@ impl Programs {
             if self.allow(&stub.question)? {
                 return Ok(true);
             }
-            match self.next(stub.process)? {
+            match self.next(stub.process, None)? {
                 Next::Asks(question) if is_stop(&question) => stub.question = question,
                 _ => return Ok(false),
             }
         }
     }
 
-    /// Waits for what a process does next.
-    fn next(&mut self, process: u32) -> Result<Next, Failure> {
-        /// As long as a process may take to come to the handler of a signal, by its own clock.
-        const PATIENCE: u64 = SECOND / 50;
+    /// Waits for what a process does next. Once something has come in, that is a program's stop, for
+    /// which the process may use so much of its processor.
+    fn next(&mut self, process: u32, patience: Option<u64>) -> Result<Next, Failure> {
         let mut limit = None;
         loop {
             let has_come = CPU.pending.load(Ordering::Relaxed) != 0;
@@ -423,9 +425,9 @@ impl Programs {
                 let is_from_outside = status & 0x7f == raw::SIGKILL;
                 return if is_from_outside { Err(Failure::Ended { status }) } else { Ok(Next::Broken) };
             }
-            if has_come {
+            if has_come && let Some(patience) = patience {
                 let used = system::clock(process_clock(process));
-                if used > *limit.get_or_insert(used + PATIENCE) {
+                if used > *limit.get_or_insert(used + patience) {
                     return Ok(Next::Broken);
                 }
             }
@@ -453,7 +455,7 @@ impl Programs {
         }
         for (number, order) in orders.iter().enumerate() {
             loop {
-                let question = match self.next(stub.process)? {
+                let question = match self.next(stub.process, None)? {
                     Next::Asks(question) => question,
                     Next::Broken => return Ok(false),
                 };
@@ -487,7 +489,7 @@ impl Programs {
 
     /// Waits until a process has carried out orders, and has stopped. Whether it has.
     fn has_done(&mut self, stub: &mut Stub) -> Result<bool, Failure> {
-        let Next::Asks(question) = self.next(stub.process)? else { return Ok(false) };
+        let Next::Asks(question) = self.next(stub.process, None)? else { return Ok(false) };
         self.refused = refused_order(&question);
         stub.question = question;
         Ok(self.refused.is_none() && is_stop(&question) && question.arguments[4] == 0)
@@ -515,6 +517,9 @@ impl Programs {
 }
 
 const SECOND: u64 = 1_000_000_000;
+
+/// As long as a program may take to come to the handler of a signal, by the clock of its process.
+const PATIENCE: u64 = SECOND / 50;
 
 /// Why Linux has refused an order, if that is what a process says: too many mappings, no memory.
 fn refused_order(question: &Question) -> Option<Errno> {
