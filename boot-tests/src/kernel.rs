@@ -163,7 +163,7 @@ impl Variant {
     pub const MIN_6_12: Self =
         Self { release: Release::V6_12, ..Self::new(Config::Min, Toolchain::Gcc, Treatment::Checked) };
 
-    /// `min` in the lower half of the address space, annotated and compared.
+    /// `min` in the lower half of the address space, with networking, annotated and compared.
     pub const LOW: Self = Self { half: Half::Lower, ..Self::new(Config::Min, Toolchain::Gcc, Treatment::Checked) };
 
     /// Debian's kernel for virtual machines, annotated.
@@ -307,7 +307,8 @@ impl Variant {
     }
 
     fn fragments(self) -> impl Iterator<Item = PathBuf> {
-        self.config.fragments().iter().map(|name| cache::testdata(&format!("configs/{name}.config")))
+        let low: &[&str] = if self.half == Half::Lower { &["low"] } else { &[] };
+        self.config.fragments().iter().chain(low).map(|name| cache::testdata(&format!("configs/{name}.config")))
     }
 
     /// Everything that the build depends on.

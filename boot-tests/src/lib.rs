@@ -28,6 +28,7 @@ pub mod programs;
 pub mod qemu;
 pub mod records;
 pub mod selftests;
+pub mod server;
 pub mod soak;
 pub mod source;
 pub mod test_modules;

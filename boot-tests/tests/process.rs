@@ -21,6 +21,7 @@ use boot_tests::host::Host;
 use boot_tests::kernel::{Kernel, Variant};
 use boot_tests::programs::{self, Difference};
 use boot_tests::qemu::Machine;
+use boot_tests::server;
 
 /// Programs that do what none should, and no more than a kernel in the lower half gives them.
 const HOSTILE: [&str; 7] = [
@@ -185,9 +186,17 @@ struct Guests {
 
 impl Guests {
     fn start(image: &Path, initramfs: &Path) -> Result<Self> {
+        Self::start_with(image, initramfs, &[])
+    }
+
+    fn start_with(image: &Path, initramfs: &Path, options: &[&str]) -> Result<Self> {
         let log = tempfile::NamedTempFile::new()?;
         let mut command = Command::new(image);
-        command.args(["--memory", "128", "--initrd"]).arg(initramfs).args(["quiet", "panic=-1", "printk.devkmsg=on"]);
+        command.args(options).args(["--memory", "128", "--initrd"]).arg(initramfs).args([
+            "quiet",
+            "panic=-1",
+            "printk.devkmsg=on",
+        ]);
         let output: File = log.reopen()?;
         let process = command.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output).spawn()?;
         let guests = Self { process, log };
@@ -220,6 +229,18 @@ impl Guests {
         let id = self.process.id();
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
         Ok(children.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Ends it as nothing can prevent, and waits until processes that it has started are gone.
+    fn kill(self, others: &[String]) -> Result<()> {
+        kill("KILL", &[self.process.id().to_string()])?;
+        self.end()?;
+        let start = Instant::now();
+        while others.iter().any(runs) {
+            ensure!(start.elapsed() < Duration::from_secs(60), "killed: other processes are left");
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// How it ends, within a minute.
@@ -298,14 +319,7 @@ fn what_others_do_to_its_processes_is_outlived_or_said() -> Result<()> {
 
     let guests = start()?;
     let stubs = guests.stubs()?;
-    kill("KILL", &[guests.process.id().to_string()])?;
-    guests.end()?;
-    let start = Instant::now();
-    while stubs.iter().any(runs) {
-        ensure!(start.elapsed() < Duration::from_secs(60), "killed: its programs' processes are left");
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    guests.kill(&stubs)
 }
 
 /// What is written to a disk is in the host's file, and what is not to be written is not.
@@ -385,5 +399,82 @@ fn what_is_no_disk_is_refused() -> Result<()> {
         ensure!(said.contains(&format!("--disk {}: {reason}", file.display())), "{name}: {said}");
         ensure!(output.status.code() == Some(1) && !said.contains("Linux version"), "{name}: {:?}", output.status);
     }
+    Ok(())
+}
+
+/// An image, or a script that starts one with other programs at hand.
+fn wrapped(image: &Path, directory: &Path) -> Result<std::path::PathBuf> {
+    let path = directory.join("image");
+    write_script(&path, &format!("PATH={} exec {} \"$@\"", directory.display(), image.display()))?;
+    Ok(path)
+}
+
+fn write_script(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, format!("#!/bin/sh\n{text}\n"))?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
+/// Boots a guest with a network, of which another program than passt may be the other end.
+fn boot_with_network(guest: &Guest, name: &'static str, image: Option<&Path>) -> Result<String> {
+    let initramfs = guest.initramfs()?;
+    let machine = Host::Process.machine(&Variant::LOW.build()?, initramfs.path())?;
+    let kernel = image.map(Path::to_owned).or(machine.kernel);
+    let options = vec!["--net".into(), "user".into()];
+    let machine = Machine { kernel, options, timeout: Duration::from_secs(600), ..machine };
+    machine.boot(&format!("process-{name}"), &Expectations::read(name)?)
+}
+
+/// Some MB go each way without a byte lost or changed, and passt ends with the guest.
+#[test]
+fn a_network_carries_what_is_sent() -> Result<()> {
+    let image = boot_tests::host::image(&Variant::LOW.build()?)?;
+    let directory = tempfile::tempdir()?;
+    let passt = directory.path().join("passt");
+    let id = directory.path().join("id");
+    // The number stays.
+    write_script(&passt, &format!("echo $$ > {}\nexec /usr/bin/passt \"$@\"", id.display()))?;
+    let wrapped = wrapped(&image, directory.path())?;
+    let mut guest = Guest::script("net-user", Vec::new());
+    guest.files.push(("port", server::start()?.to_string()));
+    boot_with_network(&guest, "net-user", Some(&wrapped))?;
+    let passts_id = || Ok::<_, anyhow::Error>(fs::read_to_string(&id)?.trim().to_owned());
+    ensure!(!Path::new("/proc").join(passts_id()?).exists(), "passt is left, and nobody has waited for it");
+
+    let initramfs = Guest::script("forks", Vec::new()).initramfs()?;
+    let guests = Guests::start_with(&wrapped, initramfs.path(), &["--net", "user"])?;
+    let passt = passts_id()?;
+    ensure!(runs(&passt), "passt does not run");
+    guests.kill(&[passt])
+}
+
+#[test]
+fn a_guest_outlives_its_network() -> Result<()> {
+    let image = boot_tests::host::image(&Variant::LOW.build()?)?;
+    let directory = tempfile::tempdir()?;
+    write_script(&directory.path().join("passt"), "exit 1")?;
+    let guest = Guest::script("net-down", Vec::new());
+    let log = boot_with_network(&guest, "net-down", Some(&wrapped(&image, directory.path())?))?;
+    ensure!(log.contains("--net user: passt has ended: the guest's network is down"), "the log does not say so");
+    Ok(())
+}
+
+#[test]
+fn without_passt_a_network_is_refused() -> Result<()> {
+    let image = boot_tests::host::image(&Variant::LOW.build()?)?;
+    let directory = tempfile::tempdir()?;
+    let run = || -> Result<(Option<i32>, String)> {
+        let mut command = Command::new(&image);
+        command.args(["--net", "user"]).env("PATH", directory.path()).stdin(Stdio::null());
+        let output = command.output()?;
+        Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    };
+    let (status, said) = run()?;
+    ensure!(status == Some(1) && said.contains("--net user: there is no program `passt`"), "{status:?} {said}");
+    // It may be executed, and is no program.
+    let passt = directory.path().join("passt");
+    fs::write(&passt, "?")?;
+    fs::set_permissions(&passt, fs::Permissions::from_mode(0o755))?;
+    let (status, said) = run()?;
+    ensure!(status == Some(1) && said.contains("--net user: passt cannot be started, error 8"), "{status:?} {said}");
     Ok(())
 }

@@ -49,6 +49,8 @@ pub(crate) struct Machine {
     pub(crate) initrd: Option<PathBuf>,
     /// Disks of a process, as the image takes them.
     pub(crate) disks: Vec<OsString>,
+    /// The network of a process, likewise.
+    pub(crate) network: Option<String>,
     /// Whether somebody can type.
     pub(crate) terminal: bool,
     /// The user's own options of QEMU.
@@ -75,6 +77,9 @@ impl Machine {
             }
             for disk in &self.disks {
                 arguments.add([OsStr::new("--disk"), disk]);
+            }
+            if let Some(network) = &self.network {
+                arguments.add(["--net", network]);
             }
             arguments.add([&self.append]);
             return arguments.0;
@@ -164,8 +169,8 @@ mod tests {
 
     fn machine(boot: Boot) -> Machine {
         let (cpu, append) = ("qemu64".to_owned(), "console=ttyS0".to_owned());
-        let (disks, options) = (Vec::new(), Vec::new());
-        Machine { boot, memory: 256, cpus: 1, cpu, append, initrd: None, disks, terminal: false, options }
+        let (disks, network, options) = (Vec::new(), None, Vec::new());
+        Machine { boot, memory: 256, cpus: 1, cpu, append, initrd: None, disks, network, terminal: false, options }
     }
 
     fn line(machine: &Machine) -> String {
@@ -200,7 +205,11 @@ mod tests {
         let mut machine = machine(Boot::Process("./image".into()));
         machine.initrd = Some("/a,b".into());
         machine.disks = vec!["disk".into(), "c,ro".into()];
-        assert_eq!(line(&machine), "./image --memory 256 --initrd '/a,b' --disk disk --disk 'c,ro' 'console=ttyS0'\n");
+        machine.network = Some("user".to_owned());
+        assert_eq!(
+            line(&machine),
+            "./image --memory 256 --initrd '/a,b' --disk disk --disk 'c,ro' --net user 'console=ttyS0'\n"
+        );
     }
 
     #[test]

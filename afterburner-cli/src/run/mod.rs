@@ -97,6 +97,9 @@ pub(crate) struct MachineArguments {
     /// with `,snapshot` it can, and the file stays as it is; may be given several times
     #[arg(long, value_name = "FILE[,ro|,snapshot]")]
     disk: Vec<OsString>,
+    /// A network for --host process: `user` is that of this user's programs, by the program `passt`
+    #[arg(long, value_name = "user")]
+    net: Option<String>,
     /// Options of QEMU, quoted as for a shell; may be given several times
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     qemu_opts: Vec<String>,

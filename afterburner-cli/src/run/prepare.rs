@@ -65,6 +65,7 @@ impl Job<'_> {
             append: self.words(payload.map_or("", |payload| payload.command_line)),
             initrd: self.initrd(payload.map_or(&[], |payload| payload.initramfs), files)?,
             disks: arguments.disk.clone(),
+            network: arguments.net.clone(),
             terminal: self.terminal,
             options: options(&arguments.qemu_opts)?,
         })
@@ -94,6 +95,10 @@ impl Job<'_> {
         ensure!(
             host == Host::Process || self.machine.disk.is_empty(),
             "--disk is for --host process; QEMU has `--qemu-opts '-drive if=virtio,format=raw,file=...'`"
+        );
+        ensure!(
+            host == Host::Process || self.machine.net.is_none(),
+            "--net is for --host process; QEMU has `--qemu-opts '-nic user,model=virtio-net-pci'`"
         );
         if host == Host::Process {
             let MachineArguments { cpus, cpu, qemu_opts, .. } = self.machine;

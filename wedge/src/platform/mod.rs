@@ -31,7 +31,7 @@ use interrupts::Interrupts;
 use pci::Configuration;
 use pit::Pit;
 use uart::Uart;
-use virtio::{Block, Bus};
+use virtio::{Block, Bus, Network};
 
 use crate::cpu::Size;
 
@@ -44,6 +44,9 @@ const CLOCK_LINE: u8 = 8;
 pub trait Board {
     /// A disk that the host gives the guest.
     type Disk: Block;
+
+    /// What is at the other end of a network card's cable.
+    type Network: Network;
 
     /// A clock that never goes back, in nanoseconds.
     fn now(&mut self) -> u64;
@@ -74,6 +77,11 @@ pub trait Board {
     fn disk(&mut self, _number: usize) -> Option<&mut Self::Disk> {
         None
     }
+
+    /// The network, if there is one: the same as long as the guest runs.
+    fn network(&mut self) -> Option<&mut Self::Network> {
+        None
+    }
 }
 
 /// Whether the guest sees a PCI bus.
@@ -83,7 +91,8 @@ pub enum Pci {
     Absent,
     /// It sees that of the machine.
     PassedThrough,
-    /// It sees one of the wedge's own, with the disks of [`Board::disk`].
+    /// It sees one of the wedge's own, with the disks of [`Board::disk`] and the card of
+    /// [`Board::network`].
     Virtual,
 }
 
@@ -263,6 +272,18 @@ impl Platform {
     pub fn input(&mut self, board: &mut impl Board) {
         self.serial.input(board);
         self.drive_lines();
+    }
+
+    /// Frames may have come for the guest, or there may be room for those that it sends.
+    pub fn serve_network(&mut self, board: &mut impl Board) {
+        self.bus.serve_network(board);
+        self.drive_bus();
+    }
+
+    /// Whether the guest has room for a frame that comes.
+    #[must_use]
+    pub fn has_room_for_frame(&self, board: &mut impl Board) -> bool {
+        self.bus.has_room_for_frame(board)
     }
 
     /// A tick is an edge, even if the line is still up from the last: [`Self::drive_lines`] raises

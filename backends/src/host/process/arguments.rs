@@ -12,7 +12,8 @@ const MEMORY: u64 = 256;
 const LEAST: u64 = 32;
 
 /// What is said of the way to say it.
-pub(super) const USAGE: &str = "usage: IMAGE [--memory MB] [--initrd FILE] [--disk FILE[,ro|,snapshot]]... [WORD...]\r\n\
+pub(super) const USAGE: &str = "usage: IMAGE [--memory MB] [--initrd FILE] [--disk FILE[,ro|,snapshot]]... [--net user] \
+    [WORD...]\r\n\
     Words are added to the kernel's command line. The guest's serial port is standard input and output.\r\n";
 
 /// The name of a file, which Linux does not want to be UTF-8.
@@ -71,6 +72,8 @@ pub(super) struct Arguments<'a> {
     pub(super) initrd: Option<&'a CStr>,
     /// Its disks.
     pub(super) disks: DiskFiles<'a>,
+    /// It has a network, by a program of the user's.
+    pub(super) network: bool,
     words: [u8; SIZE],
     length: usize,
 }
@@ -86,6 +89,8 @@ pub(super) enum Invalid<'a> {
     Memory(&'a str, u64),
     /// There are more disks.
     Disks,
+    /// There is no such network.
+    Network(&'a str),
     /// An argument is not UTF-8.
     Text,
     /// The words are more than the kernel reads.
@@ -95,10 +100,13 @@ pub(super) enum Invalid<'a> {
 impl fmt::Display for Invalid<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(option) => write!(f, "{option}: no such option; there are --memory, --initrd and --disk"),
+            Self::Unknown(option) => {
+                write!(f, "{option}: no such option; there are --memory, --initrd, --disk and --net")
+            }
             Self::NoValue(option) => write!(f, "{option}: a value is missing"),
             Self::Memory(value, most) => write!(f, "--memory {value}: not a number of MB from {LEAST} to {most}"),
             Self::Disks => write!(f, "--disk: there may be {MOST_DISKS} disks"),
+            Self::Network(value) => write!(f, "--net {value}: there is no such network; there is `user`"),
             Self::Text => write!(f, "an argument is not UTF-8"),
             Self::TooLong => write!(f, "the words have more than the {} bytes that a kernel reads", SIZE - 1),
         }
@@ -112,7 +120,8 @@ impl<'a> Arguments<'a> {
     ///
     /// When it is not understood.
     pub(super) fn parse(arguments: impl Iterator<Item = &'a CStr>, most: u64) -> Result<Self, Invalid<'a>> {
-        let mut parsed = Self { memory: MEMORY, initrd: None, disks: [None; _], words: [0; SIZE], length: 0 };
+        let mut parsed =
+            Self { memory: MEMORY, initrd: None, disks: [None; _], network: false, words: [0; SIZE], length: 0 };
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
             let text = argument.to_str().map_err(|_| Invalid::Text)?;
@@ -126,6 +135,13 @@ impl<'a> Arguments<'a> {
                     let value = arguments.next().ok_or(Invalid::NoValue(text))?;
                     let free = parsed.disks.iter_mut().find(|disk| disk.is_none());
                     *free.ok_or(Invalid::Disks)? = Some(DiskFile::parse(value));
+                }
+                "--net" => {
+                    let value = arguments.next().ok_or(Invalid::NoValue(text))?;
+                    match value.to_str().map_err(|_| Invalid::Text)? {
+                        "user" => parsed.network = true,
+                        other => return Err(Invalid::Network(other)),
+                    }
                 }
                 // What is behind `--` is for init.
                 _ if text.starts_with("--") && text.len() > 2 && parsed.length == 0 => {
@@ -204,15 +220,24 @@ mod tests {
     }
 
     #[test]
+    fn there_is_a_network_if_one_is_asked_for() {
+        for (arguments, network) in [(&[c"quiet"][..], false), (&[c"--net", c"user"], true)] {
+            assert_eq!(Arguments::parse(arguments.iter().copied(), 1024).unwrap().network, network);
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused_with_a_reason() {
         let long = "x".repeat(SIZE);
         let many = ["--disk", "d"].repeat(MOST_DISKS + 1);
-        let cases: [(&[&str], &str); 9] = [
-            (&["--help"], "--help: no such option; there are --memory, --initrd and --disk"),
+        let cases: [(&[&str], &str); 11] = [
+            (&["--help"], "--help: no such option; there are --memory, --initrd, --disk and --net"),
             (&["--memory"], "--memory: a value is missing"),
             (&["--initrd"], "--initrd: a value is missing"),
             (&["--disk"], "--disk: a value is missing"),
             (&many, "--disk: there may be 8 disks"),
+            (&["--net"], "--net: a value is missing"),
+            (&["--net", "tap"], "--net tap: there is no such network; there is `user`"),
             (&["--memory", "4"], "--memory 4: not a number of MB from 32 to 1024"),
             (&["--memory", "1025"], "--memory 1025: not a number of MB from 32 to 1024"),
             (&["--memory", "1G"], "--memory 1G: not a number of MB from 32 to 1024"),

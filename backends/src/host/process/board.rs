@@ -1,5 +1,5 @@
 //! What the virtual platform finds behind it: Linux's clocks, a timer that sends a signal, standard
-//! input and output as the serial port, and files as disks.
+//! input and output as the serial port, files as disks, and a program as the network.
 
 use core::sync::atomic::Ordering;
 
@@ -13,6 +13,7 @@ use super::console::Console;
 use super::cpu::CPU;
 use super::disk::{Disk, Disks};
 use super::guest::Process;
+use super::network::{Network, WHILE_FRAMES_WAIT};
 use super::system::{Answer, File, Timer, clock, wait_for};
 
 /// What Linux has for the platform.
@@ -23,13 +24,15 @@ pub(super) struct Board {
     set: Option<u64>,
     console: Console,
     disks: Disks,
+    network: Option<Network>,
     pub(super) affinity: Affinity,
 }
 
 impl Board {
     /// With a timer that is not set.
-    pub(super) fn new(disks: Disks) -> Answer<Self> {
-        Ok(Self { timer: Timer::new()?, set: None, console: Console::new(), disks, affinity: Affinity::new()? })
+    pub(super) fn new(disks: Disks, network: Option<Network>) -> Answer<Self> {
+        let (timer, affinity) = (Timer::new()?, Affinity::new()?);
+        Ok(Self { timer, set: None, console: Console::new(), disks, network, affinity })
     }
 }
 
@@ -40,6 +43,7 @@ pub(super) fn now() -> u64 {
 
 impl PlatformBoard for Board {
     type Disk = Disk;
+    type Network = Network;
 
     fn now(&mut self) -> u64 {
         now()
@@ -74,6 +78,10 @@ impl PlatformBoard for Board {
     fn disk(&mut self, number: usize) -> Option<&mut Disk> {
         self.disks.get_mut(number)?.as_mut()
     }
+
+    fn network(&mut self) -> Option<&mut Network> {
+        self.network.as_mut()
+    }
 }
 
 impl VmBoard for Board {
@@ -84,12 +92,22 @@ impl VmBoard for Board {
         if self.console.has_input() {
             platform.input(self);
         }
+        if let Some(network) = &mut self.network {
+            network.flush();
+            platform.serve_network(self);
+        }
     }
 
     /// The timer may tell of the same moment; then there is nothing new.
     fn wait(&mut self, platform: &mut Platform) {
-        let time = platform.deadline().map(|deadline| deadline.saturating_sub(now()));
-        let mut files = [self.console.polled()];
+        let mut time = platform.deadline().map(|deadline| deadline.saturating_sub(now()));
+        if self.network.as_ref().is_some_and(Network::frames_wait) {
+            time = Some(time.map_or(WHILE_FRAMES_WAIT, |time| time.min(WHILE_FRAMES_WAIT)));
+        }
+        let has_room = platform.has_room_for_frame(self);
+        let nothing = raw::pollfd { fd: -1, events: 0, revents: 0 };
+        let frames = self.network.as_ref().map_or(nothing, |network| network.polled(has_room));
+        let mut files = [self.console.polled(), frames];
         self.affinity.leave();
         let _ = wait_for(&mut files, time);
         self.affinity.settle();

@@ -29,6 +29,7 @@ use super::entry::{
 use super::filter::own_filter;
 use super::guest::{Process, Vm, stay, take_signals};
 use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, Usable, pointer};
+use super::network::{self, Network};
 use super::processor::Processor;
 use super::programs::{self, Programs};
 use super::system::{self, Errno, File};
@@ -62,6 +63,7 @@ pub(super) enum Failure {
     Initramfs(Errno),
     DiskNames(disk::TooLong),
     Disk(disk::Refused),
+    Network(network::Refused),
     Processor(&'static str),
     Mode(Mode),
     Evict(Stack),
@@ -78,6 +80,7 @@ impl fmt::Display for Failure {
             Self::Initramfs(error) => write!(f, "the initramfs cannot be read, {error}"),
             Self::DiskNames(disk::TooLong) => write!(f, "--disk: the names are too long"),
             Self::Disk(refused) => refused.fmt(f),
+            Self::Network(refused) => refused.fmt(f),
             Self::Processor(what) => write!(f, "the processor has no {what}, or Linux does not let programs use it"),
             Self::Mode(mode) => {
                 write!(f, "afterburn.mode={mode}: modes are for bare hardware; in a process every site is taken over")
@@ -100,6 +103,8 @@ fn refused(what: &'static str) -> impl Fn(Errno) -> Failure {
 pub(super) struct Started {
     /// The addresses of the arguments, the program's name first.
     arguments: &'static [u64],
+    /// Where programs are, as the environment says.
+    path: Option<&'static CStr>,
     /// What the processor can do, as Linux says.
     capabilities: u64,
     /// Where the first byte of the wedge was loaded.
@@ -122,7 +127,12 @@ impl Started {
             let count = stack.read() as usize;
             let arguments = core::slice::from_raw_parts(stack.add(1), count);
             let mut at = stack.add(count + 2);
+            let mut path = None;
             while at.read() != 0 {
+                let variable = CStr::from_ptr(pointer(at.read()));
+                if let Some(value) = variable.to_bytes_with_nul().strip_prefix(b"PATH=") {
+                    path = CStr::from_bytes_with_nul(value).ok();
+                }
                 at = at.add(1);
             }
             at = at.add(1);
@@ -133,7 +143,7 @@ impl Started {
                 }
                 at = at.add(2);
             }
-            Self { arguments, capabilities, loaded, moment }
+            Self { arguments, path, capabilities, loaded, moment }
         }
     }
 
@@ -148,7 +158,7 @@ impl Started {
 pub(super) fn boot(started: &Started) {
     match Arguments::parse(started.arguments(), LIMIT >> 20) {
         Ok(arguments) => {
-            let machine = Machine { started, arguments, memory: None };
+            let machine = Machine { started, arguments, memory: None, network: None };
             if let Some(ready) = session::boot(machine) {
                 enter(ready, started)
             }
@@ -189,6 +199,8 @@ struct Machine<'a> {
     arguments: Arguments<'static>,
     /// The guest's memory, once it is made.
     memory: Option<Memory>,
+    /// The program that is its network.
+    network: Option<&'static CStr>,
 }
 
 impl Machine<'_> {
@@ -306,7 +318,7 @@ impl Boot for Machine<'_> {
     }
 
     fn take_over(self, rewritten: Rewritten<'_>, _: &mut [u8]) -> Result<(), Failure> {
-        take_over(rewritten, self.made()?, &self.arguments.disks)
+        take_over(rewritten, self.made()?, &self.arguments.disks, self.network)
     }
 }
 
@@ -321,6 +333,9 @@ impl Machine<'_> {
         let name = self.arguments.initrd.take();
         let initrd = name.map(File::open).transpose().map_err(Failure::Initramfs)?;
         self.arguments.disks = disk::keep(&self.arguments.disks).map_err(Failure::DiskNames)?;
+        if self.arguments.network {
+            self.network = Some(network::find(self.started.path).map_err(Failure::Network)?);
+        }
         let behind = window() + WINDOW_LENGTH;
         // SAFETY: by the caller.
         unsafe { system::unmap(behind, (1 << 47) - PAGE - behind) }.map_err(refused("to unmap its own"))?;
@@ -400,7 +415,12 @@ impl fmt::Write for Words {
 }
 
 /// Makes the machine, and the first process for programs.
-fn take_over(rewritten: Rewritten<'_>, memory: Memory, disks: &DiskFiles<'static>) -> Result<(), Failure> {
+fn take_over(
+    rewritten: Rewritten<'_>,
+    memory: Memory,
+    disks: &DiskFiles<'static>,
+    network: Option<&CStr>,
+) -> Result<(), Failure> {
     let Rewritten { loaded: Loaded { contents, moved, kernel, extent, .. }, engine, summary } = rewritten;
     let facts = contents.payload.guest;
     let layout = contents.payload.layout;
@@ -409,8 +429,9 @@ fn take_over(rewritten: Rewritten<'_>, memory: Memory, disks: &DiskFiles<'static
         wanted: None,
         sysret: engine.sysret().unwrap_or(usize::MAX),
     };
+    let network = network.map(|program| Network::start(program, memory)).transpose().map_err(Failure::Network)?;
     let disks = disk::open(disks, memory).map_err(Failure::Disk)?;
-    let pci = if disks[0].is_some() { Pci::Virtual } else { Pci::Absent };
+    let pci = if disks[0].is_some() || network.is_some() { Pci::Virtual } else { Pci::Absent };
     let (mut tables, working) = shadow_memory(contents, memory)?;
     let reserved = RESERVED.take();
     reserved[1] = layout.image - (1 << 30)..layout.image;
@@ -421,7 +442,7 @@ fn take_over(rewritten: Rewritten<'_>, memory: Memory, disks: &DiskFiles<'static
     let mut machine = vm::Machine {
         space: Space { shadow, memory: tables },
         platform: Platform::new(pci),
-        board: Board::new(disks).map_err(refused("a timer"))?,
+        board: Board::new(disks, network).map_err(refused("a timer"))?,
         processor: Processor::new(),
         touched: true,
         flushed: false,

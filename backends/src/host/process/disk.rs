@@ -198,17 +198,11 @@ impl Disk {
 
 impl GuestMemory for Disk {
     fn load(&self, address: u64, bytes: &mut [u8]) -> bool {
-        let Some(place) = self.memory.range(address, bytes.len() as u64) else { return false };
-        // SAFETY: the guest's memory, which is no Rust object.
-        unsafe { core::ptr::copy_nonoverlapping(place, bytes.as_mut_ptr(), bytes.len()) };
-        true
+        self.memory.load_all(address, bytes)
     }
 
     fn store(&mut self, address: u64, bytes: &[u8]) -> bool {
-        let Some(place) = self.memory.range(address, bytes.len() as u64) else { return false };
-        // SAFETY: as above.
-        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
-        true
+        self.memory.store_all(address, bytes)
     }
 }
 

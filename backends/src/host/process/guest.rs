@@ -55,13 +55,16 @@ pub(super) fn stay(vm: Vm) {
 /// Signals that end a process, from outside.
 const ENDS: [u32; 4] = [raw::SIGHUP, raw::SIGINT, raw::SIGQUIT, raw::SIGTERM];
 
-/// Has Linux tell of exceptions, of the timer, and of the end.
+/// Signals that tell that something has come in, as a mask: the timer's moment, a frame.
+const COMES_IN: u64 = 1 << (raw::SIGALRM - 1) | 1 << (raw::SIGIO - 1);
+
+/// Has Linux tell of exceptions, of what comes in, and of the end.
 pub(super) fn take_signals() -> Answer {
     let exceptions = [raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE, raw::SIGSYS];
-    for number in exceptions.into_iter().chain([raw::SIGALRM, raw::SIGCHLD]).chain(ENDS) {
+    for number in exceptions.into_iter().chain([raw::SIGALRM, raw::SIGIO, raw::SIGCHLD]).chain(ENDS) {
         let handler = process_signal as *const ();
         // SAFETY: they are what they are taken for.
-        unsafe { system::handle(number, handler, process_restore as *const (), 1 << (raw::SIGALRM - 1))? };
+        unsafe { system::handle(number, handler, process_restore as *const (), COMES_IN)? };
     }
     Ok(())
 }
@@ -88,8 +91,8 @@ unsafe extern "C" fn process_signal(number: u32, _: *const (), frame: *mut Frame
     }
     let mut guest = RESIDENT.try_borrow();
     let vm = guest.as_deref_mut().and_then(Option::as_mut);
-    if number == raw::SIGALRM {
-        return Process::timer(vm, frame);
+    if [raw::SIGALRM, raw::SIGIO].contains(&number) {
+        return Process::came_in(vm, frame);
     }
     match vm {
         Some(vm) if number == raw::SIGSYS => Process::refused_call(vm, frame),
@@ -113,8 +116,8 @@ impl Process {
         }
     }
 
-    /// The timer's moment has come, wherever that is.
-    fn timer(vm: Option<&mut Vm>, frame: &mut Frame) {
+    /// The timer's moment has come, or a frame, wherever that is.
+    fn came_in(vm: Option<&mut Vm>, frame: &mut Frame) {
         CPU.pending.store(1, Ordering::Relaxed);
         let program = CPU.running.load(Ordering::Relaxed);
         if program != 0 {

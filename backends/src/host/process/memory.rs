@@ -112,6 +112,22 @@ impl Memory {
         true
     }
 
+    /// Copies from an address. Whether all of it is memory.
+    pub(super) fn load_all(self, address: u64, bytes: &mut [u8]) -> bool {
+        let Some(place) = self.range(address, bytes.len() as u64) else { return false };
+        // SAFETY: as above.
+        unsafe { core::ptr::copy_nonoverlapping(place, bytes.as_mut_ptr(), bytes.len()) };
+        true
+    }
+
+    /// Copies to an address. Whether all of it is memory.
+    pub(super) fn store_all(self, address: u64, bytes: &[u8]) -> bool {
+        let Some(place) = self.range(address, bytes.len() as u64) else { return false };
+        // SAFETY: as above.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
+        true
+    }
+
     /// Whether there is memory for so many bytes, in one page.
     pub(super) fn has(self, address: u64, length: usize) -> bool {
         self.place(address, length).is_some()

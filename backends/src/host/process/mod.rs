@@ -6,7 +6,7 @@
 //! what is not done in place comes in by [`entry`] or as a signal, and is told apart in [`guest`],
 //! which also runs programs ([`programs`]). Behind [`wedge::vm`] are, as the host: [`processor`]
 //! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
-//! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console, [`disk`]s), [`affinity`]
+//! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console, [`disk`]s, [`network`]), [`affinity`]
 //! (the processor that all of it runs on). [`system`] is the way to Linux.
 #![cfg_attr(
     target_os = "none",
@@ -30,6 +30,7 @@ mod disk;
 #[cfg(target_os = "none")]
 mod entry;
 mod filter;
+mod frames;
 #[cfg(target_os = "none")]
 mod guest;
 #[cfg(target_os = "none")]
@@ -37,6 +38,8 @@ mod listener;
 mod mappings;
 #[cfg(target_os = "none")]
 mod memory;
+#[cfg(target_os = "none")]
+mod network;
 mod orders;
 #[cfg(target_os = "none")]
 mod processor;

@@ -581,10 +581,11 @@ const fn process_clock(process: u32) -> u32 {
     !process << 3 | SCHEDULED
 }
 
-/// All processes that have been made; 0 where there is none.
-static PROCESSES: [AtomicU32; SPACES + 1] = [const { AtomicU32::new(0) }; SPACES + 1];
+/// All processes that have been made; 0 where there is none. One is the network.
+static PROCESSES: [AtomicU32; SPACES + 2] = [const { AtomicU32::new(0) }; SPACES + 2];
 
-fn note(process: u32) {
+/// Notes one, so that it ends with this.
+pub(super) fn note(process: u32) {
     replace(0, process);
 }
 
@@ -607,8 +608,9 @@ pub(super) fn end_all() {
             process => system::signal(process, raw::SIGKILL),
         }
     }
-    // SAFETY: nothing is to be written.
-    while unsafe { call(raw::__NR_wait4, [ANY, 0, raw::__WALL.into(), 0, 0, 0]) }.is_ok() {}
+    // SAFETY: nothing is to be written. Each end is told by a signal, too, which interrupts.
+    let wait = || unsafe { call(raw::__NR_wait4, [ANY, 0, raw::__WALL.into(), 0, 0, 0]) };
+    while matches!(wait(), Ok(_) | Err(Errno(EINTR))) {}
 }
 
 /// The status of a process that has ended (`wait4(2)`).

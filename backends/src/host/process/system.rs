@@ -10,7 +10,7 @@ use core::mem::MaybeUninit;
 
 use linux_raw_sys::errno::{EACCES, EAGAIN, EBUSY, EFBIG, EINTR, EIO, EISDIR, ENOENT, ENOSPC, EPERM, EROFS};
 use linux_raw_sys::general as raw;
-use linux_raw_sys::ioctl::{TCGETS, TCSETS};
+use linux_raw_sys::ioctl::{TCGETS, TCSETS, TIOCOUTQ};
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_SET_MODE_FILTER, sock_filter, sock_fprog};
 
@@ -174,6 +174,35 @@ impl File {
         Ok(())
     }
 
+    /// Writes as much as it takes at once (`write(2)`).
+    pub(super) fn write_some(self, bytes: &[u8]) -> Answer<usize> {
+        let arguments = [self.0.into(), bytes.as_ptr().addr() as u64, bytes.len() as u64, 0, 0, 0];
+        plain(raw::__NR_write, arguments).map(|written| written as usize)
+    }
+
+    /// How much of what was written to a socket is still there (`unix(7)`, SIOCOUTQ).
+    pub(super) fn unread(self) -> Answer<u64> {
+        let mut length = 0_u32;
+        let place = (&raw mut length).addr() as u64;
+        // SAFETY: it writes to `length`.
+        unsafe {
+            call(raw::__NR_ioctl, [self.0.into(), TIOCOUTQ.into(), place, 0, 0, 0])?;
+            Ok((&raw const length).read_volatile().into())
+        }
+    }
+
+    /// Has a program that this process becomes keep it (`fcntl(2)`).
+    pub(super) fn keep_open(self) -> Answer {
+        plain(raw::__NR_fcntl, [self.0.into(), raw::F_SETFD.into(), 0, 0, 0, 0]).map(drop)
+    }
+
+    /// Has it never wait, and Linux tell a process of all that comes, by SIGIO (`fcntl(2)`).
+    pub(super) fn tell_of_input(self, process: u32) -> Answer {
+        let flags = raw::O_NONBLOCK | raw::FASYNC;
+        plain(raw::__NR_fcntl, [self.0.into(), raw::F_SETOWN.into(), process.into(), 0, 0, 0])?;
+        plain(raw::__NR_fcntl, [self.0.into(), raw::F_SETFL.into(), flags.into(), 0, 0, 0]).map(drop)
+    }
+
     /// What it does as a terminal, if it is one (`ioctl_tty(2)`).
     pub(super) fn terminal(self) -> Option<raw::termios> {
         let mut terminal = raw::termios { c_iflag: 0, c_oflag: 0, c_cflag: 0, c_lflag: 0, c_line: 0, c_cc: [0; 19] };
@@ -262,6 +291,40 @@ pub(super) fn processor() -> u32 {
     // SAFETY: it writes to `number`.
     let _ = unsafe { call(raw::__NR_getcpu, [(&raw mut number).addr() as u64, 0, 0, 0, 0, 0]) };
     number
+}
+
+/// Whether a file may be executed as a program (`access(2)`).
+pub(super) fn is_program(name: &CStr) -> bool {
+    const EXECUTE: u64 = 1;
+    plain(raw::__NR_access, [name.as_ptr().addr() as u64, EXECUTE, 0, 0, 0, 0]).is_ok()
+}
+
+/// Two sockets that are each other's ends (`socketpair(2)`). No program keeps them.
+pub(super) fn socket_pair() -> Answer<[File; 2]> {
+    const UNIX: u64 = 1;
+    const STREAM: u64 = 1;
+    pair(|place| [raw::__NR_socketpair.into(), UNIX, STREAM | u64::from(raw::O_CLOEXEC), 0, place])
+}
+
+/// What is written to the second can be read from the first (`pipe(2)`). No program keeps them.
+pub(super) fn pipe() -> Answer<[File; 2]> {
+    pair(|place| [raw::__NR_pipe2.into(), place, raw::O_CLOEXEC.into(), 0, 0])
+}
+
+/// Makes a call that writes two descriptors to the place that it is given.
+fn pair(call_with: impl Fn(u64) -> [u64; 5]) -> Answer<[File; 2]> {
+    let mut files = [0_u32; 2];
+    let [number, arguments @ ..] = call_with((&raw mut files).expose_provenance() as u64);
+    let [first, second, third, fourth] = arguments;
+    // SAFETY: it writes to `files`.
+    unsafe { call(number as u32, [first, second, third, fourth, 0, 0]) }?;
+    // SAFETY: written by Linux.
+    Ok(unsafe { (&raw const files).read_volatile() }.map(File))
+}
+
+/// Makes a copy of this process (`fork(2)`): its number, and 0 in the copy.
+pub(super) fn fork() -> Answer<u32> {
+    plain(raw::__NR_clone, [raw::SIGCHLD.into(), 0, 0, 0, 0, 0]).map(|number| number as u32)
 }
 
 /// The number of this process.

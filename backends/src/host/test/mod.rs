@@ -95,7 +95,8 @@ struct Board {
 }
 
 impl platform::Board for Board {
-    type Disk = platform::virtio::NoDisk;
+    type Disk = platform::virtio::NoDevice;
+    type Network = platform::virtio::NoDevice;
 
     fn now(&mut self) -> u64 {
         self.clock.get()

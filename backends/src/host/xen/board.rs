@@ -11,7 +11,7 @@
 use core::sync::atomic::Ordering;
 
 use wedge::cpu::Size;
-use wedge::platform::virtio::NoDisk;
+use wedge::platform::virtio::NoDevice;
 use wedge::platform::{Board as PlatformBoard, Platform};
 use wedge::vm::Board as VmBoard;
 use x86_64::instructions::port::Port;
@@ -142,7 +142,8 @@ pub(super) fn ticks_per_millisecond() -> u64 {
 }
 
 impl PlatformBoard for Board {
-    type Disk = NoDisk;
+    type Disk = NoDevice;
+    type Network = NoDevice;
 
     /// Xen's system time (`xen.h`, `struct vcpu_time_info`): ticks since a moment, scaled.
     fn now(&mut self) -> u64 {

@@ -30,13 +30,19 @@ struct Bench {
     ended: Vec<u8>,
     resets: usize,
     disks: Vec<virtio::Disk>,
+    cable: Option<virtio::Cable>,
 }
 
 impl Board for Bench {
     type Disk = virtio::Disk;
+    type Network = virtio::Cable;
 
     fn disk(&mut self, number: usize) -> Option<&mut virtio::Disk> {
         self.disks.get_mut(number)
+    }
+
+    fn network(&mut self) -> Option<&mut virtio::Cable> {
+        self.cable.as_mut()
     }
 
     fn now(&mut self) -> u64 {

@@ -4,7 +4,8 @@
 //! a chain is the driver's business: what the device reads is taken as one text, and what it writes
 //! as another.
 
-use super::queue::{Chain, Fault, Piece, length, part};
+use super::function::{Device, Kind, REGISTERS, Served};
+use super::queue::{Chain, Fault, Piece, Queue, length, part, read};
 use super::{Block, IoError};
 
 /// Bytes of a sector, whatever the host's disk has.
@@ -13,10 +14,7 @@ pub const SECTOR: u64 = 512;
 /// Features: how many pieces a request may have; it cannot be written; it can be flushed.
 const SEG_MAX: u32 = 1 << 2;
 const READ_ONLY: u32 = 1 << 5;
-pub(super) const FLUSH: u32 = 1 << 9;
-
-/// The device's own registers: capacity, the longest piece, most pieces.
-pub(super) const REGISTERS: usize = 16;
+const FLUSH: u32 = 1 << 9;
 
 /// Kinds of requests.
 const IN: u32 = 0;
@@ -32,26 +30,50 @@ const UNSUPPORTED: u8 = 2;
 const HEADER: usize = 16;
 const ID: usize = 20;
 
-/// What the device can do.
-pub(super) fn features(disk: &impl Block) -> u32 {
-    SEG_MAX | FLUSH | if disk.is_read_only() { READ_ONLY } else { 0 }
+/// A legacy block device, in the class of mass storage.
+pub(super) const KIND: Kind = Kind { identity: 0x1001_1af4, class: 0x0100_0000, subsystem: 0x0002_1af4 };
+
+/// A disk.
+#[derive(Debug)]
+pub(super) struct Disk<'a, B> {
+    pub(super) disk: &'a mut B,
+    /// Which of the disks it is: one digit.
+    pub(super) number: u8,
 }
 
-/// The device's own registers. A request has a descriptor for its header and one for its status
-/// beside those of its data.
-pub(super) fn registers(disk: &impl Block) -> [u8; REGISTERS] {
-    const MOST_PIECES: u32 = super::queue::SIZE as u32 - 2;
-    let mut bytes = [0; REGISTERS];
-    bytes[..8].copy_from_slice(&disk.sectors().to_le_bytes());
-    bytes[12..].copy_from_slice(&MOST_PIECES.to_le_bytes());
-    bytes
+impl<B: Block> Device<1> for Disk<'_, B> {
+    fn features(&self) -> u32 {
+        SEG_MAX | FLUSH | if self.disk.is_read_only() { READ_ONLY } else { 0 }
+    }
+
+    /// Capacity, the longest piece, most pieces. A request has a descriptor for its header and one
+    /// for its status beside those of its data.
+    fn registers(&self) -> [u8; REGISTERS] {
+        const MOST_PIECES: u32 = super::queue::SIZE as u32 - 2;
+        let mut bytes = [0; REGISTERS];
+        bytes[..8].copy_from_slice(&self.disk.sectors().to_le_bytes());
+        bytes[12..].copy_from_slice(&MOST_PIECES.to_le_bytes());
+        bytes
+    }
+
+    fn serve(&mut self, [queue]: &mut [Queue; 1], features: u32) -> Served {
+        let (number, flushes) = (self.number, features & FLUSH != 0);
+        let served = queue.serve(self.disk, |_| true, |chain, disk| execute(chain, disk, number, flushes));
+        let queue = served.unwrap_or_else(|fault| {
+            self.disk.broken(fault);
+            false
+        });
+        Served { queue, configuration: false }
+    }
 }
 
 /// Executes a request. A driver that does not know of flushing must find everything flushed. How
 /// many bytes were written, from the start of what the device writes.
-pub(super) fn execute(chain: &Chain, disk: &mut impl Block, number: u8, flushes: bool) -> Result<u32, Fault> {
+fn execute(chain: &Chain, disk: &mut impl Block, number: u8, flushes: bool) -> Result<u32, Fault> {
     let mut header = [0; HEADER];
-    gather(chain.readable(), &mut header, disk)?;
+    if !read(chain.readable(), 0, &mut header, disk) {
+        return Err(Fault::Header);
+    }
     let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
     let place = length(chain.writable()).checked_sub(1).ok_or(Fault::Status)?;
     let request = Request {
@@ -73,19 +95,6 @@ pub(super) fn execute(chain: &Chain, disk: &mut impl Block, number: u8, flushes:
     }
     // The status counts if nothing before it was left out.
     Ok(u32::try_from(done + u64::from(done == place)).unwrap_or(u32::MAX))
-}
-
-/// Reads the header.
-fn gather(pieces: &[Piece], header: &mut [u8; HEADER], memory: &impl super::GuestMemory) -> Result<(), Fault> {
-    let mut rest = header.as_mut_slice();
-    for piece in part(pieces, 0..HEADER as u64) {
-        let (bytes, behind) = rest.split_at_mut(piece.length as usize);
-        if !memory.load(piece.address, bytes) {
-            return Err(Fault::Header);
-        }
-        rest = behind;
-    }
-    if rest.is_empty() { Ok(()) } else { Err(Fault::Header) }
 }
 
 const fn status(result: Result<(), IoError>) -> u8 {

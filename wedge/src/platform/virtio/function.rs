@@ -4,9 +4,8 @@
 //! The firmware of a PC would have given it ports and an interrupt line, and so they are given from
 //! the start. Linux keeps them, and could move the ports.
 
-use super::block::{self, FLUSH};
+use super::LINE;
 use super::queue::{self, Queue};
-use super::{Block, LINE};
 use crate::cpu::Size;
 
 /// How many ports a device has: a power of two.
@@ -18,11 +17,6 @@ const FIRST_PORT: u16 = 0xc000;
 /// a bus (`pci_sanity_check`).
 const BRIDGE: u32 = 0x0008_1b36;
 const BRIDGE_CLASS: u32 = 0x0600_0000;
-/// A legacy block device, in the class of mass storage.
-const DISK: u32 = 0x1001_1af4;
-const DISK_CLASS: u32 = 0x0100_0000;
-/// The subsystem says which virtio device it is.
-const DISK_SUBSYSTEM: u32 = 0x0002_1af4;
 /// The first interrupt pin.
 const PIN: u32 = 1 << 8;
 
@@ -54,8 +48,41 @@ const STATUS: u16 = 18;
 const ISR: u16 = 19;
 const DEVICE: usize = 20;
 
-/// The reason for an interrupt that there is here: a queue.
+/// How many of the device's own there may be, in bytes.
+pub(super) const REGISTERS: usize = 16;
+
+/// The reasons for an interrupt: a queue; the device's own registers have changed.
 const ISR_QUEUE: u8 = 1;
+const ISR_CONFIGURATION: u8 = 2;
+
+/// What a device is, in configuration space. The subsystem says which virtio device.
+#[derive(Debug)]
+pub(super) struct Kind {
+    pub(super) identity: u32,
+    pub(super) class: u32,
+    pub(super) subsystem: u32,
+}
+
+/// What a device with so many queues does, behind the registers that all devices have.
+pub(super) trait Device<const QUEUES: usize> {
+    /// What it can do.
+    fn features(&self) -> u32;
+
+    /// Its own registers.
+    fn registers(&self) -> [u8; REGISTERS];
+
+    /// Does what there is to do, for a driver that knows of some features.
+    fn serve(&mut self, queues: &mut [Queue; QUEUES], features: u32) -> Served;
+}
+
+/// What the driver is to be interrupted for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Served {
+    /// Something is in the queues.
+    pub(super) queue: bool,
+    /// The device's own registers have changed.
+    pub(super) configuration: bool,
+}
 
 /// What the host bridge has in a register.
 pub(super) const fn bridge(register: u8) -> u32 {
@@ -66,29 +93,28 @@ pub(super) const fn bridge(register: u8) -> u32 {
     }
 }
 
-/// A disk, as the guest's driver sees it.
+/// A device, as the guest's driver sees it.
 #[derive(Debug)]
-pub(super) struct Function {
-    /// Which of the disks it is: one digit.
-    number: u8,
+pub(super) struct Function<const QUEUES: usize> {
+    kind: &'static Kind,
     command: u32,
     base_address: u32,
     /// What the guest finds as the number of the interrupt line. It means nothing to the device.
     line: u8,
     /// What the driver has said that it knows of.
     features: u32,
-    /// The queue whose registers are shown. There is one, of number 0.
+    /// The queue whose registers are shown.
     selected: u16,
     status: u8,
     isr: u8,
-    queue: Queue,
+    queues: [Queue; QUEUES],
 }
 
-impl Function {
-    /// The disk of this number.
-    pub(super) const fn new(number: u8) -> Self {
+impl<const QUEUES: usize> Function<QUEUES> {
+    /// A device, with the ports of this number.
+    pub(super) const fn new(kind: &'static Kind, number: u8) -> Self {
         Self {
-            number,
+            kind,
             command: COMMAND_PORTS,
             base_address: (FIRST_PORT + number as u16 * PORTS) as u32 | IS_PORTS,
             line: LINE,
@@ -96,18 +122,18 @@ impl Function {
             selected: 0,
             status: 0,
             isr: 0,
-            queue: Queue::new(),
+            queues: [const { Queue::new() }; QUEUES],
         }
     }
 
     /// A register of configuration space.
     pub(super) fn configuration(&self, register: u8) -> u32 {
         match register {
-            IDENTITY => DISK,
+            IDENTITY => self.kind.identity,
             COMMAND_AND_STATUS => self.command | if self.isr == 0 { 0 } else { STATUS_INTERRUPT },
-            CLASS => DISK_CLASS,
+            CLASS => self.kind.class,
             BASE_ADDRESS => self.base_address,
-            SUBSYSTEM => DISK_SUBSYSTEM,
+            SUBSYSTEM => self.kind.subsystem,
             INTERRUPT => PIN | u32::from(self.line),
             _ => 0,
         }
@@ -137,8 +163,8 @@ impl Function {
     }
 
     /// Reads registers, in whatever size. To read the ISR is to take the interrupt.
-    pub(super) fn read(&mut self, offset: u16, size: Size, disk: &impl Block) -> u32 {
-        let registers = self.registers(disk);
+    pub(super) fn read(&mut self, offset: u16, size: Size, device: &impl Device<QUEUES>) -> u32 {
+        let registers = self.registers(device);
         let range = offset..offset + size.bytes();
         if range.contains(&ISR) {
             self.isr = 0;
@@ -146,29 +172,33 @@ impl Function {
         range.rev().fold(0, |value, at| value << 8 | u32::from(registers[usize::from(at)]))
     }
 
-    fn registers(&self, disk: &impl Block) -> [u8; PORTS as usize] {
+    fn registers(&self, device: &impl Device<QUEUES>) -> [u8; PORTS as usize] {
         let mut registers = [0; PORTS as usize];
         let mut put = |at: usize, bytes: &[u8]| registers[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &block::features(disk).to_le_bytes());
+        put(0, &device.features().to_le_bytes());
         put(DRIVER_FEATURES.into(), &self.features.to_le_bytes());
-        if self.selected == 0 {
-            put(QUEUE_PAGE.into(), &self.queue.page().to_le_bytes());
+        if let Some(queue) = self.queues.get(usize::from(self.selected)) {
+            put(QUEUE_PAGE.into(), &queue.page().to_le_bytes());
             put(QUEUE_SIZE, &queue::SIZE.to_le_bytes());
         }
         put(QUEUE_SELECT.into(), &self.selected.to_le_bytes());
         put(STATUS.into(), &[self.status, self.isr]);
-        put(DEVICE, &block::registers(disk));
+        put(DEVICE, &device.registers());
         registers
     }
 
     /// Writes a register of the transport, in its own size; any other write is for nothing.
-    pub(super) fn write(&mut self, offset: u16, size: Size, value: u32, disk: &mut impl Block) {
+    pub(super) fn write(&mut self, offset: u16, size: Size, value: u32, device: &mut impl Device<QUEUES>) {
         let low = (value & 0xffff) as u16;
         match (offset, size) {
-            (DRIVER_FEATURES, Size::Long) => self.features = value & block::features(disk),
-            (QUEUE_PAGE, Size::Long) if self.selected == 0 => self.queue.place(value),
+            (DRIVER_FEATURES, Size::Long) => self.features = value & device.features(),
+            (QUEUE_PAGE, Size::Long) => {
+                if let Some(queue) = self.queues.get_mut(usize::from(self.selected)) {
+                    queue.place(value);
+                }
+            }
             (QUEUE_SELECT, Size::Word) => self.selected = low,
-            (NOTIFY, Size::Word) if low == 0 => self.notified(disk),
+            (NOTIFY, Size::Word) if usize::from(low) < QUEUES => self.serve(device),
             (STATUS, Size::Byte) if value == 0 => self.reset(),
             (STATUS, Size::Byte) => self.status = (value & 0xff) as u8,
             _ => {}
@@ -177,20 +207,22 @@ impl Function {
 
     /// As after power-on, but for what belongs to PCI.
     fn reset(&mut self) {
-        let Self { number, command, base_address, line, .. } = *self;
-        *self = Self { command, base_address, line, ..Self::new(number) };
+        let Self { kind, command, base_address, line, .. } = *self;
+        *self = Self { command, base_address, line, ..Self::new(kind, 0) };
     }
 
-    /// Executes what is in the queue.
-    fn notified(&mut self, disk: &mut impl Block) {
+    /// Does what there is to do: the driver has notified the device, or something has come in.
+    pub(super) fn serve(&mut self, device: &mut impl Device<QUEUES>) {
         if self.command & COMMAND_MASTER == 0 {
             return;
         }
-        let (number, flushes) = (self.number, self.features & FLUSH != 0);
-        match self.queue.serve(disk, |chain, disk| block::execute(chain, disk, number, flushes)) {
-            Ok(true) => self.isr = ISR_QUEUE,
-            Ok(false) => {}
-            Err(fault) => disk.broken(fault),
-        }
+        let served = device.serve(&mut self.queues, self.features);
+        self.isr |= if served.queue { ISR_QUEUE } else { 0 };
+        self.isr |= if served.configuration { ISR_CONFIGURATION } else { 0 };
+    }
+
+    /// The queues, of a device that may reach memory.
+    pub(super) fn queues(&self) -> Option<&[Queue; QUEUES]> {
+        (self.command & COMMAND_MASTER != 0).then_some(&self.queues)
     }
 }

@@ -8,20 +8,25 @@
 //!
 //! A driver puts requests into a [`queue`] in its memory, as many as it has, and notifies the
 //! device by one write. That executes them all, and the interrupt comes once, when they are done.
-//! What a disk does is in [`block`], and how it is found and told where its queue is in
-//! [`function`]. The devices share one interrupt line, which is level-triggered, as the firmware of
+//! What a disk does is in [`block`], what a network card does in [`net`], and how they are found and
+//! told where their queues are in [`function`]. The devices share one interrupt line, which is level-triggered, as the firmware of
 //! a PC would have set it.
 //!
-//! The host gives a device what it needs by a trait: a disk is a [`Block`].
+//! The host gives a device what it needs by a trait: a disk is a [`Block`], the other end of a card's
+//! cable a [`Network`].
 
 mod block;
 mod function;
+mod net;
 mod queue;
 
 pub use block::SECTOR;
+pub use net::{Dropped, LONGEST_FRAME, SHORTEST_FRAME};
 pub use queue::{Fault, Piece};
 
+use block::Disk;
 use function::Function;
+use net::Card;
 
 use super::Board;
 use crate::cpu::Size;
@@ -29,6 +34,9 @@ use crate::cpu::Size;
 /// How many disks there may be: each has a digit in its name.
 pub const MOST_DISKS: usize = MOST as usize;
 const MOST: u8 = 8;
+
+/// The slot of the network card, behind those of the disks.
+const CARD_SLOT: usize = MOST_DISKS + 1;
 
 /// Their interrupt line, and that of any other device here.
 pub(super) const LINE: u8 = 10;
@@ -81,11 +89,41 @@ pub trait Block: GuestMemory {
     fn broken(&mut self, fault: Fault);
 }
 
-/// The disk of a host that has none.
-#[derive(Clone, Copy, Debug)]
-pub enum NoDisk {}
+/// What the host has at the other end of a network card's cable.
+pub trait Network: GuestMemory {
+    /// The card's address.
+    fn address(&self) -> [u8; 6];
 
-impl GuestMemory for NoDisk {
+    /// Whether there is somebody at the other end.
+    fn is_up(&self) -> bool;
+
+    /// Whether that has changed since this was last asked.
+    fn link_has_changed(&mut self) -> bool;
+
+    /// Whether a frame can be sent now. Otherwise it stays with the guest.
+    fn can_send(&mut self) -> bool;
+
+    /// Sends a frame, after [`Self::can_send`] has said so.
+    fn send(&mut self, frame: &[u8]);
+
+    /// Whether a frame has come.
+    fn has_frame(&mut self) -> bool;
+
+    /// Takes the oldest that has come, after [`Self::has_frame`] has said so. Its length.
+    fn receive(&mut self, frame: &mut [u8; LONGEST_FRAME]) -> usize;
+
+    /// A frame was dropped.
+    fn dropped(&mut self, why: Dropped);
+
+    /// The guest's driver has broken the rules, as for [`Block::broken`]. The other queue goes on.
+    fn broken(&mut self, fault: Fault);
+}
+
+/// A device that a host does not have.
+#[derive(Clone, Copy, Debug)]
+pub enum NoDevice {}
+
+impl GuestMemory for NoDevice {
     fn load(&self, _: u64, _: &mut [u8]) -> bool {
         match *self {}
     }
@@ -95,7 +133,7 @@ impl GuestMemory for NoDisk {
     }
 }
 
-impl Block for NoDisk {
+impl Block for NoDevice {
     fn sectors(&self) -> u64 {
         match *self {}
     }
@@ -121,65 +159,135 @@ impl Block for NoDisk {
     }
 }
 
-/// The bus: a host bridge in the first slot, and a disk in each of those behind it for which the
-/// host has one.
+impl Network for NoDevice {
+    fn address(&self) -> [u8; 6] {
+        match *self {}
+    }
+
+    fn is_up(&self) -> bool {
+        match *self {}
+    }
+
+    fn link_has_changed(&mut self) -> bool {
+        match *self {}
+    }
+
+    fn can_send(&mut self) -> bool {
+        match *self {}
+    }
+
+    fn send(&mut self, _: &[u8]) {
+        match *self {}
+    }
+
+    fn has_frame(&mut self) -> bool {
+        match *self {}
+    }
+
+    fn receive(&mut self, _: &mut [u8; LONGEST_FRAME]) -> usize {
+        match *self {}
+    }
+
+    fn dropped(&mut self, _: Dropped) {
+        match *self {}
+    }
+
+    fn broken(&mut self, _: Fault) {
+        match *self {}
+    }
+}
+
+/// The bus: a host bridge in the first slot, a disk in each of those behind it for which the host
+/// has one, and a network card in the next.
 #[derive(Debug)]
 pub(super) struct Bus {
-    disks: [Function; MOST_DISKS],
+    disks: [Function<1>; MOST_DISKS],
+    card: Function<2>,
 }
 
 impl Bus {
     pub(super) const fn new() -> Self {
-        let mut disks = [const { Function::new(0) }; MOST_DISKS];
+        let mut disks = [const { Function::new(&block::KIND, 0) }; MOST_DISKS];
         let mut number = 0;
         while number < MOST {
-            disks[number as usize] = Function::new(number);
+            disks[number as usize] = Function::new(&block::KIND, number);
             number += 1;
         }
-        Self { disks }
+        Self { disks, card: Function::new(&net::KIND, MOST) }
     }
 
     /// A register of configuration space, of four bytes.
     pub(super) fn configuration(&self, slot: u8, register: u8, board: &mut impl Board) -> u32 {
-        match usize::from(slot).checked_sub(1) {
-            None => function::bridge(register),
-            Some(number) => match (self.disks.get(number), board.disk(number)) {
+        let none = Size::Long.ones();
+        match usize::from(slot) {
+            0 => function::bridge(register),
+            CARD_SLOT => board.network().map_or(none, |_| self.card.configuration(register)),
+            slot => match (self.disks.get(slot - 1), board.disk(slot - 1)) {
                 (Some(function), Some(_)) => function.configuration(register),
-                _ => Size::Long.ones(),
+                _ => none,
             },
         }
     }
 
     /// Writes those bytes of a register that the mask has.
     pub(super) fn configure(&mut self, slot: u8, register: u8, mask: u32, value: u32) {
-        let number = usize::from(slot).checked_sub(1);
-        if let Some(function) = number.and_then(|number| self.disks.get_mut(number)) {
-            function.configure(register, mask, value);
+        match usize::from(slot) {
+            CARD_SLOT => self.card.configure(register, mask, value),
+            slot => {
+                let function = slot.checked_sub(1).and_then(|number| self.disks.get_mut(number));
+                if let Some(function) = function {
+                    function.configure(register, mask, value);
+                }
+            }
         }
     }
 
     /// Reads a port, if it is a device's.
     pub(super) fn read(&mut self, port: u16, size: Size, board: &mut impl Board) -> Option<u32> {
-        let (number, offset) = self.find(port, size)?;
-        Some(self.disks[number].read(offset, size, board.disk(number)?))
+        if let Some((number, offset)) = self.find_disk(port, size, board) {
+            let disk = Disk { disk: board.disk(number.into())?, number };
+            return Some(self.disks[usize::from(number)].read(offset, size, &disk));
+        }
+        let offset = self.card.offset(port, size)?;
+        Some(self.card.read(offset, size, &Card(board.network()?)))
     }
 
     /// Writes to a port. Whether it is a device's.
     pub(super) fn write(&mut self, port: u16, size: Size, value: u32, board: &mut impl Board) -> bool {
-        let Some((number, offset)) = self.find(port, size) else { return false };
-        let Some(disk) = board.disk(number) else { return false };
-        self.disks[number].write(offset, size, value, disk);
+        if let Some((number, offset)) = self.find_disk(port, size, board) {
+            let Some(disk) = board.disk(number.into()) else { return false };
+            self.disks[usize::from(number)].write(offset, size, value, &mut Disk { disk, number });
+            return true;
+        }
+        let Some(offset) = self.card.offset(port, size) else { return false };
+        let Some(network) = board.network() else { return false };
+        self.card.write(offset, size, value, &mut Card(network));
         true
     }
 
-    /// Whose port it is, and which of its registers.
-    fn find(&self, port: u16, size: Size) -> Option<(usize, u16)> {
-        let mut disks = self.disks.iter().enumerate();
-        disks.find_map(|(number, function)| Some((number, function.offset(port, size)?)))
+    /// Whose port it is, of the disks that there are, and which of its registers.
+    fn find_disk(&self, port: u16, size: Size, board: &mut impl Board) -> Option<(u8, u16)> {
+        let mut disks = (0..MOST).zip(&self.disks);
+        disks.find_map(|(number, function)| {
+            let offset = function.offset(port, size)?;
+            board.disk(number.into()).map(|_| (number, offset))
+        })
+    }
+
+    /// Frames may have come, or can be sent again.
+    pub(super) fn serve_network(&mut self, board: &mut impl Board) {
+        if let Some(network) = board.network() {
+            self.card.serve(&mut Card(network));
+        }
+    }
+
+    /// Whether the guest has room for a frame.
+    pub(super) fn has_room_for_frame(&self, board: &mut impl Board) -> bool {
+        board.network().zip(self.card.queues()).is_some_and(|(network, queues)| net::has_room(queues, network))
     }
 
     /// Whether a device asserts the line.
     pub(super) fn line(&self) -> bool {
-        self.disks.iter().any(Function::line)
+        self.disks.iter().any(Function::line) || self.card.line()
     }
 }

@@ -126,6 +126,33 @@ pub(super) fn part(pieces: &[Piece], range: Range<u64>) -> impl Iterator<Item = 
     })
 }
 
+/// Reads bytes of pieces, from one on. Whether all are there, and in memory.
+pub(super) fn read(pieces: &[Piece], from: u64, bytes: &mut [u8], memory: &impl GuestMemory) -> bool {
+    let end = from + bytes.len() as u64;
+    let mut rest = bytes;
+    for piece in part(pieces, from..end) {
+        let (now, behind) = rest.split_at_mut(piece.length as usize);
+        if !memory.load(piece.address, now) {
+            return false;
+        }
+        rest = behind;
+    }
+    rest.is_empty()
+}
+
+/// Writes bytes to the start of pieces. Whether there is room for all, in memory.
+pub(super) fn write(pieces: &[Piece], bytes: &[u8], memory: &mut impl GuestMemory) -> bool {
+    let mut rest = bytes;
+    for piece in part(pieces, 0..bytes.len() as u64) {
+        let (now, behind) = rest.split_at(piece.length as usize);
+        if !memory.store(piece.address, now) {
+            return false;
+        }
+        rest = behind;
+    }
+    rest.is_empty()
+}
+
 /// A queue, as the device knows it.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -154,8 +181,8 @@ impl Queue {
         self.page
     }
 
-    /// Executes all requests that there are. `execute` says how many bytes it has written into a
-    /// chain. Whether the driver is to be interrupted.
+    /// Executes all requests that there are, as long as the host is ready for one more. `execute`
+    /// says how many bytes it has written into a chain. Whether the driver is to be interrupted.
     ///
     /// # Errors
     ///
@@ -163,6 +190,7 @@ impl Queue {
     pub(super) fn serve<M: GuestMemory>(
         &mut self,
         memory: &mut M,
+        mut is_ready: impl FnMut(&mut M) -> bool,
         mut execute: impl FnMut(&Chain, &mut M) -> Result<u32, Fault>,
     ) -> Result<bool, Fault> {
         if self.page == 0 || self.broken {
@@ -171,6 +199,9 @@ impl Queue {
         let before = self.given_back;
         let mut serve_all = || {
             for _ in 0..self.waiting(memory)? {
+                if !is_ready(memory) {
+                    break;
+                }
                 let chain = self.take(memory)?;
                 let written = execute(&chain, memory)?;
                 self.give_back(chain.head, written, memory)?;
@@ -179,6 +210,11 @@ impl Queue {
         };
         let flags = serve_all().inspect_err(|_| self.broken = true)?;
         Ok(self.given_back != before && flags & NO_INTERRUPT == 0)
+    }
+
+    /// Whether there is a chain to be taken.
+    pub(super) fn has_chain(&self, memory: &impl GuestMemory) -> bool {
+        self.page != 0 && !self.broken && self.waiting(memory).is_ok_and(|waiting| waiting > 0)
     }
 
     /// How many chains there are to be taken.

@@ -6,6 +6,9 @@
 extern crate std;
 
 mod hostile;
+mod network;
+
+pub(super) use network::Cable;
 
 use std::cell::RefCell;
 use std::ops::Range;
