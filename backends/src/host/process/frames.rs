@@ -147,6 +147,17 @@ impl Outgoing {
     }
 }
 
+/// Whether a frame begins or ends a TCP connection (RFC 791, 9293): SYN, FIN or RST.
+pub(super) fn begins_or_ends(frame: &[u8]) -> bool {
+    const IP: usize = 14;
+    const TCP: u8 = 6;
+    const FLAGS: u8 = 1 | 1 << 1 | 1 << 2;
+    let flags = IP + 13 + 4 * usize::from(frame.get(IP).map_or(0, |byte| byte & 0xf));
+    frame.get(12..IP) == Some(&[8, 0])
+        && frame.get(IP + 9) == Some(&TCP)
+        && frame.get(flags).is_some_and(|byte| byte & FLAGS != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::vec;
@@ -232,6 +243,29 @@ mod tests {
         let mut incoming = Incoming::new(&mut bytes);
         assert_eq!(incoming.has_frame(|_| Err(Blocked)), Err(Blocked));
         assert_eq!(incoming.take(&mut [0; LONGEST_FRAME]), 0);
+    }
+
+    #[test]
+    fn a_connection_begins_and_ends_with_flags() {
+        for (version, protocol, flags, expected) in [
+            (0x45, 6, 0x02, true),
+            (0x45, 6, 0x12, true),
+            (0x45, 6, 0x11, true),
+            (0x45, 6, 0x14, true),
+            (0x4f, 6, 0x02, true),
+            (0x45, 6, 0x18, false),
+            (0x4f, 6, 0x10, false),
+            (0x45, 17, 0x02, false),
+        ] {
+            let mut frame = vec![0; 14 + 60 + 20];
+            frame[12] = 8;
+            (frame[14], frame[23]) = (version, protocol);
+            frame[14 + 4 * usize::from(version & 0xf) + 13] = flags;
+            assert_eq!(begins_or_ends(&frame), expected, "{version:x} {protocol} {flags:x}");
+            assert!((0..34).all(|length| !begins_or_ends(&frame[..length])), "it is cut off");
+            frame[13] = 6;
+            assert!(!begins_or_ends(&frame), "it is another protocol's");
+        }
     }
 
     proptest! {

@@ -22,7 +22,7 @@ use linux_raw_sys::general as raw;
 use linux_raw_sys::prctl::PR_SET_PDEATHSIG;
 use wedge::platform::virtio::{Dropped, Fault, GuestMemory, LONGEST_FRAME, Network as Device};
 
-use super::frames::{Incoming, Outgoing};
+use super::frames::{Incoming, Outgoing, begins_or_ends};
 use super::memory::Memory;
 use super::programs::note;
 use super::system::{self, Answer, Errno, File, ignore};
@@ -254,17 +254,6 @@ impl Device for Network {
     fn broken(&mut self, fault: Fault) {
         say!("--net user: the guest's driver breaks virtio's rules: {fault}");
     }
-}
-
-/// Whether a frame begins or ends a TCP connection (RFC 791, 9293): SYN, FIN or RST.
-fn begins_or_ends(frame: &[u8]) -> bool {
-    const IP: usize = 14;
-    const TCP: u8 = 6;
-    const FLAGS: u8 = 1 | 1 << 1 | 1 << 2;
-    let flags = IP + 13 + 4 * usize::from(frame.get(IP).map_or(0, |byte| byte & 0xf));
-    frame.get(12..IP) == Some(&[8, 0])
-        && frame.get(IP + 9) == Some(&TCP)
-        && frame.get(flags).is_some_and(|byte| byte & FLAGS != 0)
 }
 
 /// Tells the log of frames that were dropped, of so few that no guest can fill it.
