@@ -6,8 +6,8 @@
 //! stay in the guest's queue, and while the guest has no buffer, those for it stay in the socket. Linux
 //! tells of frames that come by a signal (SIGIO), as it does of the timer.
 //!
-//! Where passt finds several frames at once, of one TCP connection that begins or ends, versions before
-//! September 2023, as Debian 12 has, never come to an end. So what begins or ends one is sent when all
+//! Where Debian 12's passt (2023-03) finds several frames at once, of one TCP connection that begins
+//! or ends, it may never come to an end, as was seen. So what begins or ends one is sent when all
 //! before it has been read, and so are the next two frames.
 //!
 //! passt ends with the wedge: the wedge ends it, and if the wedge cannot, its end of the socket is
