@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::OPERATIONS;
 use crate::guest::{BUSYBOX, Guest};
 use crate::kernel::Variant;
 use crate::{command, host, programs};
@@ -59,22 +60,18 @@ impl System {
     }
 }
 
-/// The rows: what the program calls them, and what they are called in the table.
-const OPERATIONS: [(&str, &str); 13] = [
-    ("null-syscall", "null system call"),
+/// Rows that only this table has.
+const MORE: [(&str, &str); 4] = [
     ("read", "read of a byte"),
     ("stat", "stat"),
     ("open-close", "open, close"),
-    ("fork-exit", "fork, exit, wait"),
-    ("fork-exec", "fork, exec, exit, wait"),
-    ("shell", "sh -c true"),
-    ("pipe-round-trip", "pipe round trip"),
-    ("context-switch", "context switch"),
-    ("map-touch-unmap", "map, touch, unmap (page)"),
-    ("page-fault", "page fault"),
-    ("signal", "signal delivery"),
     ("compute", "a million multiplications"),
 ];
+
+/// The rows: those of the other table that are measured here, too, and [`MORE`].
+fn operations() -> impl Iterator<Item = (&'static str, &'static str)> {
+    OPERATIONS.into_iter().filter(|(name, _)| !["boot", "tsc-switch"].contains(name)).chain(MORE)
+}
 
 /// Nanoseconds of operations, by name.
 type Turn = BTreeMap<String, f64>;
@@ -137,7 +134,7 @@ impl Clocked {
             let _ = write!(text, "{:>34}", format!("{} (least to most)", system.name()));
         }
         let _ = writeln!(text, "{:>14}", "uml/process");
-        for (operation, title) in OPERATIONS {
+        for (operation, title) in operations() {
             let _ = write!(text, "{title:<26}");
             for system in System::ALL {
                 let cell = self.spread(operation, system).map_or_else(
@@ -155,7 +152,7 @@ impl Clocked {
     /// How many times as fast as User-mode Linux the process is: the geometric mean.
     #[must_use]
     pub fn mean(&self) -> Option<f64> {
-        let ratios = OPERATIONS.iter().filter_map(|(name, _)| self.ratio(name, System::Uml, System::Process));
+        let ratios = operations().filter_map(|(name, _)| self.ratio(name, System::Uml, System::Process));
         let logarithms: Vec<f64> = ratios.map(f64::ln).collect();
         let count = u32::try_from(logarithms.len()).ok().filter(|count| *count > 0)?;
         Some((logarithms.iter().sum::<f64>() / f64::from(count)).exp())

@@ -21,7 +21,7 @@ use super::listener::{process_receive_call, process_receive_gap};
 use super::memory::pointer;
 use super::orders::{Order, Orders};
 use super::processor::{Processor, canonical, fs_base, loadable, set_fs_base};
-use super::programs::{Failure, Programs, Stop};
+use super::programs::{Failure, Programs, Stop, interrupt};
 use super::registers::Frame;
 use super::stub::Segments;
 use super::system::{self, Answer};
@@ -121,8 +121,7 @@ impl Process {
         CPU.pending.store(1, Ordering::Relaxed);
         let program = CPU.running.load(Ordering::Relaxed);
         if program != 0 {
-            system::signal(program, raw::SIGALRM);
-            CPU.signalled.store(1, Ordering::Relaxed);
+            interrupt(program);
             return Self::look_again(frame);
         }
         let Some(vm) = vm else { return };

@@ -6,8 +6,8 @@
 //! what is not done in place comes in by [`entry`] or as a signal, and is told apart in [`guest`],
 //! which also runs programs ([`programs`]). Behind [`wedge::vm`] are, as the host: [`processor`]
 //! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
-//! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console, [`disk`]s, [`network`]), [`affinity`]
-//! (the processor that all of it runs on). [`system`] is the way to Linux.
+//! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console, [`disk`]s,
+//! [`network`]), [`affinity`] (the processor that all of it runs on). [`system`] is the way to Linux.
 #![cfg_attr(
     target_os = "none",
     expect(unsafe_code, reason = "the machine is reached by system calls and addresses that Rust knows nothing of")
@@ -39,8 +39,12 @@ mod mappings;
 #[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
+mod mother;
+#[cfg(target_os = "none")]
 mod network;
 mod orders;
+#[cfg(target_os = "none")]
+mod processes;
 #[cfg(target_os = "none")]
 mod processor;
 #[cfg(target_os = "none")]

@@ -24,7 +24,7 @@ use wedge::platform::virtio::{Dropped, Fault, GuestMemory, LONGEST_FRAME, Networ
 
 use super::frames::{Incoming, Outgoing, begins_or_ends};
 use super::memory::Memory;
-use super::programs::note;
+use super::processes::note;
 use super::system::{self, Answer, Errno, File, ignore};
 use crate::runtime::exclusive::Exclusive;
 use crate::runtime::say;

@@ -2,7 +2,7 @@
 
 use wedge::vm::End;
 
-use super::{boot, console, programs, system};
+use super::{boot, console, processes, system};
 use crate::runtime::log::{self, use_console};
 use crate::runtime::say;
 
@@ -28,7 +28,7 @@ fn crash() -> ! {
 pub(super) fn end(signal: u32) -> ! {
     const BY_SIGNAL: u8 = 128;
     console::restore();
-    programs::end_all();
+    processes::end_all();
     system::exit(BY_SIGNAL + signal as u8)
 }
 
@@ -36,6 +36,6 @@ pub(super) fn end(signal: u32) -> ! {
 pub(super) fn stop(end: End) -> ! {
     const FAILED: u8 = 1;
     console::restore();
-    programs::end_all();
+    processes::end_all();
     system::exit(if end == End::Crash { FAILED } else { 0 })
 }

@@ -27,35 +27,32 @@
 //! All stubs are copies of the first, the *mother*, which has nothing mapped: a copy of this
 //! process would have to be cleared of thousands of mappings each time. All are children of this
 //! process, and end with it (`PR_SET_PDEATHSIG`), however it ends; where it can, it waits for their
-//! ends ([`end_all`]).
+//! ends ([`processes`](super::processes)).
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use linux_raw_sys::errno::{EINTR, ENOENT};
 use linux_raw_sys::general as raw;
-use linux_raw_sys::prctl::{PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG};
-use linux_raw_sys::ptrace as tracing;
+use linux_raw_sys::prctl::PR_SET_PDEATHSIG;
 use wedge::cpu::Context;
 
 use super::affinity::Affinity;
 use super::cpu::CPU;
 use super::listener::{Listener, Question};
 use super::memory::{READ_AND_WRITE, STACKS, STUB, pointer};
+use super::mother;
 use super::orders::{Order, Orders};
+use super::processes::{forget, has_ended, note, reap, reap_program};
 use super::registers::Frame;
 use super::state::State;
-use super::stub::{self, FILTER, ORDERS, SEGMENTS_LENGTH, STACK, STACK_LENGTH, STOP, Segments};
-use super::system::{self, Answer, Errno, File, call};
+use super::stub::{self, ORDERS, SEGMENTS_LENGTH, SIGNALS, STACK, STACK_LENGTH, STOP, Segments};
+use super::system::{self, Errno, File};
 use super::tables::SPACES;
 use crate::runtime::{PAGE, say};
 
 /// The stack of the mother, behind those of the stubs.
 const MOTHERS: usize = SPACES;
-
-/// Signals that a program comes to the wedge by.
-const SIGNALS: [u32; 7] =
-    [raw::SIGSYS, raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE, raw::SIGALRM];
 
 /// Why a program cannot be run.
 #[derive(Clone, Copy, Debug)]
@@ -161,12 +158,15 @@ impl Programs {
                 .map_err(refused("to map the stub"))?;
             stub::write();
         }
-        let process = start_mother(file).map_err(refused("a process for programs"))?;
+        let process =
+            mother::start(file, 2 * PAGE + view(MOTHERS) - STACKS).map_err(refused("a process for programs"))?;
         note(process);
-        let listener = Listener::new(wait_for_listener(process)?);
+        let listener = Listener::new(mother::wait_for_listener(process).map_err(|error| {
+            error.map_or(Failure::Mother, refused("to filter the system calls of a process (seccomp)"))
+        })?);
         let question = loop {
             match listener.receive_within(SECOND) {
-                Ok(question) => break question,
+                Ok(question) if is_stop(&question) => break question,
                 Err(Errno(EINTR)) if !has_ended(process) => {}
                 _ => return Err(Failure::Mother),
             }
@@ -251,7 +251,7 @@ impl Programs {
             return Err(Failure::Mother);
         }
         loop {
-            let question = self.mothers()?;
+            let question = self.mothers(None)?;
             if !is_order(&question, &order) {
                 return Err(Failure::Mother);
             }
@@ -260,9 +260,9 @@ impl Programs {
             }
         }
         // Both say that they have come so far, in any order.
-        let (mut parent, mut child) = (None, None);
+        let (mut parent, mut child) = (None::<Question>, None);
         while parent.is_none() || child.is_none() {
-            let question = self.mothers()?;
+            let question = self.mothers(parent.map(|question| question.arguments[5] as u32))?;
             match question.arguments[5].cast_signed() {
                 _ if !is_stop(&question) => return Err(Failure::Mother),
                 error @ ..0 => return Err(Failure::Refused { what, error: Errno(error.unsigned_abs() as u32) }),
@@ -292,13 +292,17 @@ impl Programs {
         if done { Ok(()) } else { Err(self.failure()) }
     }
 
-    /// The next question of the mother's, or of a child that nobody knows yet.
-    fn mothers(&mut self) -> Result<Question, Failure> {
+    /// The next question of the mother's, or of a child that nobody knows yet, but by its number.
+    fn mothers(&mut self, child: Option<u32>) -> Result<Question, Failure> {
         loop {
             match self.listener.receive_within(SECOND) {
                 Ok(question) if self.is_known(&question) => {}
                 Ok(question) => return Ok(question),
-                Err(Errno(EINTR | ENOENT)) if !has_ended(self.mother.process) => {}
+                Err(Errno(EINTR | ENOENT)) if !has_ended(self.mother.process) => {
+                    if let Some(status) = child.and_then(|child| reap(child, raw::WNOHANG)) {
+                        return Err(Failure::Ended { status });
+                    }
+                }
                 _ => return Err(Failure::Mother),
             }
         }
@@ -365,7 +369,7 @@ impl Programs {
         // From here on signals are held off there until it runs the program.
         CPU.running.store(stub.process, Ordering::SeqCst);
         if CPU.pending.load(Ordering::SeqCst) != 0 {
-            system::signal(stub.process, raw::SIGALRM);
+            interrupt(stub.process);
         }
         let next = self.next(stub.process, Some(PATIENCE));
         CPU.running.store(0, Ordering::SeqCst);
@@ -375,7 +379,7 @@ impl Programs {
             return Ok(None);
         }
         stub.question = question;
-        if CPU.signalled.load(Ordering::Relaxed) != 0 && !self.seal(&mut stub)? {
+        if CPU.signalled.load(Ordering::SeqCst) != 0 && !self.seal(&mut stub)? {
             return Ok(None);
         }
         self.stubs[space] = Some(stub);
@@ -521,6 +525,13 @@ const SECOND: u64 = 1_000_000_000;
 /// As long as a program may take to come to the handler of a signal, by the clock of its process.
 const PATIENCE: u64 = SECOND / 50;
 
+/// Has the process of a program stop, as the timer does. Whoever does that may come too late: the
+/// process has to be sealed then, when it has stopped.
+pub(super) fn interrupt(process: u32) {
+    CPU.signalled.store(1, Ordering::SeqCst);
+    system::signal(process, raw::SIGALRM);
+}
+
 /// Why Linux has refused an order, if that is what a process says: too many mappings, no memory.
 fn refused_order(question: &Question) -> Option<Errno> {
     match question.arguments[5].cast_signed() {
@@ -580,137 +591,3 @@ const fn process_clock(process: u32) -> u32 {
     const SCHEDULED: u32 = 2;
     !process << 3 | SCHEDULED
 }
-
-/// All processes that have been made; 0 where there is none. One is the network.
-static PROCESSES: [AtomicU32; SPACES + 2] = [const { AtomicU32::new(0) }; SPACES + 2];
-
-/// Notes one, so that it ends with this.
-pub(super) fn note(process: u32) {
-    replace(0, process);
-}
-
-fn forget(process: u32) {
-    replace(process, 0);
-}
-
-fn replace(old: u32, new: u32) {
-    if let Some(place) = PROCESSES.iter().find(|place| place.load(Ordering::Relaxed) == old) {
-        place.store(new, Ordering::Relaxed);
-    }
-}
-
-/// Ends all processes, and waits until they are gone.
-pub(super) fn end_all() {
-    const ANY: u64 = u64::MAX;
-    for process in &PROCESSES {
-        match process.load(Ordering::Relaxed) {
-            0 => {}
-            process => system::signal(process, raw::SIGKILL),
-        }
-    }
-    // SAFETY: nothing is to be written. Each end is told by a signal, too, which interrupts.
-    let wait = || unsafe { call(raw::__NR_wait4, [ANY, 0, raw::__WALL.into(), 0, 0, 0]) };
-    while matches!(wait(), Ok(_) | Err(Errno(EINTR))) {}
-}
-
-/// The status of a process that has ended (`wait4(2)`).
-fn reap(process: u32, options: u32) -> Option<u32> {
-    let mut status = 0_u32;
-    let place = (&raw mut status).addr() as u64;
-    loop {
-        // SAFETY: it writes to `status`.
-        match unsafe { call(raw::__NR_wait4, [process.into(), place, options.into(), 0, 0, 0]) } {
-            Err(Errno(EINTR)) => {}
-            Err(_) | Ok(0) => return None,
-            // SAFETY: written by Linux.
-            Ok(_) => return Some(unsafe { (&raw const status).read_volatile() }),
-        }
-    }
-}
-
-/// The status of a program's process, if it has ended. Its number is sent no signal any more, for
-/// Linux may give it to another.
-fn reap_program(process: u32) -> Option<u32> {
-    let running = CPU.running.swap(0, Ordering::SeqCst);
-    let status = reap(process, raw::WNOHANG);
-    if status.is_none() {
-        CPU.running.store(running, Ordering::SeqCst);
-    }
-    status
-}
-
-fn has_ended(process: u32) -> bool {
-    reap(process, raw::WNOHANG).is_some()
-}
-
-/// Makes the mother (`fork(2)`), who has the same descriptors as this process, so that the listener
-/// is one of its, too.
-fn start_mother(file: File) -> Answer<u32> {
-    let flags = u64::from(raw::CLONE_FILES | raw::SIGCHLD);
-    let parent = system::process();
-    // SAFETY: the new process does nothing with the memory that it has in common with this one.
-    let child = unsafe { call(raw::__NR_clone, [flags, 0, 0, 0, 0, 0]) }? as u32;
-    if child == 0 {
-        if let Err(Errno(error)) = become_mother(file, parent) {
-            say_listener(u64::from(error) | REFUSED);
-        }
-        system::exit(1);
-    }
-    Ok(child)
-}
-
-/// Marks what is said of a listener that there is not.
-const REFUSED: u64 = 1 << 32;
-
-/// Says, from the mother to this process, which file the listener is.
-fn say_listener(word: u64) {
-    // SAFETY: the page is mapped for this.
-    unsafe { stub::word().write_volatile(word + 1) };
-}
-
-/// What this process says of the listener, once the mother has made it.
-fn wait_for_listener(mother: u32) -> Result<File, Failure> {
-    const SHORT: u64 = 20_000;
-    loop {
-        // SAFETY: as above.
-        match unsafe { stub::word().read_volatile() } {
-            0 if has_ended(mother) => return Err(Failure::Mother),
-            0 => _ = system::wait_for(&mut [], Some(SHORT)),
-            word if word & REFUSED != 0 => {
-                let error = Errno((word - 1) as u32);
-                return Err(Failure::Refused { what: "to filter the system calls of a process (seccomp)", error });
-            }
-            word => return Ok(File((word - 1) as u32)),
-        }
-    }
-}
-
-/// What the mother does first: from then on she is in the handler.
-fn become_mother(file: File, parent: u32) -> Answer {
-    const CORE: u64 = 4;
-    // SAFETY: nothing is written but the process's own state. What is mapped is nobody's.
-    unsafe {
-        call(raw::__NR_prctl, [PR_SET_PDEATHSIG.into(), raw::SIGKILL.into(), 0, 0, 0, 0])?;
-        if call(raw::__NR_getppid, [0; 6])? != u64::from(parent) {
-            system::exit(1);
-        }
-        // No part of it goes to whoever collects what is left of programs.
-        call(raw::__NR_prctl, [PR_SET_DUMPABLE.into(), 0, 0, 0, 0, 0])?;
-        call(raw::__NR_setrlimit, [CORE, (&raw const NOTHING).addr() as u64, 0, 0, 0, 0])?;
-        system::map(STACK.start, STACK_LENGTH, READ_AND_WRITE, Some((file, 2 * PAGE + view(MOTHERS) - STACKS)))?;
-        system::map(STUB, PAGE, raw::PROT_READ | raw::PROT_EXEC, Some((file, 0)))?;
-        system::use_signal_stack(STACK.start + SEGMENTS_LENGTH, STACK_LENGTH - SEGMENTS_LENGTH)?;
-        for number in SIGNALS {
-            system::handle(number, stub::handler(), stub::handler(), u64::MAX)?;
-        }
-        call(raw::__NR_prctl, [PR_SET_NO_NEW_PRIVS.into(), 1, 0, 0, 0, 0])?;
-        let mode = u64::from(tracing::SECCOMP_SET_MODE_FILTER);
-        let listener =
-            call(raw::__NR_seccomp, [mode, tracing::SECCOMP_FILTER_FLAG_NEW_LISTENER.into(), FILTER, 0, 0, 0])?;
-        say_listener(listener);
-        call(raw::__NR_getppid, [0; 6]).map(drop)
-    }
-}
-
-/// A limit of nothing (`setrlimit(2)`).
-static NOTHING: [u64; 2] = [0; 2];

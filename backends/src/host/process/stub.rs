@@ -45,6 +45,10 @@ pub(super) const SEGMENTS_LENGTH: u64 = 64;
 const _: () = assert!(STUB >= OWN.start && STACK.end <= OWN.end);
 const _: () = assert!(size_of::<Segments>() as u64 <= SEGMENTS_LENGTH);
 
+/// Signals that a program comes to the wedge by.
+pub(super) const SIGNALS: [u32; 7] =
+    [raw::SIGSYS, raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE, raw::SIGALRM];
+
 /// Segment bases and selectors.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]

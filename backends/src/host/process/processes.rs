@@ -1,0 +1,74 @@
+//! The processes that this one has made: they end with it, and their ends are waited for.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use linux_raw_sys::errno::EINTR;
+use linux_raw_sys::general as raw;
+
+use super::cpu::CPU;
+use super::system::{self, Errno, call};
+use super::tables::SPACES;
+
+/// All processes that have been made; 0 where there is none. One is the network.
+static PROCESSES: [AtomicU32; SPACES + 2] = [const { AtomicU32::new(0) }; SPACES + 2];
+
+/// Notes one, so that it ends with this.
+pub(super) fn note(process: u32) {
+    replace(0, process);
+}
+
+/// It is not there any more.
+pub(super) fn forget(process: u32) {
+    replace(process, 0);
+}
+
+fn replace(old: u32, new: u32) {
+    if let Some(place) = PROCESSES.iter().find(|place| place.load(Ordering::Relaxed) == old) {
+        place.store(new, Ordering::Relaxed);
+    }
+}
+
+/// Ends all processes, and waits until they are gone.
+pub(super) fn end_all() {
+    const ANY: u64 = u64::MAX;
+    for process in &PROCESSES {
+        match process.load(Ordering::Relaxed) {
+            0 => {}
+            process => system::signal(process, raw::SIGKILL),
+        }
+    }
+    // SAFETY: nothing is to be written. Each end is told by a signal, too, which interrupts.
+    let wait = || unsafe { call(raw::__NR_wait4, [ANY, 0, raw::__WALL.into(), 0, 0, 0]) };
+    while matches!(wait(), Ok(_) | Err(Errno(EINTR))) {}
+}
+
+/// The status of a process that has ended (`wait4(2)`).
+pub(super) fn reap(process: u32, options: u32) -> Option<u32> {
+    let mut status = 0_u32;
+    let place = (&raw mut status).addr() as u64;
+    loop {
+        // SAFETY: it writes to `status`.
+        match unsafe { call(raw::__NR_wait4, [process.into(), place, options.into(), 0, 0, 0]) } {
+            Err(Errno(EINTR)) => {}
+            Err(_) | Ok(0) => return None,
+            // SAFETY: written by Linux.
+            Ok(_) => return Some(unsafe { (&raw const status).read_volatile() }),
+        }
+    }
+}
+
+/// The status of a program's process, if it has ended. Its number is sent no signal any more, for
+/// Linux may give it to another.
+pub(super) fn reap_program(process: u32) -> Option<u32> {
+    let running = CPU.running.swap(0, Ordering::SeqCst);
+    let status = reap(process, raw::WNOHANG);
+    if status.is_none() {
+        CPU.running.store(running, Ordering::SeqCst);
+    }
+    status
+}
+
+/// Whether a process has ended.
+pub(super) fn has_ended(process: u32) -> bool {
+    reap(process, raw::WNOHANG).is_some()
+}
