@@ -103,6 +103,27 @@ impl<T> Drop for Borrowed<'_, T> {
     }
 }
 
+/// A value that is made later. Until then it is zeros, unlike an `Option`, whose `None` may be any
+/// number: the file of a program has no zeros at the end of its memory.
+#[derive(Debug)]
+#[repr(u8)]
+pub(crate) enum Late<T> {
+    /// It is not made yet.
+    Missing = 0,
+    /// This is it.
+    Made(T),
+}
+
+impl<T> Late<T> {
+    /// The value, once it is made.
+    pub(crate) const fn made(&mut self) -> Option<&mut T> {
+        match self {
+            Self::Missing => None,
+            Self::Made(value) => Some(value),
+        }
+    }
+}
+
 /// Words of a page.
 pub(crate) const PAGE_WORDS: usize = 512;
 
@@ -130,6 +151,11 @@ impl<const COUNT: usize> Pages<COUNT> {
     /// The first byte. It may be written to.
     pub(crate) const fn as_ptr(&self) -> *mut u8 {
         self.words().as_ptr().cast_mut().cast()
+    }
+
+    /// The address behind the last.
+    pub(crate) fn end(&self) -> u64 {
+        self.words().as_ptr_range().end.addr() as u64
     }
 
     /// The address of a page.
@@ -188,6 +214,7 @@ mod tests {
         assert_eq!(PAGES.address(0) % 4096, 0);
         assert_eq!(PAGES.address(1), PAGES.address(0) + 4096);
         assert_eq!(PAGES.address(0), PAGES.as_ptr().addr() as u64);
+        assert_eq!(PAGES.end(), PAGES.address(1) + 4096);
         assert_eq!(size_of::<Pages<2>>(), 2 * 4096);
         PAGES.page(1)[3].store(5, Ordering::Relaxed);
         assert_eq!(PAGES.words()[512 + 3].load(Ordering::Relaxed), 5);

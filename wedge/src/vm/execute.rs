@@ -46,11 +46,18 @@ fn decode_first(site: &Site, at: u64) -> Option<Instruction> {
     Some(first)
 }
 
-impl<H: Host> Vm<H> {
+/// The second instruction of a site, behind the first; the site's end comes next.
+fn decode_second(site: &Site, first: &Instruction, end: u64) -> Option<Instruction> {
+    let mut second = decode(site.original().get(first.len()..)?, first.next_ip())?;
+    second.set_next_ip(end);
+    Some(second)
+}
+
+impl<H: Host> Vm<'_, H> {
     /// A site has called: the return address says which.
     #[inline]
     pub fn site_called(&mut self, context: &mut Context) {
-        let Some((number, site)) = self.text.engine.at_stub(context.rip) else {
+        let Some((number, site)) = self.machine.text.engine.at_stub(context.rip) else {
             Self::die(context, "called from no site");
         };
         let at = if site.form() == Form::Call {
@@ -66,7 +73,7 @@ impl<H: Host> Vm<H> {
     /// A site without a stack has jumped, and has left its number behind.
     #[inline]
     pub fn site_jumped(&mut self, context: &mut Context, number: usize) {
-        let Some(at) = self.text.engine.site(number).map(Site::address) else {
+        let Some(at) = self.machine.text.engine.site(number).map(Site::address) else {
             Self::die(context, "jumped from no site");
         };
         self.emulate_site(context, number, at);
@@ -90,19 +97,17 @@ impl<H: Host> Vm<H> {
     #[inline]
     pub fn emulate_site(&mut self, context: &mut Context, number: usize, at: u64) {
         context.rip = at;
-        let Self { vcpu: Vcpu { cpu, decoded, .. }, machine, text, .. } = self;
-        let Some(site) = text.engine.site(number) else { Self::die(context, "at no site") };
+        let Self { vcpu: Vcpu { cpu, processor, decoded, .. }, machine } = self;
+        let Some(site) = machine.text.engine.site(number) else { Self::die(context, "at no site") };
         let Some(first) = decoded.of(site, at) else { Self::die(context, "at a site that does not decode") };
         let (class, end) = (site.class(), at + u64::from(site.slot()));
-        let mut outcome = emulate(cpu, context, first, machine);
+        let mut outcome = emulate(cpu, context, first, &mut machine.behind(processor));
         if outcome == Ok(Flow::Next) && first.next_ip() != end {
             context.rip = first.next_ip();
-            let Some(mut second) = site.original().get(first.len()..).and_then(|bytes| decode(bytes, context.rip))
-            else {
+            let Some(second) = machine.text.engine.site(number).and_then(|site| decode_second(site, first, end)) else {
                 Self::die(context, "at a site that does not decode");
             };
-            second.set_next_ip(end);
-            outcome = emulate(cpu, context, &second, machine);
+            outcome = emulate(cpu, context, &second, &mut machine.behind(processor));
         }
         match outcome {
             Ok(Flow::Next) => context.rip = end,
@@ -112,9 +117,11 @@ impl<H: Host> Vm<H> {
         }
         if !self.vcpu.has_run_user && class == Class::MovToCr {
             // The kernel may go on, on a stack in its image, in tables that nobody has used yet.
-            self.reach_image(self.text.kernel.clone());
+            self.reach_image(self.machine.text.kernel.clone());
         }
-        H::registers_changed(self, class == Class::Wrmsr);
+        if let Class::MovToCr | Class::Clts | Class::Lmsw | Class::Wrmsr = class {
+            H::registers_changed(self, class == Class::Wrmsr);
+        }
     }
 
     /// Makes sure that the kernel's image can be accessed where it is loaded: it is about to run

@@ -50,32 +50,32 @@ pub trait Host: Sized {
     fn fault_address() -> u64;
 
     /// A page fault that may be about something that only the host knows of. Whether it was.
-    fn own_page_fault(vm: &mut Vm<Self>, context: &mut Context, address: u64) -> bool;
+    fn own_page_fault(vm: &mut Vm<'_, Self>, context: &mut Context, address: u64) -> bool;
 
     /// A breakpoint at an address in the kernel's text that may be the host's own. Whether it was;
     /// the context then goes on.
-    fn own_breakpoint(vm: &mut Vm<Self>, context: &mut Context, at: u64) -> bool;
+    fn own_breakpoint(vm: &mut Vm<'_, Self>, context: &mut Context, at: u64) -> bool;
 
     /// A context may have been interrupted in a routine that stubs lead to, before that has done
     /// anything but push: what it has pushed is taken back, and the context is in the stub, or at
     /// the site.
-    fn present_routine(vm: &mut Vm<Self>, context: &mut Context);
+    fn present_routine(vm: &mut Vm<'_, Self>, context: &mut Context);
 
     /// A page is to be mapped before a program runs: the next exit must not be by the shortest way.
-    fn note_work(vm: &mut Vm<Self>);
+    fn note_work(vm: &mut Vm<'_, Self>);
 
     /// An interrupt waits for the next instruction that sets IF.
-    fn note_pending(vm: &mut Vm<Self>);
+    fn note_pending(vm: &mut Vm<'_, Self>);
 
     /// Registers of the virtual CPU may have changed that sites read in place; with `system_calls`,
     /// also those that say where SYSCALL and SYSRET lead.
-    fn registers_changed(vm: &mut Vm<Self>, system_calls: bool);
+    fn registers_changed(vm: &mut Vm<'_, Self>, system_calls: bool);
 
     /// The guest's kernel is about to go on.
-    fn enter_kernel(vm: &mut Vm<Self>, context: &mut Context);
+    fn enter_kernel(vm: &mut Vm<'_, Self>, context: &mut Context);
 
     /// A program is about to go on.
-    fn enter_user(vm: &mut Vm<Self>, context: &mut Context);
+    fn enter_user(vm: &mut Vm<'_, Self>, context: &mut Context);
 }
 
 /// Page tables that the hardware reads, and the guest's memory.

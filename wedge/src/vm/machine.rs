@@ -18,9 +18,9 @@ use crate::x86::flags;
 
 use super::account::{Account, Answers};
 use super::port::{PORT, Port};
-use super::{Board as _, End, Host, Memory as _, Processor as _, Space};
+use super::{Board as _, End, Host, Memory as _, Processor as _, Space, Text, Vcpu, Vm};
 
-/// The machine behind the virtual CPU.
+/// A guest on a host: what all its processors share.
 pub struct Machine<H: Host> {
     /// Memory.
     pub space: Space<H::Memory>,
@@ -28,8 +28,6 @@ pub struct Machine<H: Host> {
     pub platform: Platform,
     /// Clock, interrupt lines, console.
     pub board: H::Board,
-    /// The processor's registers.
-    pub processor: H::Processor,
     /// The platform may have something to do: a port was accessed, or an event came in.
     pub touched: bool,
     /// Something that may concern modules has been flushed since the last look at them.
@@ -40,6 +38,10 @@ pub struct Machine<H: Host> {
     pub port: Port,
     /// What it tells.
     pub account: Account,
+    /// The rewritten text of the guest's kernel and its modules.
+    pub text: Text,
+    /// What the host keeps.
+    pub host: H,
 }
 
 impl<H: Host> fmt::Debug for Machine<H> {
@@ -60,7 +62,30 @@ pub fn paging_mode(cpu: &VirtualCpu) -> Mode {
     }
 }
 
+/// What one virtual CPU finds behind it: the machine, and the processor that it really runs on.
+pub struct Behind<'a, H: Host> {
+    machine: &'a mut Machine<H>,
+    processor: &'a mut H::Processor,
+}
+
+impl<H: Host> fmt::Debug for Behind<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.machine.fmt(f)
+    }
+}
+
 impl<H: Host> Machine<H> {
+    /// The guest on one of its processors.
+    #[inline]
+    pub fn on<'a>(&'a mut self, vcpu: &'a mut Vcpu<H>) -> Vm<'a, H> {
+        Vm { vcpu, machine: self }
+    }
+
+    /// This machine, behind a virtual CPU that runs on this processor.
+    pub fn behind<'a>(&'a mut self, processor: &'a mut H::Processor) -> Behind<'a, H> {
+        Behind { machine: self, processor }
+    }
+
     /// The port's answers.
     fn answers(&mut self) -> (&mut Port, Answers<'_>) {
         let Self { port, account, space, .. } = self;
@@ -69,16 +94,16 @@ impl<H: Host> Machine<H> {
     }
 }
 
-impl<H: Host> CpuHost for Machine<H> {
+impl<H: Host> CpuHost for Behind<'_, H> {
     #[expect(clippy::inline_always, reason = "as `Space::read`")]
     #[inline(always)]
     fn read(&mut self, address: u64, bytes: &mut [u8], user: bool) -> Result<(), Exception> {
-        self.space.read(address, bytes, user)
+        self.machine.space.read(address, bytes, user)
     }
 
     #[inline]
     fn write(&mut self, address: u64, bytes: &[u8], user: bool) -> Result<(), Exception> {
-        self.space.write(address, bytes, user)
+        self.machine.space.write(address, bytes, user)
     }
 
     fn raw_cpuid(&mut self, leaf: u32, subleaf: u32) -> CpuidResult {
@@ -89,38 +114,38 @@ impl<H: Host> CpuHost for Machine<H> {
         /// What makes translations void that are in all address spaces (SDM Vol. 3A, 4.10.4.1).
         const FLUSH_ALL: u64 = cr4::PGE | cr4::PCIDE;
         self.processor.flushed(None);
-        self.space.shadow.set_mode(paging_mode(cpu), &mut self.space.memory);
+        self.machine.space.shadow.set_mode(paging_mode(cpu), &mut self.machine.space.memory);
         self.processor.control_changed(cpu, register, old);
-        self.flushed |= register == ControlRegister::Cr4 && (old ^ cpu.cr4) & FLUSH_ALL != 0;
+        self.machine.flushed |= register == ControlRegister::Cr4 && (old ^ cpu.cr4) & FLUSH_ALL != 0;
     }
 
     fn load_root(&mut self, cpu: &VirtualCpu, keep: bool) {
-        self.space.shadow.load_root(cpu.cr3, keep, &mut self.space.memory);
+        self.machine.space.shadow.load_root(cpu.cr3, keep, &mut self.machine.space.memory);
     }
 
     fn flush_page(&mut self, address: u64) {
-        self.flushed |= self.modules.contains(&address);
+        self.machine.flushed |= self.machine.modules.contains(&address);
         self.processor.flushed(Some(address));
-        self.space.shadow.flush_page(address, &mut self.space.memory);
+        self.machine.space.shadow.flush_page(address, &mut self.machine.space.memory);
     }
 
     fn flush_pcid_page(&mut self, pcid: u16, address: u64) {
         self.processor.flushed(Some(address));
-        self.space.shadow.flush_pcid_page(pcid, address, &mut self.space.memory);
+        self.machine.space.shadow.flush_pcid_page(pcid, address, &mut self.machine.space.memory);
     }
 
     fn flush_pcid(&mut self, pcid: u16) {
-        self.space.shadow.flush_pcid(pcid, &mut self.space.memory);
+        self.machine.space.shadow.flush_pcid(pcid, &mut self.machine.space.memory);
     }
 
     fn flush_all(&mut self, include_global: bool) {
-        self.flushed |= include_global;
+        self.machine.flushed |= include_global;
         self.processor.flushed(None);
-        self.space.shadow.flush_all(include_global, &mut self.space.memory);
+        self.machine.space.shadow.flush_all(include_global, &mut self.machine.space.memory);
     }
 
     fn load_segment(&mut self, segment: Segment, selector: u16, descriptor: Option<u64>) {
-        self.processor.load_segment(segment, selector, descriptor, &mut self.space);
+        self.processor.load_segment(segment, selector, descriptor, &mut self.machine.space);
     }
 
     fn read_segment(&mut self, segment: Segment) -> u16 {
@@ -169,20 +194,20 @@ impl<H: Host> CpuHost for Machine<H> {
 
     fn port_in(&mut self, port: u16, size: Size) -> u32 {
         if (port, size) == (PORT, Size::Byte) {
-            let (port, mut answers) = self.answers();
+            let (port, mut answers) = self.machine.answers();
             return port.read(&mut answers).into();
         }
-        self.touched = true;
-        self.platform.read(port, size, &mut self.board)
+        self.machine.touched = true;
+        self.machine.platform.read(port, size, &mut self.machine.board)
     }
 
     fn port_out(&mut self, port: u16, size: Size, value: u32) {
         if (port, size) == (PORT, Size::Byte) {
-            let (port, mut answers) = self.answers();
+            let (port, mut answers) = self.machine.answers();
             return port.write((value & 0xff) as u8, &mut answers);
         }
-        self.touched = true;
-        self.platform.write(port, size, value, &mut self.board);
+        self.machine.touched = true;
+        self.machine.platform.write(port, size, value, &mut self.machine.board);
     }
 
     fn time_stamp(&mut self) -> u64 {
@@ -195,15 +220,15 @@ impl<H: Host> CpuHost for Machine<H> {
 
     fn wait_for_interrupt(&mut self, _: &VirtualCpu, context: &Context) {
         if context.rflags & flags::INTERRUPT == 0 {
-            self.platform.advance(&mut self.board);
+            self.machine.platform.advance(&mut self.machine.board);
             H::say(format_args!("halted with interrupts off at {:#x}", context.rip));
             H::stop(End::PowerOff);
         }
-        self.board.collect(&mut self.platform);
-        self.platform.advance(&mut self.board);
-        self.touched = true;
-        while !self.platform.has_interrupt() {
-            self.board.wait(&mut self.platform);
+        self.machine.board.collect(&mut self.machine.platform);
+        self.machine.platform.advance(&mut self.machine.board);
+        self.machine.touched = true;
+        while !self.machine.platform.has_interrupt() {
+            self.machine.board.wait(&mut self.machine.platform);
         }
     }
 

@@ -6,11 +6,12 @@
 //! guest's, and are delivered as the processor would have done it. An instruction that should not
 //! have been executed natively, for nobody has annotated it, is emulated too, and counted.
 //!
-//! [`Vm`] is such a guest. It consists of what belongs to one processor ([`Vcpu`]), of the machine
-//! behind that ([`Machine`]: memory, devices, the real processor), of the guest's rewritten text
-//! ([`Text`]), and of what the host keeps for itself. What a host is, is written in [`Host`], on a
-//! page: a host enters by [`Vm::event`], [`Vm::exception`], [`Vm::site_called`] and their like, and
-//! leaves by [`Vm::leave`].
+//! Such a guest lives in two parts. What belongs to one processor is a [`Vcpu`], which the host
+//! keeps with all else that belongs to that processor. What all processors share is the [`Machine`]:
+//! memory, devices, the guest's rewritten text ([`Text`]), and what the host keeps for itself. An
+//! entry brings the two together: [`Vm`] is the guest on one of its processors. What a host is, is
+//! written in [`Host`], on a page: a host enters by [`Vm::event`], [`Vm::exception`],
+//! [`Vm::site_called`] and their like, and leaves by [`Vm::leave`].
 //!
 //! [`modules`] and [`port`] serve hosts with and without privileges alike.
 
@@ -35,31 +36,33 @@ use core::fmt;
 pub use account::Account;
 pub use execute::Decoded;
 pub use host::{Board, End, Host, Memory, Peephole, Processor};
-pub use machine::{Machine, paging_mode};
+pub use machine::{Behind, Machine, paging_mode};
 pub use space::{Reached, Space, is_in_page, parts};
 pub use text::Text;
 
 use crate::cpu::{Context, Event, VirtualCpu, deliver};
 use crate::x86::flags;
 
-/// A guest on a host.
-#[derive(Debug)]
-pub struct Vm<H: Host> {
-    /// Its processor.
-    pub vcpu: Vcpu,
-    /// What is behind that.
-    pub machine: Machine<H>,
-    /// The rewritten text of its kernel and its modules.
-    pub text: Text,
-    /// What the host keeps.
-    pub host: H,
+/// A guest on one of its processors, while that is in the wedge.
+pub struct Vm<'a, H: Host> {
+    /// What belongs to the processor.
+    pub vcpu: &'a mut Vcpu<H>,
+    /// What all processors share.
+    pub machine: &'a mut Machine<H>,
 }
 
-/// What belongs to one processor of a guest, whatever the host.
-#[derive(Debug)]
-pub struct Vcpu {
+impl<H: Host> fmt::Debug for Vm<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vm").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+/// What belongs to one processor of a guest.
+pub struct Vcpu<H: Host> {
     /// The registers that the guest believes in.
     pub cpu: VirtualCpu,
+    /// The registers that are real, and what the host keeps with them.
+    pub processor: H::Processor,
     /// A page that the guest has just been told to map.
     pub wanted: Option<u64>,
     /// Whether user mode was ever entered: until then, the kernel's stack may be anywhere.
@@ -68,11 +71,17 @@ pub struct Vcpu {
     pub decoded: Decoded,
 }
 
-impl Vcpu {
+impl<H: Host> Vcpu<H> {
     /// A processor that has not run yet.
     #[must_use]
-    pub const fn new(cpu: VirtualCpu) -> Self {
-        Self { cpu, wanted: None, has_run_user: false, decoded: Decoded::NONE }
+    pub const fn new(cpu: VirtualCpu, processor: H::Processor) -> Self {
+        Self { cpu, processor, wanted: None, has_run_user: false, decoded: Decoded::NONE }
+    }
+}
+
+impl<H: Host> fmt::Debug for Vcpu<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vcpu").field("cpu", &self.cpu).finish_non_exhaustive()
     }
 }
 
@@ -85,7 +94,7 @@ pub enum Exit {
     User,
 }
 
-impl<H: Host> Vm<H> {
+impl<H: Host> Vm<'_, H> {
     /// Something has come in from outside.
     #[inline]
     pub fn event(&mut self, context: &mut Context) {
@@ -95,17 +104,18 @@ impl<H: Host> Vm<H> {
     }
 
     /// Delivers what is due, and says where the guest goes on with the context.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "one way from an entry to an exit, on each host")]
+    #[inline(always)]
     pub fn leave(&mut self, context: &mut Context) -> Exit {
-        let Machine { platform, board, touched, .. } = &mut self.machine;
-        if *touched {
-            platform.advance(board);
+        if self.machine.touched {
+            self.machine.platform.advance(&mut self.machine.board);
         }
-        if platform.has_interrupt() {
+        if self.machine.platform.has_interrupt() {
             self.interrupt(context);
         }
-        let Machine { platform, board, touched, .. } = &mut self.machine;
-        if core::mem::take(touched) {
+        let Machine { platform, board, touched, .. } = &mut *self.machine;
+        if *touched {
+            *touched = false;
             board.set_timer(platform);
         }
         self.look_at_modules();
@@ -141,24 +151,36 @@ impl<H: Host> Vm<H> {
 
     #[inline]
     fn look_at_modules(&mut self) {
-        if !core::mem::take(&mut self.machine.flushed) {
+        if !self.machine.flushed {
             return;
         }
-        if self.text.look(self.vcpu.cpu.cr3, &mut self.machine.space.memory, H::say) {
+        self.machine.flushed = false;
+        if self.machine.text.look(self.vcpu.cpu.cr3, &mut self.machine.space.memory, H::say) {
             self.vcpu.decoded.forget();
-            self.machine.account.in_modules = self.text.engine.in_modules();
-            self.machine.account.of_modules = *self.text.tally();
+            self.machine.account.in_modules = self.machine.text.engine.in_modules();
+            self.machine.account.of_modules = *self.machine.text.tally();
         }
+    }
+
+    /// The virtual CPU, and what is behind it.
+    #[inline]
+    fn processor(&mut self) -> (&mut VirtualCpu, Behind<'_, H>) {
+        let Vcpu { cpu, processor, .. } = &mut *self.vcpu;
+        (cpu, self.machine.behind(processor))
     }
 
     /// Delivers something to the guest.
     #[inline]
     pub fn deliver(&mut self, context: &mut Context, event: Event) {
-        if deliver(&mut self.vcpu.cpu, context, event, &mut self.machine).is_err() {
+        let (cpu, mut behind) = self.processor();
+        let cr2 = cpu.cr2;
+        if deliver(cpu, context, event, &mut behind).is_err() {
             H::say(format_args!("triple fault at {:#x}: {event:x?}", context.rip));
             H::stop(End::Reset);
         }
-        H::registers_changed(self, false);
+        if self.vcpu.cpu.cr2 != cr2 {
+            H::registers_changed(self, false);
+        }
     }
 
     /// The end of a guest that cannot be helped.

@@ -12,14 +12,14 @@ use crate::x86::flags;
 
 use super::{Host, Vm};
 
-impl<H: Host> Vm<H> {
+impl<H: Host> Vm<'_, H> {
     /// A context that was interrupted in a stub is presented where it belongs in the guest.
     pub fn present(&mut self, context: &mut Context) {
         if context.is_user() {
             return;
         }
         H::present_routine(self, context);
-        match self.text.engine.interrupted(context.rip) {
+        match self.machine.text.engine.interrupted(context.rip) {
             None => {}
             Some(Interrupted::At(address)) => context.rip = address,
             Some(Interrupted::Pushed(address, word)) => {

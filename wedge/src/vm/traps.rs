@@ -6,7 +6,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use crate::cpu::{Context, Event, Exception, Flow, Host as _, decode, emulate};
+use crate::cpu::{Context, Event, Exception, Flow, decode, emulate};
 use crate::guest::linux::SYSTEM_CALL;
 use crate::shadow::{Access, Outcome};
 use crate::sites::Form;
@@ -16,12 +16,12 @@ use crate::x86::vector;
 
 use super::{Host, Vm};
 
-impl<H: Host> Vm<H> {
+impl<H: Host> Vm<'_, H> {
     /// An exception, of the guest's or of its hardware.
     #[inline]
     pub fn exception(&mut self, context: &mut Context) {
-        let in_wedge = !context.is_user() && self.text.window.contains(&context.rip);
-        if in_wedge && self.text.engine.at_stub(context.rip).is_none() {
+        let in_wedge = !context.is_user() && self.machine.text.window.contains(&context.rip);
+        if in_wedge && self.machine.text.engine.at_stub(context.rip).is_none() {
             Self::die(context, "in the wedge");
         }
         match context.vector as u8 {
@@ -66,8 +66,8 @@ impl<H: Host> Vm<H> {
             if H::own_breakpoint(self, context, at) {
                 return;
             }
-            let places = [at, at.wrapping_sub(self.text.head_distance)];
-            let mut sites = places.iter().filter_map(|address| self.text.engine.site_at(*address));
+            let places = [at, at.wrapping_sub(self.machine.text.head_distance)];
+            let mut sites = places.iter().filter_map(|address| self.machine.text.engine.site_at(*address));
             if let Some((number, _)) = sites.find(|(_, site)| site.form() == Form::Trap) {
                 return self.emulate_site(context, number, at);
             }
@@ -97,7 +97,8 @@ impl<H: Host> Vm<H> {
         if user && !self.may_be_allowed(context, &instruction) {
             return self.deliver_own(context);
         }
-        match emulate(&mut self.vcpu.cpu, context, &instruction, &mut self.machine) {
+        let (cpu, mut behind) = self.processor();
+        match emulate(cpu, context, &instruction, &mut behind) {
             Ok(Flow::Next) => context.rip = instruction.next_ip(),
             Ok(Flow::Jumped) => {}
             Ok(Flow::Unhandled) => return self.deliver_own(context),
@@ -147,17 +148,20 @@ impl<H: Host> Vm<H> {
     }
 
     fn is_64_bit_code(&mut self, context: &Context) -> bool {
-        let code = self.vcpu.cpu.descriptor(Selector::of(context.cs), &mut self.machine);
+        let code = {
+            let (cpu, mut behind) = self.processor();
+            cpu.descriptor(Selector::of(context.cs), &mut behind)
+        };
         code.is_ok_and(Descriptor::is_long)
     }
 
     /// Reads as many bytes of code as there are.
     pub fn fetch(&mut self, address: u64, bytes: &mut [u8; 15], user: bool) -> usize {
-        if self.machine.read(address, bytes, user).is_ok() {
+        if self.machine.space.read(address, bytes, user).is_ok() {
             return bytes.len();
         }
         let rest = (4096 - address % 4096).min(15) as usize;
-        if self.machine.read(address, &mut bytes[..rest], user).is_ok() { rest } else { 0 }
+        if self.machine.space.read(address, &mut bytes[..rest], user).is_ok() { rest } else { 0 }
     }
 
     /// The context's own exception, delivered as it came.

@@ -27,7 +27,7 @@ use super::entry::{
     process_sysret,
 };
 use super::filter::own_filter;
-use super::guest::{Process, Vm, stay, take_signals};
+use super::guest::{Process, stay, take_signals};
 use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, Usable, pointer};
 use super::network::{self, Network};
 use super::processor::Processor;
@@ -426,7 +426,6 @@ fn take_over(
     let layout = contents.payload.layout;
     let host = Process {
         programs: Programs::start(memory.file()).map_err(Failure::Programs)?,
-        wanted: None,
         sysret: engine.sysret().unwrap_or(usize::MAX),
     };
     let network = network.map(|program| Network::start(program, memory)).transpose().map_err(Failure::Network)?;
@@ -439,22 +438,23 @@ fn take_over(
     let shadow = shadow.map_err(Failure::Shadow)?;
     let modules = facts.modules_start..facts.modules_end;
     let account = Account { moved, sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() };
+    let regions = crate::runtime::modules::WATCHED.take();
+    let head_distance = extent.start.wrapping_sub(kernel.start);
     let mut machine = vm::Machine {
         space: Space { shadow, memory: tables },
         platform: Platform::new(pci),
         board: Board::new(disks, network).map_err(refused("a timer"))?,
-        processor: Processor::new(),
         touched: true,
         flushed: false,
         modules: modules.clone(),
         port: Port::new(),
         account,
+        text: Text::new(engine, kernel, head_distance, layout.window(), modules, regions),
+        host,
     };
-    let cpu = handover::processor(Limits::of(&mut machine));
+    let mut processor = Processor::new();
+    let cpu = handover::processor(Limits::of(&mut machine.behind(&mut processor)));
     machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
-    let regions = crate::runtime::modules::WATCHED.take();
-    let head_distance = extent.start.wrapping_sub(kernel.start);
-    let text = Text::new(engine, kernel, head_distance, layout.window(), modules, regions);
     // SAFETY: nobody else uses the stack.
     unsafe {
         let length = SIGNAL_STACK.end - SIGNAL_STACK.start;
@@ -464,7 +464,7 @@ fn take_over(
             .map_err(refused("signal handlers"))?;
     }
     system::restrict(&own_filter(layout.window().start)).map_err(refused("a filter of system calls (seccomp)"))?;
-    stay(Vm { vcpu: Vcpu::new(cpu), machine, text, host });
+    stay(machine, Vcpu::new(cpu, processor));
     Ok(())
 }
 

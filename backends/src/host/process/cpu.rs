@@ -1,9 +1,20 @@
-//! What the sites and the entry points see of the processor. It lies in the wedge's window, and is
-//! written by code that knows nothing of Rust's references, so it consists of atomic numbers.
+//! What belongs to one processor.
+//!
+//! It lies at one address in the wedge's window. In front is what sites and entry points read and
+//! write. That is code which knows nothing of Rust's references, so it consists of atomic numbers.
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
-/// The numbers. Offsets of fields are operands of the assembly code (`entry.rs`).
+use wedge::vm::Vcpu;
+
+use super::guest::Process;
+use super::state::AREA_PAGES;
+use crate::runtime::exclusive::{Exclusive, Late, Pages};
+
+/// Pages of the wedge's stack. The guest is loaded on it, too.
+pub(super) const STACK_PAGES: usize = 64;
+
+/// The processor's. Offsets of fields are operands of the assembly code (`entry.rs`).
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub(super) struct Cpu {
@@ -28,6 +39,12 @@ pub(super) struct Cpu {
     pub(super) ended: AtomicU8,
     /// 0xff: the virtual GS bases are exchanged: the active one is the program's.
     pub(super) gs_swapped: AtomicU8,
+    /// The wedge's stack.
+    pub(super) stack: Pages<STACK_PAGES>,
+    /// A copy of a program's extended state that no program can write to (`state.rs`).
+    pub(super) state: Exclusive<Pages<AREA_PAGES>>,
+    /// The virtual CPU. While the wedge runs, signals do no more than to say that they have come.
+    pub(super) vcpu: Exclusive<Late<Vcpu<Process>>>,
 }
 
 /// The one processor.
@@ -38,11 +55,14 @@ pub(super) static CPU: Cpu = Cpu {
     fault_address: AtomicU64::new(0),
     site: AtomicU32::new(0),
     running: AtomicU32::new(0),
-    mask: AtomicU8::new(1),
+    mask: AtomicU8::new(0),
     pending: AtomicU8::new(0),
     signalled: AtomicU8::new(0),
     ended: AtomicU8::new(0),
     gs_swapped: AtomicU8::new(0),
+    stack: Pages::new(),
+    state: Exclusive::new(Pages::new()),
+    vcpu: Exclusive::new(Late::Missing),
 };
 
 /// The address of a number of the processor's.

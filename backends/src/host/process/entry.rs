@@ -25,7 +25,8 @@ use wedge::guest::linux::{KERNEL_CS, KERNEL_DS};
 use wedge::image::LOAD_ADDRESS;
 use wedge::x86::flags;
 
-use super::cpu::{CPU, Cpu};
+use super::cpu::{CPU, Cpu, STACK_PAGES};
+use crate::runtime::PAGE;
 
 /// Why the wedge was entered, beside the vectors of exceptions.
 pub(super) mod cause {
@@ -65,8 +66,6 @@ unsafe extern "C" {
 
 global_asm!(
     r#"
-    .set STACK_SIZE, 262144             // the guest is loaded on it, too
-
     .section .text.entry.process, "ax"
     .code64
     .globl start_process
@@ -96,7 +95,8 @@ start_process:
     movl $data_end_offset, %ecx
     rep movsb
     jmpq *process_in_window(%rip)
-1:  leaq process_stack_end(%rip), %rsp
+1:  movb $1, {cpu}+{mask}(%rip)
+    leaq {cpu}+{stack_end}(%rip), %rsp
     movq %r15, %rdi
     movq %r14, %rsi
     xorl %ebp, %ebp
@@ -143,7 +143,7 @@ process_restore:
     movzbl {cpu}+{mask}(%rip), %eax
     movb $1, {cpu}+{mask}(%rip)
     movq %rsp, {cpu}+{saved_rsp}(%rip)
-    leaq process_stack_end(%rip), %rsp
+    leaq {cpu}+{stack_end}(%rip), %rsp
     pushq ${KERNEL_DS}
     pushq {cpu}+{saved_rsp}(%rip)
     pushfq
@@ -171,7 +171,7 @@ process_interrupt:
     .macro PROCESS_WITHOUT_STACK cause
     movb $1, {cpu}+{mask}(%rip)
     movq %rsp, {cpu}+{saved_rsp}(%rip)
-    leaq process_stack_end(%rip), %rsp
+    leaq {cpu}+{stack_end}(%rip), %rsp
     pushq ${KERNEL_DS}
     pushq {cpu}+{saved_rsp}(%rip)
     pushfq
@@ -231,11 +231,6 @@ process_resume:
     movq %rdi, %rsp
     jmp process_to_kernel
 
-    .bss
-    .balign 4096
-    .skip STACK_SIZE
-    .globl process_stack_end
-process_stack_end:
     .text
     "#,
     cpu = sym CPU,
@@ -243,6 +238,7 @@ process_stack_end:
     saved_rsp = const offset_of!(Cpu, saved_rsp),
     mask = const offset_of!(Cpu, mask),
     pending = const offset_of!(Cpu, pending),
+    stack_end = const offset_of!(Cpu, stack) as u64 + STACK_PAGES as u64 * PAGE,
     WINDOW_LENGTH = const WINDOW_LENGTH,
     LOAD_ADDRESS = const LOAD_ADDRESS,
     RIGHTS = const raw::PROT_READ | raw::PROT_WRITE | raw::PROT_EXEC,

@@ -8,7 +8,7 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use wedge::cpu::{Context, syscall};
-use wedge::vm::{self, End, Exit, Host};
+use wedge::vm::{self, End, Exit, Host, Vcpu};
 use wedge::x86::paging::fault;
 use wedge::x86::{flags, vector};
 
@@ -27,29 +27,32 @@ use super::stub::Segments;
 use super::system::{self, Answer};
 use super::tables::Tables;
 use crate::Backend;
-use crate::runtime::exclusive::Exclusive;
+use crate::runtime::exclusive::{Exclusive, Late};
 use crate::runtime::{PAGE, say};
 
 /// A guest in a process.
-pub(super) type Vm = vm::Vm<Process>;
+pub(super) type Machine = vm::Machine<Process>;
+
+/// It, on one of its processors.
+pub(super) type Vm<'a> = vm::Vm<'a, Process>;
 
 /// What a process adds to a guest.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) programs: Programs,
-    /// What a program has accessed in vain: it may be mapped when it goes on.
-    pub(super) wanted: Option<u64>,
     /// The number of the site that returns from system calls. Its slot is a jump that says nothing
     /// of it.
     pub(super) sysret: usize,
 }
 
-/// The guest. While the wedge runs, signals do no more than to say that they have come.
-static RESIDENT: Exclusive<Option<Vm>> = Exclusive::new(None);
+/// The guest: what its processors share.
+static MACHINE: Exclusive<Option<Machine>> = Exclusive::new(None);
 
-/// From here on entries find it.
-pub(super) fn stay(vm: Vm) {
-    *RESIDENT.borrow() = Some(vm);
+/// From here on entries find it, on this processor.
+pub(super) fn stay(mut machine: Machine, mut vcpu: Vcpu<Process>) {
+    Process::registers_changed(&mut machine.on(&mut vcpu), true);
+    *MACHINE.borrow() = Some(machine);
+    *CPU.vcpu.borrow() = Late::Made(vcpu);
 }
 
 /// Signals that end a process, from outside.
@@ -72,9 +75,9 @@ pub(super) fn take_signals() -> Answer {
 /// Where sites that call lead.
 #[unsafe(no_mangle)]
 extern "C" fn process_entered(context: &mut Context) {
-    match RESIDENT.borrow().as_mut() {
-        Some(vm) => Process::enter(vm, context),
-        None => Vm::die(context, "before the guest runs"),
+    match (CPU.vcpu.borrow().made(), MACHINE.borrow().as_mut()) {
+        (Some(vcpu), Some(machine)) => Process::enter(&mut machine.on(vcpu), context),
+        _ => Vm::die(context, "before the guest runs"),
     }
 }
 
@@ -89,12 +92,15 @@ unsafe extern "C" fn process_signal(number: u32, _: *const (), frame: *mut Frame
         CPU.ended.store(1, Ordering::Relaxed);
         return Process::look_again(frame);
     }
-    let mut guest = RESIDENT.try_borrow();
-    let vm = guest.as_deref_mut().and_then(Option::as_mut);
+    let (mut vcpu, mut machine) = (CPU.vcpu.try_borrow(), MACHINE.try_borrow());
+    let mut vm = match (vcpu.as_deref_mut(), machine.as_deref_mut()) {
+        (Some(Late::Made(vcpu)), Some(Some(machine))) => Some(machine.on(vcpu)),
+        _ => None,
+    };
     if [raw::SIGALRM, raw::SIGIO].contains(&number) {
-        return Process::came_in(vm, frame);
+        return Process::came_in(vm.as_mut(), frame);
     }
-    match vm {
+    match &mut vm {
         Some(vm) if number == raw::SIGSYS => Process::refused_call(vm, frame),
         Some(vm) => Process::exception(vm, frame),
         None => Vm::die(&frame.context(false), "in the wedge"),
@@ -108,7 +114,7 @@ impl Process {
             cause::EVENT => vm.event(context),
             cause::SITE => vm.site_called(context),
             cause::IRET => Self::iret(vm, context),
-            cause::SYSRET => vm.site_jumped(context, vm.host.sysret),
+            cause::SYSRET => vm.site_jumped(context, vm.machine.host.sysret),
             _ => vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize),
         }
         while vm.leave(context) == Exit::User {
@@ -149,7 +155,7 @@ impl Process {
 
     /// Whether the wedge itself was interrupted, and no stub.
     fn is_in_wedge(vm: &Vm, rip: u64) -> bool {
-        vm.text.window.contains(&rip) && vm.text.engine.at_stub(rip).is_none()
+        vm.machine.text.window.contains(&rip) && vm.machine.text.engine.at_stub(rip).is_none()
     }
 
     /// An exception of the kernel's. Most are accesses to what the tables map and Linux does not.
@@ -172,7 +178,7 @@ impl Process {
             return;
         }
         if number == vector::DEBUG.into() {
-            vm.machine.processor.note_step();
+            vm.vcpu.processor.note_step();
         }
         Self::handle(vm, frame, context, Vm::exception);
         if is_page_fault {
@@ -186,7 +192,7 @@ impl Process {
         const SYSCALL: u64 = 2;
         let interrupts = CPU.mask.load(Ordering::Relaxed) == 0;
         let context = frame.context(interrupts);
-        if vm.text.window.contains(&context.rip) {
+        if vm.machine.text.window.contains(&context.rip) {
             Vm::die(&context, "in a system call that it does not need");
         }
         let rip = context.rip.wrapping_sub(SYSCALL);
@@ -207,11 +213,11 @@ impl Process {
     /// Whether a single step has ended in the window: within a site, which to the guest is one
     /// instruction. It goes on to the next.
     fn is_step_in_window(vm: &Vm, context: &Context) -> bool {
-        context.vector == vector::DEBUG.into() && vm.text.window.contains(&context.rip)
+        context.vector == vector::DEBUG.into() && vm.machine.text.window.contains(&context.rip)
     }
 
     /// Handles what has come by a signal, and has the kernel go on.
-    fn handle(vm: &mut Vm, frame: &mut Frame, mut context: Context, how: fn(&mut Vm, &mut Context)) {
+    fn handle<'a>(vm: &mut Vm<'a>, frame: &mut Frame, mut context: Context, how: fn(&mut Vm<'a>, &mut Context)) {
         CPU.mask.store(1, Ordering::Relaxed);
         how(vm, &mut context);
         loop {
@@ -260,12 +266,12 @@ impl Process {
     /// Runs it, unless something has come in before.
     fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Option<Stop>, Failure> {
         let space = vm.machine.space.memory.space();
-        let is_new = vm.host.programs.prepare(space, &vm.machine.board.affinity)?;
+        let is_new = vm.machine.host.programs.prepare(space, &vm.machine.board.affinity)?;
         if is_new {
             vm.machine.space.memory.begin();
         }
         let mut orders = Orders::new();
-        let mapped = vm.machine.space.memory.orders(vm.host.wanted.take(), &mut orders);
+        let mapped = vm.machine.space.memory.orders(vm.vcpu.processor.wanted.take(), &mut orders);
         Self::order_and_run(vm, context, orders.as_slice(), mapped)
     }
 
@@ -279,7 +285,7 @@ impl Process {
     ) -> Result<Option<Stop>, Failure> {
         let space = vm.machine.space.memory.space();
         let waits = CPU.pending.load(Ordering::SeqCst) != 0;
-        if (waits || mapped.is_err()) && !orders.is_empty() && !vm.host.programs.order(space, orders)? {
+        if (waits || mapped.is_err()) && !orders.is_empty() && !vm.machine.host.programs.order(space, orders)? {
             return Ok(Some(Stop::Broken));
         }
         if let Err(error) = mapped {
@@ -289,13 +295,13 @@ impl Process {
         if waits {
             return Ok(None);
         }
-        let processor = &mut vm.machine.processor;
+        let processor = &mut vm.vcpu.processor;
         let mut segments = Segments {
             fs_base: fs_base(),
             gs_base: processor.leave_kernel(),
             selectors: processor.selectors.map(loadable),
         };
-        let stop = vm.host.programs.run(space, orders, context, &mut segments)?;
+        let stop = vm.machine.host.programs.run(space, orders, context, &mut segments)?;
         if !matches!(stop, Stop::Broken) {
             processor.selectors = segments.selectors.map(|selector| selector as u16);
             processor.users_gs_base = canonical(segments.gs_base);
@@ -345,13 +351,13 @@ impl Process {
     fn program_exception(vm: &mut Vm, context: &mut Context, number: u64, error: u64, address: u64) {
         (context.vector, context.error) = match number as u8 {
             vector::PAGE_FAULT => {
-                vm.host.wanted = Some(address);
+                vm.vcpu.processor.wanted = Some(address);
                 CPU.fault_address.store(address, Ordering::Relaxed);
                 let error = error as u32 & (fault::WRITE | fault::FETCH) | fault::USER;
                 (number, error.into())
             }
             vector::DEBUG => {
-                vm.machine.processor.note_step();
+                vm.vcpu.processor.note_step();
                 (number, 0)
             }
             vector::PROTECTION | vector::STACK | vector::NOT_PRESENT => (number, error & 0xffff),

@@ -25,6 +25,8 @@ pub(super) struct Processor {
     debug: [u64; 8],
     /// The log has been told that breakpoints do not break.
     told: bool,
+    /// What a program has accessed in vain: it may be mapped when it goes on.
+    pub(super) wanted: Option<u64>,
 }
 
 impl Processor {
@@ -32,7 +34,7 @@ impl Processor {
     pub(super) const fn new() -> Self {
         let mut debug = [0; 8];
         (debug[6], debug[7]) = (0xffff_0ff0, 0x400);
-        Self { selectors: [0; 4], users_gs_base: 0, debug, told: false }
+        Self { selectors: [0; 4], users_gs_base: 0, debug, told: false, wanted: None }
     }
 
     /// The kernel is left for a program, whose GS base is the one in force. When it comes back, the

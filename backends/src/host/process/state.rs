@@ -9,10 +9,11 @@ use core::arch::asm;
 
 use wedge::x86::control::xcr0;
 
+use super::cpu::CPU;
 use super::memory::pointer;
 use super::stub::{STACK, STACK_LENGTH};
 use crate::runtime::PAGE;
-use crate::runtime::exclusive::{Exclusive, Pages};
+use crate::runtime::exclusive::Pages;
 
 /// What of the state the guest may use.
 const KEPT: u64 = xcr0::ALL;
@@ -28,8 +29,8 @@ const MXCSR_MASK: u64 = 28;
 const SOFTWARE: u64 = 464;
 const SOFTWARE_WORDS: usize = 6;
 
-/// A copy that no program can write to, as long as the stack that it comes from.
-static COPY: Exclusive<Pages<{ (STACK_LENGTH / PAGE) as usize }>> = Exclusive::new(Pages::new());
+/// Pages of a copy that no program can write to: as long as the stack that it comes from.
+pub(super) const AREA_PAGES: usize = (STACK_LENGTH / PAGE) as usize;
 
 /// The state in a frame: where, and how Linux has described it.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +83,7 @@ impl State {
     /// Makes it the state of this process. It is copied first: a program that lies may have the
     /// original changed behind the check.
     pub(super) fn restore(&self, stack: u64) {
-        let area = COPY.borrow();
+        let area = CPU.state.borrow();
         let place = area.address(0);
         let length = self.length.min(STACK_LENGTH) as usize;
         // SAFETY: both are memory of that length; nothing is in the copy then that the processor

@@ -142,9 +142,9 @@ impl vm::Board for Board {
 }
 
 impl Test {
-    fn word(vm: &Vm<Self>, offset: u64) -> u64 {
+    fn word(&self, offset: u64) -> u64 {
         let mut bytes = [0; 4];
-        vm.host.window.load(offset, &mut bytes);
+        self.window.load(offset, &mut bytes);
         u32::from_le_bytes(bytes).into()
     }
 }
@@ -170,34 +170,34 @@ impl Host for Test {
         FAULT.get()
     }
 
-    fn own_page_fault(_: &mut Vm<Self>, _: &mut Context, _: u64) -> bool {
+    fn own_page_fault(_: &mut Vm<'_, Self>, _: &mut Context, _: u64) -> bool {
         false
     }
 
-    fn own_breakpoint(_: &mut Vm<Self>, _: &mut Context, _: u64) -> bool {
+    fn own_breakpoint(_: &mut Vm<'_, Self>, _: &mut Context, _: u64) -> bool {
         false
     }
 
     /// The interpreter enters a routine at its first instruction, before anything can come in
     /// between.
-    fn present_routine(_: &mut Vm<Self>, _: &mut Context) {}
+    fn present_routine(_: &mut Vm<'_, Self>, _: &mut Context) {}
 
-    fn note_work(_: &mut Vm<Self>) {}
+    fn note_work(_: &mut Vm<'_, Self>) {}
 
-    fn note_pending(vm: &mut Vm<Self>) {
-        vm.host.window.store(offset::PENDING, &[1]);
+    fn note_pending(vm: &mut Vm<'_, Self>) {
+        vm.machine.host.window.store(offset::PENDING, &[1]);
     }
 
-    fn registers_changed(vm: &mut Vm<Self>, _: bool) {
+    fn registers_changed(vm: &mut Vm<'_, Self>, _: bool) {
         let cpu = &vm.vcpu.cpu;
         for (number, value) in [(0, cpu.cr0), (2, cpu.cr2), (3, cpu.cr3), (4, cpu.cr4)] {
-            vm.host.window.store(offset::CONTROL + 8 * number, &value.to_le_bytes());
+            vm.machine.host.window.store(offset::CONTROL + 8 * number, &value.to_le_bytes());
         }
     }
 
-    fn enter_kernel(_: &mut Vm<Self>, _: &mut Context) {}
+    fn enter_kernel(_: &mut Vm<'_, Self>, _: &mut Context) {}
 
-    fn enter_user(_: &mut Vm<Self>, _: &mut Context) {}
+    fn enter_user(_: &mut Vm<'_, Self>, _: &mut Context) {}
 }
 
 /// What sites refer to.
@@ -223,6 +223,9 @@ fn sites_see() -> Deprivileged {
     }
 }
 
+/// A guest, and its one processor.
+type OnVcpu = (Machine<Test>, Vcpu<Test>);
+
 /// The machine before the guest runs. To the session it is one that a loader has entered by PVH.
 struct Bare {
     parameters: Parameters,
@@ -232,7 +235,7 @@ struct Bare {
     window: Ram,
     clock: Rc<Cell<u64>>,
     /// Where the guest is put.
-    vm: Rc<RefCell<Option<Vm<Test>>>>,
+    guest: Rc<RefCell<Option<OnVcpu>>>,
 }
 
 /// What this host refuses: the shadow of so small a guest that it has no page table left.
@@ -324,26 +327,27 @@ impl Boot for Bare {
         let board = Board { clock: Rc::clone(&self.clock), console: String::new() };
         let facts = loaded.contents.payload.guest;
         let modules = facts.modules_start..facts.modules_end;
+        let head_distance = loaded.extent.start.wrapping_sub(loaded.kernel.start);
+        let window = LAYOUT.window();
+        let regions: &'static mut [Region] = Box::leak(Box::new([]));
         let mut machine = Machine {
             space: Space { shadow, memory: tables },
             platform: Platform::new(Pci::Absent),
             board,
-            processor: Processor::new(self.window, Rc::clone(&self.clock)),
             touched: true,
             flushed: false,
             modules: modules.clone(),
             port: Port::new(),
             account: Account { sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() },
+            text: Text::new(engine, loaded.kernel, head_distance, window, modules, regions),
+            host: Test { window: self.window },
         };
-        let mut cpu = VirtualCpu::new(Limits::of(&mut machine));
+        let mut processor = Processor::new(self.window, Rc::clone(&self.clock));
+        let mut cpu = VirtualCpu::new(Limits::of(&mut machine.behind(&mut processor)));
         cpu.cr3 = FIRST_TABLES;
         cpu.gdt = Table { base: 0, limit: 0 };
         machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
-        let head_distance = loaded.extent.start.wrapping_sub(loaded.kernel.start);
-        let window = LAYOUT.window();
-        let regions: &'static mut [Region] = Box::leak(Box::new([]));
-        let text = Text::new(engine, loaded.kernel, head_distance, window, modules, regions);
-        *self.vm.borrow_mut() = Some(Vm { vcpu: Vcpu::new(cpu), machine, text, host: Test { window: self.window } });
+        *self.guest.borrow_mut() = Some((machine, Vcpu::new(cpu, processor)));
         Ok(())
     }
 }
@@ -359,7 +363,8 @@ const FIRST_MODE: PagingMode =
 
 /// A guest that runs.
 struct Running {
-    vm: Vm<Test>,
+    machine: Machine<Test>,
+    vcpu: Vcpu<Test>,
     state: State,
     clock: Rc<Cell<u64>>,
     /// Something comes in from outside before the instructions whose number has this remainder by
@@ -411,11 +416,12 @@ enum Cause {
 
 impl Running {
     /// A guest that is about to execute its first instruction.
-    fn new(vm: Vm<Test>, ready: session::Ready, clock: Rc<Cell<u64>>) -> Self {
+    fn new((mut machine, mut vcpu): OnVcpu, ready: session::Ready, clock: Rc<Cell<u64>>) -> Self {
         let mut state = State { rip: ready.entry, rflags: flags::FIXED | flags::INTERRUPT, ..State::default() };
         state.registers[6] = ready.boot_params;
-        vm.host.window.store(offset::MASK, &[1]);
-        Self { vm, state, clock, interrupted: None }
+        machine.host.window.store(offset::MASK, &[1]);
+        Test::registers_changed(&mut machine.on(&mut vcpu), true);
+        Self { machine, vcpu, state, clock, interrupted: None }
     }
 
     /// Runs the guest until it ends: then `Host::stop` unwinds.
@@ -434,7 +440,7 @@ impl Running {
     }
 
     fn step(&mut self) {
-        let mut hardware = Hardware { tables: &self.vm.machine.space.memory, window: self.vm.host.window };
+        let mut hardware = Hardware { tables: &self.machine.space.memory, window: self.machine.host.window };
         if let Err(fault) = self.state.step(&mut hardware) {
             FAULT.set(fault.address);
             self.enter(Cause::Exception(fault));
@@ -448,7 +454,7 @@ impl Running {
 
     /// Whether events are masked: only in the kernel.
     fn is_masked(&self) -> bool {
-        !self.state.user && Test::word(&self.vm, offset::MASK) & 0xff != 0
+        !self.state.user && self.machine.host.word(offset::MASK) & 0xff != 0
     }
 
     /// What happens before the next instruction.
@@ -464,11 +470,11 @@ impl Running {
                 _ => {}
             }
         }
-        let deadline = self.vm.machine.platform.deadline();
+        let deadline = self.machine.platform.deadline();
         let due = deadline.is_some_and(|deadline| deadline <= self.clock.get());
         if due && self.is_masked() {
             // Whoever sets IF finds it.
-            self.vm.host.window.store(offset::PENDING, &[1]);
+            self.machine.host.window.store(offset::PENDING, &[1]);
             return None;
         }
         due.then_some(Cause::Event)
@@ -477,9 +483,9 @@ impl Running {
     /// Enters the wedge, and leaves it again.
     fn enter(&mut self, cause: Cause) {
         let mut context = self.save();
-        self.vm.host.window.store(offset::MASK, &[1, 0]);
-        let site = Test::word(&self.vm, offset::SITE) as usize;
-        let vm = &mut self.vm;
+        self.machine.host.window.store(offset::MASK, &[1, 0]);
+        let site = self.machine.host.word(offset::SITE) as usize;
+        let vm = &mut self.machine.on(&mut self.vcpu);
         match cause {
             Cause::Exception(fault) => {
                 (context.vector, context.error) = (fault.vector, fault.error);
@@ -508,7 +514,7 @@ impl Running {
         self.load(&context, exit);
     }
 
-    fn pop_return_address(vm: &mut Vm<Test>, context: &mut Context) {
+    fn pop_return_address(vm: &mut Vm<'_, Test>, context: &mut Context) {
         context.rip = vm.machine.space.word(context.rsp).expect("a return address");
         context.rsp += 8;
     }
@@ -530,7 +536,7 @@ impl Running {
             of.r14, of.r15,
         ];
         let masked = u8::from(exit == Exit::Kernel && rflags & flags::INTERRUPT == 0);
-        self.vm.host.window.store(offset::MASK, &[masked]);
+        self.machine.host.window.store(offset::MASK, &[masked]);
         self.state = State { registers, rip, rflags: rflags | flags::INTERRUPT, user: exit == Exit::User };
         debug_assert_eq!(self.state.registers[RSP], rsp);
     }

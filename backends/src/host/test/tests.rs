@@ -98,7 +98,7 @@ fn boot(payload: Vec<u8>, sites: u64) -> Option<Running> {
     let payload: &'static [u8] = Box::leak(payload.into_boxed_slice());
     let behind = Span { offset: OWN + arena.length, length: payload.len() as u64 };
     let clock = Rc::new(Cell::new(0));
-    let vm = Rc::new(RefCell::new(None));
+    let guest = Rc::new(RefCell::new(None));
     let machine = Bare {
         parameters: Parameters { load_address: 0, arena, payload: behind },
         own_length: OWN,
@@ -106,11 +106,11 @@ fn boot(payload: Vec<u8>, sites: u64) -> Option<Running> {
         ram: Ram::new(8 << 20),
         window: Ram::new(0x1_0000),
         clock: Rc::clone(&clock),
-        vm: Rc::clone(&vm),
+        guest: Rc::clone(&guest),
     };
     let ready = session::boot(machine)?;
-    let vm = vm.borrow_mut().take()?;
-    Some(Running::new(vm, ready, clock))
+    let guest = guest.borrow_mut().take()?;
+    Some(Running::new(guest, ready, clock))
 }
 
 /// How a guest ends, and what it has printed.
@@ -120,12 +120,12 @@ fn end(mut guest: Running) -> (Result<End, Box<dyn Any + Send>>, Running) {
 }
 
 /// Runs a guest that must come to its end, having printed what it prints when all goes well.
-fn lives_through_all(guest: Running, sites: u64) {
-    let (ended, guest) = end(guest);
+fn lives_through_all(running: Running, sites: u64) {
+    let (ended, running) = end(running);
     let log = super::LOG.with_borrow(String::clone);
-    assert_eq!(guest.vm.machine.board.console, "kptTug", "{log}{:x?}", guest.state);
+    assert_eq!(running.machine.board.console, "kptTug", "{log}{:x?}", running.state);
     assert_eq!(ended.expect("it ends by itself"), End::Reset);
-    let account = guest.vm.machine.account;
+    let account = running.machine.account;
     assert_eq!((account.unannotated, u64::from(account.sites)), (0, sites), "nothing but sites was emulated");
 }
 

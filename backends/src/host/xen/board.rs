@@ -18,7 +18,6 @@ use x86_64::instructions::port::Port;
 
 use super::console;
 use super::cpu::CPU;
-use super::entry::SHARED_PAGE;
 use super::hypercall::{self, Reason, Refused, shutdown};
 use super::interface::{VIRQ_CONSOLE, VIRQ_TIMER};
 use crate::runtime::{say, timestamp};
@@ -81,7 +80,7 @@ impl Board {
         *place = source;
         self.ports[self.port_count] = port;
         self.port_count += 1;
-        SHARED_PAGE.info().masked[0].fetch_and(!(1 << port), Ordering::SeqCst);
+        CPU.shared.info().masked[0].fetch_and(!(1 << port), Ordering::SeqCst);
     }
 
     /// Takes over the interrupt lines that PCI devices have been given by the firmware.
@@ -134,7 +133,7 @@ impl Board {
 /// The frequency of the time-stamp counter in kHz: the inverse of Xen's scale from ticks to
 /// nanoseconds.
 pub(super) fn ticks_per_millisecond() -> u64 {
-    let time = &SHARED_PAGE.vcpu().time;
+    let time = &CPU.shared.vcpu().time;
     let scale = u128::from(time.tsc_to_system_mul.load(Ordering::Relaxed).max(1));
     let shift = time.tsc_shift.load(Ordering::Relaxed).cast_signed();
     let ticks = (1_000_000_u128 << 32) / scale;
@@ -147,7 +146,7 @@ impl PlatformBoard for Board {
 
     /// Xen's system time (`xen.h`, `struct vcpu_time_info`): ticks since a moment, scaled.
     fn now(&mut self) -> u64 {
-        let time = &SHARED_PAGE.vcpu().time;
+        let time = &CPU.shared.vcpu().time;
         loop {
             let version = time.version.load(Ordering::Acquire);
             let ticks = timestamp().wrapping_sub(time.tsc_timestamp.load(Ordering::Relaxed));
@@ -162,7 +161,7 @@ impl PlatformBoard for Board {
     }
 
     fn wall_clock(&mut self) -> u64 {
-        let info = SHARED_PAGE.info();
+        let info = CPU.shared.info();
         loop {
             let version = info.wall_clock_version.load(Ordering::Acquire);
             let low = info.wall_clock_seconds.load(Ordering::Relaxed);
@@ -225,8 +224,8 @@ impl PlatformBoard for Board {
 impl VmBoard for Board {
     /// Looks at all event channels.
     fn collect(&mut self, platform: &mut Platform) {
-        let info = SHARED_PAGE.info();
-        let vcpu = SHARED_PAGE.vcpu();
+        let info = CPU.shared.info();
+        let vcpu = CPU.shared.vcpu();
         vcpu.pending.store(0, Ordering::SeqCst);
         if vcpu.pending_selector.swap(0, Ordering::SeqCst) & 1 == 0 {
             return;

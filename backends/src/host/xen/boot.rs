@@ -21,13 +21,13 @@ use wedge::platform::{Pci, Platform};
 use wedge::shadow::{Memory as ShadowMemory, Notes, OutOfTables, Shadow, TableInfo};
 use wedge::sites::{Deprivileged, Engine, Mode};
 use wedge::vm::port::Port;
-use wedge::vm::{Account, Machine, Space, Text, Vcpu, paging_mode};
+use wedge::vm::{Account, Space, Text, Vcpu, paging_mode};
 use wedge::x86::{paging, vector};
 
 use super::board::Board;
 use super::cpu::{CPU, address};
-use super::entry::{self, SHARED_PAGE, exit, xen_resume};
-use super::guest::{Eviction, Springboard, Stacks, Vm, Xen};
+use super::entry::{self, exit, xen_resume};
+use super::guest::{Eviction, Machine, Springboard, Stacks, Xen};
 use super::hypercall::{self, Refused};
 use super::interface::{KERNEL_CS, KERNEL_SS, MACHINE_TO_PHYSICAL, StartInfo, TrapInfo};
 use super::memory::{FEWEST_TABLES, LIMIT, LINEAR, Memory, MemoryError, Usable, pointer};
@@ -231,7 +231,7 @@ impl Boot for Domain {
 fn connect(start: &StartInfo, privileged: bool) -> Result<(), Failure> {
     let shared = start.shared_info | paging::entry::TABLE & !paging::entry::USER;
     // SAFETY: the page is a place for this mapping.
-    unsafe { hypercall::update_va_mapping(SHARED_PAGE.address(), shared) }.map_err(refused("the shared page"))?;
+    unsafe { hypercall::update_va_mapping(CPU.shared.address(), shared) }.map_err(refused("the shared page"))?;
     if !privileged {
         // SAFETY: Xen shows the table to every guest, and has mapped the console's page like all
         // that the domain booted with.
@@ -269,7 +269,7 @@ fn set_traps() -> Result<(), Refused> {
         hypercall::register_callback(CALLBACK_SYSCALL, address(entry::xen_syscall))?;
         hypercall::register_callback(CALLBACK_SYSENTER, address(entry::xen_sysenter))?;
         hypercall::register_callback(CALLBACK_SYSCALL32, address(entry::xen_syscall32))?;
-        hypercall::stack_switch(KERNEL_SS, (&raw const entry::xen_stack_end).addr() as u64)?;
+        hypercall::stack_switch(KERNEL_SS, CPU.stack.end())?;
     }
     CPU.syscall_target.store(address(entry::xen_syscall_slow), core::sync::atomic::Ordering::Relaxed);
     Ok(())
@@ -384,34 +384,31 @@ fn take_over(
     let modules = facts.modules_start..facts.modules_end;
     let platform = Platform::new(pci);
     let account = Account { moved, sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() };
+    let sysret = engine.sysret().unwrap_or(usize::MAX);
+    let regions = crate::runtime::modules::WATCHED.take();
+    let head_distance = extent.start.wrapping_sub(address);
+    let window = layout.window();
     let mut machine = Machine {
         space: Space { shadow, memory: tables },
         platform,
         board,
-        processor: Processor::new(segments),
         touched: true,
         flushed: false,
         modules: modules.clone(),
         port: Port::new(),
         account,
-    };
-    let cpu = handover::processor(Limits::of(&mut machine));
-    machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
-    let sysret = engine.sysret().unwrap_or(usize::MAX);
-    let regions = crate::runtime::modules::WATCHED.take();
-    let head_distance = extent.start.wrapping_sub(address);
-    let window = layout.window();
-    let mut vm = Vm {
-        vcpu: Vcpu::new(cpu),
-        machine,
         text: Text::new(engine, kernel, head_distance, window, modules, regions),
-        host: Xen { stacks, springboard, sysret, steps: false, eviction: place.evict.map(Eviction::new) },
+        host: Xen { stacks, sysret, eviction: place.evict.map(Eviction::new) },
     };
+    let mut processor = Processor::new(segments, springboard);
+    let cpu = handover::processor(Limits::of(&mut machine.behind(&mut processor)));
+    machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
     if privileged {
-        vm.machine.board.take_lines();
+        machine.board.take_lines();
     }
-    vm.reach_image(extent);
-    traps::stay(vm);
+    let mut vcpu = Vcpu::new(cpu, processor);
+    machine.on(&mut vcpu).reach_image(extent);
+    traps::stay(machine, vcpu);
     Ok(())
 }
 
@@ -434,7 +431,7 @@ fn find_stack_switch(function: u64, image: &[u8], address: u64) -> Option<StackS
 
 /// What rewritten sites refer to.
 fn sites_see() -> Deprivileged {
-    let page = SHARED_PAGE.address();
+    let page = CPU.shared.address();
     let routine = |routine: unsafe extern "C" fn()| routine as *const () as u64;
     let mut control = [0; 9];
     for register in [0, 2, 3, 4] {

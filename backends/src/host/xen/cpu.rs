@@ -4,16 +4,23 @@
 //! needs no register to find its own: GS is the guest's. With several processors the page-table
 //! root of each maps pages of its own there. The first holds what entry points and sites read and
 //! write. That is code which knows nothing of Rust's references, so it consists of atomic numbers.
-//! Xen and user mode see the other pages.
+//! Xen and user mode see some of the other pages; at the end is what only the wedge knows of.
 
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
+use wedge::vm::Vcpu;
+
+use super::guest::Xen;
+use super::interface::{SharedInfo, VcpuInfo};
 use crate::runtime::PAGE;
-use crate::runtime::exclusive::{Exclusive, PAGE_WORDS, Pages};
+use crate::runtime::exclusive::{Exclusive, Late, PAGE_WORDS, Pages};
 
 /// Pages of a local descriptor table, at most: 8,192 entries (SDM Vol. 3A, 3.4.2).
 pub(super) const LDT_PAGES: usize = 16;
+
+/// Pages of the wedge's stack. The first processor loads the guest on it, too.
+pub(super) const STACK_PAGES: usize = 64;
 
 /// A page of the guest's, as it was when it was looked at.
 pub(super) type Source = [u8; PAGE as usize];
@@ -55,6 +62,36 @@ pub(super) struct Cpu {
     pub(super) ldt_draft: Pages<1>,
     /// What user mode gets to see (`narrow_stack.rs`): IRETQ, and its frame.
     pub(super) springboard: Pages<1>,
+    /// Where Xen's shared page is mapped.
+    pub(super) shared: SharedPage,
+    /// The wedge's stack.
+    pub(super) stack: Pages<STACK_PAGES>,
+    /// The virtual CPU. Events are masked in the wedge; an exception there is the end.
+    pub(super) vcpu: Exclusive<Late<Vcpu<Xen>>>,
+}
+
+/// The place where Xen's shared page is mapped.
+#[derive(Debug)]
+pub(super) struct SharedPage(Pages<1>);
+
+impl SharedPage {
+    /// Its address.
+    pub(super) fn address(&self) -> u64 {
+        self.0.address(0)
+    }
+
+    /// What Xen shares, if its page is mapped there.
+    pub(super) fn info(&self) -> &SharedInfo {
+        // SAFETY: the page is larger than the structure, which consists of atomic integers; any
+        // value is valid.
+        unsafe { &*self.0.as_ptr().cast() }
+    }
+
+    /// What Xen shares with the processor at hand: the first, as long as there is one. Several
+    /// would register their own (`vcpu.h`, `VCPUOP_register_vcpu_info`).
+    pub(super) fn vcpu(&self) -> &VcpuInfo {
+        &self.info().vcpu[0]
+    }
 }
 
 /// The processor at hand.
@@ -74,6 +111,9 @@ pub(super) static CPU: Cpu = Cpu {
     ldt_sources: Exclusive::new([[0; _]; _]),
     ldt_draft: Pages::new(),
     springboard: Pages::new(),
+    shared: SharedPage(Pages::new()),
+    stack: Pages::new(),
+    vcpu: Exclusive::new(Late::Missing),
 };
 
 // The sites use the first page, and nobody else's pages begin before the third.

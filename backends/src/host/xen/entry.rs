@@ -25,9 +25,9 @@ use wedge::guest::linux::{SYSTEM_CALL, TLS_ENTRIES, USER_CS, USER_DS};
 use wedge::x86::flags;
 use wedge::x86::vector::{self, Vectors};
 
-use super::cpu::{CPU, Cpu};
-use super::interface::{KERNEL_CS, SharedInfo, VcpuInfo};
-use crate::runtime::exclusive::Pages;
+use super::cpu::{CPU, Cpu, STACK_PAGES};
+use super::interface::KERNEL_CS;
+use crate::runtime::PAGE;
 
 /// Why the wedge was entered, beside the vectors of exceptions.
 pub(super) mod cause {
@@ -86,7 +86,6 @@ unsafe extern "C" {
     /// The handlers of the [`EXCEPTIONS`], in the order of their vectors, then that of
     /// [`SYSTEM_CALL`].
     pub(super) static xen_handlers: [u64; EXCEPTIONS.count() + 1];
-    pub(super) static xen_stack_end: u8;
     /// Of [`xen_emulate`] and [`xen_interrupt`], the addresses of the instructions before which an
     /// event may come in: one, two and three words have been pushed before the second, third and
     /// fourth, the first of them RAX.
@@ -106,41 +105,16 @@ unsafe extern "C" {
     pub(super) fn xen_resume(context: *mut wedge::cpu::Context, exit: u64) -> !;
 }
 
-/// The place where Xen's shared page is mapped.
-#[derive(Debug)]
-pub(super) struct SharedPage(Pages<1>);
-
-impl SharedPage {
-    /// Its address.
-    pub(super) fn address(&self) -> u64 {
-        self.0.address(0)
-    }
-
-    /// What Xen shares, if its page is mapped there.
-    pub(super) fn info(&self) -> &SharedInfo {
-        // SAFETY: the page is larger than the structure, which consists of atomic integers; any
-        // value is valid.
-        unsafe { &*self.0.as_ptr().cast() }
-    }
-
-    /// What Xen shares with the processor at hand: the first, as long as there is one. Several
-    /// would register their own (`vcpu.h`, `VCPUOP_register_vcpu_info`).
-    pub(super) fn vcpu(&self) -> &VcpuInfo {
-        &self.info().vcpu[0]
-    }
-}
-
-pub(super) static SHARED_PAGE: SharedPage = SharedPage(Pages::new());
+/// Bytes of the wedge's stack.
+const STACK_LENGTH: u64 = STACK_PAGES as u64 * PAGE;
 
 global_asm!(
     r#"
-    .set STACK_SIZE, 262144             // the guest is loaded on it, too
-
     .section .text.entry.xen, "ax"
     .globl start_xen
 start_xen:
     cld
-    leaq xen_stack_end(%rip), %rsp
+    leaq {cpu}+{stack_end}(%rip), %rsp
     movq %rsi, %rdi                     // start_info
     xorl %ebp, %ebp
     call xen_start
@@ -185,9 +159,9 @@ xen_event:
     testb $3, 24(%rsp)                  // cs
     jnz 1f
     pushq %rax
-    leaq xen_stack_end-STACK_SIZE(%rip), %rax
+    leaq {cpu}+{stack}(%rip), %rax
     subq %rsp, %rax
-    cmpq $-STACK_SIZE, %rax
+    cmpq $-{STACK_LENGTH}, %rax
     popq %rax
     jbe 1f
     // In the gap: the frame of the IRETQ that was about to be executed.
@@ -243,7 +217,7 @@ xen_syscall:
     .globl xen_syscall_slow             // rcx: rip, r11: rflags, rsp: user mode's
 xen_syscall_slow:
     movq %rsp, {cpu}+{saved_rsp}(%rip)
-    leaq xen_stack_end(%rip), %rsp
+    leaq {cpu}+{stack_end}(%rip), %rsp
     pushq $0
     pushq {cpu}+{saved_rsp}(%rip)
     pushq ${FIXED}
@@ -271,12 +245,12 @@ xen_sysenter:
 
 xen_common:
     pushq %rax
-    leaq xen_stack_end-STACK_SIZE(%rip), %rax
+    leaq {cpu}+{stack}(%rip), %rax
     subq %rsp, %rax
-    cmpq $-STACK_SIZE, %rax
+    cmpq $-{STACK_LENGTH}, %rax
     ja 1f                               // on the wedge's stack already
     movq %rsp, %rax
-    leaq xen_stack_end(%rip), %rsp
+    leaq {cpu}+{stack_end}(%rip), %rsp
     .irp offset, 56, 48, 40, 32, 24, 16, 8, 0
     pushq \offset(%rax)
     .endr
@@ -298,11 +272,11 @@ xen_to_kernel:
     leaq 16(%rsp), %rsp
     testb ${IF}>>8, 17(%rsp)                  // rflags.IF
     jz 1f
-    movb $0, {page}+1(%rip)
-    cmpb $0, {page}(%rip)
+    movb $0, {cpu}+{shared}+1(%rip)
+    cmpb $0, {cpu}+{shared}(%rip)
     jne 2f
 1:  iretq
-2:  movb $1, {page}+1(%rip)
+2:  movb $1, {cpu}+{shared}+1(%rip)
     movq ${KERNEL}, 8(%rsp)
     pushq $0
     pushq ${EVENT}
@@ -341,11 +315,11 @@ xen_resume:
 \name\()_flags:
     pushq %rcx
 \name\()_rcx:
-    movzbl {page}+1(%rip), %eax
+    movzbl {cpu}+{shared}+1(%rip), %eax
 \name\()_mask:
-    movb $1, {page}+1(%rip)
+    movb $1, {cpu}+{shared}+1(%rip)
     leaq 32(%rsp), %rcx                 // the guest's RSP, without the return address
-    leaq xen_stack_end(%rip), %rsp
+    leaq {cpu}+{stack_end}(%rip), %rsp
     pushq $0
     pushq %rcx
     shll ${IF_NUMBER}, %eax
@@ -373,9 +347,9 @@ xen_interrupt:
 
     // From a stub, by JMP, with IF clear, or about to be replaced: there is no stack.
     .macro WITHOUT_STACK cause
-    movb $1, {page}+1(%rip)
+    movb $1, {cpu}+{shared}+1(%rip)
     movq %rsp, {cpu}+{saved_rsp}(%rip)
-    leaq xen_stack_end(%rip), %rsp
+    leaq {cpu}+{stack_end}(%rip), %rsp
     pushq $0
     pushq {cpu}+{saved_rsp}(%rip)
     pushfq
@@ -417,7 +391,7 @@ xen_emulate_without_stack:
 
     .globl xen_iret                     // the frame is on the guest's stack
 xen_iret:
-    movb $1, {page}+1(%rip)
+    movb $1, {cpu}+{shared}+1(%rip)
     cmpb $0, {cpu}+{work}(%rip)
     jne 1f
     cmpq ${USER_CS}, 8(%rsp)
@@ -442,7 +416,7 @@ xen_sysret:
     cmpb $0, {cpu}+{gs_swapped}(%rip)
     je 1f
     movq %rsp, {cpu}+{saved_rsp}(%rip)
-    leaq xen_stack_end(%rip), %rsp
+    leaq {cpu}+{stack_end}(%rip), %rsp
     pushq {cpu}+{sysret_selectors}+8(%rip)
     pushq {cpu}+{saved_rsp}(%rip)
     pushq %r11
@@ -466,11 +440,6 @@ xen_unmasked:
     .quad \routine, \routine\()_rax, \routine\()_flags, \routine\()_rcx, \routine\()_mask
     .endr
 
-    .bss
-    .balign 4096
-    .skip STACK_SIZE
-    .globl xen_stack_end
-xen_stack_end:
     .text
     "#,
     cpu = sym CPU,
@@ -481,7 +450,10 @@ xen_stack_end:
     tls = const offset_of!(Cpu, tls),
     seen = const offset_of!(Cpu, seen),
     sysret_selectors = const offset_of!(Cpu, sysret_selectors),
-    page = sym SHARED_PAGE,
+    shared = const offset_of!(Cpu, shared),
+    stack = const offset_of!(Cpu, stack),
+    stack_end = const offset_of!(Cpu, stack) as u64 + STACK_LENGTH,
+    STACK_LENGTH = const STACK_LENGTH,
     FIRST_TLS = const TLS_ENTRIES.start,
     COUNT = const vector::COUNT,
     EXCEPTIONS = const EXCEPTIONS.0,

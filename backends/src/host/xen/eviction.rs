@@ -44,7 +44,7 @@ impl Xen {
     /// Evicts what is to be evicted at this moment.
     #[inline]
     pub(super) fn evict(vm: &mut Vm, moment: Moment, context: &Context) {
-        if vm.host.eviction.is_some() && vm.vcpu.has_run_user {
+        if vm.machine.host.eviction.is_some() && vm.vcpu.has_run_user {
             Self::evict_stack(vm, moment, context);
         }
     }
@@ -61,7 +61,7 @@ impl Xen {
 
     #[cold]
     fn evict_stack(vm: &mut Vm, moment: Moment, context: &Context) {
-        let Some(eviction) = &mut vm.host.eviction else { return };
+        let Some(eviction) = &mut vm.machine.host.eviction else { return };
         if moment.is_exit() {
             eviction.missing = [0; _];
             eviction.exits = (eviction.exits + 1) % EXITS;
@@ -76,7 +76,7 @@ impl Xen {
         for page in stacks.into_iter().chain(entry) {
             vm.machine.space.shadow.evict(page, &mut vm.machine.space.memory);
         }
-        if let Some(eviction) = vm.host.eviction.as_mut().filter(|_| moment.is_exit()) {
+        if let Some(eviction) = vm.machine.host.eviction.as_mut().filter(|_| moment.is_exit()) {
             eviction.missing = missing;
         }
     }
@@ -98,7 +98,7 @@ impl Xen {
                 Self::interrupt_stack(vm, is_interrupt.then_some(context.rsp))
             }
             (Stack::Sysret, Moment::Kernel | Moment::User) => {
-                let [first, second] = vm.host.stacks.returns();
+                let [first, second] = vm.machine.host.stacks.returns();
                 [first, second, 0, 0, 0, 0, 0]
             }
             _ => [0; _],
@@ -107,7 +107,7 @@ impl Xen {
 
     /// The stack of interrupts, if it is not in use, once it has been seen.
     fn interrupt_stack(vm: &mut Vm, current: Option<u64>) -> Pages {
-        match (&mut vm.host.eviction, current) {
+        match (&mut vm.machine.host.eviction, current) {
             (Some(eviction), Some(rsp)) => {
                 eviction.interrupts = rsp;
                 [0; _]
@@ -124,21 +124,21 @@ impl Xen {
             Stack::Syscall32 => vm.vcpu.cpu.cstar,
             _ => return [0; 2],
         };
-        [entry, vm.host.stacks.named_by_entry().unwrap_or(0)]
+        [entry, vm.machine.host.stacks.named_by_entry().unwrap_or(0)]
     }
 
     /// Ends the guest if what was evicted is missing still, and it is one of the stacks that must
     /// be mapped by now.
     #[inline]
     pub(super) fn check_eviction(vm: &mut Vm, of: &[Stack], context: &Context) {
-        if vm.host.eviction.is_some() {
+        if vm.machine.host.eviction.is_some() {
             Self::check_missing(vm, of, context);
         }
     }
 
     #[cold]
     fn check_missing(vm: &mut Vm, of: &[Stack], context: &Context) {
-        if let Some(Eviction { stack, missing, .. }) = vm.host.eviction
+        if let Some(Eviction { stack, missing, .. }) = vm.machine.host.eviction
             && of.contains(&stack)
             && let Some(page) =
                 missing.into_iter().find(|&page| page != 0 && !vm.machine.space.memory.is_mapped(page, false))

@@ -11,18 +11,18 @@ use crate::boot::options::Stack;
 use crate::runtime::PAGE;
 
 /// A guest on Xen.
-pub(super) type Vm = vm::Vm<Xen>;
+pub(super) type Machine = vm::Machine<Xen>;
+
+/// It, on one of its processors.
+pub(super) type Vm<'a> = vm::Vm<'a, Xen>;
 
 /// What Xen adds to a guest.
 #[derive(Debug)]
 pub(super) struct Xen {
     pub(super) stacks: Stacks,
-    pub(super) springboard: Springboard,
     /// The number of the site that returns from system calls. Its slot is a jump that says nothing
     /// of it; should there be several, they differ by nothing but their address.
     pub(super) sysret: usize,
-    /// Whether the guest was stepped when a stub called.
-    pub(super) steps: bool,
     /// What is evicted all the time, for a test.
     pub(super) eviction: Option<Eviction>,
 }

@@ -92,19 +92,19 @@ impl Xen {
     /// A context that is about to go on in user mode goes by the springboard, if its stack has 16
     /// bits.
     pub(super) fn use_springboard(vm: &mut Vm, context: &mut Context) {
-        if !Springboard::is_for(context.ss, &vm.machine.processor.segments) {
+        if !Springboard::is_for(context.ss, &vm.vcpu.processor.segments) {
             return;
         }
         let Context { rip, cs, rflags, rsp, ss, .. } = *context;
         Springboard::set_frame(&Frame { rip, cs, rflags, rsp, ss });
         let address = Springboard::address_for(rsp);
         let page = vm.machine.space.memory.memory.machine_of(CPU.springboard.address(0));
-        let Springboard { tables, path, .. } = vm.host.springboard;
+        let Springboard { tables, path, .. } = vm.vcpu.processor.springboard;
         if path != Some(address) {
             vm.machine.space.memory.lead(tables, path, address, page);
         }
         vm.machine.space.memory.set_users_pointers(tables[0], address, true);
-        vm.host.springboard = Springboard { tables, path: Some(address), address: Some(address) };
+        vm.vcpu.processor.springboard = Springboard { tables, path: Some(address), address: Some(address) };
         (context.rip, context.rsp) = Springboard::start(address);
         // Neither TF, nor NT, with which there is no IRETQ.
         (context.cs, context.rflags, context.ss) = (KERNEL_CS, rflags & flags::INTERRUPT | flags::FIXED, KERNEL_SS);
@@ -113,8 +113,9 @@ impl Xen {
     /// A context that comes in: the springboard is no longer in use, and one that was still on it
     /// has left it.
     pub(super) fn leave_springboard(vm: &mut Vm, context: &mut Context) {
-        let Some(address) = vm.host.springboard.address.take() else { return };
-        vm.machine.space.memory.set_users_pointers(vm.host.springboard.tables[0], address, false);
+        let Some(address) = vm.vcpu.processor.springboard.address else { return };
+        vm.vcpu.processor.springboard.address = None;
+        vm.machine.space.memory.set_users_pointers(vm.vcpu.processor.springboard.tables[0], address, false);
         hypercall::flush_page(address);
         if !context.is_user() || (context.rip, context.rsp) != Springboard::start(address) {
             return;

@@ -12,6 +12,7 @@ use x86_64::registers::model_specific::Msr;
 
 use super::cpu::CPU;
 use super::entry::cause;
+use super::guest::Springboard;
 use super::hypercall::{self, SegmentBase};
 use super::memory::pointer;
 use super::segments::Segments;
@@ -28,12 +29,15 @@ pub(super) struct Processor {
     pub(super) segments: Segments,
     /// CR4 as Xen has it for the domain: to read it is a trap, too.
     real_cr4: u64,
+    pub(super) springboard: Springboard,
+    /// Whether the guest was stepped when a stub called.
+    pub(super) steps: bool,
 }
 
 impl Processor {
     /// With these descriptor tables.
-    pub(super) fn new(segments: Segments) -> Self {
-        Self { segments, real_cr4: Cr4::read_raw() }
+    pub(super) fn new(segments: Segments, springboard: Springboard) -> Self {
+        Self { segments, real_cr4: Cr4::read_raw(), springboard, steps: false }
     }
 
     /// Before user mode runs: what it may load is what the guest has in its tables now.

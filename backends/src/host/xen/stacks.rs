@@ -33,15 +33,15 @@ use core::sync::atomic::Ordering;
 
 use annotate::instructions::Class;
 use iced_x86::{Instruction, OpKind, Register};
-use wedge::cpu::{Context, Host as _, decode};
+use wedge::cpu::{Context, decode};
 use wedge::guest::linux::{STACK_PAGES, StackSwitch};
 use wedge::shadow::OutOfTables;
 use wedge::sites::Engine;
-use wedge::vm::Memory as _;
+use wedge::vm::{Memory as _, Processor as _};
 
 use super::cpu::CPU;
 use super::entry::xen_syscall_slow;
-use super::guest::{Moment, NamedStacks, Stacks, Vm, Xen};
+use super::guest::{Machine, Moment, NamedStacks, Stacks, Vm, Xen};
 use super::memory::pointer;
 use crate::runtime::{PAGE, say};
 
@@ -92,21 +92,21 @@ impl Xen {
     /// does.
     #[inline]
     pub(super) fn keep_stacks(vm: &mut Vm, context: &Context, current: Option<u64>) {
-        if vm.machine.space.shadow.statistics().kernel_evictions != vm.host.stacks.evictions {
+        if vm.machine.space.shadow.statistics().kernel_evictions != vm.machine.host.stacks.evictions {
             Self::map_stacks(vm, context, current);
         }
     }
 
     #[cold]
     fn map_stacks(vm: &mut Vm, context: &Context, current: Option<u64>) {
-        vm.host.stacks.prepared32 = None;
+        vm.machine.host.stacks.prepared32 = None;
         CPU.syscall_target.store(xen_syscall_slow as *const () as u64, Ordering::Relaxed);
         Self::watch_the_switch(vm);
         let kept = Self::keep_named_stacks(vm).and_then(|()| current.map_or(Ok(()), |rsp| Self::keep_stack(vm, rsp)));
         if kept.is_err() {
             Vm::die(context, "without a page table left for a stack");
         }
-        vm.host.stacks.evictions = vm.machine.space.shadow.statistics().kernel_evictions;
+        vm.machine.host.stacks.evictions = vm.machine.space.shadow.statistics().kernel_evictions;
     }
 
     /// Those that the TSS (SDM Vol. 3A, 8.7, figure 8-11) and the entry code name, and the code
@@ -116,7 +116,7 @@ impl Xen {
         for stack in [rsp0, entry].into_iter().chain(ist) {
             Self::keep_stack(vm, stack)?;
         }
-        for site in vm.host.stacks.returns {
+        for site in vm.machine.host.stacks.returns {
             // The instructions before it, which load the program's RSP, and the site.
             Self::require(vm, site.wrapping_sub(16), false)?;
             Self::require(vm, site, false)?;
@@ -133,7 +133,7 @@ impl Xen {
             stacks.rsp0 = vm.machine.space.word(tss.base + RSP0).unwrap_or(0);
             stacks.ist = vm.machine.space.words(tss.base + IST1).unwrap_or_default();
         }
-        stacks.entry = vm.host.stacks.named_by_entry.and_then(|word| vm.machine.space.word(word)).unwrap_or(0);
+        stacks.entry = vm.machine.host.stacks.named_by_entry.and_then(|word| vm.machine.space.word(word)).unwrap_or(0);
         stacks
     }
 
@@ -164,13 +164,13 @@ impl Xen {
 
     /// Puts a breakpoint where the kernel goes from one thread's stack to another's.
     fn watch_the_switch(vm: &mut Vm) {
-        if core::mem::replace(&mut vm.host.stacks.watched, true) {
+        if core::mem::replace(&mut vm.machine.host.stacks.watched, true) {
             return;
         }
-        let physical = |switch: &StackSwitch| switch.load.wrapping_add(vm.text.head_distance);
-        let place =
-            vm.host.stacks.switch.as_ref().map(physical).and_then(|at| vm.machine.space.memory.memory.place(at));
-        let Some(place) = place else {
+        let Machine { space, text, host, .. } = &*vm.machine;
+        let physical = |switch: &StackSwitch| switch.load.wrapping_add(text.head_distance);
+        let at = host.stacks.switch.as_ref().map(physical);
+        let Some(place) = at.and_then(|at| space.memory.memory.place(at)) else {
             say!("page tables are short, and where this kernel changes stacks is unknown: a thread may end it");
             return;
         };
@@ -182,7 +182,7 @@ impl Xen {
     /// A breakpoint at `at`: if the kernel goes to another thread's stack there, maps that, and
     /// goes there.
     pub(super) fn change_stacks(vm: &mut Vm, context: &mut Context, at: u64) -> bool {
-        let Some(StackSwitch { load, next, displacement }) = vm.host.stacks.switch else { return false };
+        let Some(StackSwitch { load, next, displacement }) = vm.machine.host.stacks.switch else { return false };
         if at != load {
             return false;
         }
@@ -205,9 +205,9 @@ impl Xen {
 
     /// SYSCALL from compatibility mode.
     pub(super) fn syscall32(vm: &mut Vm, context: &mut Context) {
-        if vm.host.stacks.prepared32 != Some(vm.vcpu.cpu.cstar) {
+        if vm.machine.host.stacks.prepared32 != Some(vm.vcpu.cpu.cstar) {
             Self::prepare_gap(vm, context, vm.vcpu.cpu.cstar);
-            vm.host.stacks.prepared32 = Some(vm.vcpu.cpu.cstar);
+            vm.machine.host.stacks.prepared32 = Some(vm.vcpu.cpu.cstar);
         }
         vm.transfer(context, |cpu, context| {
             let next = context.rip;
@@ -230,7 +230,7 @@ impl Xen {
         let mut address = entry;
         for _ in 0..16 {
             Self::require(vm, address, false)?;
-            if let Some((_, entry)) = vm.text.engine.site_at(address) {
+            if let Some((_, entry)) = vm.machine.text.engine.site_at(address) {
                 address = entry.end();
                 continue;
             }
@@ -243,7 +243,7 @@ impl Xen {
             }
             address = instruction.next_ip();
             if instruction.op0_register() == Register::RSP && operand.is_some() {
-                vm.host.stacks.named_by_entry = operand;
+                vm.machine.host.stacks.named_by_entry = operand;
                 Self::require(vm, address, false)?;
                 return Ok(());
             }
@@ -256,7 +256,7 @@ impl Xen {
         let in_memory = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
         let constant = matches!(instruction.memory_base(), Register::None | Register::RIP);
         // At SYSCALL the kernel's base is the one that SWAPGS makes active.
-        let base = if instruction.segment_prefix() == Register::GS { vm.machine.kernel_gs_base() } else { 0 };
+        let base = if instruction.segment_prefix() == Register::GS { vm.vcpu.processor.gs_base(true) } else { 0 };
         (in_memory && constant).then(|| base.wrapping_add(instruction.memory_displacement64()))
     }
 }

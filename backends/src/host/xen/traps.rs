@@ -10,41 +10,43 @@ use core::sync::atomic::Ordering;
 use wedge::cpu::{Context, Event, Exception};
 use wedge::guest::linux;
 use wedge::sites::Site;
-use wedge::vm::{End, Exit, Host};
+use wedge::vm::{End, Exit, Host, Vcpu};
 use wedge::x86::{flags, vector};
 
 use super::board::Board;
 use super::cpu::CPU;
-use super::entry::{
-    SHARED_PAGE, cause, exit, xen_emulate, xen_emulate_without_stack, xen_iret, xen_syscall_slow, xen_unmasked,
-};
+use super::entry::{cause, exit, xen_emulate, xen_emulate_without_stack, xen_iret, xen_syscall_slow, xen_unmasked};
 use super::eviction::KEPT;
 use super::failsafe;
-use super::guest::{Moment, Vm, Xen};
+use super::guest::{Machine, Moment, Vm, Xen};
 use super::hypercall::{self, Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
 use super::ldt::Ldt;
 use super::processor::Processor;
 use super::tables::Tables;
 use crate::Backend;
-use crate::runtime::exclusive::Exclusive;
+use crate::runtime::exclusive::{Exclusive, Late};
 use crate::runtime::say;
 
-/// The guest. Events are masked in the wedge; an exception there is the end.
-static RESIDENT: Exclusive<Option<Vm>> = Exclusive::new(None);
+/// The guest: what its processors share. Events are masked in the wedge; an exception there is the
+/// end.
+static MACHINE: Exclusive<Option<Machine>> = Exclusive::new(None);
 
-/// From here on entries find it.
-pub(super) fn stay(vm: Vm) {
-    *RESIDENT.borrow() = Some(vm);
+/// From here on entries find it, on this processor.
+pub(super) fn stay(mut machine: Machine, mut vcpu: Vcpu<Xen>) {
+    Xen::registers_changed(&mut machine.on(&mut vcpu), true);
+    *MACHINE.borrow() = Some(machine);
+    *CPU.vcpu.borrow() = Late::Made(vcpu);
 }
 
 /// Where all entries lead. Returns one of [`exit`].
 #[unsafe(no_mangle)]
 extern "C" fn xen_entered(context: &mut Context) -> u64 {
-    match RESIDENT.try_borrow().as_deref_mut() {
-        Some(Some(vm)) => Xen::enter(vm, context),
-        Some(None) => Vm::die(context, "before the guest runs"),
-        None => {
+    let (mut vcpu, mut machine) = (CPU.vcpu.try_borrow(), MACHINE.try_borrow());
+    match (vcpu.as_deref_mut(), machine.as_deref_mut()) {
+        (Some(Late::Made(vcpu)), Some(Some(machine))) => Xen::enter(&mut machine.on(vcpu), context),
+        (Some(_), Some(_)) => Vm::die(context, "before the guest runs"),
+        _ => {
             take(context);
             Vm::die(context, "in the wedge")
         }
@@ -54,7 +56,8 @@ extern "C" fn xen_entered(context: &mut Context) -> u64 {
 impl Xen {
     fn enter(vm: &mut Vm, context: &mut Context) -> u64 {
         take(context);
-        if core::mem::take(&mut vm.host.steps) {
+        if vm.vcpu.processor.steps {
+            vm.vcpu.processor.steps = false;
             context.rflags |= flags::TRAP;
         }
         if Self::is_step_in_window(vm, context) {
@@ -67,7 +70,7 @@ impl Xen {
             cause::SITE => vm.site_called(context),
             cause::IRET => Self::iret(vm, context),
             cause::SITE_WITHOUT_STACK => vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize),
-            cause::SYSRET => vm.site_jumped(context, vm.host.sysret),
+            cause::SYSRET => vm.site_jumped(context, vm.machine.host.sysret),
             cause::SYSCALL => Self::syscall(vm, context),
             cause::SYSCALL32 => Self::syscall32(vm, context),
             cause::SYSENTER => vm.transfer(context, wedge::cpu::transfer::sysenter),
@@ -88,18 +91,18 @@ impl Xen {
         const SINGLE_STEP: u64 = 1 << 14;
         context.vector == vector::DEBUG.into()
             && !context.is_user()
-            && vm.text.window.contains(&context.rip)
+            && vm.machine.text.window.contains(&context.rip)
             && hypercall::get_debug_register(6) & SINGLE_STEP != 0
     }
 
     /// Goes on in the window: to the end of a stub. What a stub calls does not step; the context
     /// that it is called for does.
     fn step_on(vm: &mut Vm, context: &mut Context) -> u64 {
-        if vm.text.engine.at_stub(context.rip).is_none() {
+        if vm.machine.text.engine.at_stub(context.rip).is_none() {
             context.rflags &= !flags::TRAP;
             // These lead here, and nowhere else.
             let leads_here = [xen_emulate, xen_emulate_without_stack].map(|routine| routine as *const () as u64);
-            vm.host.steps = leads_here.contains(&context.rip);
+            vm.vcpu.processor.steps = leads_here.contains(&context.rip);
         }
         (context.cs, context.ss) = (KERNEL_CS, KERNEL_SS);
         exit::KERNEL
@@ -135,7 +138,7 @@ impl Host for Xen {
     }
 
     fn fault_address() -> u64 {
-        SHARED_PAGE.vcpu().cr2.load(Ordering::Relaxed)
+        CPU.shared.vcpu().cr2.load(Ordering::Relaxed)
     }
 
     /// At an entry of the real local table somebody has loaded its selector, or a program has only
@@ -143,7 +146,7 @@ impl Host for Xen {
     /// entry is not missing any more.
     fn own_page_fault(vm: &mut Vm, context: &mut Context, address: u64) -> bool {
         let Some(index) = Ldt::entry_at(address) else { return false };
-        match vm.machine.processor.show_local(index, &mut vm.machine.space) {
+        match vm.vcpu.processor.show_local(index, &mut vm.machine.space) {
             Ok(missed) => missed,
             Err(exception) => {
                 vm.present(context);
@@ -158,10 +161,10 @@ impl Host for Xen {
         if Self::change_stacks(vm, context, at) {
             return true;
         }
-        if !vm.host.stacks.is_left_behind(at) {
+        if !vm.machine.host.stacks.is_left_behind(at) {
             return false;
         }
-        let Some(number) = vm.text.engine.site_at(at).map(|(number, _)| number) else { return false };
+        let Some(number) = vm.machine.text.engine.site_at(at).map(|(number, _)| number) else { return false };
         Self::reach_unwritable_stack(vm, context);
         vm.emulate_site(context, number, at);
         true
@@ -170,7 +173,7 @@ impl Host for Xen {
     fn present_routine(vm: &mut Vm, context: &mut Context) {
         let routine = |routine: unsafe extern "C" fn()| routine as *const () as u64;
         let number = CPU.site.load(Ordering::Relaxed) as usize;
-        let site = vm.text.engine.site(number).map_or(0, Site::address);
+        let site = vm.machine.text.engine.site(number).map_or(0, Site::address);
         if context.rip == routine(xen_iret) {
             return vm.present_return(context, site);
         }
@@ -202,7 +205,7 @@ impl Host for Xen {
     }
 
     fn note_pending(_: &mut Vm) {
-        SHARED_PAGE.vcpu().pending.store(1, Ordering::Relaxed);
+        CPU.shared.vcpu().pending.store(1, Ordering::Relaxed);
     }
 
     fn registers_changed(vm: &mut Vm, system_calls: bool) {
@@ -226,7 +229,7 @@ impl Host for Xen {
 
     #[inline]
     fn enter_kernel(vm: &mut Vm, context: &mut Context) {
-        if vm.host.eviction.is_some() {
+        if vm.machine.host.eviction.is_some() {
             return Self::enter_kernel_evicting(vm, context);
         }
         Self::reach_stack(vm, context.rsp);
@@ -237,7 +240,7 @@ impl Host for Xen {
     fn enter_user(vm: &mut Vm, context: &mut Context) {
         CPU.work.store(0, Ordering::Relaxed);
         Self::evict(vm, Moment::User, context);
-        vm.machine.processor.update_descriptors(&vm.vcpu.cpu, context, &mut vm.machine.space);
+        vm.vcpu.processor.update_descriptors(&vm.vcpu.cpu, context, &mut vm.machine.space);
         Self::use_springboard(vm, context);
         Self::keep_stacks(vm, context, None);
         Self::check_eviction(vm, &KEPT, context);
