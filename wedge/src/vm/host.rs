@@ -39,6 +39,8 @@ pub trait Host: Sized {
     type Processor: Processor<Self::Memory>;
     /// Clock, interrupt lines, console.
     type Board: Board;
+    /// What else the host keeps of a guest.
+    type Kept;
 
     /// A line of the log.
     fn say(line: fmt::Arguments<'_>);

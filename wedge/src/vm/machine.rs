@@ -41,7 +41,7 @@ pub struct Machine<H: Host> {
     /// The rewritten text of the guest's kernel and its modules.
     pub text: Text,
     /// What the host keeps.
-    pub host: H,
+    pub host: H::Kept,
 }
 
 impl<H: Host> fmt::Debug for Machine<H> {

@@ -6,10 +6,7 @@
 //! one. So all stay on one. Which one Linux decides, whenever the guest has been idle: while it
 //! sleeps, this process may be on any that it was given.
 
-use super::system::{self, Answer};
-
-/// As many processors as Linux can be built for, a bit each (`NR_CPUS` is 8192 at most).
-pub(super) type Mask = [u64; 128];
+use super::system::{self, Answer, Mask};
 
 /// The processor that the guest runs on.
 #[derive(Debug)]

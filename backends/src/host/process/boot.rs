@@ -27,13 +27,13 @@ use super::entry::{
     process_sysret,
 };
 use super::filter::own_filter;
-use super::guest::{Process, stay, take_signals};
 use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, Usable, pointer};
 use super::network::{self, Network};
 use super::processor::Processor;
 use super::programs::{self, Programs};
 use super::system::{self, Errno, File};
 use super::tables::{Entries, Info, Parts, Tables};
+use super::traps::{Kept, stay, take_signals};
 use crate::Backend;
 use crate::boot::options::{Options, Stack};
 use crate::boot::selection::Protocol;
@@ -424,7 +424,7 @@ fn take_over(
     let Rewritten { loaded: Loaded { contents, moved, kernel, extent, .. }, engine, summary } = rewritten;
     let facts = contents.payload.guest;
     let layout = contents.payload.layout;
-    let host = Process {
+    let host = Kept {
         programs: Programs::start(memory.file()).map_err(Failure::Programs)?,
         sysret: engine.sysret().unwrap_or(usize::MAX),
     };

@@ -8,11 +8,15 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use wedge::vm::Vcpu;
 
 use super::guest::Process;
-use super::state::AREA_PAGES;
+use super::stub::STACK_LENGTH;
+use crate::runtime::PAGE;
 use crate::runtime::exclusive::{Exclusive, Late, Pages};
 
 /// Pages of the wedge's stack. The guest is loaded on it, too.
 pub(super) const STACK_PAGES: usize = 64;
+
+/// Pages of a program's extended state: as long as the stack that it comes from.
+const STATE_PAGES: usize = (STACK_LENGTH / PAGE) as usize;
 
 /// The processor's. Offsets of fields are operands of the assembly code (`entry.rs`).
 #[derive(Debug)]
@@ -42,7 +46,7 @@ pub(super) struct Cpu {
     /// The wedge's stack.
     pub(super) stack: Pages<STACK_PAGES>,
     /// A copy of a program's extended state that no program can write to (`state.rs`).
-    pub(super) state: Exclusive<Pages<AREA_PAGES>>,
+    pub(super) state: Exclusive<Pages<STATE_PAGES>>,
     /// The virtual CPU. While the wedge runs, signals do no more than to say that they have come.
     pub(super) vcpu: Exclusive<Late<Vcpu<Process>>>,
 }

@@ -28,6 +28,8 @@ mod cpu;
 #[cfg(target_os = "none")]
 mod disk;
 #[cfg(target_os = "none")]
+mod end;
+#[cfg(target_os = "none")]
 mod entry;
 mod filter;
 mod frames;
@@ -48,11 +50,11 @@ mod processes;
 #[cfg(target_os = "none")]
 mod processor;
 #[cfg(target_os = "none")]
-mod program;
-#[cfg(target_os = "none")]
 mod programs;
 #[cfg(target_os = "none")]
 mod registers;
+#[cfg(target_os = "none")]
+mod start;
 #[cfg(target_os = "none")]
 mod state;
 #[cfg(target_os = "none")]
@@ -61,3 +63,5 @@ mod stub;
 mod system;
 #[cfg(target_os = "none")]
 mod tables;
+#[cfg(target_os = "none")]
+mod traps;

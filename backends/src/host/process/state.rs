@@ -12,7 +12,6 @@ use wedge::x86::control::xcr0;
 use super::cpu::CPU;
 use super::memory::pointer;
 use super::stub::{STACK, STACK_LENGTH};
-use crate::runtime::PAGE;
 use crate::runtime::exclusive::Pages;
 
 /// What of the state the guest may use.
@@ -28,9 +27,6 @@ const MXCSR: u64 = 24;
 const MXCSR_MASK: u64 = 28;
 const SOFTWARE: u64 = 464;
 const SOFTWARE_WORDS: usize = 6;
-
-/// Pages of a copy that no program can write to: as long as the stack that it comes from.
-pub(super) const AREA_PAGES: usize = (STACK_LENGTH / PAGE) as usize;
 
 /// The state in a frame: where, and how Linux has described it.
 #[derive(Clone, Copy, Debug)]

@@ -14,8 +14,6 @@ use linux_raw_sys::ioctl::{TCGETS, TCSETS, TIOCOUTQ};
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_SET_MODE_FILTER, sock_filter, sock_fprog};
 
-use super::affinity::Mask;
-
 /// Why Linux refuses something (`errno(3)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Errno(pub(super) u32);
@@ -268,6 +266,9 @@ pub(super) fn exit(status: u8) -> ! {
         let _ = plain(raw::__NR_exit_group, [status.into(), 0, 0, 0, 0, 0]);
     }
 }
+
+/// As many processors as Linux can be built for, a bit each (`NR_CPUS` is 8192 at most).
+pub(super) type Mask = [u64; 128];
 
 /// The processors that this process may run on (`sched_getaffinity(2)`).
 pub(super) fn affinity() -> Answer<Mask> {

@@ -80,11 +80,9 @@ std::thread_local! {
     static LOG: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// What this host adds to a guest.
+/// The host. It keeps the window.
 #[derive(Debug)]
-struct Test {
-    window: Ram,
-}
+struct Test;
 
 /// The clock and the console.
 #[derive(Debug)]
@@ -141,12 +139,11 @@ impl vm::Board for Board {
     fn set_timer(&mut self, _: &Platform) {}
 }
 
-impl Test {
-    fn word(&self, offset: u64) -> u64 {
-        let mut bytes = [0; 4];
-        self.window.load(offset, &mut bytes);
-        u32::from_le_bytes(bytes).into()
-    }
+/// A number at an offset in the window.
+fn word(window: Ram, offset: u64) -> u64 {
+    let mut bytes = [0; 4];
+    window.load(offset, &mut bytes);
+    u32::from_le_bytes(bytes).into()
 }
 
 impl Host for Test {
@@ -156,6 +153,7 @@ impl Host for Test {
     type Memory = Tables;
     type Processor = Processor;
     type Board = Board;
+    type Kept = Ram;
 
     fn say(line: fmt::Arguments<'_>) {
         LOG.with_borrow_mut(|log| writeln!(log, "{line}").expect("a text grows"));
@@ -185,13 +183,13 @@ impl Host for Test {
     fn note_work(_: &mut Vm<'_, Self>) {}
 
     fn note_pending(vm: &mut Vm<'_, Self>) {
-        vm.machine.host.window.store(offset::PENDING, &[1]);
+        vm.machine.host.store(offset::PENDING, &[1]);
     }
 
     fn registers_changed(vm: &mut Vm<'_, Self>, _: bool) {
         let cpu = &vm.vcpu.cpu;
         for (number, value) in [(0, cpu.cr0), (2, cpu.cr2), (3, cpu.cr3), (4, cpu.cr4)] {
-            vm.machine.host.window.store(offset::CONTROL + 8 * number, &value.to_le_bytes());
+            vm.machine.host.store(offset::CONTROL + 8 * number, &value.to_le_bytes());
         }
     }
 
@@ -340,7 +338,7 @@ impl Boot for Bare {
             port: Port::new(),
             account: Account { sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() },
             text: Text::new(engine, loaded.kernel, head_distance, window, modules, regions),
-            host: Test { window: self.window },
+            host: self.window,
         };
         let mut processor = Processor::new(self.window, Rc::clone(&self.clock));
         let mut cpu = VirtualCpu::new(Limits::of(&mut machine.behind(&mut processor)));
@@ -419,7 +417,7 @@ impl Running {
     fn new((mut machine, mut vcpu): OnVcpu, ready: session::Ready, clock: Rc<Cell<u64>>) -> Self {
         let mut state = State { rip: ready.entry, rflags: flags::FIXED | flags::INTERRUPT, ..State::default() };
         state.registers[6] = ready.boot_params;
-        machine.host.window.store(offset::MASK, &[1]);
+        machine.host.store(offset::MASK, &[1]);
         Test::registers_changed(&mut machine.on(&mut vcpu), true);
         Self { machine, vcpu, state, clock, interrupted: None }
     }
@@ -440,7 +438,7 @@ impl Running {
     }
 
     fn step(&mut self) {
-        let mut hardware = Hardware { tables: &self.machine.space.memory, window: self.machine.host.window };
+        let mut hardware = Hardware { tables: &self.machine.space.memory, window: self.machine.host };
         if let Err(fault) = self.state.step(&mut hardware) {
             FAULT.set(fault.address);
             self.enter(Cause::Exception(fault));
@@ -454,7 +452,7 @@ impl Running {
 
     /// Whether events are masked: only in the kernel.
     fn is_masked(&self) -> bool {
-        !self.state.user && self.machine.host.word(offset::MASK) & 0xff != 0
+        !self.state.user && word(self.machine.host, offset::MASK) & 0xff != 0
     }
 
     /// What happens before the next instruction.
@@ -474,7 +472,7 @@ impl Running {
         let due = deadline.is_some_and(|deadline| deadline <= self.clock.get());
         if due && self.is_masked() {
             // Whoever sets IF finds it.
-            self.machine.host.window.store(offset::PENDING, &[1]);
+            self.machine.host.store(offset::PENDING, &[1]);
             return None;
         }
         due.then_some(Cause::Event)
@@ -483,8 +481,8 @@ impl Running {
     /// Enters the wedge, and leaves it again.
     fn enter(&mut self, cause: Cause) {
         let mut context = self.save();
-        self.machine.host.window.store(offset::MASK, &[1, 0]);
-        let site = self.machine.host.word(offset::SITE) as usize;
+        self.machine.host.store(offset::MASK, &[1, 0]);
+        let site = word(self.machine.host, offset::SITE) as usize;
         let vm = &mut self.machine.on(&mut self.vcpu);
         match cause {
             Cause::Exception(fault) => {
@@ -536,7 +534,7 @@ impl Running {
             of.r14, of.r15,
         ];
         let masked = u8::from(exit == Exit::Kernel && rflags & flags::INTERRUPT == 0);
-        self.machine.host.window.store(offset::MASK, &[masked]);
+        self.machine.host.store(offset::MASK, &[masked]);
         self.state = State { registers, rip, rflags: rflags | flags::INTERRUPT, user: exit == Exit::User };
         debug_assert_eq!(self.state.registers[RSP], rsp);
     }

@@ -27,7 +27,7 @@ use wedge::x86::{paging, vector};
 use super::board::Board;
 use super::cpu::{CPU, address};
 use super::entry::{self, exit, xen_resume};
-use super::guest::{Eviction, Machine, Springboard, Stacks, Xen};
+use super::guest::{Eviction, Kept, Machine, Springboard, Stacks};
 use super::hypercall::{self, Refused};
 use super::interface::{KERNEL_CS, KERNEL_SS, MACHINE_TO_PHYSICAL, StartInfo, TrapInfo};
 use super::memory::{FEWEST_TABLES, LIMIT, LINEAR, Memory, MemoryError, Usable, pointer};
@@ -398,7 +398,7 @@ fn take_over(
         port: Port::new(),
         account,
         text: Text::new(engine, kernel, head_distance, window, modules, regions),
-        host: Xen { stacks, sysret, eviction: place.evict.map(Eviction::new) },
+        host: Kept { stacks, sysret, eviction: place.evict.map(Eviction::new) },
     };
     let mut processor = Processor::new(segments, springboard);
     let cpu = handover::processor(Limits::of(&mut machine.behind(&mut processor)));

@@ -16,9 +16,13 @@ pub(super) type Machine = vm::Machine<Xen>;
 /// It, on one of its processors.
 pub(super) type Vm<'a> = vm::Vm<'a, Xen>;
 
+/// The host.
+#[derive(Debug)]
+pub(super) struct Xen;
+
 /// What Xen adds to a guest.
 #[derive(Debug)]
-pub(super) struct Xen {
+pub(super) struct Kept {
     pub(super) stacks: Stacks,
     /// The number of the site that returns from system calls. Its slot is a jump that says nothing
     /// of it; should there be several, they differ by nothing but their address.

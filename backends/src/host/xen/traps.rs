@@ -18,7 +18,7 @@ use super::cpu::CPU;
 use super::entry::{cause, exit, xen_emulate, xen_emulate_without_stack, xen_iret, xen_syscall_slow, xen_unmasked};
 use super::eviction::KEPT;
 use super::failsafe;
-use super::guest::{Machine, Moment, Vm, Xen};
+use super::guest::{Kept, Machine, Moment, Vm, Xen};
 use super::hypercall::{self, Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
 use super::ldt::Ldt;
@@ -124,6 +124,7 @@ impl Host for Xen {
     type Memory = Tables;
     type Processor = Processor;
     type Board = Board;
+    type Kept = Kept;
 
     fn say(line: fmt::Arguments<'_>) {
         say!("{line}");

@@ -1,0 +1,422 @@
+//! A guest in a process of Linux: what happens when a site or a signal enters the wedge.
+//!
+//! What is common to all hosts is in [`wedge::vm`]. A signal means an exception of the guest's
+//! kernel, or that the timer's moment has come. A program is run from here: whoever leaves the
+//! wedge for a program comes back when the program has stopped, and leaves again.
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use wedge::cpu::{Context, syscall};
+use wedge::vm::{End, Exit, Host, Vcpu};
+use wedge::x86::paging::fault;
+use wedge::x86::{flags, vector};
+
+use linux_raw_sys::general as raw;
+
+use super::board::Board;
+use super::cpu::CPU;
+use super::entry::{REAL_CS, REAL_SS, cause, process_gap, process_gap_end, process_restore};
+use super::guest::{Machine, Process, Vm};
+use super::listener::{process_receive_call, process_receive_gap};
+use super::memory::pointer;
+use super::orders::{Order, Orders};
+use super::processor::{Processor, canonical, fs_base, loadable, set_fs_base};
+use super::programs::{Failure, Programs, Stop, interrupt};
+use super::registers::Frame;
+use super::stub::Segments;
+use super::system::{self, Answer};
+use super::tables::Tables;
+use crate::Backend;
+use crate::runtime::exclusive::{Exclusive, Late};
+use crate::runtime::{PAGE, say};
+
+/// What a process adds to a guest.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) programs: Programs,
+    /// The number of the site that returns from system calls. Its slot is a jump that says nothing
+    /// of it.
+    pub(super) sysret: usize,
+}
+
+/// The guest: what its processors share.
+static MACHINE: Exclusive<Option<Machine>> = Exclusive::new(None);
+
+/// From here on entries find it, on this processor.
+pub(super) fn stay(mut machine: Machine, mut vcpu: Vcpu<Process>) {
+    Process::registers_changed(&mut machine.on(&mut vcpu), true);
+    *MACHINE.borrow() = Some(machine);
+    *CPU.vcpu.borrow() = Late::Made(vcpu);
+}
+
+/// Signals that end a process, from outside.
+const ENDS: [u32; 4] = [raw::SIGHUP, raw::SIGINT, raw::SIGQUIT, raw::SIGTERM];
+
+/// Signals that tell that something has come in, as a mask: the timer's moment, a frame.
+const COMES_IN: u64 = 1 << (raw::SIGALRM - 1) | 1 << (raw::SIGIO - 1);
+
+/// Has Linux tell of exceptions, of what comes in, and of the end.
+pub(super) fn take_signals() -> Answer {
+    let exceptions = [raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE, raw::SIGSYS];
+    for number in exceptions.into_iter().chain([raw::SIGALRM, raw::SIGIO, raw::SIGCHLD]).chain(ENDS) {
+        let handler = process_signal as *const ();
+        // SAFETY: they are what they are taken for.
+        unsafe { system::handle(number, handler, process_restore as *const (), COMES_IN)? };
+    }
+    Ok(())
+}
+
+/// Where sites that call lead.
+#[unsafe(no_mangle)]
+extern "C" fn process_entered(context: &mut Context) {
+    match (CPU.vcpu.borrow().made(), MACHINE.borrow().as_mut()) {
+        (Some(vcpu), Some(machine)) => Process::enter(&mut machine.on(vcpu), context),
+        _ => Vm::die(context, "before the guest runs"),
+    }
+}
+
+/// Where signals lead. They are held off while this runs.
+unsafe extern "C" fn process_signal(number: u32, _: *const (), frame: *mut Frame) {
+    if ENDS.contains(&number) {
+        super::end::by_signal(number);
+    }
+    // SAFETY: the frame is Linux's, for this handler alone.
+    let frame = unsafe { &mut *frame };
+    if number == raw::SIGCHLD {
+        CPU.ended.store(1, Ordering::Relaxed);
+        return Process::look_again(frame);
+    }
+    let (mut vcpu, mut machine) = (CPU.vcpu.try_borrow(), MACHINE.try_borrow());
+    let mut vm = match (vcpu.as_deref_mut(), machine.as_deref_mut()) {
+        (Some(Late::Made(vcpu)), Some(Some(machine))) => Some(machine.on(vcpu)),
+        _ => None,
+    };
+    if [raw::SIGALRM, raw::SIGIO].contains(&number) {
+        return Process::came_in(vm.as_mut(), frame);
+    }
+    match &mut vm {
+        Some(vm) if number == raw::SIGSYS => Process::refused_call(vm, frame),
+        Some(vm) => Process::exception(vm, frame),
+        None => Vm::die(&frame.context(false), "in the wedge"),
+    }
+}
+
+impl Process {
+    /// A site has called.
+    fn enter(vm: &mut Vm, context: &mut Context) {
+        match context.vector {
+            cause::EVENT => vm.event(context),
+            cause::SITE => vm.site_called(context),
+            cause::IRET => Self::iret(vm, context),
+            cause::SYSRET => vm.site_jumped(context, vm.machine.host.sysret),
+            _ => vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize),
+        }
+        while vm.leave(context) == Exit::User {
+            Self::run(vm, context);
+        }
+    }
+
+    /// The timer's moment has come, or a frame, wherever that is.
+    fn came_in(vm: Option<&mut Vm>, frame: &mut Frame) {
+        CPU.pending.store(1, Ordering::Relaxed);
+        let program = CPU.running.load(Ordering::Relaxed);
+        if program != 0 {
+            interrupt(program);
+            return Self::look_again(frame);
+        }
+        let Some(vm) = vm else { return };
+        let gap = [&raw const process_gap, &raw const process_gap_end].map(|label| label.addr() as u64);
+        let context = if (gap[0]..=gap[1]).contains(&frame.rip()) {
+            // SAFETY: the frame of the IRETQ that was about to be executed, on the wedge's stack.
+            let [rip, _, rflags, rsp, _] = unsafe { pointer::<[u64; 5]>(frame.rsp()).read() };
+            Context { rip, rflags, rsp, ..frame.context(true) }
+        } else if CPU.mask.load(Ordering::Relaxed) != 0 || Self::is_in_wedge(vm, frame.rip()) {
+            return;
+        } else {
+            frame.context(true)
+        };
+        Self::handle(vm, frame, context, Vm::event);
+    }
+
+    /// If the wedge was about to wait for a program, it looks again whether it is to.
+    fn look_again(frame: &mut Frame) {
+        let [start, call] = [&raw const process_receive_gap, &raw const process_receive_call];
+        let gap = start.addr() as u64..=call.addr() as u64;
+        if gap.contains(&frame.rip()) {
+            frame.set_rip(*gap.start());
+        }
+    }
+
+    /// Whether the wedge itself was interrupted, and no stub.
+    fn is_in_wedge(vm: &Vm, rip: u64) -> bool {
+        vm.machine.text.window.contains(&rip) && vm.machine.text.engine.at_stub(rip).is_none()
+    }
+
+    /// An exception of the kernel's. Most are accesses to what the tables map and Linux does not.
+    fn exception(vm: &mut Vm, frame: &mut Frame) {
+        let (number, error) = frame.cause();
+        let is_page_fault = number == vector::PAGE_FAULT.into();
+        let address = frame.fault_address();
+        CPU.fault_address.store(address, Ordering::Relaxed);
+        let has = |bit: u32| error & u64::from(bit) != 0;
+        let (write, fetch) = (has(fault::WRITE), has(fault::FETCH));
+        if is_page_fault && Self::map(vm, address, write, fetch) {
+            return;
+        }
+        let interrupts = CPU.mask.load(Ordering::Relaxed) == 0;
+        let context = frame.context(interrupts);
+        if Self::is_in_wedge(vm, frame.rip()) {
+            return Self::in_routine(vm, &context, is_page_fault);
+        }
+        if Self::is_step_in_window(vm, &context) {
+            return;
+        }
+        if number == vector::DEBUG.into() {
+            vm.vcpu.processor.note_step();
+        }
+        Self::handle(vm, frame, context, Vm::exception);
+        if is_page_fault {
+            Self::map(vm, address, write, fetch);
+        }
+    }
+
+    /// The guest's kernel has executed a system call of this Linux, which has come to nothing: to it
+    /// the instruction is none.
+    fn refused_call(vm: &mut Vm, frame: &mut Frame) {
+        const SYSCALL: u64 = 2;
+        let interrupts = CPU.mask.load(Ordering::Relaxed) == 0;
+        let context = frame.context(interrupts);
+        if vm.machine.text.window.contains(&context.rip) {
+            Vm::die(&context, "in a system call that it does not need");
+        }
+        let rip = context.rip.wrapping_sub(SYSCALL);
+        let context = Context { rip, vector: vector::INVALID_OPCODE.into(), error: 0, ..context };
+        Self::handle(vm, frame, context, Vm::exception);
+    }
+
+    /// A routine that stubs lead to accesses the guest's stack, which has gone since its last
+    /// access.
+    fn in_routine(vm: &mut Vm, context: &Context, is_page_fault: bool) {
+        let address = Self::fault_address();
+        vm.machine.space.reach_for_writing(address);
+        if !is_page_fault || !Self::map(vm, address, false, false) {
+            Vm::die(context, "in the wedge");
+        }
+    }
+
+    /// Whether a single step has ended in the window: within a site, which to the guest is one
+    /// instruction. It goes on to the next.
+    fn is_step_in_window(vm: &Vm, context: &Context) -> bool {
+        context.vector == vector::DEBUG.into() && vm.machine.text.window.contains(&context.rip)
+    }
+
+    /// Handles what has come by a signal, and has the kernel go on.
+    fn handle<'a>(vm: &mut Vm<'a>, frame: &mut Frame, mut context: Context, how: fn(&mut Vm<'a>, &mut Context)) {
+        CPU.mask.store(1, Ordering::Relaxed);
+        how(vm, &mut context);
+        loop {
+            if vm.leave(&mut context) == Exit::User {
+                Vm::die(&context, "to a program, by an instruction that nobody has annotated");
+            }
+            let interrupts = context.rflags & flags::INTERRUPT != 0;
+            if !interrupts || CPU.pending.load(Ordering::Relaxed) == 0 {
+                frame.set(&context);
+                return CPU.mask.store(u8::from(!interrupts), Ordering::Relaxed);
+            }
+            vm.event(&mut context);
+        }
+    }
+
+    /// Maps what the tables allow. Whether they do.
+    fn map(vm: &mut Vm, address: u64, write: bool, fetch: bool) -> bool {
+        match vm.machine.space.memory.map(address, write, fetch) {
+            Ok(allowed) => allowed,
+            Err(error) => {
+                say!("Linux does not map anything at {address:#x}, {error}");
+                Self::stop(End::Crash)
+            }
+        }
+    }
+
+    /// An IRETQ: often to a program.
+    fn iret(vm: &mut Vm, context: &mut Context) {
+        if CPU.gs_swapped.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context) {
+            vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize);
+        }
+    }
+
+    /// Runs a program until it stops, and handles why.
+    fn run(vm: &mut Vm, context: &mut Context) {
+        match Self::try_run(vm, context) {
+            Ok(None) => vm.event(context),
+            Ok(Some(stop)) => Self::stopped(vm, context, stop),
+            Err(failure) => {
+                say!("{failure}");
+                Self::stop(End::Crash)
+            }
+        }
+    }
+
+    /// Runs it, unless something has come in before.
+    fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Option<Stop>, Failure> {
+        let space = vm.machine.space.memory.space();
+        let is_new = vm.machine.host.programs.prepare(space, &vm.machine.board.affinity)?;
+        if is_new {
+            vm.machine.space.memory.begin();
+        }
+        let mut orders = Orders::new();
+        let mapped = vm.machine.space.memory.orders(vm.vcpu.processor.wanted.take(), &mut orders);
+        Self::order_and_run(vm, context, orders.as_slice(), mapped)
+    }
+
+    /// Has the process of the current space carry out orders, and runs the program, if what it has
+    /// accessed could be mapped.
+    fn order_and_run(
+        vm: &mut Vm,
+        context: &mut Context,
+        orders: &[Order],
+        mapped: Answer,
+    ) -> Result<Option<Stop>, Failure> {
+        let space = vm.machine.space.memory.space();
+        let waits = CPU.pending.load(Ordering::SeqCst) != 0;
+        if (waits || mapped.is_err()) && !orders.is_empty() && !vm.machine.host.programs.order(space, orders)? {
+            return Ok(Some(Stop::Broken));
+        }
+        if let Err(error) = mapped {
+            say!("Linux maps nothing where a program has memory, {error}: its access is refused");
+            return Ok(Some(Stop::Broken));
+        }
+        if waits {
+            return Ok(None);
+        }
+        let processor = &mut vm.vcpu.processor;
+        let mut segments = Segments {
+            fs_base: fs_base(),
+            gs_base: processor.leave_kernel(),
+            selectors: processor.selectors.map(loadable),
+        };
+        let stop = vm.machine.host.programs.run(space, orders, context, &mut segments)?;
+        if !matches!(stop, Stop::Broken) {
+            processor.selectors = segments.selectors.map(|selector| selector as u16);
+            processor.users_gs_base = canonical(segments.gs_base);
+            set_fs_base(canonical(segments.fs_base));
+        }
+        Ok(Some(stop))
+    }
+
+    /// Handles why a program has stopped.
+    fn stopped(vm: &mut Vm, context: &mut Context, stop: Stop) {
+        match stop {
+            Stop::SystemCall { at } => Self::system_call(vm, context, at),
+            Stop::Timer => vm.event(context),
+            Stop::Signal(_) => {}
+            Stop::Exception { vector, error, address } => Self::program_exception(vm, context, vector, error, address),
+            Stop::Broken => Self::program_exception(vm, context, vector::PROTECTION.into(), 0, 0),
+        }
+    }
+
+    /// A system call, by one of three instructions of two bytes each (SDM Vol. 2, SYSCALL, INT n,
+    /// SYSENTER), or at a fixed address (`vsyscall`), from which Linux has returned already, and
+    /// where the guest has nothing.
+    fn system_call(vm: &mut Vm, context: &mut Context, at: u64) {
+        const SYSCALL: [u8; 2] = [0x0f, 0x05];
+        const INT_80: [u8; 2] = [0xcd, 0x80];
+        const CALLS: u64 = 0xffff_ffff_ff60_0000;
+        if at & !(PAGE - 1) == CALLS {
+            (context.rip, context.rsp) = (at, context.rsp.wrapping_sub(8));
+            return Self::program_exception(vm, context, vector::PAGE_FAULT.into(), fault::FETCH.into(), at);
+        }
+        let mut bytes = [0; 2];
+        let read = vm.machine.space.read(context.rip.wrapping_sub(2), &mut bytes, true);
+        let next = context.rip;
+        match (read, bytes) {
+            (Ok(()), SYSCALL) => vm.transfer(context, |cpu, context| syscall(cpu, context, next, true)),
+            (Ok(()), INT_80) => {
+                context.vector = 0x80;
+                vm.exception(context);
+            }
+            // As on a processor without it.
+            _ => Self::program_exception(vm, context, vector::INVALID_OPCODE.into(), 0, 0),
+        }
+    }
+
+    /// An exception of a program's, as the processor has told of it, or the program. Those that a
+    /// program cannot cause, and what has no such vector, are one that it can.
+    fn program_exception(vm: &mut Vm, context: &mut Context, number: u64, error: u64, address: u64) {
+        (context.vector, context.error) = match number as u8 {
+            vector::PAGE_FAULT => {
+                vm.vcpu.processor.wanted = Some(address);
+                CPU.fault_address.store(address, Ordering::Relaxed);
+                let error = error as u32 & (fault::WRITE | fault::FETCH) | fault::USER;
+                (number, error.into())
+            }
+            vector::DEBUG => {
+                vm.vcpu.processor.note_step();
+                (number, 0)
+            }
+            vector::PROTECTION | vector::STACK | vector::NOT_PRESENT => (number, error & 0xffff),
+            vector::DIVIDE_ERROR
+            | vector::BREAKPOINT
+            | vector::OVERFLOW
+            | vector::BOUND
+            | vector::INVALID_OPCODE
+            | vector::X87
+            | vector::ALIGNMENT
+            | vector::SIMD => (number, 0),
+            _ => (vector::PROTECTION.into(), 0),
+        };
+        vm.exception(context);
+    }
+}
+
+impl Host for Process {
+    const NAME: &'static str = Backend::Process.name();
+    const KERNEL_CS: u64 = REAL_CS;
+    const KERNEL_SS: u64 = REAL_SS;
+    type Memory = Tables;
+    type Processor = Processor;
+    type Board = Board;
+    type Kept = Kept;
+
+    fn say(line: fmt::Arguments<'_>) {
+        say!("{line}");
+    }
+
+    fn stop(end: End) -> ! {
+        super::end::stop(end)
+    }
+
+    fn fault_address() -> u64 {
+        CPU.fault_address.load(Ordering::Relaxed)
+    }
+
+    fn own_page_fault(_: &mut Vm, _: &mut Context, _: u64) -> bool {
+        false
+    }
+
+    fn own_breakpoint(_: &mut Vm, _: &mut Context, _: u64) -> bool {
+        false
+    }
+
+    /// Who is interrupted in a routine goes on in it.
+    fn present_routine(_: &mut Vm, _: &mut Context) {}
+
+    fn note_work(_: &mut Vm) {}
+
+    fn note_pending(_: &mut Vm) {
+        CPU.pending.store(1, Ordering::Relaxed);
+    }
+
+    fn registers_changed(vm: &mut Vm, _: bool) {
+        let cpu = &vm.vcpu.cpu;
+        let registers = [cpu.cr0, 0, cpu.cr2, cpu.cr3, cpu.cr4];
+        for (place, value) in CPU.control.iter().zip(registers) {
+            place.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn enter_kernel(_: &mut Vm, _: &mut Context) {}
+
+    fn enter_user(_: &mut Vm, _: &mut Context) {}
+}
