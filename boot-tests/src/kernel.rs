@@ -245,7 +245,11 @@ impl Variant {
         let _lock = cache::lock(&self.name())?;
         let make = self.make(&self.release.tree()?, &kernel.directory);
         let mut build = Command::new(afterburner()?);
-        build.args(["build", "--"]).arg(make.get_program()).args(make.get_args());
+        build.arg("build");
+        if self.half == Half::Lower {
+            build.args(["--layout", "low"]);
+        }
+        build.arg("--").arg(make.get_program()).args(make.get_args());
         build.arg(assignment("M", directory)).arg("modules");
         build.envs(make.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command::logged(&mut build, &directory.join("build.log"))

@@ -67,7 +67,24 @@ pub const NAMES: [&str; 44] = [
 ///
 /// When there is no Linux tree, or one does not compile.
 pub fn build(directory: &Path) -> Result<Vec<PathBuf>> {
+    Ok([build_named(NAMES, directory)?, programs::build(&["programs-32"], directory)?].concat())
+}
+
+/// Those for 64-bit programs, for a kernel that has no others.
+pub fn names_64() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().filter(|name| !name.ends_with("_32"))
+}
+
+/// Builds those for 64-bit programs as static programs into a directory.
+///
+/// # Errors
+///
+/// When there is no Linux tree, or one does not compile.
+pub fn build_64(directory: &Path) -> Result<Vec<PathBuf>> {
+    build_named(names_64(), directory)
+}
+
+fn build_named(names: impl IntoIterator<Item = &'static str>, directory: &Path) -> Result<Vec<PathBuf>> {
     let tree = Release::Chosen.tree()?;
-    let programs: Result<Vec<_>> = NAMES.iter().map(|name| source::selftest(&tree, name, directory)).collect();
-    Ok([programs?, programs::build(&["programs-32"], directory)?].concat())
+    names.into_iter().map(|name| source::selftest(&tree, name, directory)).collect()
 }

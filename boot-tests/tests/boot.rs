@@ -4,7 +4,10 @@ use anyhow::{Context as _, Result, ensure};
 use boot_tests::expect::Expectations;
 use boot_tests::guest::Guest;
 use boot_tests::kernel::Variant;
-use boot_tests::qemu::Machine;
+use boot_tests::qemu::{Machine, TWO_CPUS};
+
+/// Since Linux 6.7 KUnit can leave out tests that are slow. Emulated, they take half a minute each.
+const NO_SLOW_TESTS: &str = "kunit.filter=speed>slow";
 
 /// The event tests of the `hard` kernel take half of its boot; any other boot of it goes without.
 const NO_EVENT_TESTS: &str = "trace_event=initcall";
@@ -68,7 +71,8 @@ fn hard_runs_the_kernels_own_tests() -> Result<()> {
         modules.push("test_user_copy");
     }
     let guest = Guest::script("selftests", kernel.modules_named(&modules)?).initramfs()?;
-    let machine = Machine { cpus: 2, ..Machine::new(kernel.vmlinux(), guest.path()) };
+    let append = format!("{TWO_CPUS} {NO_SLOW_TESTS}");
+    let machine = Machine { cpus: 2, append, ..Machine::new(kernel.vmlinux(), guest.path()) };
     machine.boot("hard-selftests", &Expectations::read_for("selftests", &kernel)?)?;
     Ok(())
 }
@@ -100,7 +104,12 @@ fn hard_with_and_without_kaslr() -> Result<()> {
 fn boot_hard_bzimage(append: &str, cpu: &str) -> Result<String> {
     let kernel = Variant::HARD.build()?;
     let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?).initramfs()?;
-    let machine = Machine { append: append.into(), cpu, cpus: 2, ..Machine::new(kernel.bzimage(), guest.path()) };
+    let machine = Machine {
+        append: format!("{append} {TWO_CPUS}"),
+        cpu,
+        cpus: 2,
+        ..Machine::new(kernel.bzimage(), guest.path())
+    };
     let words: Vec<_> = append.split_whitespace().filter(|word| *word != NO_EVENT_TESTS).collect();
     machine.boot(&format!("hard-{cpu}-{}", words.join("-")), &Expectations::read("shell")?)
 }

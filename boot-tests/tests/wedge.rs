@@ -14,9 +14,6 @@ use boot_tests::qemu::Machine;
 use boot_tests::wedge_port::WINDOW;
 use boot_tests::{class_counts, command, icount, probes, programs, selftests, test_modules, wedge_port};
 
-/// The event tests of the `hard` kernel take half of its boot.
-const NO_EVENT_TESTS: &str = "trace_event=initcall";
-
 /// The virtual machine to run on, apart from its kernel.
 #[derive(Clone, Copy)]
 struct Hardware {
@@ -27,7 +24,9 @@ struct Hardware {
 
 const ONE_CPU: Hardware = Hardware { cpu: "qemu64", cpus: 1, append: "" };
 const ONE_MAX: Hardware = Hardware { cpu: "max", ..ONE_CPU };
-const HARD: Hardware = Hardware { cpu: "qemu64", cpus: 2, append: NO_EVENT_TESTS };
+/// The event tests of the `hard` kernel take half of its boot. As to the rest, see
+/// [`TWO_CPUS`](boot_tests::qemu::TWO_CPUS).
+const HARD: Hardware = Hardware { cpu: "qemu64", cpus: 2, append: "trace_event=initcall no_timer_check" };
 
 impl Hardware {
     /// Boots a guest on a host.
