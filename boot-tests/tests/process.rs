@@ -149,6 +149,12 @@ fn programs_get_nothing_of_the_wedge() -> Result<()> {
     all_are_ok("hostile-stub", 25)
 }
 
+/// They leave a stack for signals and flags behind, in a process that others get.
+#[test]
+fn programs_find_nothing_of_what_others_leave() -> Result<()> {
+    all_are_ok("hostile-inherited", 3)
+}
+
 /// They forge how they stop, and have their memory taken meanwhile.
 #[test]
 fn programs_get_nothing_of_each_other() -> Result<()> {

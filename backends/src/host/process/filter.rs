@@ -1,10 +1,11 @@
 //! What becomes of the system calls of the guest's processes: two filters (`seccomp(2)`).
 //!
 //! *Programs.* Whatever a program executes, by whatever instruction, at fixed addresses
-//! (`vsyscall`) too, is turned into a signal. Three instructions in the process are the wedge's
+//! (`vsyscall`) too, is turned into a signal. Four instructions in the process are the wedge's
 //! ([`stub`](super::stub)). From one a handler returns, which gives a program nothing but registers
-//! that it could have anyway. About the others the wedge is asked, each time, for a program may jump
-//! there: they stop the process, and do the few things that the wedge orders.
+//! that it could have anyway; another puts the stack for signals back, which such a return may have
+//! moved. About the others the wedge is asked, each time, for a program may jump there: they stop the
+//! process, and do the few things that the wedge orders.
 //!
 //! *The kernel.* The process of the wedge runs the guest's kernel, too. Nothing there makes system
 //! calls but the wedge, in its window, and of those it makes few once the guest runs. Whoever gets
@@ -39,16 +40,19 @@ pub(super) struct Sites {
     pub(super) stop: u64,
     /// by which it carries out an order,
     pub(super) order: u64,
+    /// by which it has its stack for signals again,
+    pub(super) stack: u64,
     /// and by which it returns to the program.
     pub(super) leave: u64,
 }
 
 /// Instructions of the filter.
 pub(super) const LENGTH: usize = ORDER + ORDERED.len() + 3;
-/// Where the calls of the three sites are told apart.
+/// Where the calls of the four sites are told apart.
 const STOP: usize = 9;
 const LEAVE: usize = STOP + 2;
-const ORDER: usize = LEAVE + 3;
+const STACK: usize = LEAVE + 2;
+const ORDER: usize = STACK + 3;
 
 /// The filter for a process with these calls of the wedge's.
 pub(super) fn filter(sites: &Sites) -> [sock_filter; LENGTH] {
@@ -71,11 +75,14 @@ pub(super) fn filter(sites: &Sites) -> [sock_filter; LENGTH] {
     program[4] = statement(LOAD, INSTRUCTION);
     program[5] = jump(5, sites.stop as u32, STOP, 6);
     program[6] = jump(6, sites.leave as u32, LEAVE, 7);
-    program[7] = jump(7, sites.order as u32, ORDER - 1, 8);
+    program[7] = jump(7, sites.stack as u32, STACK, 8);
+    program[8] = jump(8, sites.order as u32, ORDER - 1, TRAP);
     program[STOP] = statement(LOAD, NUMBER);
     program[STOP + 1] = jump(STOP + 1, raw::__NR_rt_sigprocmask, ASK, TRAP);
     program[LEAVE] = statement(LOAD, NUMBER);
     program[LEAVE + 1] = jump(LEAVE + 1, raw::__NR_rt_sigreturn, ALLOW, TRAP);
+    program[STACK] = statement(LOAD, NUMBER);
+    program[STACK + 1] = jump(STACK + 1, raw::__NR_sigaltstack, ALLOW, TRAP);
     program[ORDER - 1] = statement(LOAD, NUMBER);
     for (place, number) in ORDERED.into_iter().enumerate() {
         let at = ORDER + place;
@@ -141,7 +148,8 @@ const _: () = assert!(WINDOW_LENGTH.is_power_of_two() && WINDOW_LENGTH < 1 << 32
 mod tests {
     use super::*;
 
-    const SITES: Sites = Sites { stop: 0x7300_0000_0029, order: 0x7300_0000_0077, leave: 0x7300_0000_00c3 };
+    const SITES: Sites =
+        Sites { stop: 0x7300_0000_0029, order: 0x7300_0000_0077, stack: 0x7300_0000_009b, leave: 0x7300_0000_00c3 };
 
     const WINDOW: u64 = 0x5fff_7f00_0000;
 
@@ -167,13 +175,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_passes_without_a_question_but_the_return_of_a_handler() {
+    fn nothing_passes_without_a_question_but_the_return_of_a_handler_and_its_stack() {
         for number in 0..500 {
             let stops = number == raw::__NR_rt_sigprocmask;
+            let takes_stack = number == raw::__NR_sigaltstack;
             let leaves = number == raw::__NR_rt_sigreturn;
             for (site, passes, expected) in [
                 (SITES.stop, stops, SECCOMP_RET_USER_NOTIF),
                 (SITES.order, ORDERED.contains(&number), SECCOMP_RET_USER_NOTIF),
+                (SITES.stack, takes_stack, SECCOMP_RET_ALLOW),
                 (SITES.leave, leaves, SECCOMP_RET_ALLOW),
             ] {
                 let expected = if passes { expected } else { SECCOMP_RET_TRAP };
@@ -184,7 +194,7 @@ mod tests {
 
     #[test]
     fn elsewhere_nothing_passes() {
-        let sites = [SITES.stop, SITES.order, SITES.leave];
+        let sites = [SITES.stop, SITES.order, SITES.stack, SITES.leave];
         let near = sites.map(|site| [site - 1, site + 1, site & 0xffff_ffff, site | 1 << 63]);
         for instruction in near.as_flattened().iter().copied().chain([0]) {
             for number in 0..500 {
@@ -197,7 +207,7 @@ mod tests {
     #[test]
     fn calls_of_32_bit_programs_do_not_pass() {
         for number in 0..500 {
-            for site in [SITES.stop, SITES.order, SITES.leave] {
+            for site in [SITES.stop, SITES.order, SITES.stack, SITES.leave] {
                 assert_eq!(run(number, 0x4000_0003, site), SECCOMP_RET_TRAP, "{number}");
             }
         }

@@ -7,7 +7,7 @@ use linux_raw_sys::ptrace as tracing;
 
 use super::memory::{READ_AND_WRITE, STUB};
 use super::processes::has_ended;
-use super::stub::{self, FILTER, SEGMENTS_LENGTH, SIGNALS, STACK, STACK_LENGTH};
+use super::stub::{self, FILTER, SIGNALS, STACK, STACK_LENGTH};
 use super::system::{self, Answer, Errno, File, call};
 use crate::runtime::PAGE;
 
@@ -70,7 +70,7 @@ fn become_mother(file: File, stack: u64, parent: u32) -> Answer {
         call(raw::__NR_setrlimit, [CORE, (&raw const NOTHING).addr() as u64, 0, 0, 0, 0])?;
         system::map(STACK.start, STACK_LENGTH, READ_AND_WRITE, Some((file, stack)))?;
         system::map(STUB, PAGE, raw::PROT_READ | raw::PROT_EXEC, Some((file, 0)))?;
-        system::use_signal_stack(STACK.start + SEGMENTS_LENGTH, STACK_LENGTH - SEGMENTS_LENGTH)?;
+        call(raw::__NR_sigaltstack, [stub::stack(), 0, 0, 0, 0, 0])?;
         for number in SIGNALS {
             system::handle(number, stub::handler(), stub::handler(), u64::MAX)?;
         }

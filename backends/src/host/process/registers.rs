@@ -1,6 +1,8 @@
 //! The registers of a guest as Linux has them: in the frame of a signal, which has interrupted the
 //! guest's kernel, or one of its programs.
 
+use core::mem::offset_of;
+
 use wedge::cpu::{self, Context};
 use wedge::guest::linux;
 use wedge::x86::flags;
@@ -64,6 +66,9 @@ const COMPATIBILITY_CS: u16 = 0x23;
 const USER_LEVEL: u64 = 3;
 
 impl Frame {
+    /// Where the flags are, from the start of the frame.
+    pub(super) const RFLAGS: usize = offset_of!(Self, registers.rflags);
+
     /// Where the signal has come.
     pub(super) fn rip(&self) -> u64 {
         self.registers.rip

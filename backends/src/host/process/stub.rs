@@ -12,7 +12,12 @@
 //! any more, and a trap ends the process; and what follows the call takes all that it needs from
 //! constants and from the page of orders, which the process can only read. So whoever stops, by
 //! whatever way, does nothing then but what the wedge orders. There is no other way back, and each
-//! of the three calls has an address of its own, which the filter knows.
+//! of the four calls has an address of its own, which the filter knows.
+//!
+//! What a program has left in its process is not for the next. So on the way back the stack for
+//! signals is put where it belongs: `sigreturn(2)` does that only if the stack pointer of the next is
+//! not within the last's stack for signals, which may be all of memory. And the flags that the call
+//! leaves as they are become those of the frame.
 //!
 //! The instructions use no stack, for a process that has just been made has that of the one that it
 //! was made from.
@@ -23,10 +28,12 @@ use core::ops::Range;
 
 use linux_raw_sys::general as raw;
 use linux_raw_sys::ptrace as tracing;
+use wedge::x86::flags;
 
 use super::filter::{LENGTH, Sites, filter};
 use super::memory::{OWN, STUB, pointer};
 use super::orders::{HEAD, Order};
+use super::registers::Frame;
 use crate::runtime::PAGE;
 
 /// The instructions, and behind them, in the same page, the filter of the process's system calls.
@@ -66,11 +73,25 @@ pub(super) fn handler() -> *const () {
 
 unsafe extern "C" {
     static process_stub: u8;
-    /// The calls by which a process stops, carries out an order, and returns to the program.
+    /// The calls by which a process stops, carries out an order, has its stack for signals again, and
+    /// returns to the program.
     static process_stub_stop: u8;
     static process_stub_order: u8;
+    static process_stub_take_stack: u8;
     static process_stub_return: u8;
+    /// The stack for signals, as Linux is told of it (`stack_t`).
+    static process_stub_stack: u8;
     static process_stub_end: u8;
+}
+
+/// Where, in the page of instructions, something of theirs is.
+fn place_of(label: *const u8) -> u64 {
+    INSTRUCTIONS + (label.addr() - (&raw const process_stub).addr()) as u64
+}
+
+/// The stack for signals, as a process is told to have it (`sigaltstack(2)`).
+pub(super) fn stack() -> u64 {
+    place_of(&raw const process_stub_stack)
 }
 
 /// The page of orders, from its start.
@@ -103,10 +124,11 @@ pub(super) unsafe fn write() {
     const SYSCALL: u64 = 2;
     let start = (&raw const process_stub).addr();
     let length = (&raw const process_stub_end).addr() - start;
-    let behind = |call: *const u8| INSTRUCTIONS + (call.addr() - start) as u64 + SYSCALL;
+    let behind = |call: *const u8| place_of(call) + SYSCALL;
     let program = filter(&Sites {
         stop: behind(&raw const process_stub_stop),
         order: behind(&raw const process_stub_order),
+        stack: behind(&raw const process_stub_take_stack),
         leave: behind(&raw const process_stub_return),
     });
     let description = tracing::sock_fprog { len: LENGTH as u16, filter: pointer(FILTER + 16) };
@@ -199,6 +221,13 @@ process_stub_order:
     movq %rax, %r9
     testq %rbp, %rbp
     jz 1b
+    xorl %esp, %esp                     // on no stack for signals, wherever that has been moved to
+    leaq process_stub_stack(%rip), %rdi
+    xorl %esi, %esi
+    movl ${SIGALTSTACK}, %eax
+    .globl process_stub_take_stack
+process_stub_take_stack:
+    syscall
     movabsq ${SEGMENTS}, %rbx
     movl 16(%rbx), %eax
     movl %eax, %es
@@ -214,11 +243,19 @@ process_stub_order:
     wrgsbaseq %rax
     movabsq ${ORDERS}, %rsp
     movq {frame}(%rsp), %rsp
+    movl {rflags}(%rsp), %eax           // those of its flags that the call leaves as they are
+    andl ${LEFT}, %eax
+    pushq %rax
+    popfq
     movl ${SIGRETURN}, %eax
     .globl process_stub_return
 process_stub_return:
     syscall
 5:  ud2
+    .balign 8
+    .globl process_stub_stack
+process_stub_stack:
+    .quad {STACK}, 0, {STACK_LENGTH}
     .globl process_stub_end
 process_stub_end:
     "#,
@@ -229,8 +266,13 @@ process_stub_end:
     frame = const offset_of!(Header, frame),
     end = const offset_of!(Header, end),
     goes = const offset_of!(Header, goes),
+    rflags = const Frame::RFLAGS,
+    LEFT = const flags::NESTED | flags::IDENTIFICATION,
+    STACK = const STACK.start + SEGMENTS_LENGTH,
+    STACK_LENGTH = const STACK_LENGTH - SEGMENTS_LENGTH,
     SIG_SETMASK = const raw::SIG_SETMASK,
     SIGPROCMASK = const raw::__NR_rt_sigprocmask,
+    SIGALTSTACK = const raw::__NR_sigaltstack,
     SIGRETURN = const raw::__NR_rt_sigreturn,
     options(att_syntax)
 );
