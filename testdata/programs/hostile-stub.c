@@ -19,13 +19,13 @@
 #define VSYSCALL UINT64_C(0xffffffffff600000)
 
 static sigjmp_buf back;
-static volatile int got;
+static volatile int got, code;
 
 static void caught(int signal, siginfo_t *info, void *data)
 {
-	(void)info;
 	(void)data;
 	got = signal;
+	code = info->si_code;
 	siglongjmp(back, 1);
 }
 
@@ -258,6 +258,46 @@ static void tries_state(void)
 	verdict(wrong == 0, "stub-state", "%ld calls are wrong", wrong);
 }
 
+/* An exception that a frame claims; the signal that it ends with. A signal of the timer may come in between, as above. */
+static int claim(int signal, int vector)
+{
+	got = 0;
+	for (volatile int i = 0; i < 4 && !got; i++) {
+		uint64_t frame;
+
+		if (sigsetjmp(back, 1))
+			break;
+		frame = frame_of_call();
+		((ucontext_t *)frame)->uc_mcontext.gregs[REG_TRAPNO] = vector;
+		forge_stop(frame, (uint64_t)signal, 0);
+	}
+	return got;
+}
+
+/* Why there was a debug exception, by the code of the signal. */
+static int debugged(bool steps)
+{
+	code = 0;
+	if (sigsetjmp(back, 1))
+		return code;
+	if (steps)
+		__asm__ volatile("pushf; orl $0x100, (%%rsp); popf; nop; nop" : : : "memory", "cc");
+	else
+		__asm__ volatile(".byte 0xf1"); /* int1 */
+	return 0;
+}
+
+static void tries_claims(void)
+{
+	ends("stub-divides", claim(SIGFPE, 0), SIGFPE);
+	ends("stub-nmi", claim(SIGSEGV, 2), SIGSEGV);
+	ends("stub-double-fault", claim(SIGSEGV, 8), SIGSEGV);
+	ends("stub-interrupt", claim(SIGSEGV, 0x80), SIGSEGV);
+	ends("stub-split-lock", claim(SIGBUS, 17), SIGSEGV);
+	ends("stub-step", debugged(true), TRAP_TRACE);
+	ends("stub-int1", debugged(false), TRAP_BRKPT);
+}
+
 static void tries_stack(void)
 {
 	int64_t wrong = 0;
@@ -280,7 +320,7 @@ int main(void)
 	double number = 1.5;
 
 	for (int signal = 1; signal < 32; signal++)
-		if (signal == SIGSEGV || signal == SIGBUS || signal == SIGTRAP || signal == SIGILL)
+		if (signal == SIGSEGV || signal == SIGBUS || signal == SIGTRAP || signal == SIGILL || signal == SIGFPE)
 			handle(signal, caught);
 	if (look(STUB) == -1) {
 		printf("skip stub: there is none\n");
@@ -295,6 +335,7 @@ int main(void)
 
 	tries_calls();
 	tries_frames();
+	tries_claims();
 	tries_stack();
 	for (int i = 0; i < 200; i++)
 		broken += go(STUB, 0, SIGSEGV, 0, 0, 0, 0) == SIGSEGV;

@@ -1,6 +1,7 @@
 /*
  * What the wedge has in a program's process, where the host is a process of Linux, as a program finds it.
  */
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -43,9 +44,10 @@ static uint64_t frame_of_call(void)
 	return *(volatile uint64_t *)(ORDERS + 8);
 }
 
-/* Stops without a signal, by a frame that claims a system call, and goes on behind that; what it came to. */
-__attribute__((unused, noinline)) static int64_t forge_call(uint64_t frame, uint64_t number)
+/* Stops without a signal, by a frame that claims one, with a value in RAX, and goes on behind that; the value then. */
+__attribute__((unused, noinline)) static int64_t forge_stop(uint64_t frame, uint64_t signal, uint64_t number)
 {
+	register uint64_t why __asm__("r8") = signal;
 	register uint64_t place __asm__("r9") = frame;
 	greg_t *registers = ((ucontext_t *)frame)->uc_mcontext.gregs;
 	uint64_t site = stop_site;
@@ -53,13 +55,19 @@ __attribute__((unused, noinline)) static int64_t forge_call(uint64_t frame, uint
 
 	registers[REG_RAX] = (greg_t)number;
 	registers[REG_EFL] = 0x202;
-	__asm__ volatile("lea 1f(%%rip), %%rax; mov %%rax, %c4(%3); mov %%rsp, %c5(%3); mov %%rbp, %c6(%3)\n"
-			 "mov %7, %%eax; mov $2, %%edi; movabs %8, %%rsi; xor %%edx, %%edx; mov $8, %%r10d\n"
-			 "mov $31, %%r8d; jmp *%%rcx\n"
+	__asm__ volatile("lea 1f(%%rip), %%rax; mov %%rax, %c5(%3); mov %%rsp, %c6(%3); mov %%rbp, %c7(%3)\n"
+			 "mov %8, %%eax; mov $2, %%edi; movabs %9, %%rsi; xor %%edx, %%edx; mov $8, %%r10d\n"
+			 "jmp *%%rcx\n"
 			 "syscall\n1:"
-			 : "=a"(value), "+r"(place), "+c"(site), "+b"(registers)
+			 : "=a"(value), "+r"(place), "+c"(site), "+b"(registers), "+r"(why)
 			 : "i"(8 * REG_RIP), "i"(8 * REG_RSP), "i"(8 * REG_RBP),
 			   "i"(SYS_rt_sigprocmask), "i"(ORDERS)
-			 : "rdx", "rsi", "rdi", "r8", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc");
+			 : "rdx", "rsi", "rdi", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc");
 	return value;
+}
+
+/* Claims a system call; what it came to. */
+__attribute__((unused)) static int64_t forge_call(uint64_t frame, uint64_t number)
+{
+	return forge_stop(frame, SIGSYS, number);
 }

@@ -79,7 +79,7 @@ impl<H: Host> Vm<'_, H> {
     /// the instruction.
     fn software_interrupt(&mut self, context: &mut Context, vector: u8, length: u64) {
         let return_rip = context.rip;
-        context.rip -= length;
+        context.rip = context.rip.wrapping_sub(length);
         self.deliver(context, Event::Software { vector, return_rip });
     }
 
@@ -132,7 +132,7 @@ impl<H: Host> Vm<'_, H> {
         if gate.is_none_or(|gate| Descriptor(gate).dpl() != 3) {
             return false;
         }
-        let return_rip = context.rip + 2;
+        let return_rip = context.rip.wrapping_add(2);
         self.deliver(context, Event::Software { vector: number, return_rip });
         true
     }

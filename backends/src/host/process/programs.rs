@@ -17,7 +17,8 @@
 //!
 //! - A process that stops, by whatever way, does nothing then but what the wedge orders
 //!   ([`stub`](super::stub)). So memory may be taken from a program while its process stands still,
-//!   although that has it mapped until it goes on, and a process may be given to another program.
+//!   although that has it mapped until it goes on, and a process may be given to another program. That
+//!   may happen unnoticed: the guest's kernel uses the page of one program's page tables for another's.
 //! - No signal is sent to a process that stands still. Where the timer's might have come too late, the
 //!   process has to stop once more, with all signals held off, before anything else happens
 //!   ([`Programs::seal`]).
@@ -87,7 +88,9 @@ fn refused(what: &'static str) -> impl Fn(Errno) -> Failure {
 pub(super) enum Stop {
     /// It has executed a system call, by whatever instruction; where, Linux says.
     SystemCall { at: u64 },
-    /// An exception; as the processor has told of it, or as the program claims.
+    /// A single step.
+    Step,
+    /// Another exception; as the processor has told of it, or as the program claims.
     Exception { vector: u64, error: u64, address: u64 },
     /// The timer.
     Timer,
@@ -578,6 +581,7 @@ fn why(number: u32, information: &Information, frame: &Frame) -> Stop {
     match number {
         raw::SIGALRM => Stop::Timer,
         raw::SIGSYS if is_linuxs => Stop::SystemCall { at: information.address },
+        raw::SIGTRAP if information.code.cast_unsigned() == raw::TRAP_TRACE => Stop::Step,
         number if SIGNALS.contains(&number) && number != raw::SIGSYS && is_linuxs => {
             Stop::Exception { vector, error, address: frame.fault_address() }
         }

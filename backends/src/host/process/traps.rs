@@ -311,6 +311,10 @@ impl Process {
             Stop::SystemCall { at } => Self::system_call(vm, context, at),
             Stop::Timer => vm.event(context),
             Stop::Signal(_) => {}
+            Stop::Step => {
+                vm.vcpu.processor.note_step();
+                Self::program_exception(vm, context, vector::DEBUG.into(), 0, 0);
+            }
             Stop::Exception { vector, error, address } => Self::program_exception(vm, context, vector, error, address),
             Stop::Broken => Self::program_exception(vm, context, vector::PROTECTION.into(), 0, 0),
         }
@@ -351,19 +355,18 @@ impl Process {
                 let error = error as u32 & (fault::WRITE | fault::FETCH) | fault::USER;
                 (number, error.into())
             }
-            vector::DEBUG => {
-                vm.vcpu.processor.note_step();
-                (number, 0)
-            }
             vector::PROTECTION | vector::STACK | vector::NOT_PRESENT => (number, error & 0xffff),
             vector::DIVIDE_ERROR
+            | vector::DEBUG
             | vector::BREAKPOINT
             | vector::OVERFLOW
             | vector::BOUND
             | vector::INVALID_OPCODE
             | vector::X87
-            | vector::ALIGNMENT
             | vector::SIMD => (number, 0),
+            // Without AC it would be a split lock (SDM Vol. 3A, 6.15), which the Linux below keeps to
+            // itself.
+            vector::ALIGNMENT if context.rflags & flags::ALIGNMENT != 0 => (number, 0),
             _ => (vector::PROTECTION.into(), 0),
         };
         vm.exception(context);
