@@ -146,7 +146,7 @@ fn a_mixed_load_succeeds_with_few_mappings() -> Result<()> {
 /// They find what the wedge has in their process, forge it, and jump to its instructions.
 #[test]
 fn programs_get_nothing_of_the_wedge() -> Result<()> {
-    all_are_ok("hostile-stub", 32)
+    all_are_ok("hostile-stub", 33)
 }
 
 /// They leave a stack for signals and flags behind, in a process that others get.

@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -130,10 +131,10 @@ static int frame_to(void (*function)(void), void (*change)(ucontext_t *))
 	frame.context.uc_mcontext.gregs[REG_RSP] = (greg_t)(uintptr_t)(stack + sizeof(stack) - 8);
 	frame.context.uc_mcontext.gregs[REG_EFL] = 0x202;
 	frame.context.uc_mcontext.gregs[REG_CSGSFS] = 0x002b000000000033;
-	change(&frame.context);
 	got = 0;
 	if (sigsetjmp(back, 1))
 		return got;
+	change(&frame.context);
 	__asm__ volatile("mov %0, %%rsp; jmp *%1" : : "r"(&frame.context), "r"(leave_site), "a"(SYS_rt_sigreturn) : "memory");
 	__builtin_unreachable();
 }
@@ -298,6 +299,55 @@ static void tries_claims(void)
 	ends("stub-int1", debugged(false), TRAP_BRKPT);
 }
 
+static char *wanted;
+
+/* Stops with TF, for a page that it wants: it ends before it can be given that. */
+static void stops_and_ends(ucontext_t *context)
+{
+	uint64_t frame = frame_of_call();
+	greg_t *claimed = ((ucontext_t *)frame)->uc_mcontext.gregs, *own = context->uc_mcontext.gregs;
+
+	has_stack(context);
+	own[REG_RIP] = (greg_t)stop_site;
+	own[REG_EFL] |= 0x100;
+	own[REG_RAX] = SYS_rt_sigprocmask;
+	own[REG_RDI] = SIG_SETMASK;
+	own[REG_RSI] = (greg_t)ORDERS;
+	own[REG_R10] = 8;
+	own[REG_R8] = SIGSEGV;
+	own[REG_R9] = (greg_t)frame;
+	claimed[REG_TRAPNO] = 14;
+	claimed[REG_ERR] = 4;
+	claimed[REG_CR2] = (greg_t)(uintptr_t)wanted;
+}
+
+static int64_t words_of_orders(void)
+{
+	int64_t words = 0;
+
+	for (uint64_t at = ORDERS_HEAD; at < PAGE; at += 8)
+		words += look(ORDERS + at) != 0;
+	return words;
+}
+
+/* Orders that it was given, and has not carried out. */
+static void tries_orders(void)
+{
+	enum { PAGES = 64 };
+	int64_t words = 0, ended = 0;
+
+	wanted = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	/* By the kernel, so that the process has none of it, and so that no page lies behind the one before it. */
+	for (uint64_t page = 0; page < PAGES; page++)
+		CHECK(getrandom(wanted + page * 37 % PAGES * PAGE, 1, 0) == 1);
+	for (int i = 0; i < 8; i++, wanted += PAGES / 8 * PAGE) {
+		ended += frame_to(spins, stops_and_ends) == SIGSEGV;
+		words += words_of_orders();
+	}
+	verdict(ended > 0 && words == 0, "stub-orders-left", "%ld words of orders can be read, after %s", words,
+		ended > 0 ? "some" : "none");
+}
+
 static void tries_stack(void)
 {
 	int64_t wrong = 0;
@@ -316,7 +366,7 @@ static void tries_stack(void)
 
 int main(void)
 {
-	int64_t orders = 0, broken = 0;
+	int64_t orders, broken = 0;
 	double number = 1.5;
 
 	for (int signal = 1; signal < 32; signal++)
@@ -326,8 +376,7 @@ int main(void)
 		printf("skip stub: there is none\n");
 		return 0;
 	}
-	for (uint64_t at = ORDERS_HEAD; at < PAGE; at += 8)
-		orders += look(ORDERS + at) != 0;
+	orders = words_of_orders();
 	verdict(orders == 0, "stub-orders", "%ld words of orders can be read", orders);
 	verdict(!can_write(STUB) && !can_write(STUB + PAGE), "stub-written", "it cannot be written");
 	verdict(look(STUB - PAGE) == -1 && look(STACK_END) == -1, "stub-beside", "nothing is beside it");
@@ -336,6 +385,7 @@ int main(void)
 	tries_calls();
 	tries_frames();
 	tries_claims();
+	tries_orders();
 	tries_stack();
 	for (int i = 0; i < 200; i++)
 		broken += go(STUB, 0, SIGSEGV, 0, 0, 0, 0) == SIGSEGV;

@@ -510,8 +510,9 @@ impl Programs {
         }
     }
 
-    /// Ends the process of a space. Another will be made.
+    /// Ends the process of a space, with the orders that it has not carried out. Another will be made.
     fn bury(&mut self, space: usize) {
+        stub::clear_orders(Orders::CAPACITY);
         if let Some(error) = self.refused.take() {
             self.complain(format_args!("a program ends: its process says that Linux does not map its memory, {error}"));
         }
