@@ -11,7 +11,7 @@
 #include "stub.h"
 #include "verdict.h"
 
-enum { PAGES = 64, OTHERS = 8192 };
+enum { PAGES = 64, OTHERS = 8192, FOUND = 1, INTERRUPTED = 2 };
 #define MARK UINT64_C(0x5345435245543432)
 #define TRAP 0x100
 
@@ -40,11 +40,11 @@ static struct {
 } forged __attribute__((aligned(64)));
 static uint8_t stack[65536] __attribute__((aligned(64)));
 static volatile char *area;
+static volatile char byte;
 
 /* Reads from a pipe, as its frame claims, and stops by a return from a handler that there was not. */
 __attribute__((noinline)) static void stop_and_read(const struct way *way, int pipe)
 {
-	static char byte;
 	ucontext_t *context = &forged.context;
 	uint64_t site = leave_site;
 	uint64_t frame = frame_of_call();
@@ -101,17 +101,20 @@ static void attack(const struct way *way)
 		_exit(0);
 	}
 	stop_and_read(way, wake[0]);
+	/* The timer's signal has come before the stop. */
+	if (byte != 'x')
+		_exit(INTERRUPTED);
 	/* The memory is not there any more: whoever finds some has somebody else's. */
 	for (uint64_t at = 0; at < PAGES * PAGE; at += PAGE) {
 		unsigned char there;
 
 		found += mincore((void *)(area + at), PAGE, &there) == 0 && (there & 1);
 	}
-	_exit(found != 0);
+	_exit(found ? FOUND : 0);
 }
 
-/* Who gets the memory. */
-static void try_way(const struct way *way)
+/* Who gets the memory. Whether the program has stopped as it meant to. */
+static bool try_way(const struct way *way)
 {
 	volatile uint64_t *words;
 	uint64_t changed = 0;
@@ -131,13 +134,17 @@ static void try_way(const struct way *way)
 	for (uint64_t i = 0; i < OTHERS * PAGE / 8; i++)
 		changed += words[i] != MARK;
 	CHECK(munmap((void *)words, OTHERS * PAGE) == 0);
-	verdict(changed == 0 && status != 0x100, way->name, "%lu words have changed, status %#x", changed, status);
+	if (status == INTERRUPTED << 8)
+		return false;
+	verdict(changed == 0 && status != FOUND << 8, way->name, "%lu words have changed, status %#x", changed, status);
+	return true;
 }
 
 int main(void)
 {
 	CHECK(find_sites());
 	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++)
-		try_way(&ways[i]);
+		for (int times = 0; times < 5 && !try_way(&ways[i]); times++)
+			;
 	return 0;
 }
