@@ -80,6 +80,11 @@ impl<'data> Kernel<'data> {
         fs::read_to_string(self.beside(".config")).is_ok_and(|config| config.lines().any(|found| found == line))
     }
 
+    /// Whether it has a symbol.
+    pub(super) fn has(&self, symbol: &str) -> bool {
+        self.elf.symbols().any(|found| found.name == symbol)
+    }
+
     /// The word with a number in what a symbol names.
     pub(super) fn word(&self, symbol: &str, number: u64) -> anyhow::Result<u64> {
         let found = self.elf.symbols().find(|found| found.name == symbol).and_then(|symbol| symbol.place);

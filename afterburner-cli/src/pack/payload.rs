@@ -15,6 +15,7 @@ use super::kernel::Kernel;
 use super::reduced::reduced;
 use super::relocations::Relocations;
 use super::sites::Sites;
+use super::vdso;
 
 /// What a payload consists of.
 pub(super) struct Contents {
@@ -39,8 +40,10 @@ impl Contents {
     ) -> anyhow::Result<Self> {
         CommandLine::join(command_line, "").context("--cmdline")?;
         Options::parse(command_line).map_err(|error| anyhow::anyhow!("--cmdline: {error}"))?;
+        let mut bytes = reduced(kernel.data)?;
+        vdso::count_one_processor(kernel, &mut bytes)?;
         let contents = Self {
-            kernel: reduced(kernel.data)?,
+            kernel: bytes,
             extent: kernel.loaded.extent(),
             sites: Sites::of(kernel)?,
             relocations,

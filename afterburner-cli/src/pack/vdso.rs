@@ -1,0 +1,171 @@
+//! The number of the processor, in the vDSO of a kernel for one.
+//!
+//! `getcpu` in the vDSO asks the processor: by the limit of a segment, or by RDPID where there is
+//! that (Linux, `arch/x86/include/asm/segment.h`, `vdso_read_cpunode`). Where the kernel is a
+//! process, no site is in between: what it finds there is the number of a processor of the machine,
+//! and a program that keeps something for each of the guest's processors, which is one, would go
+//! beyond its end. A kernel of the lower half has one processor everywhere, so that the answer is
+//! known when the image is made: 0.
+
+use std::ops::Range;
+
+use anyhow::{Context as _, anyhow, ensure};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use object::elf::{FileHeader64, PT_LOAD};
+use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _};
+use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _};
+use wedge::guest::layout::Layout;
+use wedge::guest::linux::symbol;
+
+use super::kernel::Kernel;
+
+/// The function.
+const GETCPU: &str = "__vdso_getcpu";
+
+/// Where its other form is, until the kernel has looked at the processor.
+const ALTERNATIVES: &str = ".altinstr_replacement";
+
+/// Has the vDSO of a kernel for one processor in the lower half, reduced, say 0.
+pub(super) fn count_one_processor(kernel: &Kernel<'_>, reduced: &mut [u8]) -> anyhow::Result<()> {
+    if kernel.layout != &Layout::LOW || kernel.is_configured("CONFIG_SMP=y") || !kernel.has(symbol::VDSO) {
+        return Ok(());
+    }
+    let (address, length) = (kernel.word(symbol::VDSO, 0)?, kernel.word(symbol::VDSO, 1)?);
+    let range = in_file(reduced, address, length)
+        .with_context(|| kernel.error(format_args!("{} is not about something in the file", symbol::VDSO)))?;
+    say_zero(&mut reduced[range]).map_err(|error| kernel.error(format_args!("the vDSO: {error:#}")))
+}
+
+/// Where a range of addresses is in a file.
+fn in_file(file: &[u8], address: u64, length: u64) -> Option<Range<usize>> {
+    let header = FileHeader64::<LittleEndian>::parse(file).ok()?;
+    let segments = header.program_headers(LittleEndian, file).ok()?;
+    let loads = segments.iter().filter(|segment| segment.p_type(LittleEndian) == PT_LOAD);
+    let mut found = loads.filter_map(|segment| {
+        let inside = address.checked_sub(segment.p_vaddr(LittleEndian))?;
+        let end = inside.checked_add(length)?;
+        let start = segment.p_offset(LittleEndian) + inside;
+        (end <= segment.p_filesz(LittleEndian)).then_some(start..start + length)
+    });
+    let Range { start, end } = found.next()?;
+    Some(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+}
+
+/// Has `getcpu` of a vDSO say 0, in both of its forms.
+fn say_zero(vdso: &mut [u8]) -> anyhow::Result<()> {
+    let pieces = pieces(vdso)?;
+    let mut asks = Vec::new();
+    for piece in pieces {
+        let bytes = vdso.get(piece.clone()).context("a part lies outside")?;
+        let decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+        let is_question = |instruction: &Instruction| matches!(instruction.mnemonic(), Mnemonic::Lsl | Mnemonic::Rdpid);
+        for instruction in decoder.into_iter().filter(is_question) {
+            let start = piece.start + usize::try_from(instruction.ip())?;
+            asks.push((start..start + instruction.len(), zero(&instruction)?));
+        }
+    }
+    ensure!(!asks.is_empty(), "{GETCPU} does not ask for the number of the processor by LSL or RDPID");
+    for (range, zero) in asks {
+        vdso[range].copy_from_slice(&zero);
+    }
+    Ok(())
+}
+
+/// Where in a vDSO `getcpu` is, and the forms that the kernel may give it.
+fn pieces(vdso: &[u8]) -> anyhow::Result<Vec<Range<usize>>> {
+    let file = ElfFile64::<LittleEndian>::parse(vdso)?;
+    let symbol = file.dynamic_symbols().find(|symbol| symbol.name() == Ok(GETCPU));
+    let symbol = symbol.with_context(|| format!("it has no {GETCPU}"))?;
+    let section = symbol.section_index().and_then(|index| file.section_by_index(index).ok());
+    let section = section.with_context(|| format!("{GETCPU} is in no section"))?;
+    let place = |section: &object::read::elf::ElfSection64<'_, '_, LittleEndian>| section.file_range();
+    let (offset, _) = place(&section).with_context(|| format!("{GETCPU} is not in the file"))?;
+    let start = symbol.address().checked_sub(section.address()).map(|inside| offset + inside);
+    let start = start.with_context(|| format!("{GETCPU} lies in front of its section"))?;
+    let alternatives = file.section_by_name(ALTERNATIVES).and_then(|section| place(&section));
+    let ranges = [Some((start, symbol.size())), alternatives];
+    let ranges = ranges.into_iter().flatten().map(|(start, length)| {
+        let end = start.checked_add(length).ok_or_else(|| anyhow!("a part has no end"))?;
+        Ok(usize::try_from(start)?..usize::try_from(end)?)
+    });
+    ranges.collect()
+}
+
+/// XOR of the destination of an instruction with itself, in as many bytes (SDM Vol. 2D, XOR).
+fn zero(instruction: &Instruction) -> anyhow::Result<Vec<u8>> {
+    const NOP: u8 = 0x90;
+    const XOR: u8 = 0x31;
+    /// Both of its operands are among the upper eight registers.
+    const REX_RB: u8 = 0x45;
+    let number = u8::try_from(instruction.op0_register().number())?;
+    let mut bytes = if number < 8 { vec![] } else { vec![REX_RB] };
+    bytes.extend([XOR, 0xc0 | (number & 7) << 3 | number & 7]);
+    ensure!(bytes.len() <= instruction.len(), "an instruction of {GETCPU} is too short to be replaced");
+    bytes.resize(instruction.len(), NOP);
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+
+    /// A vDSO with these instructions in `getcpu`, and in its other form.
+    fn vdso(asks: &str, other: &str) -> Vec<u8> {
+        let text = format!(
+            ".globl __vdso_getcpu\n.type __vdso_getcpu, @function\nnop\n__vdso_getcpu:\nmovl $0x7b, %eax\n{asks}\n\
+             movl %eax, (%rdi)\nret\n.size __vdso_getcpu, . - __vdso_getcpu\nlsl %ecx, %ecx\n\
+             .section .altinstr_replacement, \"ax\"\nlfence\n{other}\n"
+        );
+        let directory = tempfile::tempdir().unwrap();
+        let run = |program: &str, arguments: &[&str], at: &Path| {
+            assert!(Command::new(program).args(arguments).current_dir(at).status().unwrap().success(), "{text}");
+        };
+        fs::write(directory.path().join("vdso.s"), &text).unwrap();
+        run("as", &["vdso.s", "-o", "vdso.o"], directory.path());
+        run("ld", &["-shared", "--hash-style=both", "vdso.o", "-o", "vdso.so"], directory.path());
+        fs::read(directory.path().join("vdso.so")).unwrap()
+    }
+
+    /// Its instructions, as objdump reads them.
+    fn listed(vdso: &[u8]) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), vdso).unwrap();
+        let objdump = Command::new("objdump").args(["-d", "--no-show-raw-insn"]).arg(file.path()).output().unwrap();
+        let text = String::from_utf8(objdump.stdout).unwrap();
+        let instructions = text.lines().filter_map(|line| line.split_once(":\t"));
+        instructions.map(|(_, instruction)| instruction.replace(' ', "")).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn the_number_is_zero_in_both_forms_and_nothing_else_changes() {
+        for (asks, other, now, other_now) in [
+            ("lsl %eax, %eax", "rdpid %rax", "xor%eax,%eax; nop", "xor%eax,%eax; nop; nop"),
+            ("lsl %r9d, %eax", "rdpid %r10", "xor%eax,%eax; nop; nop", "xor%r10d,%r10d; nop; nop"),
+            ("lsl %eax, %r9d", "lfence", "xor%r9d,%r9d; nop", "lfence"),
+            ("nop", "rdpid %rax", "nop", "xor%eax,%eax; nop; nop"),
+        ] {
+            let mut after = vdso(asks, other);
+            say_zero(&mut after).unwrap();
+            let expected = format!("nop; mov$0x7b,%eax; {now}; mov%eax,(%rdi); ret; lsl%ecx,%ecx; lfence; {other_now}");
+            assert_eq!(listed(&after), expected, "{asks}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        let mut asks_nobody = vdso("nop", "lfence");
+        for (bytes, expected) in [
+            (&mut asks_nobody[..], "does not ask for the number of the processor"),
+            (&mut [0; 64][..], "Unsupported ELF header"),
+        ] {
+            let before = bytes.to_vec();
+            let message = format!("{:#}", say_zero(bytes).unwrap_err());
+            assert!(message.contains(expected), "{message}");
+            assert_eq!(bytes, before);
+        }
+    }
+}
