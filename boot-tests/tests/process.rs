@@ -315,7 +315,8 @@ fn what_others_do_to_its_processes_is_outlived_or_said() -> Result<()> {
 
     let guests = start()?;
     let stubs = guests.stubs()?;
-    kill("KILL", &stubs[1..])?;
+    // The wedge ends all as soon as it sees that one has ended: the others may be gone already.
+    let _ = kill("KILL", &stubs[1..]);
     let (status, said) = guests.end()?;
     ensure!(
         status == Some(1) && said.contains("was ended from outside"),
