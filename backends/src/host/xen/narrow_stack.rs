@@ -12,7 +12,8 @@
 //! user mode on a springboard, a page of the wedge's with an IRETQ and the frame for it and nothing
 //! else. User mode's root maps it, read-only, where bits 63:16 of an address are those that RSP is
 //! to have: for Linux's IRETQ, where Linux's own stack would be. There is room for it anywhere: a
-//! user root has nothing in its upper half.
+//! user root has nothing in its upper half. The tables that lead there do so for all values of bits
+//! 38:16, so that a return links them to the root, and writes nothing else.
 //!
 //! What interrupts the IRETQ, an event or an exception of its own, is told as if the return had
 //! been Xen's: the context is the one behind it. The next entry takes the page out of the address
@@ -51,8 +52,9 @@ impl Springboard {
         let mut table = |level| tables.allocate(level, 0);
         CPU.springboard.page(0)[0].store(IRETQ, Ordering::Relaxed);
         let chain = [table(Level::L3)?, table(Level::L2)?, table(Level::L1)?];
+        tables.lead_everywhere(chain, tables.memory.machine_of(CPU.springboard.address(0)));
         tables.pin(chain[0], mmuext::PIN_L3_TABLE);
-        Some(Self { tables: chain, path: None, address: None })
+        Some(Self { pointers: chain[0], address: None })
     }
 
     fn set_frame(&Frame { rip, cs, rflags, rsp, ss }: &Frame) {
@@ -67,11 +69,11 @@ impl Springboard {
         Frame { rip, cs, rflags, rsp, ss }
     }
 
-    /// Whether a stack segment has 16 bits. If its selector leads nowhere, the return fails in Xen
-    /// as it should.
-    fn is_for(stack: u64, segments: &Segments) -> bool {
-        let descriptor = Descriptor(segments.descriptor(stack as u16));
-        descriptor.is_present() && !descriptor.is_big()
+    /// Whether a return is to a stack segment of 16 bits, and not to 64-bit code. If a selector leads
+    /// nowhere, the return fails in Xen as it should.
+    fn is_for(code: u64, stack: u64, segments: &Segments) -> bool {
+        let [code, stack] = [code, stack].map(|selector| Descriptor(segments.descriptor(selector as u16)));
+        stack.is_present() && !stack.is_big() && !code.is_long()
     }
 
     /// Where in user mode's upper half bits 31:16 of addresses are those of RSP, and if it can be,
@@ -92,19 +94,14 @@ impl Xen {
     /// A context that is about to go on in user mode goes by the springboard, if its stack has 16
     /// bits.
     pub(super) fn use_springboard(vm: &mut Vm, context: &mut Context) {
-        if !Springboard::is_for(context.ss, &vm.vcpu.processor.segments) {
+        if !Springboard::is_for(context.cs, context.ss, &vm.vcpu.processor.segments) {
             return;
         }
         let Context { rip, cs, rflags, rsp, ss, .. } = *context;
         Springboard::set_frame(&Frame { rip, cs, rflags, rsp, ss });
         let address = Springboard::address_for(rsp);
-        let page = vm.machine.space.memory.memory.machine_of(CPU.springboard.address(0));
-        let Springboard { tables, path, .. } = vm.vcpu.processor.springboard;
-        if path != Some(address) {
-            vm.machine.space.memory.lead(tables, path, address, page);
-        }
-        vm.machine.space.memory.set_users_pointers(tables[0], address, true);
-        vm.vcpu.processor.springboard = Springboard { tables, path: Some(address), address: Some(address) };
+        vm.machine.space.memory.set_users_pointers(vm.vcpu.processor.springboard.pointers, address, true);
+        vm.vcpu.processor.springboard.address = Some(address);
         (context.rip, context.rsp) = Springboard::start(address);
         // Neither TF, nor NT, with which there is no IRETQ.
         (context.cs, context.rflags, context.ss) = (KERNEL_CS, rflags & flags::INTERRUPT | flags::FIXED, KERNEL_SS);
@@ -113,9 +110,8 @@ impl Xen {
     /// A context that comes in: the springboard is no longer in use, and one that was still on it
     /// has left it.
     pub(super) fn leave_springboard(vm: &mut Vm, context: &mut Context) {
-        let Some(address) = vm.vcpu.processor.springboard.address else { return };
-        vm.vcpu.processor.springboard.address = None;
-        vm.machine.space.memory.set_users_pointers(vm.vcpu.processor.springboard.tables[0], address, false);
+        let Some(address) = vm.vcpu.processor.springboard.address.take() else { return };
+        vm.machine.space.memory.set_users_pointers(vm.vcpu.processor.springboard.pointers, address, false);
         hypercall::flush_page(address);
         if !context.is_user() || (context.rip, context.rsp) != Springboard::start(address) {
             return;

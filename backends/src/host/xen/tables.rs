@@ -213,24 +213,16 @@ impl Tables {
         table | entry::TABLE & !entry::WRITABLE | rights | execute
     }
 
-    /// Has three tables, of levels 3 to 1, that are in use for nothing else lead from an address to
-    /// a page, to be read and executed; and no longer from the address that they led from before.
-    /// What leads there is linked first, so that a table always has a link and Xen need not look at
-    /// all of it again.
-    pub(super) fn lead(&mut self, tables: [Table; 3], from: Option<u64>, to: u64, page: u64) {
+    /// Has three empty tables, of levels 3 to 1, lead to a page, to be read and executed, from each
+    /// address that is a multiple of 64 KB.
+    pub(super) fn lead_everywhere(&mut self, tables: [Table; 3], page: u64) {
         let [pointers, directory, table] = tables.map(|table| self.machine(table));
         let leaf = page | entry::PRESENT | entry::ACCESSED_AND_DIRTY;
-        let path = [(pointers, 3, directory | entry::TABLE), (directory, 2, table | entry::TABLE), (table, 1, leaf)];
-        for (table, level, value) in path {
-            let place = |address: u64| table + 8 * index(address, level) as u64;
-            match from.map(place) {
-                Some(old) if old == place(to) => {}
-                old => {
-                    self.queue(MmuUpdate { address: place(to), value });
-                    if let Some(address) = old {
-                        self.queue(MmuUpdate { address, value: 0 });
-                    }
-                }
+        for (table, step, value) in
+            [(table, 16, leaf), (directory, 1, table | entry::TABLE), (pointers, 1, directory | entry::TABLE)]
+        {
+            for index in (0..512).step_by(step) {
+                self.queue(MmuUpdate { address: table + 8 * index, value });
             }
         }
         self.carry_out();
