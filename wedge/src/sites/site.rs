@@ -158,7 +158,10 @@ impl Kind {
         let displacement = match self.form {
             Form::Fused | Form::Trap => return Some(self.rewritten),
             Form::Jump | Form::Call => 1,
-            Form::Inline => self.template?.single()?.1,
+            Form::Inline => match self.template?.single()?.1 {
+                Some(displacement) => displacement,
+                None => return Some(self.rewritten),
+            },
         };
         self.rewritten.displaced(displacement, by.cast_signed())
     }

@@ -26,7 +26,7 @@
 use super::bytes::Bytes;
 use super::fuse::SINGLE_NOPS;
 use super::moves::Target;
-use super::policy::{Deprivileged, Template, popped, readable};
+use super::policy::{Deprivileged, Template, constant, popped, readable};
 use super::policy::{Form, Left};
 use super::site::Site;
 use super::stub::{BRANCH, CALL, Code, JMP, RET, STUB_SIZE};
@@ -132,7 +132,7 @@ pub(super) fn stub<'a>(
             listing.leave(After);
         }
         Template::EmulateWithoutStack => listing.jump_as(Before, policy.emulate_without_stack),
-        Template::Cli | Template::Swapgs | Template::MovFromCr | Template::Sysretq => {
+        Template::Cli | Template::Swapgs | Template::MovFromCr | Template::MovFromSeg | Template::Sysretq => {
             listing.single(template);
             listing.leave(After);
         }
@@ -195,6 +195,10 @@ impl<'a> Listing<'a> {
             Template::Swapgs => self.memory(Before, &[0xf6, 0x15], policy.gs_swapped, &[]), // notb: no flags
             Template::MovFromCr => match readable(&self.site.kind.original.array(), policy) {
                 Some((register, from)) => self.memory(Before, &load(register), from, &[]),
+                None => self.failed = Some(Left::OutOfReach),
+            },
+            Template::MovFromSeg => match constant(&self.site.kind.original.array()) {
+                Some((bytes, length)) => self.push(Before, &bytes[..length]),
                 None => self.failed = Some(Left::OutOfReach),
             },
             _ => self.branch(Before, JMP, Target::Wedge(policy.sysret)),

@@ -23,7 +23,7 @@ use annotate::instructions::Class;
 use annotate::record::{AllegedSite, Flags, LiveFlags, MINIMUM_SLOT};
 
 use super::{Case, Form, Left, Native, Policy, Way};
-use crate::guest::linux::executed_for;
+use crate::guest::linux::{KERNEL_CS, KERNEL_DS, executed_for};
 use crate::sites::bytes::Bytes;
 
 /// The guest's kernel runs without privileges. What its rewritten sites see of the virtual
@@ -78,18 +78,21 @@ pub(in crate::sites) enum Template {
     Sysretq,
     Swapgs,
     MovFromCr,
+    MovFromSeg,
     Emulate,
     EmulateWithoutStack,
 }
 
 impl Template {
-    /// Its length and where its displacement from RIP stands, if it is one instruction.
-    pub(in crate::sites) fn single(self) -> Option<(u8, u8)> {
+    /// The length that it may have, and where its displacement from RIP stands, if it is one
+    /// instruction, and has one.
+    pub(in crate::sites) fn single(self) -> Option<(u8, Option<u8>)> {
         match self {
-            Self::Sysretq => Some((5, 1)),
-            Self::Swapgs => Some((6, 2)),
-            Self::Cli => Some((7, 2)),
-            Self::MovFromCr => Some((7, 3)),
+            Self::Sysretq => Some((5, Some(1))),
+            Self::Swapgs => Some((6, Some(2))),
+            Self::MovFromSeg => Some((6, None)),
+            Self::Cli => Some((7, Some(2))),
+            Self::MovFromCr => Some((7, Some(3))),
             _ => None,
         }
     }
@@ -98,7 +101,7 @@ impl Template {
     fn without_stack(self, flags_free: bool) -> Self {
         match self {
             Self::Sti if flags_free => self,
-            Self::Cli | Self::Iretq | Self::Sysretq | Self::Swapgs | Self::MovFromCr => self,
+            Self::Cli | Self::Iretq | Self::Sysretq | Self::Swapgs | Self::MovFromCr | Self::MovFromSeg => self,
             _ => Self::EmulateWithoutStack,
         }
     }
@@ -107,7 +110,7 @@ impl Template {
     /// with something pushed.
     fn called(self) -> Self {
         match self {
-            Self::Cli | Self::Swapgs | Self::MovFromCr => self,
+            Self::Cli | Self::Swapgs | Self::MovFromCr | Self::MovFromSeg => self,
             _ => Self::Emulate,
         }
     }
@@ -177,6 +180,7 @@ fn template(site: &AllegedSite, original: Bytes, policy: &Deprivileged) -> Optio
         Class::Sysret if alone(&[0x48, 0x0f, 0x07]) => Template::Sysretq,
         Class::Iret | Class::Sysret => Template::EmulateWithoutStack,
         Class::MovFromCr if readable(&bytes, policy).is_some() => Template::MovFromCr,
+        Class::MovFromSeg if constant(&bytes).is_some() => Template::MovFromSeg,
         Class::MovFromSeg if policy.virtual_selectors || reads_cs_or_ss(original) => Template::Emulate,
         Class::PushSeg if policy.virtual_selectors => Template::Emulate,
         class if stays(class).is_some() => return None,
@@ -208,6 +212,34 @@ pub(in crate::sites) fn readable(bytes: &[u8], policy: &Deprivileged) -> Option<
     };
     let control = policy.control.get(usize::from(modrm >> 3 & 7 | rex << 1 & 8)).copied();
     control.filter(|address| *address != 0).map(|address| (modrm & 7 | rex << 3 & 8, address))
+}
+
+/// What a MOV from CS or SS to a general-purpose register (8C /r, SDM Vol. 2B, MOV) loads, by an
+/// instruction that loads it: a kernel has always the same selectors there. With an operand size
+/// of 16 bits the other bits of the register stay; they are cleared otherwise.
+pub(in crate::sites) fn constant(bytes: &[u8]) -> Option<([u8; 6], usize)> {
+    let (short, rest) = match bytes {
+        [0x66, rest @ ..] => (true, rest),
+        rest => (false, rest),
+    };
+    let (rex, modrm) = match *rest {
+        [0x8c, modrm, ..] => (0, modrm),
+        [rex @ 0x40..=0x4f, 0x8c, modrm, ..] => (rex, modrm),
+        _ => return None,
+    };
+    let selector = match modrm & 0xf8 {
+        0xc8 => KERNEL_CS,
+        0xd0 => KERNEL_DS,
+        _ => return None,
+    };
+    let [low, high, ..] = selector.to_le_bytes();
+    let opcode = 0xb8 | modrm & 7; // mov $selector, register
+    Some(match (short && rex & 8 == 0, rex & 1 != 0) {
+        (true, false) => ([0x66, opcode, low, high, 0, 0], 4),
+        (true, true) => ([0x66, 0x41, opcode, low, high, 0], 5),
+        (false, false) => ([opcode, low, high, 0, 0, 0], 5),
+        (false, true) => ([0x41, opcode, low, high, 0, 0], 6),
+    })
 }
 
 /// Whether a MOV from a segment register (8C /r, SDM Vol. 2B, MOV) reads CS or SS, whose real
@@ -300,15 +332,39 @@ mod tests {
 
     #[test]
     fn selectors_are_read_where_the_guests_are() {
-        // mov from DS, from CS; push of FS
-        for (bytes, really) in
-            [(&[0x8c, 0xd8][..], None), (&[0x8c, 0xc8], Some(Template::Emulate)), (&[0x0f, 0xa0], None)]
-        {
+        use Template::{Emulate, MovFromSeg};
+        // mov from DS, from CS, from CS to memory; push of FS
+        for (bytes, really, virtually) in [
+            (&[0x8c, 0xd8][..], None, Emulate),
+            (&[0x8c, 0xc8], Some(MovFromSeg), MovFromSeg),
+            (&[0x8c, 0x08], Some(Emulate), Emulate),
+            (&[0x0f, 0xa0], None, Emulate),
+        ] {
             let site = Planned::new(bytes, Flags::empty(), LiveFlags::all()).at(0x1000);
             let original = Bytes::read(bytes).expect("a few bytes");
             let elsewhere = Deprivileged { virtual_selectors: true, ..MACHINE };
             assert_eq!(template(&site, original, &MACHINE), really, "{bytes:02x?}");
-            assert_eq!(template(&site, original, &elsewhere), Some(Template::Emulate), "{bytes:02x?}");
+            assert_eq!(template(&site, original, &elsewhere), Some(virtually), "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn selectors_that_are_always_the_same_are_constants() {
+        for (bytes, expected) in [
+            // mov %ss,%ax; %cs,%r9w; %ss,%ebx; %cs,%r15d; %ss,%rcx; %cs,%r8
+            (&[0x66, 0x8c, 0xd0][..], Some(&[0x66, 0xb8, 0x18, 0x00][..])),
+            (&[0x66, 0x41, 0x8c, 0xc9], Some(&[0x66, 0x41, 0xb9, 0x10, 0x00])),
+            (&[0x8c, 0xd3], Some(&[0xbb, 0x18, 0x00, 0x00, 0x00])),
+            (&[0x41, 0x8c, 0xcf], Some(&[0x41, 0xbf, 0x10, 0x00, 0x00, 0x00])),
+            (&[0x48, 0x8c, 0xd1], Some(&[0xb9, 0x18, 0x00, 0x00, 0x00])),
+            (&[0x66, 0x49, 0x8c, 0xc8], Some(&[0x41, 0xb8, 0x10, 0x00, 0x00, 0x00])),
+            // from DS; to memory; with another prefix
+            (&[0x8c, 0xd8], None),
+            (&[0x8c, 0x10], None),
+            (&[0x67, 0x8c, 0xd0], None),
+        ] {
+            let found = constant(bytes);
+            assert_eq!(found.as_ref().map(|(bytes, length)| &bytes[..*length]), expected, "{bytes:02x?}");
         }
     }
 }

@@ -22,7 +22,7 @@ use super::bytes::Bytes;
 use super::encoding::{Operand, Shape};
 
 pub use deprivileged::{Deprivileged, stays};
-pub(super) use deprivileged::{Template, is_lost, popped, readable};
+pub(super) use deprivileged::{Template, constant, is_lost, popped, readable};
 pub(super) use native::Native;
 pub(super) use probe::Probe;
 

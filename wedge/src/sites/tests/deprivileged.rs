@@ -167,12 +167,12 @@ fn some_forms_of_a_class_are_different() {
     for (bytes, expected) in [
         // mov from ES, CS, SS, DS, FS, GS; with prefixes; to memory
         (&[0x8c, 0xc0][..], Form::Fused),
-        (&[0x8c, 0xc8], Form::Jump),
-        (&[0x8c, 0xd0], Form::Jump),
+        (&[0x8c, 0xc8], Form::Inline),
+        (&[0x8c, 0xd0], Form::Inline),
         (&[0x8c, 0xd8], Form::Fused),
         (&[0x8c, 0xe0], Form::Fused),
         (&[0x8c, 0xe8], Form::Fused),
-        (&[0x66, 0x41, 0x8c, 0xc8], Form::Jump),
+        (&[0x66, 0x41, 0x8c, 0xc8], Form::Inline),
         (&[0x65, 0x8c, 0x4c, 0x24, 0x08], Form::Jump),
         (&[0x65, 0x8c, 0x5c, 0x24, 0x08], Form::Fused),
         // 32-bit SYSRET, CR8
@@ -193,6 +193,7 @@ fn slots_hold_what_stands_for_their_instructions() {
         (plan(&[0x0f, 0x01, 0xf8], 6, none), &["notb -0x1fff004(%rip) # 0x7f001002"]),
         (plan(&[0x0f, 0x20, 0xd8], 7, none), &["mov -0x1ffefdf(%rip),%rax # 0x7f001028"]),
         (plan(&[0x41, 0x0f, 0x20, 0xd4], 7, none), &["mov -0x1ffefe7(%rip),%r12 # 0x7f001020"]),
+        (plan(&[0x66, 0x8c, 0xd0], 6, none), &["mov $0x18,%ax", "nop", "nop"]),
         (plan(&[0x48, 0x0f, 0x07], 5, none), &["jmp 0x7f000a00"]),
         (plan(&[0x0f, 0x30], 6, head), &["int3", "nop", "nop", "nop", "nop", "nop"]),
         (plan(&[0xfb, 0xf4], 5, head), &["int3", "nop", "nop", "nop", "nop"]),
