@@ -46,6 +46,8 @@ pub(super) struct Cpu {
     pub(super) work: AtomicU8,
     /// 0xff: the virtual GS bases are exchanged against the real ones.
     pub(super) gs_swapped: AtomicU8,
+    /// Not 0: user mode has not run since the wedge knew the base of its GS. An entry writes both.
+    pub(super) users_gs_known: AtomicU8,
     /// What Xen's timer was last set to; 0 if it is not set.
     pub(super) timer: AtomicU64,
     /// What the guest had in its global descriptor table when that was last looked at.
@@ -104,6 +106,7 @@ pub(super) static CPU: Cpu = Cpu {
     site: AtomicU32::new(0),
     work: AtomicU8::new(0),
     gs_swapped: AtomicU8::new(0),
+    users_gs_known: AtomicU8::new(0),
     timer: AtomicU64::new(0),
     seen: [const { AtomicU64::new(0) }; PAGE_WORDS],
     gdt: Pages::new(),
@@ -115,6 +118,9 @@ pub(super) static CPU: Cpu = Cpu {
     stack: Pages::new(),
     vcpu: Exclusive::new(Late::Missing),
 };
+
+// SYSCALL's entry writes both in one.
+const _: () = assert!(offset_of!(Cpu, users_gs_known) == offset_of!(Cpu, gs_swapped) + 1);
 
 // The sites use the first page, and nobody else's pages begin before the third.
 const _: () = assert!(offset_of!(Cpu, seen) < PAGE as usize && offset_of!(Cpu, gdt) == 2 * PAGE as usize);

@@ -199,7 +199,8 @@ xen_failsafe:
     pushq $0
     pushq ${FAILSAFE}
     jmp xen_common
-1:  popq %rcx
+1:  movb $0, {cpu}+{users_gs_known}(%rip)
+    popq %rcx
     popq %r11
     leaq 32(%rsp), %rsp
     jmp xen_hypervisor_iret
@@ -208,7 +209,7 @@ xen_failsafe:
 xen_syscall:
     movq 16(%rsp), %rcx
     movq 32(%rsp), %r11
-    movb $0xff, {cpu}+{gs_swapped}(%rip)
+    movw $0xff, {cpu}+{gs_swapped}(%rip)   // and users_gs_known: 0
     pushq ${FIXED}
     popfq
     movq 40(%rsp), %rsp
@@ -444,6 +445,7 @@ xen_unmasked:
     "#,
     cpu = sym CPU,
     gs_swapped = const offset_of!(Cpu, gs_swapped),
+    users_gs_known = const offset_of!(Cpu, users_gs_known),
     syscall_target = const offset_of!(Cpu, syscall_target),
     saved_rsp = const offset_of!(Cpu, saved_rsp),
     work = const offset_of!(Cpu, work),

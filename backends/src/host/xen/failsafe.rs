@@ -4,8 +4,11 @@
 //! came back to this domain, found that a selector was stale, and put null in its place. The
 //! assembly code tells them apart.
 
+use core::sync::atomic::Ordering;
+
 use wedge::cpu::Context;
 
+use super::cpu::CPU;
 use super::entry::xen_failsafe;
 use super::memory::pointer;
 
@@ -38,4 +41,6 @@ pub(super) fn look_through(context: &mut Context) {
     let FailsafeFrame { rcx, r11, rip, cs, rflags, rsp, ss, .. } = frame;
     (context.registers.rcx, context.registers.r11) = (rcx, r11);
     *context = Context { rip, cs, rflags, rsp, ss, ..*context };
+    // The selector may have been that of user mode's GS.
+    CPU.users_gs_known.store(0, Ordering::Relaxed);
 }

@@ -29,6 +29,8 @@ pub(super) struct Processor {
     pub(super) segments: Segments,
     /// CR4 as Xen has it for the domain: to read it is a trap, too.
     real_cr4: u64,
+    /// The base of user mode's GS, while `CPU.users_gs_known` says that it is.
+    users_gs_base: u64,
     pub(super) springboard: Springboard,
     /// Whether the guest was stepped when a stub called.
     pub(super) steps: bool,
@@ -37,7 +39,7 @@ pub(super) struct Processor {
 impl Processor {
     /// With these descriptor tables.
     pub(super) fn new(segments: Segments, springboard: Springboard) -> Self {
-        Self { segments, real_cr4: Cr4::read_raw(), springboard, steps: false }
+        Self { segments, real_cr4: Cr4::read_raw(), users_gs_base: 0, springboard, steps: false }
     }
 
     /// Before user mode runs: what it may load is what the guest has in its tables now.
@@ -96,6 +98,12 @@ impl Processor {
         Ok(true)
     }
 
+    /// Until user mode runs the base of its GS is this.
+    fn know_users_gs(&mut self, base: u64) {
+        self.users_gs_base = base;
+        CPU.users_gs_known.store(1, Ordering::Relaxed);
+    }
+
     /// The guest has loaded a local table, or none.
     fn replace_ldt(&mut self, cpu: &VirtualCpu) {
         let bytes = if cpu.ldt.selector.is_null() { 0 } else { cpu.ldt.limit as usize + 1 };
@@ -129,6 +137,11 @@ fn renew(bytes: &mut [u8], address: u64, space: &mut Space) -> bool {
 /// one is the kernel's.
 fn is_swapped() -> bool {
     CPU.gs_swapped.load(Ordering::Relaxed) != 0
+}
+
+/// Whether the base of user mode's GS is known: only user mode can change it without the wedge.
+fn is_users_gs_known() -> bool {
+    CPU.users_gs_known.load(Ordering::Relaxed) != 0
 }
 
 impl vm::Processor<Tables> for Processor {
@@ -168,6 +181,7 @@ impl vm::Processor<Tables> for Processor {
             self.segments.prepare(selector, descriptor);
         }
         if segment == Segment::Gs && is_swapped() {
+            CPU.users_gs_known.store(0, Ordering::Relaxed);
             let _ = hypercall::set_segment_base(SegmentBase::GsUserSelector, selector.into());
             return;
         }
@@ -208,13 +222,25 @@ impl vm::Processor<Tables> for Processor {
     }
 
     fn gs_base(&mut self, other: bool) -> u64 {
-        // SAFETY: Xen answers.
-        unsafe { Msr::new(if is_swapped() == other { msr::GS_BASE } else { msr::KERNEL_GS_BASE }).read() }
+        if is_swapped() == other {
+            // SAFETY: Xen answers.
+            return unsafe { Msr::new(msr::GS_BASE).read() };
+        }
+        if !is_users_gs_known() {
+            // SAFETY: as above.
+            self.know_users_gs(unsafe { Msr::new(msr::KERNEL_GS_BASE).read() });
+        }
+        self.users_gs_base
     }
 
     fn set_gs_base(&mut self, other: bool, base: u64) {
-        let which = if is_swapped() == other { SegmentBase::GsKernel } else { SegmentBase::GsUser };
-        let _ = hypercall::set_segment_base(which, base);
+        if is_swapped() == other {
+            let _ = hypercall::set_segment_base(SegmentBase::GsKernel, base);
+        } else if !(is_users_gs_known() && self.users_gs_base == base)
+            && hypercall::set_segment_base(SegmentBase::GsUser, base).is_ok()
+        {
+            self.know_users_gs(base);
+        }
     }
 
     fn swap_gs(&mut self) {

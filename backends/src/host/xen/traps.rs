@@ -257,6 +257,7 @@ fn take(context: &mut Context) {
     if selector.trailing_zeros() < 2 {
         context.cs = selector;
         CPU.gs_swapped.store(0xff, Ordering::Relaxed);
+        CPU.users_gs_known.store(0, Ordering::Relaxed);
     } else {
         context.cs = linux::KERNEL_CS;
         context.ss = linux::KERNEL_DS;
