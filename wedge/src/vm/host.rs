@@ -154,7 +154,7 @@ pub trait Processor<M: shadow::Host> {
     fn swap_gs(&mut self);
 
     /// A table register has a new value.
-    fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable);
+    fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable, space: &mut Space<M>);
 
     /// A debug register: 0-3, 6 or 7.
     fn debug_register(&mut self, number: u8) -> u64;

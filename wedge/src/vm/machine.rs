@@ -181,7 +181,7 @@ impl<H: Host> CpuHost for Behind<'_, H> {
     }
 
     fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable) {
-        self.processor.tables_changed(cpu, what);
+        self.processor.tables_changed(cpu, what, &mut self.machine.space);
     }
 
     fn debug_register(&mut self, number: u8) -> u64 {

@@ -167,6 +167,16 @@ impl<M: Memory> Space<M> {
         Ok(())
     }
 
+    /// Makes sure that the kernel can read the page around an address.
+    ///
+    /// # Errors
+    ///
+    /// The guest's page fault.
+    #[inline]
+    pub fn reach_for_reading(&mut self, address: u64) -> Result<Reached, Exception> {
+        self.reach(address, false)
+    }
+
     /// Makes sure that the kernel can write to an address, if it may.
     #[inline]
     pub fn reach_for_writing(&mut self, address: u64) {

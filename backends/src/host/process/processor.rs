@@ -137,7 +137,7 @@ impl vm::Processor<Tables> for Processor {
         CPU.gs_swapped.fetch_xor(0xff, Ordering::Relaxed);
     }
 
-    fn tables_changed(&mut self, _: &VirtualCpu, _: DescriptorTable) {}
+    fn tables_changed(&mut self, _: &VirtualCpu, _: DescriptorTable, _: &mut Space<Tables>) {}
 
     fn debug_register(&mut self, number: u8) -> u64 {
         self.debug[usize::from(number & 7)]

@@ -80,7 +80,7 @@ impl vm::Processor<Tables> for Processor {
         self.window.store(offset::GS_SWAPPED, &[!swapped[0]]);
     }
 
-    fn tables_changed(&mut self, _: &VirtualCpu, _: DescriptorTable) {}
+    fn tables_changed(&mut self, _: &VirtualCpu, _: DescriptorTable, _: &mut Space<Tables>) {}
 
     fn debug_register(&mut self, number: u8) -> u64 {
         self.debug[usize::from(number & 7)]

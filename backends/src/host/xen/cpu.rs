@@ -19,6 +19,12 @@ use crate::runtime::exclusive::{Exclusive, Late, PAGE_WORDS, Pages};
 /// Pages of a local descriptor table, at most: 8,192 entries (SDM Vol. 3A, 3.4.2).
 pub(super) const LDT_PAGES: usize = 16;
 
+/// Local descriptor tables that have addresses (`ldt.rs`).
+pub(super) const LDT_SLOTS: usize = 4;
+
+/// Images of their pages: for all of one table, and for one of each of the others.
+pub(super) const LDT_IMAGES: usize = LDT_PAGES + LDT_SLOTS - 1;
+
 /// Pages of the wedge's stack. The first processor loads the guest on it, too.
 pub(super) const STACK_PAGES: usize = 64;
 
@@ -54,12 +60,10 @@ pub(super) struct Cpu {
     pub(super) seen: [AtomicU64; PAGE_WORDS],
     /// The real global descriptor table (`segments.rs`). Xen writes to it.
     pub(super) gdt: Pages<1>,
-    /// The addresses of the real local descriptor table (`ldt.rs`). The memory that was there at
-    /// first is that of the images: Xen writes them, and they are read where the linear mapping
-    /// shows them.
-    pub(super) ldt: Pages<LDT_PAGES>,
+    /// The images of pages of local descriptor tables (`ldt.rs`). Xen writes to them.
+    pub(super) ldt_images: Pages<LDT_IMAGES>,
     /// What the images were made from: the guest's descriptors.
-    pub(super) ldt_sources: Exclusive<[Source; LDT_PAGES]>,
+    pub(super) ldt_sources: Exclusive<[Source; LDT_IMAGES]>,
     /// What becomes an image, by a copy of Xen's.
     pub(super) ldt_draft: Pages<1>,
     /// What user mode gets to see (`narrow_stack.rs`): IRETQ, and its frame.
@@ -110,7 +114,7 @@ pub(super) static CPU: Cpu = Cpu {
     timer: AtomicU64::new(0),
     seen: [const { AtomicU64::new(0) }; PAGE_WORDS],
     gdt: Pages::new(),
-    ldt: Pages::new(),
+    ldt_images: Pages::new(),
     ldt_sources: Exclusive::new([[0; _]; _]),
     ldt_draft: Pages::new(),
     springboard: Pages::new(),

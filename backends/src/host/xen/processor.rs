@@ -1,6 +1,7 @@
 //! The processor's registers, as far as Xen lets a guest have its own.
 
 use core::arch::asm;
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use wedge::cpu::{Context, ControlRegister, CpuidResult, DescriptorTable, Exception, Segment, VirtualCpu};
@@ -10,7 +11,7 @@ use wedge::x86::msr;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
-use super::cpu::CPU;
+use super::cpu::{CPU, Source};
 use super::entry::cause;
 use super::guest::Springboard;
 use super::hypercall::{self, SegmentBase};
@@ -81,18 +82,12 @@ impl Processor {
         if !self.segments.ldt.lacks(index) {
             return Ok(false);
         }
-        let base = self.segments.ldt.base();
         let page = index / PAGE_WORDS;
-        let of = system_place(base.wrapping_add(8 * index as u64), space)? & !(PAGE - 1);
+        let address = self.segments.ldt.page_address(page);
+        let of = system_place(address.wrapping_add(8 * (index % PAGE_WORDS) as u64), space)? & !(PAGE - 1);
         let image = self.segments.ldt.image_for(of);
         let mut sources = CPU.ldt_sources.borrow();
-        let mut rest = &mut sources[image][..self.segments.ldt.bytes_of(page)];
-        let mut is_new = false;
-        for (address, length) in vm::parts(base.wrapping_add(page as u64 * PAGE), rest.len()) {
-            let (part, behind) = rest.split_at_mut(length);
-            is_new |= renew(part, address, space);
-            rest = behind;
-        }
+        let is_new = renew(&mut sources[image][..self.segments.ldt.bytes_of(page)], address, space);
         drop(sources);
         self.segments.ldt.show(page, image, of, is_new);
         Ok(true)
@@ -105,9 +100,10 @@ impl Processor {
     }
 
     /// The guest has loaded a local table, or none.
-    fn replace_ldt(&mut self, cpu: &VirtualCpu) {
+    fn replace_ldt(&mut self, cpu: &VirtualCpu, space: &mut Space) {
         let bytes = if cpu.ldt.selector.is_null() { 0 } else { cpu.ldt.limit as usize + 1 };
-        self.segments.ldt.replace(cpu.ldt.base, bytes / 8);
+        let is_same = |source: &Source, address, length| is_there(&source[..length], address, space);
+        self.segments.ldt.replace(cpu.ldt.base, bytes / 8, is_same);
     }
 }
 
@@ -117,20 +113,57 @@ fn system_place(address: u64, space: &mut Space) -> Result<u64, Exception> {
     space.memory.memory.place(found).ok_or(Exception::page_fault(0, address))
 }
 
-/// Copies a part of a page of the guest's, unless that is what is there. Where there is no memory,
-/// there are zeros.
-fn renew(bytes: &mut [u8], address: u64, space: &mut Space) -> bool {
+/// Calls with the parts of a page of the guest's table, and what the processor finds of each; where
+/// there is no memory, zeros.
+fn for_parts(length: usize, address: u64, space: &mut Space, mut with: impl FnMut(Range<usize>, &[u8])) {
     static NOTHING: [u8; PAGE as usize] = [0; _];
-    let guests = match system_place(address, space) {
-        // SAFETY: the guest's memory, of which any value may come; the guest does not run.
-        Ok(place) => unsafe { core::slice::from_raw_parts(pointer(place), bytes.len()) },
-        Err(_) => &NOTHING[..bytes.len()],
-    };
-    let is_new = *bytes != *guests;
-    if is_new {
-        bytes.copy_from_slice(guests);
+    let mut done = 0;
+    for (part, length) in vm::parts(address, length) {
+        let guests = match space.reach_for_reading(part) {
+            // SAFETY: the guest's memory, of which any value may come; the guest does not run.
+            Ok(reached) => unsafe { core::slice::from_raw_parts(pointer(reached.address()), length) },
+            Err(_) => &NOTHING[..length],
+        };
+        with(done..done + length, guests);
+        done += length;
     }
+}
+
+/// Whether the guest has these bytes of a page of its table at an address.
+fn is_there(bytes: &[u8], address: u64, space: &mut Space) -> bool {
+    let mut same = true;
+    for_parts(bytes.len(), address, space, |part, guests| same &= is_same(&bytes[part], guests));
+    same
+}
+
+/// Copies a page of the guest's table, unless that is what is there.
+fn renew(bytes: &mut [u8], address: u64, space: &mut Space) -> bool {
+    let mut is_new = false;
+    for_parts(bytes.len(), address, space, |part, guests| {
+        let bytes = &mut bytes[part];
+        if !is_same(bytes, guests) {
+            is_new = true;
+            bytes.copy_from_slice(guests);
+        }
+    });
     is_new
+}
+
+/// Whether bytes are the same: as many of the one as of the other. By the instruction for it: what
+/// is compared is mostly the same, and as long as a page.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let ((one, rest), (other, others_rest)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
+    let different: u8;
+    // SAFETY: both are that long; the comparison in front is for those without a word.
+    unsafe {
+        asm!(
+            "cmp ecx, ecx", "repe cmpsq", "setne {different}",
+            different = out(reg_byte) different,
+            inout("rcx") one.len().min(other.len()) => _, inout("rsi") one.as_ptr() => _, inout("rdi") other.as_ptr() => _,
+            options(nostack, readonly),
+        );
+    }
+    different == 0 && (rest.is_empty() && others_rest.is_empty() || rest == others_rest)
 }
 
 /// Whether the real GS bases are exchanged against the virtual ones: of the real ones, the active
@@ -247,10 +280,10 @@ impl vm::Processor<Tables> for Processor {
         CPU.gs_swapped.fetch_xor(0xff, Ordering::Relaxed);
     }
 
-    fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable) {
+    fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable, space: &mut Space) {
         match what {
             DescriptorTable::Gdt => self.segments.forget_place(),
-            DescriptorTable::Ldt => self.replace_ldt(cpu),
+            DescriptorTable::Ldt => self.replace_ldt(cpu, space),
             DescriptorTable::Idt | DescriptorTable::Tr => {}
         }
     }

@@ -21,7 +21,6 @@ use super::failsafe;
 use super::guest::{Kept, Machine, Moment, Vm, Xen};
 use super::hypercall::{self, Reason, shutdown};
 use super::interface::{KERNEL_CS, KERNEL_SS};
-use super::ldt::Ldt;
 use super::processor::Processor;
 use super::tables::Tables;
 use crate::Backend;
@@ -146,7 +145,7 @@ impl Host for Xen {
     /// accessed that address, where to it there is nothing. Then the next fault says so, for the
     /// entry is not missing any more.
     fn own_page_fault(vm: &mut Vm, context: &mut Context, address: u64) -> bool {
-        let Some(index) = Ldt::entry_at(address) else { return false };
+        let Some(index) = vm.vcpu.processor.segments.ldt.entry_at(address) else { return false };
         match vm.vcpu.processor.show_local(index, &mut vm.machine.space) {
             Ok(missed) => missed,
             Err(exception) => {
