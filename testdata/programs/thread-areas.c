@@ -256,7 +256,68 @@ static unsigned int wrong_local(int side)
 	return wrong;
 }
 
-/* Two processes with full tables that take turns. */
+enum { SIDES = 6, GENERATIONS = 4 };
+
+static int many_page(int entry, int side, int generation)
+{
+	return (entry * 7 + side * 9 + generation * 5) % AREA_PAGES;
+}
+
+/* A table from one entry to three pages. In each round an entry is looked at, and now and then the table is another. */
+static unsigned int wrong_many(int side, int generation)
+{
+	int entries = 1 + side * 300, limit = 0x100 * (generation + 1);
+	unsigned int wrong = 0;
+
+	for (int i = entries - 1; i >= 0; i--)
+		CHECK(describe_local(i, many_page(i, side, generation), limit));
+	for (int i = 0; i < ROUNDS / 3; i++) {
+		int entry = i * 37 % entries;
+		struct found found;
+
+		sched_yield();
+		found = find(entry * 8 + 7);
+		wrong += found.word != many_page(entry, side, generation) || found.limit != limit;
+		if (i % (side + 2) == 0) {
+			CHECK(describe_local(entry, -1, 0));
+			sched_yield();
+			found = find(entry * 8 + 7);
+			wrong += found.word != -1 || found.limit != -1;
+			CHECK(describe_local(entry, many_page(entry, side, generation), limit));
+		}
+		found = find(entries * 8 + 7);
+		wrong += found.word != -1 || found.limit != -1;
+	}
+	return wrong;
+}
+
+/* Of real-time processes with one priority the one that yields is the last in turn. New ones get the memory of others. */
+static void many_local_tables(void)
+{
+	struct sched_param first = { .sched_priority = 1 }, normal = { .sched_priority = 0 };
+	unsigned int wrong = 0;
+
+	CHECK(sched_setscheduler(0, SCHED_FIFO, &first) == 0);
+	for (int generation = 0; generation < GENERATIONS; generation++) {
+		for (int side = 0; side < SIDES; side++) {
+			pid_t child = fork();
+
+			CHECK(child >= 0);
+			if (child == 0)
+				_exit(wrong_many(side, generation) != 0);
+		}
+		for (int side = 0; side < SIDES; side++) {
+			int status;
+
+			CHECK(wait(&status) > 0);
+			wrong += status != 0;
+		}
+	}
+	CHECK(sched_setscheduler(0, SCHED_OTHER, &normal) == 0);
+	verdict(wrong == 0, "local-tables-many", "%u of %d processes found what is not theirs", wrong, SIDES * GENERATIONS);
+}
+
+/* Before any table is full, for a child begins with its parent's. Then two processes with full tables take turns. */
 static void local_tables(void)
 {
 	pid_t child;
@@ -267,6 +328,7 @@ static void local_tables(void)
 		skip("local-tables", strerror(errno));
 		return;
 	}
+	many_local_tables();
 	child = fork();
 	CHECK(child >= 0);
 	if (child == 0)
