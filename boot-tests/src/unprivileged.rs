@@ -32,7 +32,7 @@ const HYPERCALL: u64 = 2000;
 const WORDS: &str = "trace_event=initcall noreplace-smp";
 
 /// The operations that the guest measures.
-pub const OPERATIONS: [&str; 18] = [
+pub const OPERATIONS: [&str; 19] = [
     "null-syscall",
     "fork-exit",
     "yield",
@@ -47,6 +47,7 @@ pub const OPERATIONS: [&str; 18] = [
     "ldt-1-yield",
     "ldt-1-yield-load",
     "ldt-1024-write",
+    "ldt-1024-write-load",
     "ldt-1024-yield",
     "ldt-1024-yield-load",
     "ldt-8192-write",
