@@ -113,8 +113,11 @@ impl<H: Host> CpuHost for Behind<'_, H> {
     fn control_changed(&mut self, cpu: &VirtualCpu, register: ControlRegister, old: u64) {
         /// What makes translations void that are in all address spaces (SDM Vol. 3A, 4.10.4.1).
         const FLUSH_ALL: u64 = cr4::PGE | cr4::PCIDE;
-        self.processor.flushed(None);
-        self.machine.space.shadow.set_mode(paging_mode(cpu), &mut self.machine.space.memory);
+        // Linux changes this bit with the thread. It has nothing to do with translations.
+        if register != ControlRegister::Cr4 || (old ^ cpu.cr4) & !cr4::TSD != 0 {
+            self.processor.flushed(None);
+            self.machine.space.shadow.set_mode(paging_mode(cpu), &mut self.machine.space.memory);
+        }
         self.processor.control_changed(cpu, register, old);
         self.machine.flushed |= register == ControlRegister::Cr4 && (old ^ cpu.cr4) & FLUSH_ALL != 0;
     }
