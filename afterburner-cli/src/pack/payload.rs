@@ -40,10 +40,8 @@ impl Contents {
     ) -> anyhow::Result<Self> {
         CommandLine::join(command_line, "").context("--cmdline")?;
         Options::parse(command_line).map_err(|error| anyhow::anyhow!("--cmdline: {error}"))?;
-        let mut bytes = reduced(kernel.data)?;
-        vdso::count_one_processor(kernel, &mut bytes)?;
-        let contents = Self {
-            kernel: bytes,
+        let mut contents = Self {
+            kernel: reduced(kernel.data)?,
             extent: kernel.loaded.extent(),
             sites: Sites::of(kernel)?,
             relocations,
@@ -52,6 +50,7 @@ impl Contents {
             facts: facts(kernel)?,
         };
         contents.check(kernel)?;
+        vdso::count_one_processor(kernel, &mut contents.kernel)?;
         Ok(contents)
     }
 
