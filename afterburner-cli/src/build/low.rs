@@ -111,6 +111,31 @@ fn release(version: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
+/// Refuses to build external modules for the other half than their kernel's, which could not load
+/// them.
+pub(super) fn check_modules(layout: Layout, make: &Make) -> anyhow::Result<()> {
+    let directory = make.kernel_directory();
+    let map = fs::read_to_string(directory.join("System.map")).unwrap_or_default();
+    match (layout, half(&map)) {
+        (Layout::Standard, Some(Layout::Low)) => bail!(
+            "{}: the kernel is in the lower half, so its modules are built with --layout low",
+            directory.display()
+        ),
+        (Layout::Low, Some(Layout::Standard)) => bail!(
+            "{}: the kernel is in the upper half, so its modules are built without --layout low",
+            directory.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Which half a kernel is linked into, by its symbols, if they say so.
+fn half(map: &str) -> Option<Layout> {
+    let start = map.lines().find_map(|line| line.strip_suffix(" _stext"))?;
+    let address = u64::from_str_radix(start.split(' ').next()?, 16).ok()?;
+    Some(if address >> 63 == 0 { Layout::Low } else { Layout::Standard })
+}
+
 /// The configuration of a build.
 #[derive(Debug)]
 pub(super) struct Configuration {
@@ -207,6 +232,19 @@ mod tests {
             ("make: *** No rule", None),
         ] {
             assert_eq!(release(version), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn the_half_of_a_kernel_is_told_by_its_symbols() {
+        for (map, expected) in [
+            ("0000000000000000 D x\nffffffff81000000 T _stext\n", Some(Layout::Standard)),
+            ("00005fff81000000 T startup_64\n00005fff81000000 T _stext\n", Some(Layout::Low)),
+            ("00005fff81000000 T not_stext\n", None),
+            ("somewhere T _stext\n", None),
+            ("", None),
+        ] {
+            assert_eq!(half(map), expected, "{map}");
         }
     }
 

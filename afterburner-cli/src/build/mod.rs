@@ -83,6 +83,9 @@ fn build(arguments: &Arguments, interruption: &Interruption) -> anyhow::Result<E
     let toolchain = Toolchain::of(&make, arguments.compiler)?;
     let cache = cache()?;
     let mut session = session(arguments, &toolchain);
+    if make.is_external() && make.builds() {
+        low::check_modules(arguments.layout, &make)?;
+    }
     let is_low = arguments.layout == Layout::Low && make.builds();
     if is_low {
         session.low = Some(low::rewritten(&make, &toolchain)?);

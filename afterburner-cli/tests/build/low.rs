@@ -121,3 +121,23 @@ fn what_is_no_linux_or_no_gcc_is_refused() {
     assert_eq!(result.status.code(), Some(2), "{result:?}");
     assert!(result.stderr.contains("is no tree of Linux"), "{result:?}");
 }
+
+#[test]
+fn modules_for_a_kernel_of_the_other_half_are_refused() {
+    let lab = tree();
+    for (map, layout, expected) in [
+        (
+            "00005fff81000000 T _stext\n",
+            &[] as &[&str],
+            "in the lower half, so its modules are built with --layout low",
+        ),
+        ("ffffffff81000000 T _stext\n", &["--layout", "low"], "in the upper half, so its modules are built without"),
+    ] {
+        lab.write("System.map", map);
+        let result = build(&lab, layout, &["M=."]);
+        assert_eq!(result.status.code(), Some(2), "{result:?}");
+        assert!(result.stderr.contains(expected), "{result:?}");
+        assert!(!lab.path("a.o").exists(), "nothing was built");
+    }
+    low(&lab, &[], &["a.o"]).success();
+}
