@@ -149,8 +149,8 @@ impl Assembly<'_> {
         Ok(self.missed(rejection))
     }
 
-    /// Runs the original command. Of a text that has been rewritten its object is for the other half
-    /// of the address space, and goes at once: whatever fails from here on must not leave it.
+    /// Runs the original command. Of a text that has been rewritten its object is for the other
+    /// half of the address space, and goes at once: whatever fails from here on must not leave it.
     fn run_original(&self) -> anyhow::Result<ExitStatus> {
         let status = self.original.run()?;
         if self.rewritten.is_some() {

@@ -33,7 +33,8 @@ const FAREWELL: Duration = Duration::from_secs(20);
 pub const WORDS: &str = "console=ttyS0 printk.devkmsg=on panic=-1";
 
 /// Two CPUs are emulated in turn by a busy machine, which may not get round to ten ticks of a timer
-/// in forty milliseconds: a kernel that uses an I/O APIC takes that for broken hardware, and panics.
+/// in forty milliseconds: a kernel that uses an I/O APIC takes that for broken hardware, and
+/// panics.
 pub const TWO_CPUS: &str = "no_timer_check";
 
 /// Xen's own words: its console, and how little it may say there once it has booted.

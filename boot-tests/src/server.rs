@@ -1,5 +1,5 @@
-//! A server of the build machine, for guests with a network: it has the numbers from 1 on, a line each,
-//! and takes them.
+//! A server of the build machine, for guests with a network: it has the numbers from 1 on, a line
+//! each, and takes them.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

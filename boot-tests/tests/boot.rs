@@ -6,7 +6,8 @@ use boot_tests::guest::Guest;
 use boot_tests::kernel::Variant;
 use boot_tests::qemu::{Machine, TWO_CPUS};
 
-/// Since Linux 6.7 `KUnit` can leave out tests that are slow. Emulated, they take half a minute each.
+/// Since Linux 6.7 `KUnit` can leave out tests that are slow. Emulated, they take half a minute
+/// each.
 const NO_SLOW_TESTS: &str = "kunit.filter=speed>slow";
 
 /// The event tests of the `hard` kernel take half of its boot; any other boot of it goes without.

@@ -1,9 +1,9 @@
 //! What a kernel does as a process of Linux is what it does on a machine, and what its programs see
 //! is what they see on the machine at hand.
 //!
-//! The guests are those of the other hosts. The processor is that of the build machine, and no model
-//! of QEMU's. So verdicts are compared with those of the same programs on the build machine: of a
-//! program nothing is emulated.
+//! The guests are those of the other hosts. The processor is that of the build machine, and no
+//! model of QEMU's. So verdicts are compared with those of the same programs on the build machine:
+//! of a program nothing is emulated.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -178,7 +178,8 @@ impl Make {
         objects.map_or_else(|| self.directory().to_owned(), |objects| self.directory().join(expand_home(objects)))
     }
 
-    /// The file of the kernel's configuration (`Documentation/kbuild/kconfig.rst`, `KCONFIG_CONFIG`).
+    /// The file of the kernel's configuration (`Documentation/kbuild/kconfig.rst`,
+    /// `KCONFIG_CONFIG`).
     pub(super) fn configuration(&self) -> PathBuf {
         self.kernel_directory().join(self.given_or_inherited("KCONFIG_CONFIG").unwrap_or(".config"))
     }

@@ -6,9 +6,9 @@
 //!
 //! Two things are as they are because of GRUB. It looks for `e_entry`, which other loaders take for
 //! a physical address, among the *virtual* addresses of the segments (`grub_multiboot_load_elf64`);
-//! so these are the physical ones too, and it has to lie below 4 GB, where no kernel's window is. Where the wedge is linked, the addresses of its sections and
-//! symbols say. And the large sections have addresses, since GRUB takes those without for symbols
-//! and loads them once more.
+//! so these are the physical ones too, and it has to lie below 4 GB, where no kernel's window is.
+//! Where the wedge is linked, the addresses of its sections and symbols say. And the large sections
+//! have addresses, since GRUB takes those without for symbols and loads them once more.
 //!
 //! Where in the file the headers lie that loaders look for, and why QEMU must not find one of them,
 //! is told in `backends::boot::headers`.

@@ -10,8 +10,8 @@
 //!   symbols tell.
 //! * [`layout`]: whether it lies as the wedge needs it; [`relocations`]: what lets it be moved, if
 //!   that is its own.
-//! * [`reduced`]: the vmlinux without what is not loaded. [`vdso`]: the one thing that is changed in
-//!   it. [`payload`]: all that is the guest's, in one piece.
+//! * [`reduced`]: the vmlinux without what is not loaded. [`vdso`]: the one thing that is changed
+//!   in it. [`payload`]: all that is the guest's, in one piece.
 //! * [`wedge_file`]: the wedge, found and checked. [`image`]: both in one ELF file. [`iso`]: that
 //!   file behind GRUB.
 
@@ -44,10 +44,10 @@ use crate::verify::read;
 ///
 /// The image is an ELF file which QEMU boots with -kernel, GRUB with `multiboot2` or `multiboot`,
 /// and any loader that knows PVH. If the kernel is linked into the lower half, Linux starts the
-/// image as a program: `IMAGE [--memory MB] [--initrd FILE] [WORD...]`. In it are the wedge, the kernel, the table of its sites, an
-/// initramfs and a command line. At boot the wedge finds out what host it is on, rewrites the sites
-/// for it, and starts the kernel. Words that the boot loader gives are added to the command line,
-/// and its modules to the initramfs.
+/// image as a program: `IMAGE [--memory MB] [--initrd FILE] [WORD...]`. In it are the wedge, the
+/// kernel, the table of its sites, an initramfs and a command line. At boot the wedge finds out
+/// what host it is on, rewrites the sites for it, and starts the kernel. Words that the boot loader
+/// gives are added to the command line, and its modules to the initramfs.
 ///
 /// A kernel whose annotations do not verify is refused: what is wrong is listed as `afterburner
 /// verify` does, and the status is 1. With --iso, what is written is an ISO image in which GRUB

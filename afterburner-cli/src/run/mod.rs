@@ -1,5 +1,5 @@
-//! `afterburner run`: boots an image or a kernel, in QEMU or as a process, and returns what became of
-//! it.
+//! `afterburner run`: boots an image or a kernel, in QEMU or as a process, and returns what became
+//! of it.
 
 mod console;
 mod files;
@@ -93,8 +93,8 @@ pub(crate) struct MachineArguments {
     /// An initramfs; in an image it goes over the image's own
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// A disk for --host process, in a raw file; with `,ro` behind its name it cannot be written to,
-    /// with `,snapshot` it can, and the file stays as it is; may be given several times
+    /// A disk for --host process, in a raw file; with `,ro` behind its name it cannot be written
+    /// to, with `,snapshot` it can, and the file stays as it is; may be given several times
     #[arg(long, value_name = "FILE[,ro|,snapshot]")]
     disk: Vec<OsString>,
     /// A network for --host process: `user` is that of this user's programs, by the program `passt`

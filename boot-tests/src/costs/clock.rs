@@ -165,8 +165,8 @@ fn process(image: &Path, initramfs: &Path) -> Command {
     command
 }
 
-/// On one processor, as the afterburnt kernel keeps itself: it is two to four times as fast as where
-/// Linux moves its processes about.
+/// On one processor, as the afterburnt kernel keeps itself: it is two to four times as fast as
+/// where Linux moves its processes about.
 fn uml(initramfs: &Path) -> Result<Command> {
     let mut command = Command::new("taskset");
     command.arg("--cpu-list").arg(first_processor(&fs::read_to_string("/proc/self/status")?)?).arg(UML);

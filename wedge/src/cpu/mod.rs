@@ -53,8 +53,8 @@ pub use transfer::{Frame, ReturnTo, check_return, drop_privileged_segments, sysc
 use crate::x86::control::{cr0, cr4, efer, xcr0};
 use crate::x86::segment::Selector;
 
-/// General-purpose registers but RSP, in the order in which an entry pushes them: R15 at the lowest
-/// address.
+/// General-purpose registers but RSP, in the order in which an entry point pushes them: R15 at the
+/// lowest address.
 #[expect(missing_docs, reason = "the architecture's names")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -76,8 +76,8 @@ pub struct Registers {
     pub rax: u64,
 }
 
-/// What an entry saves. All values are virtual: CS and SS are the guest's selectors, RFLAGS.IF and
-/// IOPL its own.
+/// What an entry point saves. All values are virtual: CS and SS are the guest's selectors,
+/// RFLAGS.IF and IOPL its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Context {

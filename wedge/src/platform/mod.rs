@@ -4,10 +4,10 @@
 //! A guest that runs deprivileged has no timer, interrupt controller, clock or console of its own,
 //! but it is an unmodified kernel that knows how to use those of every PC. So it gets them: two
 //! 8259A (`pic`), an 8254 (`pit`), an MC146818 (`cmos`), a 16550A (`uart`), the ways to reset
-//! (`reset`), and PCI configuration (`pci`): of the machine's bus if its devices are the guest's, or
-//! of one with virtio devices (`virtio`), if the host has something to put there. All that a stock
-//! kernel probes for and that a PC need not have is absent, and reads as all ones, so that the probe
-//! ends at once. Any other port belongs to the host.
+//! (`reset`), and PCI configuration (`pci`): of the machine's bus if its devices are the guest's,
+//! or of one with virtio devices (`virtio`), if the host has something to put there. All that a
+//! stock kernel probes for and that a PC need not have is absent, and reads as all ones, so that
+//! the probe ends at once. Any other port belongs to the host.
 //!
 //! No device keeps time: each computes its state from the host's clock when it is asked. The host
 //! calls [`Platform::advance`] at [`Platform::deadline`], or at any other time, and nothing depends

@@ -2,8 +2,8 @@
 //! register at 0xcf8, and a window at 0xcfc to 0xcff.
 //!
 //! The address register is virtual and the real one is written just before the window is used, so
-//! that whoever else uses the real one in between does no harm. A bus of the wedge's own has no real
-//! one.
+//! that whoever else uses the real one in between does no harm. A bus of the wedge's own has no
+//! real one.
 
 use super::virtio::Bus;
 use super::{Board, Pci};

@@ -5,11 +5,11 @@
 //! likely needed than not. In a space's own part that is the case for the other page of a pair, if
 //! it has been used before, which its accessed flag tells; farther away it is not, least of all
 //! after a `fork`. A host where a fault costs much more fills larger groups
-//! ([`Host::GROUP`]). In the kernel's part all that are present are filled: a fault on the stack that
-//! the fault itself is pushed to cannot be taken, so a kernel stack has to be there as a whole from
-//! its first touch on. But ahead of need only memory is mapped: a device is accessed by whoever
-//! means it. A stack that begins in one block and ends in the next is filled by its first store,
-//! too ([`Shadow::fill_below`]).
+//! ([`Host::GROUP`]). In the kernel's part all that are present are filled: a fault on the stack
+//! that the fault itself is pushed to cannot be taken, so a kernel stack has to be there as a whole
+//! from its first touch on. But ahead of need only memory is mapped: a device is accessed by
+//! whoever means it. A stack that begins in one block and ends in the next is filled by its first
+//! store, too ([`Shadow::fill_below`]).
 //!
 //! Where no table is left, the ones that were filled least recently go, whosever they are: another
 //! space's, the current one's, the kernel part's. What has just been filled goes last, so each fill

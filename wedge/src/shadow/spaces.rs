@@ -8,10 +8,10 @@
 //! process that shares its pages.
 //!
 //! * *Two roots.* A host that runs kernel and programs in the same ring tells them apart by the
-//!   root in force. The user root has no kernel half, and links to a level-3 table of the low half
-//!   only if nothing under it is withheld from programs; which ones it links to is noted in the
-//!   space.
-//! * *One kernel half.* It is in no space: all kernel roots link to the same level-3 tables.
+//!   root in force. The user root has nothing of the kernel's part, and links to a level-3 table of
+//!   the other part only if nothing under it is withheld from programs; which ones it links to is
+//!   noted in the space.
+//! * *One kernel's part.* It is in no space: all kernel roots link to the same level-3 tables.
 //! * *Without identifiers* there is one space, the current one, and each load makes it stale.
 //! * *Room.* Page tables are finite. If they run out, the tables go that were filled least
 //!   recently, and then the space that was not used for longest. The current space stays, and so do

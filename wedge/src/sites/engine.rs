@@ -71,7 +71,7 @@ impl<'a> Engine<'a> {
     }
 
     /// An engine that has no sites yet, for a guest whose kernel runs without privileges, on this
-    /// virtual processor.
+    /// virtual CPU.
     #[must_use]
     pub fn deprivileged(policy: Deprivileged, memory: Memory<'a>) -> Self {
         Self { policy, ..Self::new(Mode::Deprivileged, Hooks::default(), memory) }

@@ -1,16 +1,16 @@
 //! A guest while it runs.
 //!
-//! What happens between an entry and an exit is the same on every host that does not let the
-//! guest's kernel have its privileges. An entry is an exception, an event, or a site that calls;
-//! the host says which. Most exceptions are page faults that the shadow answers; the others are the
-//! guest's, and are delivered as the processor would have done it. An instruction that should not
-//! have been executed natively, for nobody has annotated it, is emulated too, and counted.
+//! What happens between a trap and an exit is the same on every host that does not let the guest's
+//! kernel have its privileges. A trap is an exception, an event, or a site that calls; the host
+//! says which. Most exceptions are page faults that the shadow answers; the others are the guest's,
+//! and are delivered as the processor would have done it. An instruction that should not have been
+//! executed natively, for nobody has annotated it, is emulated too, and counted.
 //!
 //! Such a guest lives in two parts. What belongs to one processor is a [`Vcpu`], which the host
-//! keeps with all else that belongs to that processor. What all processors share is the [`Machine`]:
-//! memory, devices, the guest's rewritten text ([`Text`]), and what the host keeps for itself. An
-//! entry brings the two together: [`Vm`] is the guest on one of its processors. What a host is, is
-//! written in [`Host`], on a page: a host enters by [`Vm::event`], [`Vm::exception`],
+//! keeps with all else that belongs to that processor. What all processors share is the
+//! [`Machine`]: memory, devices, the guest's rewritten text ([`Text`]), and what the host keeps for
+//! itself. A trap brings the two together: [`Vm`] is the guest on one of its processors. [`Host`]
+//! says on one page what a host is. A host enters by [`Vm::event`], [`Vm::exception`],
 //! [`Vm::site_called`] and their like, and leaves by [`Vm::leave`].
 //!
 //! [`modules`] and [`port`] serve hosts with and without privileges alike.

@@ -1,4 +1,4 @@
-//! What an entry saves: the registers, by the code that it leads to, and the frame, by the
+//! What an entry point saves: the registers, by the code that it leads to, and the frame, by the
 //! processor.
 
 /// The general-purpose registers, in the order of the stack.

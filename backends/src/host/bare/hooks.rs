@@ -1,8 +1,8 @@
 //! The way from a hooked site into Rust and back.
 //!
-//! A stub calls one of the entries below. All registers and flags are as at the site and stay so,
-//! but for what the wedge changes on purpose. Interrupts are off meanwhile: an interrupt's handler
-//! would execute hooked sites itself.
+//! A stub calls one of the entry points below. All registers and flags are as at the site and stay
+//! so, but for what the wedge changes on purpose. Interrupts are off meanwhile: an interrupt's
+//! handler would execute hooked sites itself.
 
 use core::arch::global_asm;
 
@@ -32,10 +32,10 @@ impl Call {
     }
 }
 
-/// The hooks in the order of their entries.
+/// The hooks in the order of their entry points.
 pub(super) const HOOKS: [Hook; 5] = [Hook::Port, Hook::Flush, Hook::Descriptor, Hook::Fault, Hook::Return];
 
-/// The addresses of the entries.
+/// The addresses of the entry points.
 pub(super) fn hooks() -> Hooks {
     Hooks {
         port: hook_0 as *const () as u64,

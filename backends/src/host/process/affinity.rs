@@ -2,8 +2,8 @@
 //!
 //! A guest has one CPU, and is several processes that wait for each other: this one while a program
 //! runs, and its stub process otherwise. Where Linux puts them on different processors, which it
-//! does if one is idle, each change waits until that has been woken: tens of microseconds instead of
-//! one. So all stay on one. Which one Linux decides, whenever the guest has been idle: while it
+//! does if one is idle, each change waits until that has been woken: tens of microseconds instead
+//! of one. So all stay on one. Which one Linux decides, whenever the guest has been idle: while it
 //! sleeps, this process may be on any that it was given.
 
 use super::system::{self, Answer, Mask};
@@ -38,8 +38,8 @@ impl Affinity {
         Self::move_to(0, number);
     }
 
-    /// Moves a stub process that was on a processor, if it was on any, to that of the guest. Where it
-    /// is now.
+    /// Moves a stub process that was on a processor, if it was on any, to that of the guest. Where
+    /// it is now.
     pub(super) fn fetch(&self, process: u32, from: Option<u32>) -> Option<u32> {
         if let Some(number) = self.current
             && from != self.current

@@ -279,8 +279,8 @@ impl Boot for Machine<'_> {
     fn lay_out(&mut self, _: &Contents<'_>) -> Result<Ground, Failure> {
         let length = self.arguments.memory << 20;
         // SAFETY: nothing but the wedge, in its window, and the image below it is needed any more:
-        // Linux has put the rest above. The arguments have been read, but for names, which are read or
-        // kept before.
+        // Linux has put the rest above. The arguments have been read, but for names, which are read
+        // or kept before.
         let modules = unsafe { self.clear(length) }?;
         let mut map = MemoryMap::default();
         for (start, end) in [(PAGE, 0x9f000), (1 << 20, length)] {

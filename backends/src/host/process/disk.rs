@@ -1,12 +1,13 @@
 //! Disks of the guest: files, or block devices, of the Linux below, raw.
 //!
 //! What the guest reads and writes goes between its memory and the file by one system call a piece,
-//! and what it flushes is on the disk below when it is told so (`fdatasync`). What Linux refuses, as
-//! when its own disk is full, is an I/O error of the guest's, of which the log has the reason.
+//! and what it flushes is on the disk below when it is told so (`fdatasync`). What Linux refuses,
+//! as when its own disk is full, is an I/O error of the guest's, of which the log has the reason.
 //!
-//! A disk whose writes are forgotten is a private mapping of the file: Linux keeps what differs. The
-//! wedge does not access it, for it would get a signal where the file cannot be read. It has Linux
-//! move data between the mapping and the file that the guest's memory is, by the same system calls.
+//! A disk whose writes are forgotten is a private mapping of the file: Linux keeps what differs.
+//! The wedge does not access it, for it would get a signal where the file cannot be read. It has
+//! Linux move data between the mapping and the file that the guest's memory is, by the same system
+//! calls.
 //!
 //! The files are opened when there is the first process for programs, which therefore has none of
 //! them. They are locked, for two systems that write to one disk destroy it.
@@ -154,12 +155,13 @@ impl Disk {
         Ok(Self { name, file, sectors: length / SECTOR, read_only, mapped, memory, told: false })
     }
 
-    /// Moves a piece from a byte of the disk on, or to there. A system call may move less than it is
-    /// told.
+    /// Moves a piece from a byte of the disk on, or to there. A system call may move less than it
+    /// is told.
     fn transfer(&mut self, at: u64, piece: Piece, way: Way) -> Result<(), IoError> {
         let length = u64::from(piece.length);
         let place = self.memory.range(piece.address, length).ok_or(IoError)?;
-        // What is in a file, for the call, and what is in memory: of a mapped disk, the other way round.
+        // What is in a file, for the call, and what is in memory: of a mapped disk, the other way
+        // round.
         let (file, offset, place, reads) = match self.mapped {
             None => (self.file, at, place, way == Way::FromDisk),
             Some(mapping) => (self.memory.file(), piece.address, pointer(mapping + at), way == Way::ToDisk),

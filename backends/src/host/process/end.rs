@@ -1,4 +1,5 @@
-//! How the wedge ends as a program of Linux: with the status of the guest's end, and without a trace.
+//! How the wedge ends as a program of Linux: with the status of the guest's end, and without a
+//! trace.
 
 use wedge::vm::End;
 

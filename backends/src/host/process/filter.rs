@@ -4,8 +4,8 @@
 //! (`vsyscall`) too, is turned into a signal. Four instructions in the process are the wedge's
 //! ([`stub`](super::stub)). From one a handler returns, which gives a program nothing but registers
 //! that it could have anyway; another puts the stack for signals back, which such a return may have
-//! moved. About the others the wedge is asked, each time, for a program may jump there: they stop the
-//! process, and do the few things that the wedge orders.
+//! moved. About the others the wedge is asked, each time, for a program may jump there: they stop
+//! the process, and do the few things that the wedge orders.
 //!
 //! *The kernel.* The process of the wedge runs the guest's kernel, too. Nothing there makes system
 //! calls but the wedge, in its window, and of those it makes few once the guest runs. Whoever gets

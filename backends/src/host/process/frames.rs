@@ -1,9 +1,9 @@
 //! Frames on a stream, as QEMU sends them (`-netdev stream`): in front of each is its length, four
 //! bytes, the highest first.
 //!
-//! A stream has no borders: a read may end within a frame, or within its length, and so may a write.
-//! What has come stays here until a frame is whole, and a frame that was written in part stays until
-//! the rest of it is.
+//! A stream has no borders: a read may end within a frame, or within its length, and so may a
+//! write. What has come stays here until a frame is whole, and a frame that was written in part
+//! stays until the rest of it is.
 
 use wedge::platform::virtio::{LONGEST_FRAME, SHORTEST_FRAME};
 

@@ -81,8 +81,8 @@ impl Listener {
         Ok(Question { id, process, number: data.nr.cast_unsigned(), arguments: data.args })
     }
 
-    /// Has a call executed. `ENOENT` if the process does not wait for that any more: it has ended, or
-    /// was stopped from outside, and will ask again.
+    /// Has a call executed. `ENOENT` if the process does not wait for that any more: it has ended,
+    /// or was stopped from outside, and will ask again.
     pub(super) fn allow(self, question: &Question) -> Answer {
         let flags = tracing::SECCOMP_USER_NOTIF_FLAG_CONTINUE;
         let response = tracing::seccomp_notif_resp { id: question.id, val: 0, error: 0, flags };

@@ -7,7 +7,8 @@
 //! which also runs programs ([`programs`]). Behind [`wedge::vm`] are, as the host: [`processor`]
 //! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
 //! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console, [`disk`]s,
-//! [`network`]), [`affinity`] (the processor that all of it runs on). [`system`] is the way to Linux.
+//! [`network`]), [`affinity`] (the processor that all of it runs on). [`system`] is the way to
+//! Linux.
 #![cfg_attr(
     target_os = "none",
     expect(unsafe_code, reason = "the machine is reached by system calls and addresses that Rust knows nothing of")

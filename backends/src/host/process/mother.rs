@@ -1,5 +1,5 @@
-//! The mother of all stubs, up to her first stop: what she sets up is what all of them have, a stack
-//! for signals, the handler, the filter.
+//! The mother of all stub processes, up to its first stop: what it sets up is what all of them
+//! have, a stack for signals, the handler, the filter.
 
 use linux_raw_sys::general as raw;
 use linux_raw_sys::prctl::{PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG};
@@ -40,7 +40,7 @@ fn say_listener(word: u64) {
 ///
 /// # Errors
 ///
-/// When Linux refuses her something; `None` if she has ended.
+/// When Linux refuses the mother something; `None` if the mother has ended.
 pub(super) fn wait_for_listener(mother: u32) -> Result<File, Option<Errno>> {
     const SHORT: u64 = 20_000;
     loop {
@@ -56,7 +56,7 @@ pub(super) fn wait_for_listener(mother: u32) -> Result<File, Option<Errno>> {
     }
 }
 
-/// What the mother does first: from then on she is in the handler.
+/// What the mother does first: from then on it is in the handler.
 fn become_mother(file: File, stack: u64, parent: u32) -> Answer {
     const CORE: u64 = 4;
     // SAFETY: nothing is written but the process's own state. What is mapped is nobody's.

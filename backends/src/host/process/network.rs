@@ -3,16 +3,16 @@
 //!
 //! passt is a child of the wedge, and frames go to it and come from it on a socket
 //! ([`frames`](super::frames)). The socket never blocks. While it takes nothing, the guest's frames
-//! stay in the guest's queue, and while the guest has no buffer, those for it stay in the socket. Linux
-//! tells of frames that come by a signal (SIGIO), as it does of the timer.
+//! stay in the guest's queue, and while the guest has no buffer, those for it stay in the socket.
+//! Linux tells of frames that come by a signal (SIGIO), as it does of the timer.
 //!
-//! Where Debian 12's passt (2023-03) finds several frames at once, of one TCP connection that begins
-//! or ends, it may never come to an end, as was seen. So what begins or ends one is sent when all
-//! before it has been read, and so are the next two frames.
+//! Where Debian 12's passt (2023-03) finds several frames at once, of one TCP connection that
+//! begins or ends, it may never come to an end, as was seen. So what begins or ends one is sent
+//! when all before it has been read, and so are the next two frames.
 //!
 //! passt ends with the wedge: the wedge ends it, and if the wedge cannot, its end of the socket is
-//! gone, and Linux has been asked to end passt then (`PR_SET_PDEATHSIG`; passt may lose that when it
-//! gives up its rights). If passt ends before, the guest's link is down.
+//! gone, and Linux has been asked to end passt then (`PR_SET_PDEATHSIG`; passt may lose that when
+//! it gives up its rights). If passt ends before, the guest's link is down.
 
 use core::ffi::CStr;
 use core::fmt::{self, Write as _};
@@ -136,8 +136,8 @@ impl Network {
         })
     }
 
-    /// The socket, to be waited for: for frames, if the guest has room for one, and until the rest of
-    /// one can be written.
+    /// The socket, to be waited for: for frames, if the guest has room for one, and until the rest
+    /// of one can be written.
     pub(super) fn polled(&self, has_room: bool) -> raw::pollfd {
         let events = if has_room { raw::POLLIN } else { 0 }
             | if self.outgoing.is_empty() || self.frames_wait { 0 } else { raw::POLLOUT };

@@ -1,15 +1,16 @@
-//! Programs: each address space of the guest has a process of its own to run them in, a *stub*.
+//! Programs: each address space of the guest has a process of its own to run them in, a *stub
+//! process*.
 //!
 //! What must hold is that a program reaches neither the guest's kernel, nor the memory of another
 //! program, nor a system call of this Linux. The first two hold because nothing else is mapped in
 //! its process but what is there of the wedge's ([`stub`](super::stub)). The third holds by a
 //! [`filter`](super::filter) of the process's system calls: each is turned into a signal.
 //!
-//! Signals are how a program comes to the wedge, whatever the reason. The handler is the wedge's; it
-//! stops, which Linux asks the wedge about ([`listener`](super::listener)), and until it is answered
-//! the process stands still. The registers of the program are in the frame of the signal, in memory
-//! that the wedge sees, too. To map what a program needs, the wedge has the process carry out
-//! [`orders`](super::orders), and is asked about each of these calls again.
+//! Signals are how a program comes to the wedge, whatever the reason. The handler is the wedge's;
+//! it stops, which Linux asks the wedge about ([`listener`](super::listener)), and until it is
+//! answered the process stands still. The registers of the program are in the frame of the signal,
+//! in memory that the wedge sees, too. To map what a program needs, the wedge has the process carry
+//! out [`orders`](super::orders), and is asked about each of these calls again.
 //!
 //! All that is in the process may be forged: a program can write the frame, jump to the
 //! instructions, and have signals held off. So nothing that comes from there is believed but what
@@ -17,18 +18,18 @@
 //!
 //! - A process that stops, by whatever way, does nothing then but what the wedge orders
 //!   ([`stub`](super::stub)). So memory may be taken from a program while its process stands still,
-//!   although that has it mapped until it goes on, and a process may be given to another program. That
-//!   may happen unnoticed: the guest's kernel uses the page of one program's page tables for another's.
-//! - No signal is sent to a process that stands still. Where the timer's might have come too late, the
-//!   process has to stop once more, with all signals held off, before anything else happens
+//!   although that has it mapped until it goes on, and a process may be given to another program.
+//!   That may happen unnoticed: the kernel uses the page of one program's tables for another's.
+//! - No signal is sent to a process that stands still. Where the timer's might have come too late,
+//!   the process has to stop once more, with all signals held off, before anything else happens
 //!   ([`Programs::seal`]).
 //! - A process that asks for anything else, that ends, or that does not stop when it has to, has
-//!   harmed its own program only: it is ended, and the program gets an exception ([`Stop::Broken`]).
+//!   harmed only its own program, which gets an exception when it is ended ([`Stop::Broken`]).
 //!
-//! All stubs are copies of the first, the *mother*, which has nothing mapped: a copy of this
-//! process would have to be cleared of thousands of mappings each time. All are children of this
-//! process, and end with it (`PR_SET_PDEATHSIG`), however it ends; where it can, it waits for their
-//! ends ([`processes`](super::processes)).
+//! All of them are copies of the first, the *mother*, which has nothing mapped: a copy of the
+//! wedge's process would have to be cleared of thousands of mappings each time. All are children of
+//! the wedge's, and end with it (`PR_SET_PDEATHSIG`), however it ends; where it can, it waits for
+//! their ends ([`processes`](super::processes)).
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -52,7 +53,7 @@ use super::system::{self, Errno, File};
 use super::tables::SPACES;
 use crate::runtime::{PAGE, say};
 
-/// The stack of the mother, behind those of the stubs.
+/// The stack of the mother, behind those of the stub processes.
 const MOTHERS: usize = SPACES;
 
 /// Why a program cannot be run.
@@ -118,11 +119,11 @@ struct Stub {
     processor: Option<u32>,
 }
 
-/// The stubs.
+/// The stub processes.
 #[derive(Debug)]
 pub(super) struct Programs {
     listener: Listener,
-    /// What stubs have of the wedge's.
+    /// What stub processes have of the wedge's.
     file: File,
     mother: Stub,
     /// By the number of the space.
@@ -139,7 +140,7 @@ pub(super) struct Programs {
     complaints: u32,
 }
 
-/// Where the wedge sees the stack of a stub.
+/// Where the wedge sees the stack of a stub process.
 const fn view(number: usize) -> u64 {
     STACKS + number as u64 * STACK_LENGTH
 }
@@ -150,7 +151,7 @@ fn held_off() -> u64 {
 }
 
 impl Programs {
-    /// Makes the mother of all stubs. They map the guest's memory from a file.
+    /// Makes the mother of all stub processes. They map the guest's memory from a file.
     pub(super) fn start(memory: File) -> Result<Self, Failure> {
         let stacks = view(SPACES + 1) - STACKS;
         let file = File::memory(c"afterburner stub", 2 * PAGE + stacks).map_err(refused("memory for stubs"))?;
@@ -195,7 +196,7 @@ impl Programs {
         Ok(programs)
     }
 
-    /// Has the mother give up all that she has from this process, but for two files.
+    /// Has the mother give up all that it has from this process, but for two files.
     fn raise(&mut self, files: [File; 2]) -> Result<(), Failure> {
         let [first, second] = files.map(|file| u64::from(file.0));
         let [first, second] = [first.min(second), first.max(second)];
@@ -281,7 +282,7 @@ impl Programs {
         Ok(stub)
     }
 
-    /// Has a new stub end with this process, and have a stack of its own.
+    /// Has a new stub process end with this one, and have a stack of its own.
     fn settle(&mut self, stub: &mut Stub, space: usize) -> Result<(), Failure> {
         let mut orders = Orders::new();
         orders.add(raw::__NR_prctl, [PR_SET_PDEATHSIG.into(), raw::SIGKILL.into(), 0, 0, 0, 0]);
@@ -311,7 +312,7 @@ impl Programs {
         }
     }
 
-    /// Whether a stub that stands still asks again, for it was stopped from outside and goes on.
+    /// Whether a process that stands still asks again, for it was stopped from outside and goes on.
     fn is_known(&mut self, question: &Question) -> bool {
         let stub = self.stubs.iter_mut().flatten().find(|stub| stub.process == question.process);
         stub.is_some_and(|stub| {
@@ -320,8 +321,8 @@ impl Programs {
         })
     }
 
-    /// Has the process of a space carry out orders, and runs the program there, from a context, until
-    /// it stops.
+    /// Has the process of a space carry out orders, and runs the program there, from a context,
+    /// until it stops.
     pub(super) fn run(
         &mut self,
         space: usize,
@@ -408,8 +409,8 @@ impl Programs {
         }
     }
 
-    /// Waits for what a process does next. Once something has come in, that is a program's stop, for
-    /// which the process may use so much of its processor.
+    /// Waits for what a process does next. Once something has come in, that is a program's stop,
+    /// for which the process may use so much of its processor.
     fn next(&mut self, process: u32, patience: Option<u64>) -> Result<Next, Failure> {
         let mut limit = None;
         loop {
@@ -453,8 +454,8 @@ impl Programs {
         Ok(done)
     }
 
-    /// Has a process carry out orders, and then return to the program, or stop. Whether it has begun
-    /// with the last.
+    /// Has a process carry out orders, and then return to the program, or stop. Whether it has
+    /// begun with the last.
     fn carry_out(&mut self, stub: &mut Stub, orders: &[Order], goes: bool) -> Result<bool, Failure> {
         stub::write_orders(orders, goes.then_some(self.frame));
         if !self.release(stub)? {
@@ -481,8 +482,8 @@ impl Programs {
         Ok(true)
     }
 
-    /// Has a call executed. Whether it is; if not, the process was stopped from outside and asks again,
-    /// or it has ended.
+    /// Has a call executed. Whether it is; if not, the process was stopped from outside and asks
+    /// again, or it has ended.
     fn allow(&self, question: &Question) -> Result<bool, Failure> {
         match self.listener.allow(question) {
             Ok(()) => Ok(true),
@@ -510,7 +511,8 @@ impl Programs {
         }
     }
 
-    /// Ends the process of a space, with the orders that it has not carried out. Another will be made.
+    /// Ends the process of a space, with the orders that it has not carried out. Another will be
+    /// made.
     fn bury(&mut self, space: usize) {
         stub::clear_orders(Orders::CAPACITY);
         if let Some(error) = self.refused.take() {

@@ -15,9 +15,9 @@
 //! of the four calls has an address of its own, which the filter knows.
 //!
 //! What a program has left in its process is not for the next. So on the way back the stack for
-//! signals is put where it belongs: `sigreturn(2)` does that only if the stack pointer of the next is
-//! not within the last's stack for signals, which may be all of memory. And the flags that the call
-//! leaves as they are become those of the frame.
+//! signals is put where it belongs: `sigreturn(2)` does that only if the stack pointer of the next
+//! is not within the last's stack for signals, which may be all of memory. And the flags that the
+//! call leaves as they are become those of the frame.
 //!
 //! The instructions use no stack, for a process that has just been made has that of the one that it
 //! was made from.
@@ -73,8 +73,8 @@ pub(super) fn handler() -> *const () {
 
 unsafe extern "C" {
     static process_stub: u8;
-    /// The calls by which a process stops, carries out an order, has its stack for signals again, and
-    /// returns to the program.
+    /// The calls by which a process stops, carries out an order, has its stack for signals again,
+    /// and returns to the program.
     static process_stub_stop: u8;
     static process_stub_order: u8;
     static process_stub_take_stack: u8;
@@ -141,7 +141,7 @@ pub(super) unsafe fn write() {
     }
 }
 
-/// A word of the page of orders that a process other than a stub says something by, once.
+/// A word of the page of orders by which a process other than a stub process says something, once.
 pub(super) fn word() -> *mut u64 {
     pointer(ORDERS + HEADER)
 }

@@ -43,7 +43,7 @@ pub(super) struct Kept {
 /// The guest: what its processors share.
 static MACHINE: Exclusive<Option<Machine>> = Exclusive::new(None);
 
-/// From here on entries find it, on this processor.
+/// From here on traps find the guest, on this processor.
 pub(super) fn stay(mut machine: Machine, mut vcpu: Vcpu<Process>) {
     Process::registers_changed(&mut machine.on(&mut vcpu), true);
     *MACHINE.borrow() = Some(machine);
@@ -181,8 +181,8 @@ impl Process {
         }
     }
 
-    /// The guest's kernel has executed a system call of this Linux, which has come to nothing: to it
-    /// the instruction is none.
+    /// The guest's kernel has executed a system call of this Linux, which has come to nothing: to
+    /// it the instruction is none.
     fn refused_call(vm: &mut Vm, frame: &mut Frame) {
         const SYSCALL: u64 = 2;
         let interrupts = CPU.mask.load(Ordering::Relaxed) == 0;
@@ -364,8 +364,8 @@ impl Process {
             | vector::INVALID_OPCODE
             | vector::X87
             | vector::SIMD => (number, 0),
-            // Without AC it would be a split lock (SDM Vol. 3A, 6.15), which the Linux below keeps to
-            // itself.
+            // Without AC it would be a split lock (SDM Vol. 3A, 6.15), which the Linux below keeps
+            // to itself.
             vector::ALIGNMENT if context.rflags & flags::ALIGNMENT != 0 => (number, 0),
             _ => (vector::PROTECTION.into(), 0),
         };

@@ -2,7 +2,7 @@
 //!
 //! It is the smallest host that runs a guest's kernel without its privileges, and shows what one
 //! consists of: it boots by the same session as the others ([`crate::boot::session`]), its sites
-//! are rewritten by the same rules, and what happens between an entry and an exit is the same code
+//! are rewritten by the same rules, and what happens between a trap and an exit is the same code
 //! ([`wedge::vm`]). What is its own is what a host's own is: memory and tables ([`memory`]), a
 //! processor ([`interpreter`]), a clock, which counts instructions, and a console, which is a text.
 //! It has no paging hardware, no hypervisor and no assembly code: the routines that stubs lead to

@@ -55,8 +55,8 @@ pub(super) struct Stacks {
 /// Where the springboard is, and what maps it for user mode.
 #[derive(Debug)]
 pub(super) struct Springboard {
-    /// A table of level 3, in no root while it is not in use. It is pinned: Xen looks at all entries
-    /// of tables that come into use, and goes on doing so with each return otherwise.
+    /// A table of level 3, in no root while it is not in use. It is pinned: Xen looks at all
+    /// entries of tables that come into use, and goes on doing so with each return otherwise.
     pub(super) pointers: Table,
     /// Where user mode has it, while it is in use.
     pub(super) address: Option<u64>,

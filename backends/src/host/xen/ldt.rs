@@ -9,8 +9,8 @@
 //!
 //! What it is filled with is an *image*: what user mode may see of the guest's page. Images outlive
 //! the table that they were made for, and are found again by the guest's memory that they are of.
-//! Whatever that holds by then, it is compared with a copy of what the image was made from before the
-//! image is shown, so that a process which takes up its table again costs a comparison, and one
+//! Whatever that holds by then, it is compared with a copy of what the image was made from before
+//! the image is shown, so that a process which takes up its table again costs a comparison, and one
 //! that has filled another page in the same place gets what it wrote.
 //!
 //! Where Xen looks is a *slot*: addresses for one table. There are a few, so that processes which

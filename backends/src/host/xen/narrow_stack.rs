@@ -69,8 +69,8 @@ impl Springboard {
         Frame { rip, cs, rflags, rsp, ss }
     }
 
-    /// Whether a return is to a stack segment of 16 bits, and not to 64-bit code. If a selector leads
-    /// nowhere, the return fails in Xen as it should.
+    /// Whether a return is to a stack segment of 16 bits, and not to 64-bit code. If a selector
+    /// leads nowhere, the return fails in Xen as it should.
     fn is_for(code: u64, stack: u64, segments: &Segments) -> bool {
         let [code, stack] = [code, stack].map(|selector| Descriptor(segments.descriptor(selector as u16)));
         stack.is_present() && !stack.is_big() && !code.is_long()

@@ -1,8 +1,8 @@
 //! What happens when Xen, or a site, enters the wedge.
 //!
 //! What is common to all hosts is in [`wedge::vm`]. Here is what differs: where the values come
-//! from that an entry saves, which entries there are, and what is to be done before the guest goes
-//! on.
+//! from that an entry point saves, which entry points there are, and what is to be done before the
+//! guest goes on.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -31,14 +31,14 @@ use crate::runtime::say;
 /// end.
 static MACHINE: Exclusive<Option<Machine>> = Exclusive::new(None);
 
-/// From here on entries find it, on this processor.
+/// From here on traps find the guest, on this processor.
 pub(super) fn stay(mut machine: Machine, mut vcpu: Vcpu<Xen>) {
     Xen::registers_changed(&mut machine.on(&mut vcpu), true);
     *MACHINE.borrow() = Some(machine);
     *CPU.vcpu.borrow() = Late::Made(vcpu);
 }
 
-/// Where all entries lead. Returns one of [`exit`].
+/// Where all entry points lead. Returns one of [`exit`].
 #[unsafe(no_mangle)]
 extern "C" fn xen_entered(context: &mut Context) -> u64 {
     let (mut vcpu, mut machine) = (CPU.vcpu.try_borrow(), MACHINE.try_borrow());

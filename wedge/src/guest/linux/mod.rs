@@ -49,8 +49,8 @@ pub mod symbol {
     /// Where it goes from one thread's stack to another's; see
     /// [`stack_switch`](super::stack_switch).
     pub const STACK_SWITCH: &str = "__switch_to_asm";
-    /// Where its vDSO for 64-bit programs is: address and length first (`include/asm/vdso.h`, `struct
-    /// vdso_image`).
+    /// Where its vDSO for 64-bit programs is: address and length first (`include/asm/vdso.h`,
+    /// `struct vdso_image`).
     pub const VDSO: &str = "vdso_image_64";
 }
 

@@ -8,12 +8,12 @@
 //!
 //! A driver puts requests into a [`queue`] in its memory, as many as it has, and notifies the
 //! device by one write. That executes them all, and the interrupt comes once, when they are done.
-//! What a disk does is in [`block`], what a network card does in [`net`], and how they are found and
-//! told where their queues are in [`function`]. The devices share one interrupt line, which is
+//! What a disk does is in [`block`], what a network card does in [`net`], and how they are found
+//! and told where their queues are in [`function`]. The devices share one interrupt line, which is
 //! level-triggered, as the firmware of a PC would have set it.
 //!
-//! The host gives a device what it needs by a trait: a disk is a [`Block`], the other end of a card's
-//! cable a [`Network`].
+//! The host gives a device what it needs by a trait: a disk is a [`Block`], the other end of a
+//! card's cable a [`Network`].
 
 mod block;
 mod function;

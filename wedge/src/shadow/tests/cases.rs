@@ -79,8 +79,8 @@ fn a_kernel_stack_is_there_as_a_whole_wherever_it_begins() {
     }
 }
 
-/// With CR0.WP clear the kernel stores to what its tables have read-only: that is no stack, and what
-/// lies below may be in the same entry.
+/// With CR0.WP clear the kernel stores to what its tables have read-only: that is no stack, and
+/// what lies below may be in the same entry.
 #[test]
 fn a_store_to_what_is_read_only_is_not_undone_by_filling_what_is_below() {
     let write = Access { write: true, ..READ };

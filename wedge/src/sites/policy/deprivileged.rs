@@ -6,7 +6,7 @@
 //!   executes it.
 //! * It has a [`Template`]: a few instructions in its slot or stub that read or write the virtual
 //!   state. That is for what a kernel executes by the thousand and what needs no more than that.
-//! * It is emulated: its stub calls a routine that does the same to the virtual processor as the
+//! * It is emulated: its stub calls a routine that does the same to the virtual CPU as the
 //!   instruction does to a real one, faults included.
 //!
 //! The flags say where code may stand. *No stack*: nothing is pushed; the stub says which site it
@@ -27,7 +27,7 @@ use crate::guest::linux::{KERNEL_CS, KERNEL_DS, executed_for};
 use crate::sites::bytes::Bytes;
 
 /// The guest's kernel runs without privileges. What its rewritten sites see of the virtual
-/// processor: addresses within 2 GB of the stubs and the guest's text, all but the selectors.
+/// CPU: addresses within 2 GB of the stubs and the guest's text, all but the selectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deprivileged {
     /// A byte: 0 where the virtual IF is set, 1 where it is clear. While it is 1 no event is
@@ -296,8 +296,8 @@ pub fn stays(class: Class) -> Option<&'static str> {
         Class::Rdtsc | Class::Rdpru | Class::Umonitor | Class::Umwait | Class::Tpause | Class::Xgetbv | Class::Rdpkru
         | Class::Wrpkru => "the same in every ring",
         Class::Rdtscp | Class::Verw => return executed_for(class),
-        // The base of GS is not always, nor are the selectors in CS and SS; the others are where the
-        // host can load what the guest does.
+        // The base of GS is not always, nor are the selectors in CS and SS; the others are where
+        // the host can load what the guest does.
         Class::Rdfsbase | Class::Wrfsbase | Class::PushSeg | Class::MovFromSeg => "the registers are the guest's own",
         // As the processor would.
         Class::Int3 => "the host delivers the breakpoint",

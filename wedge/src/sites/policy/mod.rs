@@ -36,7 +36,7 @@ pub enum Mode {
     Identity,
     /// The same, and each site counts how often it is executed.
     Profile,
-    /// The guest's kernel runs without privileges, and its sites work on a virtual processor (see
+    /// The guest's kernel runs without privileges, and its sites work on a virtual CPU (see
     /// [`deprivileged`](super::deprivileged)). It comes with the host, not by choice.
     Deprivileged,
 }

@@ -128,9 +128,9 @@ fn descriptors(memory: &[u8]) -> Vec<Descriptor> {
 }
 
 proptest! {
-    /// Whatever is in the queue: the device ends, reads no more than it must, writes nothing but the
-    /// used ring and where a descriptor that it has read says that it writes, and sends nothing to
-    /// the disk but what one says that it reads.
+    /// Whatever is in the queue: the device ends, reads no more than it must, writes nothing but
+    /// the used ring and where a descriptor that it has read says that it writes, and sends nothing
+    /// to the disk but what one says that it reads.
     #[test]
     fn a_hostile_queue_gets_nothing(
         stray in prop::collection::vec(descriptor(), 24),
@@ -168,8 +168,8 @@ proptest! {
     }
 }
 
-/// Holds what was written, and read for the disk, against the descriptors. Their table may have been
-/// overwritten: then only those are known that were read before.
+/// Holds what was written, and read for the disk, against the descriptors. Their table may have
+/// been overwritten: then only those are known that were read before.
 fn check_accesses(disk: &Disk, descriptors: &[Descriptor]) -> Result<(), TestCaseError> {
     let table = DESCRIPTORS..DESCRIPTORS + 16 * u64::from(SIZE);
     let overwritten = disk.stores.iter().find(|(_, range)| range.start < table.end && range.end > table.start);

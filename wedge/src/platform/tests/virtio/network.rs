@@ -375,8 +375,9 @@ fn queue() -> impl Strategy<Value = (Vec<Descriptor>, Vec<u16>, Option<u16>)> {
 }
 
 proptest! {
-    /// Whatever is in the queues: the card ends, writes nothing but used rings and where descriptors
-    /// of the first queue say, each frame goes at most once, and none is lost without a word.
+    /// Whatever is in the queues: the card ends, writes nothing but used rings and where
+    /// descriptors of the first queue say, each frame goes at most once, and none is lost without a
+    /// word.
     #[test]
     fn hostile_queues_get_nothing(
         queues in (queue(), queue()),
