@@ -114,6 +114,24 @@ fn unpack(package: &str, tree: &Path) -> Result<()> {
     fs::rename(temporary.path().join(package), tree).with_context(|| format!("renaming to {}", tree.display()))
 }
 
+/// Files that belong to a test beside the one with its name, where the release has them (`extra-files`
+/// in the tests' Makefile).
+const SELFTEST_FILES: [(&str, &str); 6] = [
+    ("sysret_ss_attrs", "thunks.S"),
+    ("ptrace_syscall_32", "raw_syscall_helper_32.S"),
+    ("test_syscall_vdso_32", "thunks_32.S"),
+    ("fsgsbase_restore", "clang_helpers_64.S"),
+    ("fsgsbase_restore_32", "clang_helpers_32.S"),
+    ("sysret_rip", "clang_helpers_64.S"),
+];
+
+/// Whether the tree has this test.
+#[must_use]
+pub fn has_selftest(tree: &Path, name: &str) -> bool {
+    let source = name.strip_suffix("_32").unwrap_or(name);
+    tree.join("tools/testing/selftests/x86").join(source).with_extension("c").exists()
+}
+
 /// Builds one of the tree's user-space tests of the x86 entry code (tools/testing/selftests/x86) as
 /// a static program, under its name there: that of a 32-bit program ends with `_32`.
 ///
@@ -127,10 +145,10 @@ pub fn selftest(tree: &Path, name: &str, directory: &Path) -> Result<PathBuf> {
     let mut gcc = Command::new("gcc");
     gcc.args([bits, "-O2", "-w", "-static", "-no-pie", "-pthread", "-DCAN_BUILD_32", "-DCAN_BUILD_64", "-o"]);
     gcc.arg(&program).arg(tests.join(format!("{source}.c")));
+    let more = SELFTEST_FILES.into_iter().filter(|(of, _)| *of == name).map(|(_, file)| tests.join(file));
+    gcc.args(more.filter(|path| path.exists()));
     match name {
-        "sysret_ss_attrs" => _ = gcc.arg(tests.join("thunks.S")),
-        "ptrace_syscall_32" => _ = gcc.arg(tests.join("raw_syscall_helper_32.S")),
-        "test_syscall_vdso_32" => _ = gcc.arg(tests.join("thunks_32.S")),
+        "nx_stack" | "nx_stack_32" => _ = gcc.arg("-Wl,-z,noexecstack"),
         // It wants the registers as the kernel leaves them, not as the C library does.
         "check_initial_reg_state" | "check_initial_reg_state_32" => _ = gcc.arg("-Wl,-ereal_start"),
         _ => {}

@@ -57,8 +57,9 @@ fn linux_tests_of_the_entry_code_have_the_same_verdicts() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let mut programs = selftests::build_64(directory.path())?;
     programs.retain(|program| !program.ends_with(OF_THE_PROCESSOR));
+    let all = programs.len();
     let count = compare(&Variant::LOW.build()?, &Guest { programs, ..Guest::script("x86", Vec::new()) }, "x86")?;
-    ensure!(count == selftests::names_64().count() - 1, "{count} verdicts");
+    ensure!(count == all && all >= 20, "{count} verdicts of {all}");
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! What the wedge must know of a kernel and cannot find out at boot, from the kernel's symbols
 //! (Linux 6.1 to 6.12, `arch/x86`).
 
+use std::ops::Range;
+
 use annotate::object::elf::Place;
 use wedge::guest::linux::symbol;
 use wedge::image::GuestFacts;
@@ -73,6 +75,12 @@ pub(super) fn image_space(kernel: &Kernel<'_>) -> anyhow::Result<u64> {
 fn physical(kernel: &Kernel<'_>, name: &str) -> anyhow::Result<u64> {
     let address = kernel.loaded.physical(address(kernel, name)?);
     address.ok_or_else(|| kernel.error(format_args!("{name} does not lie in the image")))
+}
+
+/// The addresses between two symbols.
+pub(super) fn range(kernel: &Kernel<'_>, names: [&str; 2]) -> anyhow::Result<Range<u64>> {
+    let [start, end] = names.map(|name| address(kernel, name));
+    Ok(start?..end?)
 }
 
 fn address(kernel: &Kernel<'_>, name: &str) -> anyhow::Result<u64> {

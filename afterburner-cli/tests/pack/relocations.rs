@@ -137,6 +137,42 @@ fn relocations_of_another_kernel_are_refused() {
     }
 }
 
+/// Where the build has put a zero into the table of calls, and nowhere else.
+#[test]
+fn an_address_may_be_missing_in_the_table_of_calls() {
+    let lab = movable_lab("--build-id=none");
+    let with = |table: &str| {
+        let text = format!("{}{ADDRESSES}\t.data\n{table}", source("kernel.s"));
+        lab.write("kernel.s", text);
+        lab.run("as", &["--defsym", "TOP_PAGES=2", "--defsym", "LARGE_PAGES=512", "kernel.s", "-o", "kernel.o"])
+            .silent_success();
+        let arguments =
+            ["-z", "noexecstack", "-z", "max-page-size=0x200000", "-T", "kernel.ld", "kernel.o", "-o", KERNEL];
+        lab.run("ld", &arguments).silent_success();
+        let vmlinux = lab.read(KERNEL);
+        let [wide, inverse, narrow] = addresses(&vmlinux);
+        let table = address(&vmlinux, "table");
+        file_of(&[[wide, vec![table, table + 8]].concat(), inverse, narrow])
+    };
+    let file = with("__start_mcount_loc:\ntable:\t.quad second, 0\n__stop_mcount_loc:\t.quad 0\n");
+    lab.write("good", &file);
+    assert_eq!(payload(&image(&lab, &["--relocs", "good"])).relocations, file);
+    fs::remove_file(lab.path("image")).unwrap();
+    for table in [
+        "__start_mcount_loc:\ntable:\t.quad second\n__stop_mcount_loc:\t.quad 0\n",
+        "__stop_mcount_loc:\n__start_mcount_loc:\ntable:\t.quad second, 0\n",
+        "table:\t.quad second, 0\n",
+    ] {
+        let file = with(table);
+        let place = address(&lab.read(KERNEL), "table") + 8;
+        refused_for_relocations(
+            &lab,
+            &file,
+            &format!("{place:#x}: a 64-bit address, says the file; the kernel has 0x0"),
+        );
+    }
+}
+
 /// Numbers that look like addresses: a mask, the start of the image, a number of 32 bits.
 #[test]
 fn a_number_is_no_address() {

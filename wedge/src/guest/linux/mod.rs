@@ -49,6 +49,11 @@ pub mod symbol {
     /// Where it goes from one thread's stack to another's; see
     /// [`stack_switch`](super::stack_switch).
     pub const STACK_SWITCH: &str = "__switch_to_asm";
+    /// Its table of calls that ftrace may switch on: where it starts and ends. Since 6.15, and in
+    /// older releases that were given the change (6.12.117 has it), the build puts zeros where a
+    /// call is of a weak function that another has replaced, in words that are relocated all the
+    /// same (`scripts/sorttable.c`, `sort_mcount_loc`).
+    pub const CALLS: [&str; 2] = ["__start_mcount_loc", "__stop_mcount_loc"];
     /// Where its vDSO for 64-bit programs is: address and length first (`include/asm/vdso.h`,
     /// `struct vdso_image`).
     pub const VDSO: &str = "vdso_image_64";
