@@ -1,4 +1,16 @@
 //! From Linux's program loader to the guest's first instruction.
+//!
+//! The guest needs the address space that Linux has put things into, and the wedge gives up most of
+//! Linux before the guest runs. Both decide what comes when:
+//!
+//! * *What Linux has put there goes*: stack and libraries as soon as the guest's memory is made
+//!   ([`Machine::clear`]), the image, with the payload, when the guest is loaded ([`enter`]). So
+//!   what Linux tells on the stack is read first, and the names that are needed later are kept.
+//! * *Programs get nothing of the wedge's.* Each of their processes is a copy of the first, with
+//!   the files that were open then. So that is made before the disks are opened and the network is
+//!   started ([`take_over`]).
+//! * *System calls are given up last.* Behind the filter nothing can be opened, mapped anew or
+//!   started, except what a guest needs while it runs; and nothing behind it can fail.
 
 use core::ffi::CStr;
 use core::fmt::{self, Write as _};

@@ -1,4 +1,17 @@
 //! The processor's registers, as far as Xen lets a guest have its own.
+//!
+//! User mode uses the real registers without the wedge, so they have to be right whenever it runs.
+//! What costs a trap or a hypercall to read is remembered here.
+//!
+//! * *Segments.* User mode loads selectors from the real tables, in which the guest's descriptors
+//!   are copied. They are brought up to date when the kernel loads a selector, which is a site, and
+//!   before user mode runs; of a local table also when something is loaded from a page of it that
+//!   is not mapped ([`segments`](super::segments), [`ldt`](super::ldt)).
+//! * *GS bases.* Xen exchanges them when it changes between kernel and user mode. Whether the
+//!   guest's SWAPGS would have them otherwise is a byte, `gs_swapped`, so SWAPGS is one
+//!   instruction. User mode's base is known as long as user mode has not run since.
+//! * *CR4.* Xen has one for the domain, of which only the bits that change what user mode's
+//!   instructions do are the guest's.
 
 use core::arch::asm;
 use core::ops::Range;
