@@ -85,7 +85,7 @@ pub trait Memory: shadow::Host + Peephole {
     /// The guest's memory by its physical addresses, for those who look for modules.
     type Physical: ModuleMemory + Copy;
 
-    /// It.
+    /// That memory.
     fn physical(&self) -> Self::Physical;
 
     /// Whether an address of the kernel's is known to be mapped, without looking.
