@@ -6,10 +6,10 @@ use std::ops::Range;
 use annotate::object::elf::Place;
 use wedge::guest::linux::symbol;
 use wedge::image::GuestFacts;
+use wedge::x86::paging::PAGE;
 
 use super::kernel::Kernel;
 
-const PAGE: u64 = 4096;
 const TWO_PAGES: u64 = 2 * PAGE;
 const LARGE_PAGE: u64 = 2 << 20;
 

@@ -15,12 +15,9 @@ use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _};
 use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _};
 use wedge::guest::layout::Layout;
-use wedge::guest::linux::symbol;
+use wedge::guest::linux::symbol::{self, GETCPU};
 
 use super::kernel::Kernel;
-
-/// The function.
-const GETCPU: &str = "__vdso_getcpu";
 
 /// Where its other form is, until the kernel has looked at the processor.
 const ALTERNATIVES: &str = ".altinstr_replacement";

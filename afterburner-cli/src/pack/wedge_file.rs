@@ -18,6 +18,7 @@ use object::elf::{
 use object::read::elf::{FileHeader as _, ProgramHeader as _, Rela as _, SectionHeader as _};
 use wedge::guest::layout::{Layout, WINDOW_LENGTH};
 use wedge::image::{LOAD_ADDRESS, PARAMETERS_SECTION, Parameters};
+use wedge::x86::paging::PAGE;
 
 use crate::verify::{named, read};
 
@@ -129,7 +130,6 @@ impl Wedge {
 /// The segments of a wedge as one piece: what the file has of it, its virtual address, and its
 /// length.
 fn memory(data: &[u8]) -> anyhow::Result<(Vec<u8>, u64, u64)> {
-    const PAGE: u64 = 4096;
     let header = FileHeader64::<LittleEndian>::parse(data)?;
     let segments = header.program_headers(LittleEndian, data)?;
     let is_interpreted = segments.iter().any(|segment| segment.p_type(LittleEndian) == PT_INTERP);

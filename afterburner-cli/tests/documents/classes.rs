@@ -204,9 +204,9 @@ wedge](wedge.md#what-decides-beside-the-class).
 * *`identity`, `profile`*: the modes on bare hardware in which each site runs its instruction in a
   *stub*. A *hook* calls the wedge from there; `Fault` is added to sites with an entry in the
   exception table, and `Return` acts after a switch-on.
-* *Deprivileged*: a host that runs the kernel without privileges, which today is Xen. A *template*
-  is a few instructions that work on the virtual CPU; *emulated* is a call of the virtual CPU; what
-  *stays* is fused, for the stated reason.
+* *Deprivileged*: a host that runs the kernel without privileges: Xen; and a process, where MOV and
+  PUSH of a segment register are emulated, too. A *template* is a few instructions that work on the
+  virtual CPU; *emulated* is a call of the virtual CPU; what *stays* is fused, for the stated reason.
 * Where forms of one class differ, each is shown with an example.
 
 | class | no. | slot | `native` | `identity`, `profile` | deprivileged | defined in |

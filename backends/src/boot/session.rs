@@ -9,13 +9,18 @@
 use core::fmt;
 use core::ops::Range;
 
+use wedge::cpu::{Limits, VirtualCpu};
 use wedge::guest::linux::boot_params::Display;
 use wedge::image::{Damage, Misplaced, Parameters, Payload};
 use wedge::loader::command_line::{CommandLine, CommandLineError};
 use wedge::loader::initramfs::Archives;
 use wedge::loader::{Guest, LoadError, Plan};
 use wedge::memory::{MemoryMap, OutOfMemory, PhysicalMemory};
+use wedge::platform::{Pci, Platform};
 use wedge::sites::{Engine, Lost, Piece, Refusal, Summary};
+use wedge::vm::modules::Region;
+use wedge::vm::port::Port;
+use wedge::vm::{Account, Host, Machine, Space, Text, Vcpu, paging_mode};
 
 use super::options::{InvalidOption, Options};
 use super::selection::{Impossible, Protocol, select};
@@ -146,6 +151,50 @@ pub(crate) struct Rewritten<'a> {
     pub(crate) loaded: Loaded<'a>,
     pub(crate) engine: Engine<'static>,
     pub(crate) summary: Summary,
+}
+
+/// What a host provides for a guest whose kernel does without its privileges.
+pub(crate) struct Provided<H: Host> {
+    pub(crate) space: Space<H::Memory>,
+    pub(crate) pci: Pci,
+    pub(crate) board: H::Board,
+    pub(crate) processor: H::Processor,
+    pub(crate) kept: H::Kept,
+    /// For what is found of modules.
+    pub(crate) regions: &'static mut [Region],
+}
+
+impl Rewritten<'_> {
+    /// Such a guest, about to execute its first instruction. `start` says what is in the registers of
+    /// a processor with these limits by then.
+    pub(crate) fn on_host<H: Host>(
+        self,
+        provided: Provided<H>,
+        start: impl FnOnce(Limits) -> VirtualCpu,
+    ) -> (Machine<H>, Vcpu<H>) {
+        let Self { loaded: Loaded { contents, moved, kernel, extent }, engine, summary } = self;
+        let Provided { space, pci, board, mut processor, kept, regions } = provided;
+        let facts = contents.payload.guest;
+        let modules = facts.modules_start..facts.modules_end;
+        let head_distance = extent.start.wrapping_sub(kernel.start);
+        let window = contents.payload.layout.window();
+        let account = Account { moved, sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() };
+        let mut machine = Machine {
+            space,
+            platform: Platform::new(pci),
+            board,
+            touched: true,
+            flushed: false,
+            modules: modules.clone(),
+            port: Port::new(),
+            account,
+            text: Text::new(engine, kernel, head_distance, window, modules, regions),
+            host: kept,
+        };
+        let cpu = start(Limits::of(&mut machine.behind(&mut processor)));
+        machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
+        (machine, Vcpu::new(cpu, processor))
+    }
 }
 
 /// A guest that can be entered by Linux's 64-bit boot protocol.

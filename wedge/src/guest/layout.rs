@@ -124,6 +124,12 @@ impl Layout {
         self.image - WINDOW_LENGTH..self.image
     }
 
+    /// The GB that ends with the window: what one table of level 2 maps, and the guest does without.
+    #[must_use]
+    pub const fn reserved(&self) -> Range<u64> {
+        self.image - (1 << 30)..self.image
+    }
+
     /// The address of the wedge's first byte. The first megabyte of the window shows the first of
     /// memory, which is not the wedge's.
     #[must_use]

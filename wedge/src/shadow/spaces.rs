@@ -21,6 +21,7 @@ use super::entry::Note;
 use super::host::{Host, Level, Link, Table};
 use super::tables::{MIXED, NONE};
 use super::{Mode, OutOfTables, Shadow};
+use crate::x86::control::cr3::PCID;
 use crate::x86::paging::entry::ADDRESS;
 use crate::x86::paging::index;
 
@@ -116,7 +117,7 @@ impl Shadow<'_> {
 
     /// What of CR3 tells a space.
     const fn tag(mode: Mode, cr3: u64) -> u16 {
-        if mode.pcid { (cr3 & 0xfff) as u16 } else { 0 }
+        if mode.pcid { (cr3 & PCID) as u16 } else { 0 }
     }
 
     fn find(&self, tag: u16) -> Option<usize> {

@@ -40,7 +40,7 @@ pub use live::Outcome;
 pub use policy::{Deprivileged, Form, Hook, Left, Mode, stays};
 pub use present::Presented;
 pub use site::{Flush, Original, Site};
-pub use stub::{Hooks, STUB_SIZE};
+pub use stub::{Hooks, INT3, STUB_SIZE};
 pub use summary::{Lost, Summary};
 pub use table::{Reason, Refusal, SiteTable};
 pub use templates::{Interrupted, Word};

@@ -33,7 +33,8 @@ pub(super) const BRANCH: u8 = 5;
 pub(super) const CALL: u8 = 0xe8;
 pub(super) const JMP: u8 = 0xe9;
 pub(super) const RET: u8 = 0xc3;
-pub(super) const INT3: u8 = 0xcc;
+/// INT3 (SDM Vol. 2A, INT n/INTO/INT3/INT1).
+pub const INT3: u8 = 0xcc;
 
 /// Addresses of the wedge's routines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

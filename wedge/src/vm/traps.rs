@@ -10,7 +10,7 @@ use crate::cpu::{Context, Event, Exception, Flow, decode, emulate};
 use crate::guest::linux::SYSTEM_CALL;
 use crate::shadow::{Access, Outcome};
 use crate::sites::Form;
-use crate::x86::paging::fault;
+use crate::x86::paging::{PAGE, fault};
 use crate::x86::segment::{Descriptor, Selector};
 use crate::x86::vector;
 
@@ -160,7 +160,7 @@ impl<H: Host> Vm<'_, H> {
         if self.machine.space.read(address, bytes, user).is_ok() {
             return bytes.len();
         }
-        let rest = (4096 - address % 4096).min(15) as usize;
+        let rest = (PAGE - address % PAGE).min(15) as usize;
         if self.machine.space.read(address, &mut bytes[..rest], user).is_ok() { rest } else { 0 }
     }
 

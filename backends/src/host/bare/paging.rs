@@ -119,7 +119,7 @@ impl Window {
             let table = base + offset(TABLES.page(1 + number));
             entry.store(table | PRESENT | WRITABLE | ACCESSED_AND_DIRTY, Ordering::Relaxed);
         }
-        let pages = (0..length).step_by(4096).zip(pages());
+        let pages = (0..length.div_ceil(PAGE)).map(|number| number * PAGE).zip(pages());
         for (page, entry) in pages.skip_while(|(page, _)| *page < LOAD_ADDRESS) {
             let rights = if page < text || stubs.contains(&page) {
                 0

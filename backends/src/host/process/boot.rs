@@ -17,28 +17,29 @@ use core::fmt::{self, Write as _};
 use core::ops::Range;
 
 use linux_raw_sys::auxvec::{AT_HWCAP2, AT_NULL};
-use wedge::cpu::{Context, Limits, Registers};
+use wedge::cpu::{Context, Registers};
 use wedge::guest::layout::WINDOW_LENGTH;
 use wedge::guest::linux::boot_params::Display;
+use wedge::guest::linux::word;
 use wedge::image::{LOAD_ADDRESS, Parameters};
 use wedge::loader::command_line::CommandLine;
 use wedge::loader::handover;
 use wedge::memory::{Kind, MemoryMap, Region, TooManyRegions};
-use wedge::platform::{Pci, Platform};
+use wedge::platform::Pci;
 use wedge::shadow::{Memory as ShadowMemory, Notes, OutOfTables, Shadow, TableInfo};
 use wedge::sites::{Deprivileged, Engine, Mode};
-use wedge::vm::port::Port;
-use wedge::vm::{self, Account, Space, Text, Vcpu, paging_mode};
+use wedge::vm::Space;
+use wedge::x86::flags;
 
 use super::arguments::{Arguments, DiskFiles, Invalid, USAGE};
 use super::board::{Board, now};
 use super::cpu::{CPU, address};
 use super::disk;
 use super::entry::{
-    REAL_CS, REAL_SS, process_emulate, process_emulate_without_stack, process_interrupt, process_iret, process_resume,
-    process_sysret,
+    process_emulate, process_emulate_without_stack, process_interrupt, process_iret, process_resume, process_sysret,
 };
 use super::filter::own_filter;
+use super::guest::{REAL_CS, REAL_SS};
 use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, Usable, pointer};
 use super::network::{self, Network};
 use super::processor::Processor;
@@ -49,7 +50,7 @@ use super::traps::{Kept, stay, take_signals};
 use crate::Backend;
 use crate::boot::options::{Options, Stack};
 use crate::boot::selection::Protocol;
-use crate::boot::session::{self, Boot, Contents, Ground, Loaded, Pieces, Ready, Rewritten};
+use crate::boot::session::{self, Boot, Contents, Ground, Loaded, Pieces, Provided, Ready, Rewritten};
 use crate::runtime::arena::Arena;
 use crate::runtime::exclusive::{Exclusive, Pages};
 use crate::runtime::{PAGE, entropy, log, own_length, parameters, say, timestamp, window};
@@ -191,7 +192,7 @@ fn enter(ready: Ready, started: &Started) -> ! {
         registers: Registers { rsi: ready.boot_params, ..Registers::default() },
         rip: ready.entry,
         cs: REAL_CS,
-        rflags: 2,
+        rflags: flags::FIXED,
         rsp: FIRST_STACK.address(0) + PAGE,
         ss: REAL_SS,
         ..Context::default()
@@ -263,10 +264,11 @@ impl Boot for Machine<'_> {
         let join = |front: &str, behind: &str| CommandLine::join(front, behind).map_err(session::Failure::CommandLine);
         let mut own = Words { bytes: [0; 96], length: 0 };
         let (ticks, lowest) = (self.ticks_per_millisecond(), lowest());
-        let _ = write!(own, "tsc_early_khz={ticks} tsc=reliable sysctl.vm.mmap_min_addr={lowest}");
+        let _ = write!(own, "{}={ticks} {} ", word::TSC_FREQUENCY, word::TSC_IS_RELIABLE);
+        let _ = write!(own, "{}={lowest}", word::LOWEST_ADDRESS);
         let joined = join(of_image, self.arguments.words())?;
         let joined = join(own.as_str(), joined.as_str())?;
-        join(joined.as_str(), "pti=off")
+        join(joined.as_str(), word::NO_ISOLATION)
     }
 
     fn accept(&self, options: &Options) -> Result<(), Failure> {
@@ -433,40 +435,28 @@ fn take_over(
     disks: &DiskFiles<'static>,
     network: Option<&CStr>,
 ) -> Result<(), Failure> {
-    let Rewritten { loaded: Loaded { contents, moved, kernel, extent, .. }, engine, summary } = rewritten;
-    let facts = contents.payload.guest;
+    let contents = rewritten.loaded.contents;
     let layout = contents.payload.layout;
-    let host = Kept {
+    let kept = Kept {
         programs: Programs::start(memory.file()).map_err(Failure::Programs)?,
-        sysret: engine.sysret().unwrap_or(usize::MAX),
+        sysret: rewritten.engine.sysret().unwrap_or(usize::MAX),
     };
     let network = network.map(|program| Network::start(program, memory)).transpose().map_err(Failure::Network)?;
     let disks = disk::open(disks, memory).map_err(Failure::Disk)?;
     let pci = if disks[0].is_some() || network.is_some() { Pci::Virtual } else { Pci::Absent };
     let (mut tables, working) = shadow_memory(contents, memory)?;
     let reserved = RESERVED.take();
-    reserved[1] = layout.image - (1 << 30)..layout.image;
+    reserved[1] = layout.reserved();
     let shadow = Shadow::new(working, layout.kernel, reserved, handover::MODE, handover::TABLES, &mut tables);
-    let shadow = shadow.map_err(Failure::Shadow)?;
-    let modules = facts.modules_start..facts.modules_end;
-    let account = Account { moved, sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() };
-    let regions = crate::runtime::modules::WATCHED.take();
-    let head_distance = extent.start.wrapping_sub(kernel.start);
-    let mut machine = vm::Machine {
-        space: Space { shadow, memory: tables },
-        platform: Platform::new(pci),
+    let provided = Provided {
+        space: Space { shadow: shadow.map_err(Failure::Shadow)?, memory: tables },
+        pci,
         board: Board::new(disks, network).map_err(refused("a timer"))?,
-        touched: true,
-        flushed: false,
-        modules: modules.clone(),
-        port: Port::new(),
-        account,
-        text: Text::new(engine, kernel, head_distance, layout.window(), modules, regions),
-        host,
+        processor: Processor::new(),
+        kept,
+        regions: crate::runtime::modules::WATCHED.take(),
     };
-    let mut processor = Processor::new();
-    let cpu = handover::processor(Limits::of(&mut machine.behind(&mut processor)));
-    machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
+    let (machine, vcpu) = rewritten.on_host(provided, handover::processor);
     // SAFETY: nobody else uses the stack.
     unsafe {
         let length = SIGNAL_STACK.end - SIGNAL_STACK.start;
@@ -476,7 +466,7 @@ fn take_over(
             .map_err(refused("signal handlers"))?;
     }
     system::restrict(&own_filter(layout.window().start)).map_err(refused("a filter of system calls (seccomp)"))?;
-    stay(machine, Vcpu::new(cpu, processor));
+    stay(machine, vcpu);
     Ok(())
 }
 

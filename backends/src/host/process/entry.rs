@@ -42,12 +42,6 @@ pub(super) mod cause {
     pub(crate) const SYSRET: u64 = 260;
 }
 
-/// What the guest's kernel really has in CS and SS: what all programs of Linux have
-/// (`arch/x86/include/asm/segment.h`, `__USER_CS`, `__USER_DS`).
-pub(super) const REAL_CS: u64 = 0x33;
-/// See [`REAL_CS`].
-pub(super) const REAL_SS: u64 = 0x2b;
-
 unsafe extern "C" {
     /// From here on the mask may be clear, up to
     pub(super) static process_gap: u8;

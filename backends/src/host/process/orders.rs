@@ -9,6 +9,7 @@ use core::ops::Range;
 
 use linux_raw_sys::general as raw;
 use wedge::shadow::BLOCK;
+use wedge::x86::paging::PAGE;
 
 use super::mappings::{Mapping, Stale};
 
@@ -31,7 +32,7 @@ pub(super) struct Orders {
 
 impl Orders {
     /// What fits into a page, behind its head.
-    pub(super) const CAPACITY: usize = (4096 - HEAD) / size_of::<Order>();
+    pub(super) const CAPACITY: usize = (PAGE as usize - HEAD) / size_of::<Order>();
 
     /// None.
     pub(super) const fn new() -> Self {

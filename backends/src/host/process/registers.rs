@@ -7,7 +7,7 @@ use wedge::cpu::{self, Context};
 use wedge::guest::linux;
 use wedge::x86::flags;
 
-use super::entry::REAL_CS;
+use super::guest::REAL_CS;
 
 /// The registers in the frame of a signal (Linux, `arch/x86/include/uapi/asm/sigcontext.h`,
 /// `struct sigcontext_64`).

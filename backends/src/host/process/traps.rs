@@ -8,6 +8,7 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use wedge::cpu::{Context, syscall};
+use wedge::guest::linux::SYSTEM_CALL;
 use wedge::vm::{End, Exit, Host, Vcpu};
 use wedge::x86::paging::fault;
 use wedge::x86::{flags, vector};
@@ -16,8 +17,8 @@ use linux_raw_sys::general as raw;
 
 use super::board::Board;
 use super::cpu::CPU;
-use super::entry::{REAL_CS, REAL_SS, cause, process_gap, process_gap_end, process_restore};
-use super::guest::{Machine, Process, Vm};
+use super::entry::{cause, process_gap, process_gap_end, process_restore};
+use super::guest::{Machine, Process, REAL_CS, REAL_SS, Vm};
 use super::listener::{process_receive_call, process_receive_gap};
 use super::memory::pointer;
 use super::orders::{Order, Orders};
@@ -337,7 +338,7 @@ impl Process {
         match (read, bytes) {
             (Ok(()), SYSCALL) => vm.transfer(context, |cpu, context| syscall(cpu, context, next, true)),
             (Ok(()), INT_80) => {
-                context.vector = 0x80;
+                context.vector = SYSTEM_CALL.into();
                 vm.exception(context);
             }
             // As on a processor without it.

@@ -6,7 +6,7 @@
 //! is a panic with the instruction's text, so it cannot be silently wrong.
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
-use wedge::x86::flags;
+use wedge::x86::{flags, vector};
 
 /// Registers of the processor. The selector says only which of the two roots is in force.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,7 +38,7 @@ pub(super) struct Fault {
     pub(super) address: u64,
 }
 
-const PROTECTION: Fault = Fault { vector: 13, error: 0, address: 0 };
+const PROTECTION: Fault = Fault { vector: vector::PROTECTION as u64, error: 0, address: 0 };
 
 impl State {
     /// Executes one instruction. After a fault nothing has changed.
@@ -190,10 +190,10 @@ impl State {
             }
             M::Int => {
                 let error = u64::from(instruction.immediate8()) << 3 | 2;
-                return Err(Fault { vector: 13, error, address: 0 });
+                return Err(Fault { vector: vector::PROTECTION.into(), error, address: 0 });
             }
-            M::Int3 => return Err(Fault { vector: 3, error: 0, address: 0 }),
-            M::Ud2 => return Err(Fault { vector: 6, error: 0, address: 0 }),
+            M::Int3 => return Err(Fault { vector: vector::BREAKPOINT.into(), error: 0, address: 0 }),
+            M::Ud2 => return Err(Fault { vector: vector::INVALID_OPCODE.into(), error: 0, address: 0 }),
             _ if needs_privilege(instruction) => return Err(PROTECTION),
             _ => panic!("{instruction} at {:#x} is not interpreted", instruction.ip()),
         }

@@ -9,9 +9,7 @@ use wedge::shadow::{Flush, Frame, Host, Level, Link, Table};
 use wedge::sites::STUB_SIZE;
 use wedge::vm::modules::{ModuleMemory, PAGE_LENGTH};
 use wedge::vm::{Memory, Peephole, Reached};
-
-/// Bytes of a page.
-const PAGE: u64 = 4096;
+use wedge::x86::paging::PAGE;
 
 /// Memory from physical address 0 on. The machine accesses it by itself, so it consists of atomic
 /// words.

@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::string::String;
 use std::vec::Vec;
 
-use wedge::cpu::{Context, Limits, Registers, Table, VirtualCpu};
+use wedge::cpu::{Context, Registers, Table, VirtualCpu};
 use wedge::guest::layout::{Layout, WINDOW_LENGTH};
 use wedge::guest::linux;
 use wedge::guest::linux::boot_params::Display;
@@ -32,10 +32,9 @@ use wedge::memory::{Kind, MemoryMap, Region as MemoryRegion};
 use wedge::platform::{self, Pci, Platform};
 use wedge::shadow::{Mode as PagingMode, Shadow, TableInfo};
 use wedge::sites::{Deprivileged, Engine, Memory as SiteMemory, STUB_SIZE};
-use wedge::vm::modules::Region;
-use wedge::vm::port::Port;
-use wedge::vm::{self, Account, End, Exit, Host, Machine, Space, Text, Vcpu, Vm, paging_mode};
-use wedge::x86::flags;
+use wedge::vm::{self, End, Exit, Host, Machine, Space, Vcpu, Vm};
+use wedge::x86::paging::PAGE;
+use wedge::x86::{flags, vector};
 
 use self::interpreter::{Bus, Fault, RSP, State};
 use self::memory::{Ram, Tables, Usable};
@@ -43,7 +42,7 @@ use self::registers::Processor;
 use crate::Backend;
 use crate::boot::options::Options;
 use crate::boot::selection::{LoaderProtocol, Protocol};
-use crate::boot::session::{self, Boot, Contents, Ground, Loaded, Pieces, Rewritten};
+use crate::boot::session::{self, Boot, Contents, Ground, Loaded, Pieces, Provided, Rewritten};
 
 /// Where the guest's kernel and the window are.
 const LAYOUT: &Layout = &Layout::STANDARD;
@@ -314,7 +313,6 @@ impl Boot for Bare {
     }
 
     fn take_over(self, rewritten: Rewritten<'_>, _: &mut [u8]) -> Result<(), Failure> {
-        let Rewritten { loaded, engine, summary } = rewritten;
         let mut tables = Tables::new(self.ram, TABLES);
         let working = wedge::shadow::Memory {
             tables: Box::leak(std::vec![TableInfo::UNUSED; TABLES as usize].into_boxed_slice()),
@@ -323,34 +321,21 @@ impl Boot for Bare {
         let shadow = Shadow::new(working, LAYOUT.kernel, &[], FIRST_MODE, FIRST_TABLES, &mut tables);
         let shadow = shadow.map_err(|_| Failure("not even the first page tables find room"))?;
         let board = Board { clock: Rc::clone(&self.clock), console: String::new() };
-        let facts = loaded.contents.payload.guest;
-        let modules = facts.modules_start..facts.modules_end;
-        let head_distance = loaded.extent.start.wrapping_sub(loaded.kernel.start);
-        let window = LAYOUT.window();
-        let regions: &'static mut [Region] = Box::leak(Box::new([]));
-        let mut machine = Machine {
+        let provided = Provided {
             space: Space { shadow, memory: tables },
-            platform: Platform::new(Pci::Absent),
+            pci: Pci::Absent,
             board,
-            touched: true,
-            flushed: false,
-            modules: modules.clone(),
-            port: Port::new(),
-            account: Account { sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() },
-            text: Text::new(engine, loaded.kernel, head_distance, window, modules, regions),
-            host: self.window,
+            processor: Processor::new(self.window, Rc::clone(&self.clock)),
+            kept: self.window,
+            regions: Box::leak(Box::new([])),
         };
-        let mut processor = Processor::new(self.window, Rc::clone(&self.clock));
-        let mut cpu = VirtualCpu::new(Limits::of(&mut machine.behind(&mut processor)));
-        cpu.cr3 = FIRST_TABLES;
-        cpu.gdt = Table { base: 0, limit: 0 };
-        machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
-        *self.guest.borrow_mut() = Some((machine, Vcpu::new(cpu, processor)));
+        let gdt = Table { base: 0, limit: 0 };
+        let start = |limits| VirtualCpu { cr3: FIRST_TABLES, gdt, ..VirtualCpu::new(limits) };
+        *self.guest.borrow_mut() = Some(rewritten.on_host(provided, start));
         Ok(())
     }
 }
 
-const PAGE: u64 = 4096;
 /// Where the guest finds its first page tables.
 const FIRST_TABLES: u64 = 0x1000;
 /// Page tables of the shadow.
@@ -383,7 +368,11 @@ impl Hardware<'_> {
             return Ok((self.window, address - WINDOW));
         }
         let found = self.tables.walk(address, user, write).map(|physical| (self.tables.ram, physical));
-        found.ok_or(Fault { vector: 14, error: u64::from(write) << 1 | u64::from(user) << 2, address })
+        found.ok_or(Fault {
+            vector: vector::PAGE_FAULT.into(),
+            error: u64::from(write) << 1 | u64::from(user) << 2,
+            address,
+        })
     }
 }
 
@@ -488,7 +477,7 @@ impl Running {
             Cause::Exception(fault) => {
                 (context.vector, context.error) = (fault.vector, fault.error);
                 // INT3 is told behind the instruction (SDM Vol. 3A, 6.5.1, traps).
-                context.rip += u64::from(fault.vector == 3);
+                context.rip += u64::from(fault.vector == vector::BREAKPOINT.into());
                 vm.exception(&mut context);
             }
             Cause::Event => {

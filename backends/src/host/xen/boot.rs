@@ -8,26 +8,25 @@ use core::fmt::{self, Write as _};
 use core::ops::Range;
 
 use annotate::instructions::Class;
-use wedge::cpu::{Context, Limits, Registers};
+use wedge::cpu::{Context, Registers};
 use wedge::guest::layout::{Layout, WINDOW_LENGTH};
 use wedge::guest::linux::boot_params::Display;
-use wedge::guest::linux::{self, SYSTEM_CALL, StackSwitch};
+use wedge::guest::linux::{self, SYSTEM_CALL, StackSwitch, word};
 use wedge::image::{LOAD_ADDRESS, Misplaced, Parameters, Span};
 use wedge::loader::command_line::{CommandLine, words};
 use wedge::loader::elf::{ElfError, Kernel};
 use wedge::loader::handover;
 use wedge::memory::MemoryMap;
-use wedge::platform::{Pci, Platform};
+use wedge::platform::Pci;
 use wedge::shadow::{Memory as ShadowMemory, Notes, OutOfTables, Shadow, TableInfo};
-use wedge::sites::{Deprivileged, Engine, Mode};
-use wedge::vm::port::Port;
-use wedge::vm::{Account, Space, Text, Vcpu, paging_mode};
-use wedge::x86::{paging, vector};
+use wedge::sites::{Deprivileged, Engine, INT3, Mode};
+use wedge::vm::Space;
+use wedge::x86::{flags, paging, vector};
 
 use super::board::Board;
 use super::cpu::{CPU, address};
 use super::entry::{self, exit, xen_resume};
-use super::guest::{Eviction, Kept, Machine, Springboard, Stacks};
+use super::guest::{Eviction, Kept, Springboard, Stacks};
 use super::hypercall::{self, Refused};
 use super::interface::{KERNEL_CS, KERNEL_SS, MACHINE_TO_PHYSICAL, StartInfo, TrapInfo};
 use super::memory::{FEWEST_TABLES, LIMIT, LINEAR, Memory, MemoryError, Usable, pointer};
@@ -39,7 +38,7 @@ use super::{console, console::use_ring};
 use crate::Backend;
 use crate::boot::options::{Options, Stack};
 use crate::boot::selection::Protocol;
-use crate::boot::session::{self, Boot, Contents, Ground, Loaded, PIECES, Pieces, Ready, Rewritten};
+use crate::boot::session::{self, Boot, Contents, Ground, Loaded, PIECES, Pieces, Provided, Ready, Rewritten};
 use crate::runtime::arena::Arena;
 use crate::runtime::exclusive::{Exclusive, Pages};
 use crate::runtime::{PAGE, entropy, own_length, parameters, say, window};
@@ -107,7 +106,7 @@ fn enter(ready: Ready) -> ! {
         registers: Registers { rsi: ready.boot_params, ..Registers::default() },
         rip: ready.entry,
         cs: KERNEL_CS,
-        rflags: 2,
+        rflags: flags::FIXED,
         rsp: FIRST_STACK.address(0) + PAGE,
         ss: KERNEL_SS,
         ..Context::default()
@@ -167,14 +166,16 @@ impl Boot for Domain {
         let line = self.start.command_line.split(|byte| *byte == 0).next().unwrap_or_default();
         let line = core::str::from_utf8(line).map_err(|_| session::Failure::Host(Failure::CommandLineText))?;
         let mut frequency = Words { bytes: [0; 48], length: 0 };
-        let _ = write!(frequency, "tsc_early_khz={} tsc=reliable", super::board::ticks_per_millisecond());
+        let ticks = super::board::ticks_per_millisecond();
+        let _ = write!(frequency, "{}={ticks} {}", word::TSC_FREQUENCY, word::TSC_IS_RELIABLE);
         let join = |front: &str, behind: &str| CommandLine::join(front, behind).map_err(session::Failure::CommandLine);
         let joined = join(of_image, line)?;
         let joined = join(frequency.as_str(), joined.as_str())?;
-        if words(joined.as_str()).any(|word| word.name == "pti" && word.value == Some("on")) {
+        if words(joined.as_str()).any(|found| found.name == word::ISOLATION && found.value == Some("on")) {
             say!("pti=on has no effect on Xen: user mode has page tables of its own, without the kernel");
         }
-        join(joined.as_str(), "pti=off pci=nomsi")
+        let joined = join(joined.as_str(), word::NO_ISOLATION)?;
+        join(joined.as_str(), word::NO_MESSAGES)
     }
 
     fn accept(&self, options: &Options) -> Result<(), Failure> {
@@ -366,47 +367,32 @@ fn take_over(
     place: ShadowPlace,
     privileged: bool,
 ) -> Result<(), Failure> {
-    let Rewritten { loaded: Loaded { contents, moved, kernel, extent, .. }, engine, summary } = rewritten;
-    let facts = contents.payload.guest;
-    let address = kernel.start;
+    let Loaded { contents, moved, kernel, extent } = &rewritten.loaded;
+    let (address, extent, layout) = (kernel.start, extent.clone(), contents.payload.layout);
     let segments = Segments::new(memory).map_err(refused("descriptor tables"))?;
-    let board = Board::new(privileged, console::port()).map_err(refused("event channels"))?;
-    let layout = contents.payload.layout;
+    let mut board = Board::new(privileged, console::port()).map_err(refused("event channels"))?;
     let (mut tables, working) = shadow_memory(memory, place, layout, privileged);
     let reserved = RESERVED.take();
-    reserved[1] = layout.image - (1 << 30)..layout.image;
-    let switch = find_stack_switch(facts.stack_switch.wrapping_add(moved), image, address);
-    let stacks = Stacks::new(&engine, trap_stack_change(&engine, image, address), switch);
+    reserved[1] = layout.reserved();
+    let switch = find_stack_switch(contents.payload.guest.stack_switch.wrapping_add(*moved), image, address);
+    let engine = &rewritten.engine;
+    let stacks = Stacks::new(engine, trap_stack_change(engine, image, address), switch);
+    let sysret = engine.sysret().unwrap_or(usize::MAX);
     let shadow = Shadow::new(working, layout.kernel, reserved, handover::MODE, handover::TABLES, &mut tables);
     let shadow = shadow.map_err(Failure::Shadow)?;
     let springboard = Springboard::new(&mut tables).ok_or(Failure::Shadow(OutOfTables))?;
-    let pci = if privileged { Pci::PassedThrough } else { Pci::Absent };
-    let modules = facts.modules_start..facts.modules_end;
-    let platform = Platform::new(pci);
-    let account = Account { moved, sites: summary.sites(), rewritten: summary.rewritten(), ..Account::default() };
-    let sysret = engine.sysret().unwrap_or(usize::MAX);
-    let regions = crate::runtime::modules::WATCHED.take();
-    let head_distance = extent.start.wrapping_sub(address);
-    let window = layout.window();
-    let mut machine = Machine {
-        space: Space { shadow, memory: tables },
-        platform,
-        board,
-        touched: true,
-        flushed: false,
-        modules: modules.clone(),
-        port: Port::new(),
-        account,
-        text: Text::new(engine, kernel, head_distance, window, modules, regions),
-        host: Kept { stacks, sysret, eviction: place.evict.map(Eviction::new) },
-    };
-    let mut processor = Processor::new(segments, springboard);
-    let cpu = handover::processor(Limits::of(&mut machine.behind(&mut processor)));
-    machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
     if privileged {
-        machine.board.take_lines();
+        board.take_lines();
     }
-    let mut vcpu = Vcpu::new(cpu, processor);
+    let provided = Provided {
+        space: Space { shadow, memory: tables },
+        pci: if privileged { Pci::PassedThrough } else { Pci::Absent },
+        board,
+        processor: Processor::new(segments, springboard),
+        kept: Kept { stacks, sysret, eviction: place.evict.map(Eviction::new) },
+        regions: crate::runtime::modules::WATCHED.take(),
+    };
+    let (mut machine, mut vcpu) = rewritten.on_host(provided, handover::processor);
     machine.on(&mut vcpu).reach_image(extent);
     traps::stay(machine, vcpu);
     Ok(())
@@ -417,7 +403,7 @@ fn take_over(
 fn trap_stack_change(engine: &Engine<'static>, image: &mut [u8], address: u64) -> Option<u64> {
     let swapgs = engine.sites().filter(|(_, entry)| entry.class() == Class::Swapgs);
     let site = linux::unwritable_stack(image, address, swapgs.map(|(_, entry)| entry.address()..entry.end()))?;
-    *image.get_mut(site.wrapping_sub(address) as usize)? = 0xcc;
+    *image.get_mut(site.wrapping_sub(address) as usize)? = INT3;
     Some(site)
 }
 

@@ -36,7 +36,7 @@ use iced_x86::{Instruction, OpKind, Register};
 use wedge::cpu::{Context, decode};
 use wedge::guest::linux::{STACK_PAGES, StackSwitch};
 use wedge::shadow::OutOfTables;
-use wedge::sites::Engine;
+use wedge::sites::{Engine, INT3};
 use wedge::vm::{Memory as _, Processor as _};
 
 use super::cpu::CPU;
@@ -176,7 +176,7 @@ impl Xen {
         };
         // SAFETY: the instruction in the kernel's text, in the guest's memory; the guest does not
         // run.
-        unsafe { pointer::<u8>(place).write(0xcc) };
+        unsafe { pointer::<u8>(place).write(INT3) };
     }
 
     /// A breakpoint at `at`: if the kernel goes to another thread's stack there, maps that, and

@@ -57,6 +57,26 @@ pub mod symbol {
     /// Where its vDSO for 64-bit programs is: address and length first (`include/asm/vdso.h`,
     /// `struct vdso_image`).
     pub const VDSO: &str = "vdso_image_64";
+    /// In that, what says on which processor a program runs.
+    pub const GETCPU: &str = "__vdso_getcpu";
+}
+
+/// Words of its command line (6.1 to 6.12, `Documentation/admin-guide/kernel-parameters.txt`) by
+/// which a host tells the kernel what it could not find out.
+pub mod word {
+    /// How fast the time-stamp counter is, in kHz, so that it is not measured by a timer.
+    pub const TSC_FREQUENCY: &str = "tsc_early_khz";
+    /// The time-stamp counter need not be watched.
+    pub const TSC_IS_RELIABLE: &str = "tsc=reliable";
+    /// The name of the word about isolated page tables.
+    pub const ISOLATION: &str = "pti";
+    /// Page tables are not to be isolated.
+    pub const NO_ISOLATION: &str = "pti=off";
+    /// Interrupts by messages, of which Linux takes for granted on a PC that they are there, are
+    /// not.
+    pub const NO_MESSAGES: &str = "pci=nomsi";
+    /// The lowest address that programs can have.
+    pub const LOWEST_ADDRESS: &str = "sysctl.vm.mmap_min_addr";
 }
 
 /// The entry of the root that is the first behind a hypervisor's own. Linux leaves it empty unless

@@ -16,6 +16,7 @@ use core::fmt;
 use core::ops::Range;
 
 use super::GuestMemory;
+use crate::x86::paging::PAGE;
 
 /// Descriptors of a queue. Linux takes what it is told.
 pub(super) const SIZE: u16 = 256;
@@ -26,7 +27,6 @@ const DESCRIPTOR: usize = 16;
 /// Where the two rings are, from the page on that the driver names.
 const AVAILABLE: u64 = (DESCRIPTOR * SIZE as usize) as u64;
 const USED: u64 = (AVAILABLE + 6 + 2 * SIZE as u64).next_multiple_of(PAGE);
-const PAGE: u64 = 4096;
 
 /// Flags of a descriptor: there is a next; the device writes here; here are descriptors.
 const NEXT: u16 = 1;

@@ -29,7 +29,7 @@ const OF_THE_HOST: [Range<u64>; 2] =
 /// All that is reserved with a layout: the GB with the window, too.
 pub(super) const fn reserved(layout: &Layout) -> [Range<u64>; 3] {
     let [first, second] = OF_THE_HOST;
-    [first, second, layout.image - (1 << 30)..layout.image]
+    [first, second, layout.reserved()]
 }
 
 /// The canonical address at which a slot of the root begins.
