@@ -12,8 +12,8 @@ use anyhow::Result;
 use crate::programs;
 use crate::source::{self, Release};
 
-/// `TARGETS_C_64BIT_ALL` and `TARGETS_C_32BIT_ALL` of the tests' Makefile, of Linux 6.1 and 6.12: not
-/// all are in both.
+/// `TARGETS_C_64BIT_ALL` and `TARGETS_C_32BIT_ALL` of the tests' Makefile, of Linux 6.1 and 6.12:
+/// not all are in both.
 pub const NAMES: [&str; 48] = [
     "amx",
     "check_initial_reg_state",

@@ -114,8 +114,8 @@ fn unpack(package: &str, tree: &Path) -> Result<()> {
     fs::rename(temporary.path().join(package), tree).with_context(|| format!("renaming to {}", tree.display()))
 }
 
-/// Files that belong to a test beside the one with its name, where the release has them (`extra-files`
-/// in the tests' Makefile).
+/// Files that belong to a test beside the one with its name, where the release has them
+/// (`extra-files` in the tests' Makefile).
 const SELFTEST_FILES: [(&str, &str); 6] = [
     ("sysret_ss_attrs", "thunks.S"),
     ("ptrace_syscall_32", "raw_syscall_helper_32.S"),

@@ -12,7 +12,7 @@ use std::ops::Range;
 use anyhow::{Context as _, anyhow, ensure};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use object::elf::{FileHeader64, PT_LOAD};
-use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _};
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _};
 use wedge::guest::layout::Layout;
 use wedge::guest::linux::symbol::{self, GETCPU};
@@ -24,13 +24,16 @@ const ALTERNATIVES: &str = ".altinstr_replacement";
 
 /// Has the vDSO of a kernel for one processor in the lower half, reduced, say 0.
 pub(super) fn count_one_processor(kernel: &Kernel<'_>, reduced: &mut [u8]) -> anyhow::Result<()> {
-    if kernel.layout != &Layout::LOW || kernel.is_configured("CONFIG_SMP=y") || !kernel.has(symbol::VDSO) {
+    if kernel.layout != &Layout::LOW || kernel.is_configured("CONFIG_SMP=y") {
         return Ok(());
     }
-    let (address, length) = (kernel.word(symbol::VDSO, 0)?, kernel.word(symbol::VDSO, 1)?);
-    let range = in_file(reduced, address, length)
-        .with_context(|| kernel.error(format_args!("{} is not about something in the file", symbol::VDSO)))?;
-    say_zero(&mut reduced[range]).map_err(|error| kernel.error(format_args!("the vDSO: {error:#}")))
+    for name in symbol::VDSOS.into_iter().filter(|name| kernel.has(name)) {
+        let (address, length) = (kernel.word(name, 0)?, kernel.word(name, 1)?);
+        let range = in_file(reduced, address, length)
+            .with_context(|| kernel.error(format_args!("{name} is not about something in the file")))?;
+        say_zero(&mut reduced[range]).map_err(|error| kernel.error(format_args!("{name}: {error:#}")))?;
+    }
+    Ok(())
 }
 
 /// Where a range of addresses is in a file.
@@ -70,16 +73,15 @@ fn say_zero(vdso: &mut [u8]) -> anyhow::Result<()> {
 
 /// Where in a vDSO `getcpu` is, and the forms that the kernel may give it.
 fn pieces(vdso: &[u8]) -> anyhow::Result<Vec<Range<usize>>> {
-    let file = ElfFile64::<LittleEndian>::parse(vdso)?;
+    let file = object::File::parse(vdso)?;
     let symbol = file.dynamic_symbols().find(|symbol| symbol.name() == Ok(GETCPU));
     let symbol = symbol.with_context(|| format!("it has no {GETCPU}"))?;
     let section = symbol.section_index().and_then(|index| file.section_by_index(index).ok());
     let section = section.with_context(|| format!("{GETCPU} is in no section"))?;
-    let place = |section: &object::read::elf::ElfSection64<'_, '_, LittleEndian>| section.file_range();
-    let (offset, _) = place(&section).with_context(|| format!("{GETCPU} is not in the file"))?;
+    let (offset, _) = section.file_range().with_context(|| format!("{GETCPU} is not in the file"))?;
     let start = symbol.address().checked_sub(section.address()).map(|inside| offset + inside);
     let start = start.with_context(|| format!("{GETCPU} lies in front of its section"))?;
-    let alternatives = file.section_by_name(ALTERNATIVES).and_then(|section| place(&section));
+    let alternatives = file.section_by_name(ALTERNATIVES).and_then(|section| section.file_range());
     let ranges = [Some((start, symbol.size())), alternatives];
     let ranges = ranges.into_iter().flatten().map(|(start, length)| {
         let end = start.checked_add(length).ok_or_else(|| anyhow!("a part has no end"))?;
@@ -110,8 +112,9 @@ mod tests {
 
     use super::*;
 
-    /// A vDSO with these instructions in `getcpu`, and in its other form.
-    fn vdso(asks: &str, other: &str) -> Vec<u8> {
+    /// A vDSO with these instructions in `getcpu`, and in its other form; for programs of x32, if it
+    /// has to be.
+    fn vdso(asks: &str, other: &str, is_x32: bool) -> Vec<u8> {
         let text = format!(
             ".globl __vdso_getcpu\n.type __vdso_getcpu, @function\nnop\n__vdso_getcpu:\nmovl $0x7b, %eax\n{asks}\n\
              movl %eax, (%rdi)\nret\n.size __vdso_getcpu, . - __vdso_getcpu\nlsl %ecx, %ecx\n\
@@ -122,8 +125,9 @@ mod tests {
             assert!(Command::new(program).args(arguments).current_dir(at).status().unwrap().success(), "{text}");
         };
         fs::write(directory.path().join("vdso.s"), &text).unwrap();
-        run("as", &["vdso.s", "-o", "vdso.o"], directory.path());
-        run("ld", &["-shared", "--hash-style=both", "vdso.o", "-o", "vdso.so"], directory.path());
+        let (to_assemble, to_link) = if is_x32 { ("--x32", "elf32_x86_64") } else { ("--64", "elf_x86_64") };
+        run("as", &[to_assemble, "vdso.s", "-o", "vdso.o"], directory.path());
+        run("ld", &["-m", to_link, "-shared", "vdso.o", "-o", "vdso.so"], directory.path());
         fs::read(directory.path().join("vdso.so")).unwrap()
     }
 
@@ -145,19 +149,22 @@ mod tests {
             ("lsl %eax, %r9d", "lfence", "xor%r9d,%r9d; nop", "lfence"),
             ("nop", "rdpid %rax", "nop", "xor%eax,%eax; nop; nop"),
         ] {
-            let mut after = vdso(asks, other);
-            say_zero(&mut after).unwrap();
-            let expected = format!("nop; mov$0x7b,%eax; {now}; mov%eax,(%rdi); ret; lsl%ecx,%ecx; lfence; {other_now}");
-            assert_eq!(listed(&after), expected, "{asks}");
+            for is_x32 in [false, true] {
+                let mut after = vdso(asks, other, is_x32);
+                say_zero(&mut after).unwrap();
+                let expected =
+                    format!("nop; mov$0x7b,%eax; {now}; mov%eax,(%rdi); ret; lsl%ecx,%ecx; lfence; {other_now}");
+                assert_eq!(listed(&after), expected, "{asks} {is_x32}");
+            }
         }
     }
 
     #[test]
     fn what_is_not_known_is_refused() {
-        let mut asks_nobody = vdso("nop", "lfence");
+        let mut asks_nobody = vdso("nop", "lfence", false);
         for (bytes, expected) in [
             (&mut asks_nobody[..], "does not ask for the number of the processor"),
-            (&mut [0; 64][..], "Unsupported ELF header"),
+            (&mut [0; 64][..], "Unknown file magic"),
         ] {
             let before = bytes.to_vec();
             let message = format!("{:#}", say_zero(bytes).unwrap_err());
