@@ -197,7 +197,7 @@ fn what_cannot_run_is_refused() {
         (&["damaged"], "damaged: the payload is damaged: its checksum is"),
         (&["damaged", "--host", "xen"], "damaged has no Xen PV entry"),
         (&["damaged-for-xen", "--host", "xen"], "damaged-for-xen: the payload is damaged: its checksum is"),
-        (&["of-tomorrow"], "an image of another version of Afterburner: its payload is of version 0004, not 0003"),
+        (&["of-tomorrow"], "an image of another version of Afterburner: its payload is of version 0005, not 0004"),
         (&["xen-image", "--host", "xen", "--mode", "identity"], "afterburn.mode=identity: modes are for bare hardware"),
         (
             &["xen-image", "--host", "xen", "--append", "afterburn.mode=profile"],

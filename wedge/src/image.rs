@@ -27,7 +27,7 @@ use crate::x86::paging::PAGE;
 pub const PARAMETERS_SECTION: &str = ".parameters";
 
 /// First bytes of a payload.
-pub const MAGIC: [u8; 16] = *b"Afterburner 0003";
+pub const MAGIC: [u8; 16] = *b"Afterburner 0004";
 
 /// Physical address that the wedge is loaded at, and its distance from the start of its window: 1
 /// MB. That is where usable memory begins behind what firmware reserves, so that the memory map
@@ -177,8 +177,11 @@ pub struct Header {
 pub struct Copied {
     /// Number of the site's record.
     pub record: u64,
-    /// Link-time address of the copy of the site; 0 if that is freed after boot.
+    /// Link-time address of the copy of the site. 0 if the site is all of its replacement, and that
+    /// is freed after boot.
     pub address: u64,
+    /// 1 if the site is all of its replacement, otherwise 0.
+    pub whole: u64,
 }
 
 impl Copied {
@@ -186,9 +189,10 @@ impl Copied {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
         let mut bytes = [0; size_of::<Self>()];
-        let (record, address) = bytes.split_at_mut(8);
-        record.copy_from_slice(&self.record.to_le_bytes());
-        address.copy_from_slice(&self.address.to_le_bytes());
+        let (words, _) = bytes.as_chunks_mut::<8>();
+        for (word, value) in words.iter_mut().zip([self.record, self.address, self.whole]) {
+            *word = value.to_le_bytes();
+        }
         bytes
     }
 }
@@ -570,7 +574,7 @@ impl<'a> Payload<'a> {
         let (copies, _) = self.copies.as_chunks::<{ size_of::<Copied>() }>();
         copies.iter().map(|bytes| {
             let mut words = Words(bytes);
-            Copied { record: words.next(), address: words.next() }
+            Copied { record: words.next(), address: words.next(), whole: words.next() }
         })
     }
 }

@@ -8,7 +8,7 @@ use backends::boot::options::Options;
 use wedge::image::{CHECKED_FROM, Copied, GuestFacts, Header, MAGIC, Payload, Span, checksum};
 use wedge::loader::command_line::CommandLine;
 use wedge::loader::elf;
-use wedge::sites::{Engine, Hooks, Memory, Mode, Piece, Refusal, STUB_SIZE, SiteTable};
+use wedge::sites::{Applied, Engine, Hooks, Memory, Mode, Piece, Refusal, STUB_SIZE, SiteTable};
 
 use super::facts::facts;
 use super::kernel::Kernel;
@@ -118,5 +118,5 @@ fn rewrite(payload: &Payload<'_>, text: &mut Piece<'_>) -> Result<(), Refusal> {
         snapshot: &mut vec![0; table.len()],
         order: &mut vec![0; table.len()],
     };
-    Engine::new(Mode::Native, Hooks::default(), memory).rewrite(&table, |_| None, text).map(drop)
+    Engine::new(Mode::Native, Hooks::default(), memory).rewrite(&table, |_| Applied::Somewhere, text).map(drop)
 }

@@ -1,7 +1,6 @@
 //! The table of sites as the wedge reads it.
 
-use std::collections::BTreeMap;
-
+use annotate::linux::originals::Originals;
 use annotate::linux::tables::{Alternative, alternatives};
 use annotate::object::elf::Place;
 use annotate::object::report::Site;
@@ -59,24 +58,30 @@ fn record(site: &Site<'_>, address: u64) -> Option<RawRecord> {
     })
 }
 
-/// The places that replacements are copied to. Only of those are they listed that consist of one
-/// site of five bytes: of these Linux 6.1 takes a CALL at the start for one that it has to adjust
-/// to the new place (`apply_alternatives()`, `arch/x86/kernel/alternative.c`), so that a site can
-/// be rewritten before it is copied.
+/// The places that replacements are copied to (Linux 6.1, `arch/x86/kernel/alternative.c`,
+/// `apply_alternatives()`). Of a replacement that is a site of five bytes, these are all: a CALL at
+/// its start is adjusted to the new place. Of another it must be a single one, for a breakpoint in
+/// it says what it stands for by its place.
 fn copies(kernel: &Kernel<'_>, sites: &[&Site<'_>]) -> Vec<Copied> {
-    let mut by_replacement: BTreeMap<Place, Vec<Alternative>> = BTreeMap::new();
-    for alternative in alternatives(&kernel.elf) {
-        by_replacement.entry(alternative.replacement).or_default().push(alternative);
-    }
+    let originals = Originals::of(alternatives(&kernel.elf));
     let mut copies = Vec::new();
     for (record, site) in (0..).zip(sites) {
-        let place = kernel.elf.place_at(site.site.address);
-        let alternatives = place.and_then(|place| by_replacement.get(&place)).map(Vec::as_slice).unwrap_or_default();
-        let whole = |alternative: &&Alternative| {
-            site.site.slot == MINIMUM_SLOT && alternative.replacement_length == MINIMUM_SLOT
+        let Some(place) = kernel.elf.place_at(site.site.address) else { continue };
+        let alternatives = originals.replaced_by(place).unwrap_or_default();
+        let is_whole = |alternative: &Alternative| {
+            [site.site.slot, alternative.replacement_length] == [MINIMUM_SLOT; 2] && alternative.replacement == place
         };
-        let of = |alternative: &Alternative| Copied { record, address: lasting(kernel, alternative.original) };
-        copies.extend(alternatives.iter().filter(whole).map(of));
+        let whole =
+            |alternative: &Alternative| Copied { record, address: lasting(kernel, alternative.original), whole: 1 };
+        if let [alternative] = alternatives[..]
+            && !is_whole(&alternative)
+        {
+            let Alternative { original, replacement, .. } = alternative;
+            let original = Place { offset: original.offset + (place.offset - replacement.offset), ..original };
+            copies.push(Copied { record, address: kernel.elf.address(original), whole: 0 });
+        } else {
+            copies.extend(alternatives.iter().filter(|alternative| is_whole(alternative)).map(whole));
+        }
     }
     copies
 }

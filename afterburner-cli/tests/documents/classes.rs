@@ -10,7 +10,9 @@ use annotate::instructions::{Class, SEQUENCES, TABLE, decode_next};
 use annotate::object::{Elf, Records};
 use annotate::record::{AllegedSite, Flags, Liveness, MINIMUM_SLOT, RawRecord};
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
-use wedge::sites::{Deprivileged, Engine, Form, Hooks, Memory, Mode, Piece, STUB_SIZE, SiteTable, Summary, stays};
+use wedge::sites::{
+    Applied, Deprivileged, Engine, Form, Hooks, Memory, Mode, Piece, STUB_SIZE, SiteTable, Summary, stays,
+};
 
 use crate::root;
 use crate::support::Lab;
@@ -135,7 +137,7 @@ impl Sample {
         let mut slot = self.slot.clone();
         let mut text = Piece { bytes: &mut slot, address: TEXT };
         let table = SiteTable::new(&record, TABLE).expect("a record");
-        let summary = engine.rewrite(&table, |_| None, &mut text).expect("a record that holds");
+        let summary = engine.rewrite(&table, |_| Applied::Somewhere, &mut text).expect("a record that holds");
         let mut decoder = Decoder::with_ip(64, &stubs[0], WEDGE + 0x2000, DecoderOptions::NONE);
         let targets = decoder.iter().map(|instruction| instruction.near_branch_target()).collect();
         (summary, targets)

@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-use wedge::image::Payload;
-use wedge::sites::{Engine, Form, Piece, Refusal, SiteTable, Summary};
+use wedge::image::{Copied, Payload};
+use wedge::sites::{Applied, Engine, Form, Piece, Refusal, SiteTable, Summary};
 
 use super::{say, timestamp};
 
@@ -20,15 +20,17 @@ pub(crate) fn rewrite_sites(
 ) -> Result<Summary, Refusal> {
     let table = SiteTable::new(contents.sites, contents.sites_address.wrapping_add(moved))?;
     let mut copies = contents.copies().peekable();
-    let copy = |number: usize| {
+    let applied = |number: usize| {
         while copies.next_if(|copied| copied.record < number as u64).is_some() {}
-        copies.next_if(|copied| copied.record == number as u64).map(|copied| match copied.address {
-            0 => 0,
-            address => address.wrapping_add(moved),
-        })
+        match copies.next_if(|copied| copied.record == number as u64) {
+            None | Some(Copied { address: 0, whole: 0, .. }) => Applied::Somewhere,
+            Some(Copied { address, whole: 0, .. }) => Applied::Part(address.wrapping_add(moved)),
+            Some(Copied { address: 0, .. }) => Applied::Whole(0),
+            Some(Copied { address, .. }) => Applied::Whole(address.wrapping_add(moved)),
+        }
     };
     let started = timestamp();
-    let summary = engine.rewrite(&table, copy, &mut text)?;
+    let summary = engine.rewrite(&table, applied, &mut text)?;
     report(&summary, timestamp() - started);
     Ok(summary)
 }

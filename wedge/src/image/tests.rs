@@ -12,7 +12,8 @@ use super::*;
 const HEADER_SIZE: usize = size_of::<Header>();
 
 /// The parts of [`payload`], one behind the other.
-const PARTS: &[u8] = b"kernel;the records of two sites;\x01\0\0\0\0\0\0\089abcdef;reloc;initramfs;quiet \xc3\xa9";
+const PARTS: &[u8] =
+    b"kernel;the records of two sites;\x01\0\0\0\0\0\0\089abcdef\x01\0\0\0\0\0\0\0;reloc;initramfs;quiet \xc3\xa9";
 
 fn span(offset: usize, length: u64) -> Span {
     Span { offset: (HEADER_SIZE + offset) as u64, length }
@@ -26,10 +27,10 @@ fn header() -> Header {
         kernel: span(0, 6),
         sites: span(7, 24),
         sites_address: 0xffff_ffff_8160_0000,
-        copies: span(32, 16),
-        relocations: span(49, 5),
-        initramfs: span(55, 9),
-        command_line: span(65, 8),
+        copies: span(32, 24),
+        relocations: span(57, 5),
+        initramfs: span(63, 9),
+        command_line: span(73, 8),
         guest: GuestFacts {
             image: 0xffff_ffff_8000_0000,
             window_entry: 0x182_2fe8,
@@ -61,7 +62,7 @@ fn a_whole_payload_yields_its_parts() {
     assert_eq!(payload.initramfs, b"initramfs");
     assert_eq!(payload.command_line, "quiet \u{e9}");
     assert_eq!(payload.guest, header().guest);
-    let copied = Copied { record: 1, address: u64::from_le_bytes(*b"89abcdef") };
+    let copied = Copied { record: 1, address: u64::from_le_bytes(*b"89abcdef"), whole: 1 };
     assert_eq!(payload.copies().collect::<Vec<_>>(), [copied]);
 }
 
@@ -76,9 +77,9 @@ fn a_part_that_does_not_lie_in_the_payload_is_named() {
         (Header { relocations: Span { offset: u64::MAX, length: 1 }, ..header() }, Damage::Part("relocations")),
         (Header { initramfs: Span { offset: 0, length: u64::MAX }, ..header() }, Damage::Part("initramfs")),
         (Header { command_line: outside(1), ..header() }, Damage::Part("command line")),
-        (Header { command_line: span(65, 7), ..header() }, Damage::CommandLine),
+        (Header { command_line: span(73, 7), ..header() }, Damage::CommandLine),
         (Header { copies: span(32, 15), ..header() }, Damage::CopiesLength(15)),
-        (Header { copies: span(33, 16), ..header() }, copy(0, 0x3800_0000_0000_0000)),
+        (Header { copies: span(33, 24), ..header() }, copy(0, 0x3800_0000_0000_0000)),
         (Header { sites: span(7, 12), ..header() }, Damage::Copy { number: 0, record: 1, records: 1 }),
         (Header { sites: span(7, 0), ..header() }, Damage::Copy { number: 0, record: 1, records: 0 }),
         (Header { magic: *b"Afterburner 0001", ..header() }, Damage::Magic),
@@ -93,7 +94,7 @@ fn a_part_that_does_not_lie_in_the_payload_is_named() {
 fn copies_come_in_the_order_of_the_records() {
     let of = |records: &[u64]| {
         let copies: Vec<_> =
-            records.iter().flat_map(|record| Copied { record: *record, address: 0 }.to_bytes()).collect();
+            records.iter().flat_map(|record| Copied { record: *record, address: 0, whole: 1 }.to_bytes()).collect();
         let spans = Header { sites: span(7, 24), copies: span(PARTS.len(), copies.len() as u64), ..header() };
         let mut bytes = [&spans.to_bytes()[..], PARTS, &copies].concat();
         let length = bytes.len() as u64;

@@ -5,12 +5,13 @@
 //! [`build`](super::build) makes their stubs, [`live`](super::live) switches them while the guest
 //! runs, [`present`](super::present) says where in the guest a stub's instruction belongs.
 
+use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 
 use annotate::instructions::Class;
 
 use super::order::Order;
-use super::policy::{Deprivileged, Mode};
+use super::policy::{Deprivileged, Form, Mode};
 use super::site::Site;
 use super::stub::{Hooks, STUB_SIZE};
 
@@ -51,6 +52,8 @@ pub struct Engine<'a> {
     /// Sites of the kernel, ordered by address; those of modules follow.
     pub(super) kernel: usize,
     pub(super) modules: Order<'a>,
+    /// Among these sites of the kernel are all whose copies are breakpoints.
+    pub(super) copied_traps: Range<usize>,
     /// No number before this one is free.
     pub(super) free_from: usize,
     pub(super) on: bool,
@@ -67,7 +70,17 @@ impl<'a> Engine<'a> {
         let (counters, snapshot) = (&counters[..all], &mut snapshot[..all]);
         let modules = Order::new(&mut order[..all]);
         let memory = Memory { sites, stubs, counters, snapshot, order: &mut [], ..memory };
-        Self { mode, hooks, policy: Deprivileged::default(), memory, kernel: 0, modules, free_from: 0, on: true }
+        Self {
+            mode,
+            hooks,
+            policy: Deprivileged::default(),
+            memory,
+            kernel: 0,
+            modules,
+            copied_traps: 0..0,
+            free_from: 0,
+            on: true,
+        }
     }
 
     /// An engine that has no sites yet, for a guest whose kernel runs without privileges, on this
@@ -114,13 +127,18 @@ impl<'a> Engine<'a> {
         self.sites().find(|(_, site)| returns(site)).map(|(number, _)| number)
     }
 
-    /// The site that starts at an address, and its number.
+    /// The site that starts at an address, or whose breakpoint the kernel has copied there, and its
+    /// number.
     #[must_use]
     pub fn site_at(&self, address: u64) -> Option<(usize, &Site)> {
         let kernel = self.memory.sites.get(..self.kernel)?;
         let index = kernel.partition_point(|site| site.is_some_and(|site| site.address < address));
         let own = kernel.get(index).and_then(Option::as_ref).filter(|site| site.address == address);
-        own.map(|site| (index, site)).or_else(|| self.modules.find(address, self.memory.sites))
+        let own = own.map(|site| (index, site)).or_else(|| self.modules.find(address, self.memory.sites));
+        own.or_else(|| {
+            let sites = self.copied_traps.clone().filter_map(|index| Some((index, self.site(index)?)));
+            sites.filter(|(_, site)| site.form() == Form::Trap).find(|(_, site)| site.copy == address)
+        })
     }
 
     #[cfg(test)]

@@ -16,7 +16,7 @@ use super::bytes::Bytes;
 use super::engine::Engine;
 use super::policy::{Left, Mode};
 use super::site::{Key, Site};
-use super::{GuestText, Reason};
+use super::{Applied, GuestText, Reason};
 
 /// What came of a switch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Engine<'_> {
         }
         let slot = text.slot(site.address, site.slot.into()).ok_or(Reason::OutOfText)?;
         let key = Key::from_site(&site);
-        let taken = self.take(&site, key, Some(0), slot).map_err(Reason::Contradiction)?;
+        let taken = self.take(&site, key, Applied::Never, slot).map_err(Reason::Contradiction)?;
         let (index, _) = match taken {
             Ok(taken) => taken,
             Err(left) => return Ok(Err(left)),

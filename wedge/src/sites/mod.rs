@@ -48,6 +48,31 @@ pub use templates::{Interrupted, Word};
 use annotate::check::Contradiction;
 use annotate::record::AllegedSite;
 
+/// What the kernel does with a site when it applies alternatives (Linux 6.1,
+/// `arch/x86/kernel/alternative.c`, `apply_alternatives`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Nothing: it is in no replacement.
+    Never,
+    /// It may copy the site, which is all of a replacement, to this address; 0 if that is freed
+    /// after boot.
+    Whole(u64),
+    /// It may copy the site, with more of its replacement, to this address.
+    Part(u64),
+    /// It may copy the site somewhere.
+    Somewhere,
+}
+
+impl Applied {
+    /// Where the site may be copied to, 0 if that is nowhere, nowhere that lasts, or not known.
+    fn address(self) -> u64 {
+        match self {
+            Self::Whole(address) | Self::Part(address) => address,
+            Self::Never | Self::Somewhere => 0,
+        }
+    }
+}
+
 /// Text of the guest that can be written to.
 pub trait GuestText {
     /// The `length` bytes at an address, `None` if they are no text.

@@ -4,6 +4,8 @@
 //! what was found out about that one; the others are examined, and the policy of the engine's mode
 //! decides.
 
+use core::ops::Range;
+
 use annotate::check::Contradiction;
 use annotate::record::{AllegedSite, Flags, RECORD_SIZE, RawRecord};
 
@@ -16,15 +18,14 @@ use super::policy::{Case, Form, Left, Mode, Native, Policy as _, Probe, Way, is_
 use super::site::{Key, Kind, Seen, Site};
 use super::stub::INT3;
 use super::summary::Summary;
-use super::{GuestText, Reason, Refusal, SiteTable, templates};
+use super::{Applied, GuestText, Reason, Refusal, SiteTable, templates};
 
 /// The number of a site that is taken, and what is different in the stub of one like it.
 pub(super) type Taken = Result<(usize, Fields), Left>;
 
 impl Engine<'_> {
-    /// Rewrites the sites of the kernel, before it runs. `copy` knows the sites in replacements, by
-    /// the number of the record: where the kernel may copy one to that is all of its replacement (0
-    /// if that place is freed after boot).
+    /// Rewrites the sites of the kernel, before it runs. `applied` knows the sites in replacements,
+    /// by the number of the record.
     ///
     /// # Errors
     ///
@@ -32,13 +33,13 @@ impl Engine<'_> {
     pub fn rewrite(
         &mut self,
         table: &SiteTable<'_>,
-        copy: impl FnMut(usize) -> Option<u64>,
+        applied: impl FnMut(usize) -> Applied,
         text: &mut impl GuestText,
     ) -> Result<Summary, Refusal> {
-        let planned = self.plan(table, copy, text);
+        let planned = self.plan(table, applied, text);
         if planned.is_err() {
             self.memory.sites.iter_mut().for_each(|site| *site = None);
-            self.free_from = 0;
+            (self.free_from, self.copied_traps) = (0, 0..0);
         }
         let mut summary = planned?;
         self.kernel = self.free_from;
@@ -55,7 +56,7 @@ impl Engine<'_> {
     fn plan(
         &mut self,
         table: &SiteTable<'_>,
-        mut copy: impl FnMut(usize) -> Option<u64>,
+        mut applied: impl FnMut(usize) -> Applied,
         text: &mut impl GuestText,
     ) -> Result<Summary, Refusal> {
         let mut summary = Summary::EMPTY;
@@ -69,7 +70,12 @@ impl Engine<'_> {
             }
             let slot = text.slot(address, key.slot().into()).ok_or(refuse(Reason::OutOfText))?;
             free_from = address.wrapping_add(key.slot().into());
-            let copy = if key.flags().contains(Flags::REPLACEMENT) { copy(number) } else { Some(0) };
+            let applied = if key.flags().contains(Flags::REPLACEMENT) { applied(number) } else { Applied::Never };
+            let copy = match applied {
+                Applied::Never => Some(0),
+                Applied::Whole(copy) => Some(copy),
+                Applied::Part(_) | Applied::Somewhere => None,
+            };
             let short = Bytes::read_short(slot);
             let place = Seen::place(key, short);
             let kept = if let (Some(bytes), Some(copy)) = (short, copy)
@@ -77,8 +83,8 @@ impl Engine<'_> {
             {
                 self.keep_like(alike, fields, address, copy)
             } else {
-                let taken = self.examine(record, address, key, copy, slot).map_err(refuse)?;
-                taken.map(|(index, fields)| seen.remember(place, index, fields))
+                let taken = self.examine(record, address, key, applied, slot).map_err(refuse)?;
+                taken.map(|(index, fields)| copy.map_or((), |_| seen.remember(place, index, fields)))
             };
             if let Err(left) = kept {
                 summary.leave(left);
@@ -101,11 +107,11 @@ impl Engine<'_> {
         record: &[u8; RECORD_SIZE],
         address: u64,
         key: Key,
-        copy: Option<u64>,
+        applied: Applied,
         slot: &[u8],
     ) -> Result<Taken, Reason> {
         let site = RawRecord::from_bytes(record).allegation(address).map_err(Reason::Record)?;
-        self.take(&site, key, copy, slot).map_err(Reason::Contradiction)
+        self.take(&site, key, applied, slot).map_err(Reason::Contradiction)
     }
 
     /// Checks a site and takes it, if there is a way.
@@ -113,7 +119,7 @@ impl Engine<'_> {
         &mut self,
         site: &AllegedSite,
         key: Key,
-        copy: Option<u64>,
+        applied: Applied,
         slot: &[u8],
     ) -> Result<Taken, Contradiction> {
         let unpadded = Left::unpadded(site.flags);
@@ -127,7 +133,7 @@ impl Engine<'_> {
         let Shape { second, displacement, filler, .. } = shape;
         let Some(original) = bytes else { return Ok(Err(Left::TooLong)) };
         let AllegedSite { address, class, .. } = *site;
-        let case = Case { site, shape, original, whole: copy.is_some() };
+        let case = Case { site, shape, original, applied };
         let way = match self.mode {
             Mode::Native => Native.way(&case),
             Mode::Identity => Probe { counts: false }.way(&case),
@@ -138,7 +144,7 @@ impl Engine<'_> {
             let (rewritten, body) = (original, 0);
             let kind =
                 Kind { original, rewritten, key, class, second, displacement, form, hook, flags_free, template, body };
-            self.keep(Site { address, copy: copy.unwrap_or(0), kind }, filler)
+            self.keep(Site { address, copy: applied.address(), kind }, filler)
         }))
     }
 
@@ -148,7 +154,13 @@ impl Engine<'_> {
         let mut fields = Fields::default();
         match site.form() {
             Form::Fused => site.kind.rewritten = fuse(&site.in_slot(), filler).ok_or(Left::OutOfReach)?,
-            Form::Trap => site.kind.rewritten = Bytes(INT3.into()).or(SINGLE_NOPS.before(site.slot()).behind(1)),
+            Form::Trap => {
+                site.kind.rewritten = Bytes(INT3.into()).or(SINGLE_NOPS.before(site.slot()).behind(1));
+                if site.copy != 0 {
+                    let Range { start, end } = &mut self.copied_traps;
+                    (*start, *end) = (if *start == *end { index } else { *start }, index + 1);
+                }
+            }
             Form::Inline => {
                 let template = site.kind.template.ok_or(Left::NoStub)?;
                 let inline = templates::inline(template, &site, &self.policy)?;

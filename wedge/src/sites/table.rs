@@ -117,7 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sites::{Engine, Hooks, Memory, Mode, Piece, STUB_SIZE};
+    use crate::sites::{Applied, Engine, Hooks, Memory, Mode, Piece, STUB_SIZE};
 
     const TEXT: u64 = 0xffff_ffff_8100_0000;
     const TABLE: u64 = 0xffff_ffff_8110_0000;
@@ -150,7 +150,7 @@ mod tests {
             order: &mut [0; 4],
         };
         let mut engine = Engine::new(Mode::Native, Hooks::default(), memory);
-        let result = engine.rewrite(&table, |_| None, &mut Piece { bytes: &mut text, address: TEXT });
+        let result = engine.rewrite(&table, |_| Applied::Somewhere, &mut Piece { bytes: &mut text, address: TEXT });
         assert!(result.is_ok() || text == CODE, "written to before all was checked");
         result.map(|_| engine.sites().map(|(_, entry)| entry.address()).collect())
     }

@@ -13,7 +13,8 @@
 //! is in a variable, and jumps. *Head*: that code runs at its physical address, where no branch
 //! reaches a stub, so the slot becomes an INT3, and whoever gets the breakpoint asks
 //! [`Engine::site_at`](crate::sites::Engine::site_at). So does the slot of a single instruction
-//! that could not be padded: POPF and SGDT would not even fault in ring 3. *Copied*: a copy has no
+//! that could not be padded, for POPF and SGDT would not even fault in ring 3, and of one in a
+//! longer replacement: a byte needs no relocation when the kernel copies it. *Copied*: a copy has no
 //! site, so the instruction stays, and is emulated as one that nobody knew of.
 //!
 //! The host may deliver an event at any instruction. [`templates`](crate::sites::templates) says
@@ -22,7 +23,7 @@
 use annotate::instructions::Class;
 use annotate::record::{AllegedSite, Flags, LiveFlags, MINIMUM_SLOT};
 
-use super::{Case, Form, Left, Native, Policy, Way};
+use super::{Applied, Case, Form, Left, Native, Policy, Way};
 use crate::guest::linux::{KERNEL_CS, KERNEL_DS, executed_for};
 use crate::sites::bytes::Bytes;
 
@@ -129,28 +130,28 @@ impl Policy for Deprivileged {
 
 /// How a site is taken that something stands for; `unpadded` if it was not padded.
 fn way(case: &Case<'_>, template: Template, unpadded: Option<Left>) -> Result<Way, Left> {
-    let Case { site, shape, whole, .. } = *case;
+    let Case { site, shape, applied, .. } = *case;
     let flags = site.flags;
     let stack = !flags.contains(Flags::NO_STACK);
     let flags_free =
         !flags.contains(Flags::EXTABLE) && !site.liveness.flags.intersects(LiveFlags::all().difference(LiveFlags::DF));
     let template = if stack { template } else { template.without_stack(flags_free) };
+    // Without a stack nothing may fault; and who gets the breakpoint must know the place.
+    let may_trap = stack && matches!(applied, Applied::Never | Applied::Part(_));
     let taken = |form, template| Ok(Way { form, hook: None, flags_free, template: Some(template) });
     if flags.contains(Flags::COPIED) {
         Err(Left::Copied)
     } else if let Some(left) = unpadded {
         // The text may count its way into the middle of a sequence, unless letters are there.
-        // Without a stack nothing may fault.
         let single = shape.second == 0 || site.class == Class::ForcedEmulation;
-        let whole = single && stack && !flags.contains(Flags::REPLACEMENT);
-        if whole { taken(Form::Trap, template) } else { Err(left) }
+        if single && may_trap { taken(Form::Trap, template) } else { Err(left) }
     } else if flags.contains(Flags::HEAD) {
         taken(Form::Trap, template)
     } else if !flags.contains(Flags::REPLACEMENT) {
         let fits = template.single().is_some_and(|(length, _)| length <= site.slot);
         taken(if fits { Form::Inline } else { Form::Jump }, template)
-    } else if !(whole && site.slot == MINIMUM_SLOT) {
-        Err(Left::LongReplacement)
+    } else if !(matches!(applied, Applied::Whole(_)) && site.slot == MINIMUM_SLOT) {
+        if may_trap { taken(Form::Trap, template) } else { Err(Left::LongReplacement) }
     } else if !stack {
         Err(Left::ReplacementUsesStack)
     } else if shape.stack || shape.second != 0 {

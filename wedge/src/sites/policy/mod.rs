@@ -18,6 +18,7 @@ use core::fmt;
 use annotate::instructions::Class;
 use annotate::record::{AllegedSite, Flags, LiveFlags, MINIMUM_SLOT};
 
+use super::Applied;
 use super::bytes::Bytes;
 use super::encoding::{Operand, Shape};
 
@@ -134,8 +135,8 @@ pub enum Left {
     Data,
     /// The kernel copies the text, and the branch in the copy would miss.
     Copied,
-    /// Part of a longer replacement, of which the kernel relocates nothing, and whose copy nobody
-    /// looks for.
+    /// Part of a longer replacement, of which the kernel relocates nothing. An INT3 needs that its
+    /// only copy is known.
     LongReplacement,
     /// In a replacement, where only a call is relocated; a call would move the stack under it, or
     /// has none.
@@ -249,8 +250,8 @@ pub(super) struct Case<'a> {
     pub(super) shape: Shape,
     /// The bytes of its slot.
     pub(super) original: Bytes,
-    /// Whether it is all of a replacement.
-    pub(super) whole: bool,
+    /// What the kernel does with it when it applies alternatives.
+    pub(super) applied: Applied,
 }
 
 /// How a site is taken.
@@ -267,11 +268,11 @@ pub(super) struct Way {
 impl Case<'_> {
     /// What is left where the guest has its privileges, whatever else is done with the sites.
     fn check(&self) -> Result<(), Left> {
-        let Self { site, shape, whole, .. } = *self;
+        let Self { site, shape, applied, .. } = *self;
         if site.class == Class::ForcedEmulation {
             return Err(Left::ForcedEmulation);
         }
-        let fits = whole && site.slot == MINIMUM_SLOT && shape.second == 0;
+        let fits = matches!(applied, Applied::Whole(_)) && site.slot == MINIMUM_SLOT && shape.second == 0;
         if site.flags.contains(Flags::REPLACEMENT) && !fits { Err(Left::LongReplacement) } else { Ok(()) }
     }
 

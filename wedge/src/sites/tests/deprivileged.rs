@@ -1,6 +1,7 @@
 //! What deprivileged mode makes of each class of site.
 
 use std::slice;
+use std::vec;
 
 use proptest::prelude::*;
 
@@ -221,7 +222,7 @@ fn a_replacement_is_called_if_there_is_a_stack() {
         (&[0x9c, 0x58], Flags::NO_STACK, Err(Left::ReplacementUsesStack)),
     ] {
         let planned = Planned { slot: 5, ..Planned::new(bytes, flags | Flags::REPLACEMENT, all) };
-        let kernel = Kernel::with_copies(Mode::Deprivileged, &[planned], 0, |_| Some(0));
+        let kernel = Kernel::with_copies(Mode::Deprivileged, &[planned], 0, |_| Applied::Whole(0));
         let Some((index, entry)) = kernel.entry(0) else {
             assert_eq!(Err(kernel.summary.left().next().unwrap().0), expected.map(|_| ()));
             continue;
@@ -236,8 +237,63 @@ fn a_replacement_is_called_if_there_is_a_stack() {
     }
     // Where it stays it is fused, as in native mode.
     let stac = Planned::new(&[0x0f, 0x01, 0xcb], Flags::REPLACEMENT, all);
-    let kernel = Kernel::with_copies(Mode::Deprivileged, &[stac], 0, |_| Some(0));
+    let kernel = Kernel::with_copies(Mode::Deprivileged, &[stac], 0, |_| Applied::Whole(0));
     assert_eq!(kernel.entry(0).unwrap().1.form(), Form::Fused);
+}
+
+/// A byte moves with the text that the kernel copies, and is told by the place of the copy.
+#[test]
+fn part_of_a_replacement_becomes_a_breakpoint_where_its_copy_is_known() {
+    let copies = TEXT + 0x1000;
+    let plan = |bytes: &[u8]| Planned::new(bytes, Flags::REPLACEMENT, LiveFlags::all());
+    let unpadded = Planned { slot: 1, flags: Flags::REPLACEMENT | Flags::SHADOW, ..plan(&[0xfb]) };
+    // `pushf; pop %rax` before CLAC, `mov %rax, %cr3`, STI before its shadow; what stays, stays.
+    let sites = [plan(&[0x9c, 0x58]), plan(&[0x0f, 0x01, 0xca]), plan(&[0x0f, 0x22, 0xd8]), unpadded];
+    let applied = |number: usize| Applied::Part(copies + 16 * number as u64);
+    let kernel = Kernel::with_copies(Mode::Deprivileged, &sites, 0, applied);
+    for (number, bytes) in [(0, &[0x9c, 0x58][..]), (2, &[0x0f, 0x22, 0xd8]), (3, &[0xfb])] {
+        let (index, site) = kernel.engine.site_at(copies + 16 * number as u64).expect("a site by its copy");
+        assert_eq!((site.address(), site.form()), (kernel.sites[number].address, Form::Trap));
+        assert_eq!((Some(index), &*site.original()), (kernel.entry(number).map(|(index, _)| index), bytes));
+        let nops = vec!["nop"; usize::from(site.slot()) - 1];
+        assert_eq!(encodings::objdump(kernel.slot(number)), [&["int3"], &nops[..]].concat());
+    }
+    assert_eq!(kernel.slot(1), kernel.original_slot(1));
+    for address in [copies + 16, copies + 1, copies + 64, 0] {
+        assert!(kernel.engine.site_at(address).is_none(), "{address:#x}");
+    }
+    assert!(kernel.summary.lost().is_none());
+    // Nobody would know the breakpoint by its place, or nothing may fault.
+    for (flags, applied) in [(Flags::empty(), Applied::Somewhere), (Flags::NO_STACK, Applied::Part(copies))] {
+        let site = Planned { flags: Flags::REPLACEMENT | flags, ..plan(&[0x9c, 0x58]) };
+        let kernel = Kernel::with_copies(Mode::Deprivileged, &[site], 0, |_| applied);
+        let lost = kernel.summary.lost().expect("a lost site");
+        assert_eq!((lost.class, lost.reason), (Class::PushfPop, Left::LongReplacement));
+    }
+    // Where the guest has its privileges, nothing is gained.
+    for mode in Mode::ALL {
+        let kernel = Kernel::with_copies(mode, &sites, 0, applied);
+        assert_eq!((kernel.text, kernel.summary.rewritten()), (kernel.original, 0), "{mode}");
+    }
+}
+
+/// What was found out about a part is not taken for a whole, nor the other way round.
+#[test]
+fn sites_that_are_alike_in_replacements_that_are_not() {
+    let site = Planned { slot: 5, ..Planned::new(&[0xfa], Flags::REPLACEMENT, LiveFlags::all()) };
+    let (part, whole, unknown) = (Applied::Part(TEXT + 0x1000), Applied::Whole(TEXT + 0x2000), Applied::Somewhere);
+    for kinds in [[part, whole, unknown, part, whole], [whole, part, whole, unknown, part]] {
+        let planned = vec![site.clone(); kinds.len()];
+        let kernel = Kernel::with_copies(Mode::Deprivileged, &planned, 0, |number| kinds[number]);
+        for (number, kind) in kinds.into_iter().enumerate() {
+            let form = match kind {
+                Applied::Part(_) => Some(Form::Trap),
+                Applied::Whole(_) => Some(Form::Call),
+                Applied::Somewhere | Applied::Never => None,
+            };
+            assert_eq!(kernel.entry(number).map(|(_, site)| site.form()), form, "{kind:?}");
+        }
+    }
 }
 
 #[test]
@@ -257,7 +313,7 @@ fn sites_that_would_be_lost_without_a_word_are_told_of() {
         (plan(&[0x9c], Flags::COPIED), None),
         (plan(&[0xfb], Flags::empty()), None),
     ] {
-        let kernel = Kernel::with_copies(Mode::Deprivileged, &[planned.clone(), planned], 0, |_| Some(0));
+        let kernel = Kernel::with_copies(Mode::Deprivileged, &[planned.clone(), planned], 0, |_| Applied::Whole(0));
         let found = kernel.summary.lost();
         assert_eq!(found.map(|lost| (lost.class, lost.reason)), lost);
         assert!(found.is_none_or(|found| (found.count, found.address) == (2, kernel.sites[0].address)));

@@ -217,7 +217,7 @@ pub(super) struct Kernel {
 
 impl Kernel {
     pub(super) fn new(mode: Mode, planned: &[Planned]) -> Self {
-        Self::with_copies(mode, planned, 0, |_| None)
+        Self::with_copies(mode, planned, 0, |_| Applied::Somewhere)
     }
 
     /// A kernel with some free bytes behind the text, for copies.
@@ -225,7 +225,7 @@ impl Kernel {
         mode: Mode,
         planned: &[Planned],
         free: usize,
-        copy: impl FnMut(usize) -> Option<u64>,
+        applied: impl FnMut(usize) -> Applied,
     ) -> Self {
         let (mut text, mut sites) = (Vec::new(), Vec::new());
         for site in planned {
@@ -238,7 +238,7 @@ impl Kernel {
         let mut engine = engine(mode, planned.len() + 8);
         let table = table(&sites);
         let table = SiteTable::new(&table, TEXT).unwrap();
-        let summary = engine.rewrite(&table, copy, &mut Piece { bytes: &mut text, address: TEXT }).unwrap();
+        let summary = engine.rewrite(&table, applied, &mut Piece { bytes: &mut text, address: TEXT }).unwrap();
         Self { engine, text, original, sites, summary }
     }
 
@@ -315,7 +315,7 @@ fn a_table_with_one_wrong_record_changes_nothing() {
         let table = table(&[cli.at(TEXT), wrong]);
         let mut engine = engine(Mode::Identity, 8);
         let mut piece = Piece { bytes: &mut text, address: TEXT };
-        let refused = engine.rewrite(&SiteTable::new(&table, TEXT).unwrap(), |_| None, &mut piece);
+        let refused = engine.rewrite(&SiteTable::new(&table, TEXT).unwrap(), |_| Applied::Somewhere, &mut piece);
         assert!(matches!(refused, Err(Refusal::Record { number: 1, .. })), "{refused:?}");
         assert_eq!(engine.sites().count(), 0);
         assert_eq!(text, before);

@@ -15,7 +15,7 @@ fn unlike(planned: &Planned) -> Planned {
 
 /// The second of two sites: what its slot and stub are, and where the original is in the stub.
 fn second(mode: Mode, first: &Planned, second: &Planned) -> Option<(Vec<u8>, [u8; STUB_SIZE], u8)> {
-    let kernel = Kernel::with_copies(mode, &[first.clone(), second.clone()], 0, |_| Some(0));
+    let kernel = Kernel::with_copies(mode, &[first.clone(), second.clone()], 0, |_| Applied::Whole(0));
     let (index, entry) = kernel.entry(1)?;
     assert_eq!(index, 1, "the first site is left");
     Some((kernel.slot(1).to_vec(), *kernel.engine.stub(index), entry.kind.body))
@@ -66,7 +66,7 @@ fn one_that_is_out_of_reach_takes_no_entry() {
     let mut engine = Engine::new(Mode::Native, hooks, memory);
     let table = table(&sites);
     let mut piece = Piece { bytes: &mut text, address: TEXT };
-    let summary = engine.rewrite(&SiteTable::new(&table, TEXT).unwrap(), |_| None, &mut piece).unwrap();
+    let summary = engine.rewrite(&SiteTable::new(&table, TEXT).unwrap(), |_| Applied::Somewhere, &mut piece).unwrap();
     assert_eq!(summary.left().collect::<Vec<_>>(), [(Left::OutOfReach, 2)]);
     let taken: Vec<_> = engine.sites().map(|(index, entry)| (index, entry.address())).collect();
     assert_eq!(taken, [(0, TEXT), (1, TEXT + 3 * DISTANCE)]);

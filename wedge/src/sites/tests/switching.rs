@@ -104,7 +104,7 @@ fn the_copy_of_a_replacement_is_switched_with_it() {
         let stac = Planned::new(&[0x0f, 0x01, 0xcb], Flags::REPLACEMENT, LiveFlags::all());
         let cli = Planned::new(&[0xfa], Flags::empty(), LiveFlags::all());
         let copy = TEXT + 14;
-        let mut kernel = Kernel::with_copies(mode, &[stac.clone(), cli], 16, |_| Some(copy));
+        let mut kernel = Kernel::with_copies(mode, &[stac.clone(), cli], 16, |_| Applied::Whole(copy));
         let form = if mode == Mode::Native { Form::Fused } else { Form::Call };
         assert_eq!(kernel.entry(0).unwrap().1.form(), form);
         apply_alternative(&mut kernel, 0, copy);
@@ -135,7 +135,7 @@ fn the_copy_of_a_replacement_is_switched_with_it() {
 #[test]
 fn a_replacement_that_was_not_applied_is_none_of_ours() {
     let clac = Planned::new(&[0x0f, 0x01, 0xca], Flags::REPLACEMENT, LiveFlags::all());
-    let mut kernel = Kernel::with_copies(Mode::Identity, &[clac], 16, |_| Some(TEXT + 8));
+    let mut kernel = Kernel::with_copies(Mode::Identity, &[clac], 16, |_| Applied::Whole(TEXT + 8));
     kernel.text[8..13].copy_from_slice(&[0x0f, 0x1f, 0x44, 0x00, 0x00]);
     let before = kernel.text.clone();
     assert_eq!((kernel.revert(), kernel.apply()), (Outcome::default(), Outcome::default()));

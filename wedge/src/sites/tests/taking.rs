@@ -198,7 +198,7 @@ fn a_site_that_cannot_be_taken_is_left_for_a_reason() {
         assert_eq!(kernel.summary.left().collect::<Vec<_>>(), [(reason, 1)], "{reason}");
         assert_eq!((kernel.summary.rewritten(), &kernel.text), (0, &kernel.original));
     }
-    let whole = |_| Some(0);
+    let whole = |_| Applied::Whole(0);
     for (bytes, flags) in [(&[0x0f, 0x22, 0xe4][..], none), (&[0x0f, 0x01, 0xca], Flags::NO_STACK), (&[0x9c], none)] {
         let planned = Planned::new(bytes, flags | Flags::REPLACEMENT, all);
         let kernel = Kernel::with_copies(Identity, &[planned], 0, whole);
@@ -215,7 +215,8 @@ fn sites_without_a_stub_are_left() {
     let mut text = kernel.original.clone();
     let table = table(&kernel.sites);
     let table = SiteTable::new(&table, TEXT).unwrap();
-    let summary = engine.rewrite(&table, |_| None, &mut Piece { bytes: &mut text, address: TEXT }).unwrap();
+    let summary =
+        engine.rewrite(&table, |_| Applied::Somewhere, &mut Piece { bytes: &mut text, address: TEXT }).unwrap();
     assert_eq!((summary.rewritten(), summary.left().next()), (12, Some((Left::NoStub, 8))));
     assert!(text.ends_with(&kernel.original[12 * 8..]));
 }
