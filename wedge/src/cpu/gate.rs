@@ -3,8 +3,8 @@
 
 use super::memory::{self, SYSTEM};
 use super::{Exception, Host, VirtualCpu};
-use crate::x86::segment::Selector;
 use crate::x86::segment::system::{INTERRUPT_GATE, TRAP_GATE};
+use crate::x86::segment::{Descriptor, Selector};
 use crate::x86::vector;
 
 /// An interrupt or trap gate that was found to be one.
@@ -42,7 +42,7 @@ impl VirtualCpu {
             offset: (bits & 0xffff) as u64 | (bits >> 32 & 0xffff_ffff_ffff_0000) as u64,
             selector: Selector((bits >> 16) as u16),
             stack: (bits >> 32 & 7) as u8,
-            dpl: (bits >> 45 & 3) as u8,
+            dpl: Descriptor(bits as u64).dpl(),
             is_interrupt: kind == INTERRUPT_GATE,
         };
         if (kind != INTERRUPT_GATE && kind != TRAP_GATE) || software.is_some_and(|cpl| cpl > gate.dpl) {

@@ -38,13 +38,13 @@ use core::ops::Range;
 
 use super::linux::BEHIND_MODULES;
 use crate::image::LOAD_ADDRESS;
-use crate::x86::paging::index;
+use crate::x86::paging::{index, shift};
 
 /// Bytes of the window.
 pub const WINDOW_LENGTH: u64 = 16 << 20;
 
 /// How many addresses a slot of the top-level page table covers: 512 GB.
-const SLOT: u64 = 1 << 39;
+const SLOT: u64 = 1 << shift(4);
 
 /// A part of the address space: slots of the top-level page table that follow each other, in one
 /// half.

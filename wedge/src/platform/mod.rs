@@ -26,6 +26,8 @@ mod time;
 mod uart;
 pub mod virtio;
 
+pub use time::SECOND;
+
 use cmos::{Cmos, Moment};
 use interrupts::Interrupts;
 use pci::Configuration;

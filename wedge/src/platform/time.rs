@@ -1,7 +1,7 @@
 //! Nanoseconds and the ticks of a crystal, without a rounding error that grows.
 
 /// Nanoseconds in a second.
-pub(super) const SECOND: u64 = 1_000_000_000;
+pub const SECOND: u64 = 1_000_000_000;
 
 /// Ticks per second.
 #[derive(Clone, Copy, Debug)]

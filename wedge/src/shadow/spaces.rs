@@ -23,7 +23,7 @@ use super::tables::{MIXED, NONE};
 use super::{Mode, OutOfTables, Shadow};
 use crate::x86::control::cr3::PCID;
 use crate::x86::paging::entry::ADDRESS;
-use crate::x86::paging::index;
+use crate::x86::paging::{index, shift};
 
 /// How many spaces are kept.
 pub(super) const SPACES: usize = 16;
@@ -88,10 +88,11 @@ impl Shadow<'_> {
 
     /// Makes the tables that every kernel root must have for what the host keeps in them.
     pub(super) fn reach_reserved(&mut self, host: &mut impl Host) -> Result<(), OutOfTables> {
+        const SLOT: u64 = 1 << shift(4);
         for range in self.reserved {
             for end in [range.start, range.end.wrapping_sub(1)] {
-                let slot = end & (!0 << 39);
-                let whole = range.start <= slot && range.end.wrapping_sub(1) >= slot | ((1 << 39) - 1);
+                let slot = end & !(SLOT - 1);
+                let whole = range.start <= slot && range.end.wrapping_sub(1) >= slot | (SLOT - 1);
                 if !whole && self.is_kernel(slot) {
                     self.reach_l3(slot, host)?;
                 }

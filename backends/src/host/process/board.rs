@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use linux_raw_sys::general as raw;
 use wedge::cpu::Size;
-use wedge::platform::{Board as PlatformBoard, Platform};
+use wedge::platform::{Board as PlatformBoard, Platform, SECOND};
 use wedge::vm::{Board as VmBoard, End, Host as _};
 
 use super::affinity::Affinity;
@@ -50,7 +50,7 @@ impl PlatformBoard for Board {
     }
 
     fn wall_clock(&mut self) -> u64 {
-        clock(raw::CLOCK_REALTIME) / 1_000_000_000
+        clock(raw::CLOCK_REALTIME) / SECOND
     }
 
     fn console_write(&mut self, bytes: &[u8]) {

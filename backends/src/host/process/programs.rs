@@ -38,6 +38,7 @@ use linux_raw_sys::errno::{EINTR, ENOENT};
 use linux_raw_sys::general as raw;
 use linux_raw_sys::prctl::PR_SET_PDEATHSIG;
 use wedge::cpu::Context;
+use wedge::platform::SECOND;
 
 use super::affinity::Affinity;
 use super::cpu::CPU;
@@ -525,8 +526,6 @@ impl Programs {
         }
     }
 }
-
-const SECOND: u64 = 1_000_000_000;
 
 /// As long as a program may take to come to the handler of a signal, by the clock of its process.
 const PATIENCE: u64 = SECOND / 50;

@@ -13,6 +13,7 @@ use linux_raw_sys::general as raw;
 use linux_raw_sys::ioctl::{TCGETS, TCSETS, TIOCOUTQ};
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_SET_MODE_FILTER, sock_filter, sock_fprog};
+use wedge::platform::SECOND;
 
 /// Why Linux refuses something (`errno(3)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,7 +248,6 @@ pub(super) fn wait_for(files: &mut [raw::pollfd], nanoseconds: Option<u64>) -> A
 
 /// A time of so many nanoseconds.
 pub(super) fn timespec(nanoseconds: u64) -> raw::__kernel_timespec {
-    const SECOND: u64 = 1_000_000_000;
     let [seconds, rest] = [nanoseconds / SECOND, nanoseconds % SECOND].map(u64::cast_signed);
     raw::__kernel_timespec { tv_sec: seconds, tv_nsec: rest }
 }
@@ -257,7 +257,7 @@ pub(super) fn clock(number: u32) -> u64 {
     let mut time = timespec(0);
     // SAFETY: it writes to `time`.
     let _ = unsafe { call(raw::__NR_clock_gettime, [number.into(), (&raw mut time).addr() as u64, 0, 0, 0, 0]) };
-    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+    time.tv_sec.cast_unsigned() * SECOND + time.tv_nsec.cast_unsigned()
 }
 
 /// Ends the process (`exit_group(2)`).

@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering;
 
 use wedge::cpu::Size;
 use wedge::platform::virtio::NoDevice;
-use wedge::platform::{Board as PlatformBoard, Platform};
+use wedge::platform::{Board as PlatformBoard, Platform, SECOND};
 use wedge::vm::Board as VmBoard;
 use x86_64::instructions::port::Port;
 
@@ -169,7 +169,7 @@ impl PlatformBoard for Board {
             let nanoseconds = info.wall_clock_nanoseconds.load(Ordering::Relaxed);
             if version & 1 == 0 && version == info.wall_clock_version.load(Ordering::Acquire) {
                 let start = u64::from(high) << 32 | u64::from(low);
-                return start + (u64::from(nanoseconds) + self.now()) / 1_000_000_000;
+                return start + (u64::from(nanoseconds) + self.now()) / SECOND;
             }
         }
     }

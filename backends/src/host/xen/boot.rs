@@ -45,7 +45,7 @@ use crate::runtime::{PAGE, entropy, own_length, parameters, say, window};
 
 /// Addresses that the guest cannot have: Xen's and the linear mapping's, and the GB that ends with
 /// the window.
-static RESERVED: Exclusive<[Range<u64>; 2]> = Exclusive::new([0xffff_8000_0000_0000..0xffff_8880_0000_0000, 0..0]);
+static RESERVED: Exclusive<[Range<u64>; 2]> = Exclusive::new([MACHINE_TO_PHYSICAL..0xffff_8880_0000_0000, 0..0]);
 
 static MEMORY: Exclusive<Memory> = Exclusive::new(Memory::empty());
 /// A stack for the time until the guest has its own.

@@ -21,6 +21,7 @@ use wedge::cpu::{Context, ControlRegister, CpuidResult, DescriptorTable, Excepti
 use wedge::guest::linux::TLS_ENTRIES;
 use wedge::vm;
 use wedge::x86::msr;
+use wedge::x86::segment::Descriptor;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
@@ -216,7 +217,7 @@ impl vm::Processor<Tables> for Processor {
     }
 
     fn load_segment(&mut self, segment: Segment, selector: u16, descriptor: Option<u64>, space: &mut Space) {
-        let level_3 = descriptor.is_some_and(|descriptor| descriptor >> 45 & 3 == 3);
+        let level_3 = descriptor.is_some_and(|descriptor| Descriptor(descriptor).dpl() == 3);
         // What only the kernel may load is not in the real tables: its real register is null.
         let selector = if level_3 { selector } else { 0 };
         if let (true, Some(descriptor)) = (level_3, descriptor) {
