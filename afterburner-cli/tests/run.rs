@@ -191,6 +191,7 @@ fn what_cannot_run_is_refused() {
         (&["vmlinux", "--mode", "native"], "--mode is for the wedge, and on --host none there is none"),
         (&["image", "--host", "none", "--mode", "native"], "--mode is for the wedge"),
         (&["image", "--net", "user"], "--net is for --host process; QEMU has `--qemu-opts"),
+        (&["image", "--share", "."], "--share is for --host process; QEMU has `--qemu-opts"),
         (&["image", "--disk", "disk"], "--disk is for --host process; QEMU has `--qemu-opts"),
         (&["vmlinux", "--disk", "disk"], "--disk is for --host process"),
         (&["damaged", "--host", "none"], "damaged: the payload is damaged: its checksum is"),

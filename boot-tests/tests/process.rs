@@ -196,6 +196,11 @@ impl Guests {
     }
 
     fn start_with(image: &Path, initramfs: &Path, options: &[&str]) -> Result<Self> {
+        Self::start_saying(image, initramfs, options, "forks: begins")
+    }
+
+    /// Starts one, and waits until it says something.
+    fn start_saying(image: &Path, initramfs: &Path, options: &[&str], first: &str) -> Result<Self> {
         let log = tempfile::NamedTempFile::new()?;
         let mut command = Command::new(image);
         command.args(options).args(["--memory", "128", "--initrd"]).arg(initramfs).args([
@@ -206,7 +211,7 @@ impl Guests {
         let output: File = log.reopen()?;
         let process = command.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output).spawn()?;
         let guests = Self { process, log };
-        guests.wait_for("forks: begins", 1)?;
+        guests.wait_for(first, 1)?;
         Ok(guests)
     }
 
@@ -404,6 +409,105 @@ fn what_is_no_disk_is_refused() -> Result<()> {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let file = path(name.split(',').next().unwrap_or(name));
         ensure!(said.contains(&format!("--disk {}: {reason}", file.display())), "{name}: {said}");
+        ensure!(output.status.code() == Some(1) && !said.contains("Linux version"), "{name}: {:?}", output.status);
+    }
+    Ok(())
+}
+
+/// What the guest does in a directory is what the host finds there, and nothing outside.
+#[test]
+fn directories_are_shared() -> Result<()> {
+    const BIG: u32 = 20_000_003;
+    let kernel = Variant::LOW.build()?;
+    let directory = tempfile::tempdir()?;
+    let path = |name: &str| directory.path().join(name);
+    fs::create_dir_all(path("share/thousand"))?;
+    fs::create_dir(path("still"))?;
+    fs::create_dir(path("outside"))?;
+    let big: Vec<u8> = (0..BIG).map(|number| number.wrapping_mul(0x9e37_79b9).to_be_bytes()[0]).collect();
+    for (name, contents) in [
+        ("share/greeting", &b"from the host\n"[..]),
+        ("share/big", &big),
+        ("share/closed", b"?"),
+        ("still/file", b"still\n"),
+        ("outside/secret", b"the host's\n"),
+    ] {
+        fs::write(path(name), contents)?;
+    }
+    let sum = Command::new("sha256sum").stdin(File::open(path("share/big"))?).output()?;
+    fs::write(path("share/sum"), sum.stdout)?;
+    fs::set_permissions(path("share/closed"), fs::Permissions::from_mode(0o0))?;
+    for number in 0..1000 {
+        fs::write(path(&format!("share/thousand/entry-{number:0width$}", width = number % 200 + 1)), "line\n")?;
+    }
+    std::os::unix::fs::symlink("/host-only", path("share/outside"))?;
+    let before = fs::read_dir(path("outside"))?.count();
+
+    let initramfs = Guest::script("share", Vec::new()).initramfs()?;
+    let machine = Host::Process.machine(&kernel, initramfs.path())?;
+    // Without the rights of root to files, if it is root who tests.
+    let image = machine.kernel.clone().context("an image")?;
+    let without = path("without");
+    let text = "[ \"$(id -u)\" != 0 ] || without='setpriv --bounding-set=-chown,-dac_override,-dac_read_search,-mknod'";
+    write_script(&without, &format!("{text}\nexec $without {} \"$@\"", image.display()))?;
+    let still = format!("{},ro", path("still").display());
+    let options = vec!["--share".into(), path("share").into(), "--share".into(), still.into()];
+    let machine = Machine { kernel: Some(without), options, timeout: Duration::from_secs(600), ..machine };
+    machine.boot("process-share", &Expectations::read("share")?)?;
+
+    ensure!(fs::read(path("share/copy"))? == big, "the host has not what the guest has copied");
+    for cache in ["none", "mmap", "loose"] {
+        let answer = fs::read_to_string(path(&format!("share/answer-{cache}")))?;
+        ensure!(answer == format!("by way of {cache}\nand more\n"), "{answer}");
+    }
+    ensure!(fs::read_dir(path("share/made"))?.count() == 888, "the host finds other entries");
+    ensure!(fs::metadata(path("share/to/file"))?.len() == 100_000, "the file is not as long as it was made");
+    ensure!(fs::metadata(path("share/to/file"))?.permissions().mode() & 0o7777 == 0o640, "other permissions");
+    ensure!(fs::read_link(path("share/to/root"))? == Path::new("/"), "another link");
+    ensure!(fs::read_dir(path("outside"))?.count() == before, "something outside has changed");
+    ensure!(fs::read_dir(path("still"))?.count() == 1 && fs::read(path("still/file"))? == b"still\n", "it has changed");
+    Ok(())
+}
+
+#[test]
+fn a_guest_outlives_whoever_serves_its_directories() -> Result<()> {
+    let image = boot_tests::host::image(&Variant::LOW.build()?)?;
+    let directory = tempfile::tempdir()?;
+    fs::write(directory.path().join("file"), "still there\n")?;
+    let initramfs = Guest::script("share-ended", Vec::new()).initramfs()?;
+    let share = directory.path().to_string_lossy().into_owned();
+    let guests = Guests::start_saying(&image, initramfs.path(), &["--share", &share], "share: still there")?;
+    // It is the one with the directory open.
+    let has_it_open = |process: &String| {
+        let files = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|file| file == directory.path())
+    };
+    let servers: Vec<_> = guests.stubs()?.into_iter().filter(has_it_open).collect();
+    ensure!(servers.len() == 1, "{servers:?} serve the directory");
+    // It does not end by what ends the guest.
+    for signal in ["TERM", "INT", "KILL"] {
+        kill(signal, &servers)?;
+    }
+    let (status, said) = guests.end()?;
+    ensure!(status == Some(0) && said.contains("share: I/O errors"), "{status:?}\n{said}");
+    Ok(())
+}
+
+#[test]
+fn what_is_no_directory_is_refused() -> Result<()> {
+    let image = boot_tests::host::image(&Variant::LOW.build()?)?;
+    let directory = tempfile::tempdir()?;
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("file"), "")?;
+    for (name, reason) in [
+        ("missing", "cannot be opened, error 2 (no such file or directory)"),
+        ("missing,ro", "cannot be opened, error 2 (no such file or directory)"),
+        ("file", "is no directory"),
+    ] {
+        let output = Command::new(&image).arg("--share").arg(path(name)).stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let shown = path(name.split(',').next().unwrap_or(name));
+        ensure!(said.contains(&format!("--share {}: {reason}", shown.display())), "{name}: {said}");
         ensure!(output.status.code() == Some(1) && !said.contains("Linux version"), "{name}: {:?}", output.status);
     }
     Ok(())

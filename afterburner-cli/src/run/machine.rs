@@ -51,6 +51,8 @@ pub(crate) struct Machine {
     pub(crate) disks: Vec<OsString>,
     /// The network of a process, likewise.
     pub(crate) network: Option<String>,
+    /// Directories of a process, likewise.
+    pub(crate) shares: Vec<OsString>,
     /// Whether somebody can type.
     pub(crate) terminal: bool,
     /// The user's own options of QEMU.
@@ -80,6 +82,9 @@ impl Machine {
             }
             if let Some(network) = &self.network {
                 arguments.add(["--net", network]);
+            }
+            for share in &self.shares {
+                arguments.add([OsStr::new("--share"), share]);
             }
             arguments.add([&self.append]);
             return arguments.0;
@@ -169,8 +174,9 @@ mod tests {
 
     fn machine(boot: Boot) -> Machine {
         let (cpu, append) = ("qemu64".to_owned(), "console=ttyS0".to_owned());
-        let (disks, network, options) = (Vec::new(), None, Vec::new());
-        Machine { boot, memory: 256, cpus: 1, cpu, append, initrd: None, disks, network, terminal: false, options }
+        let (disks, network, shares, options) = (Vec::new(), None, Vec::new(), Vec::new());
+        let (memory, cpus, initrd, terminal) = (256, 1, None, false);
+        Machine { boot, memory, cpus, cpu, append, initrd, disks, network, shares, terminal, options }
     }
 
     fn line(machine: &Machine) -> String {
@@ -206,9 +212,10 @@ mod tests {
         machine.initrd = Some("/a,b".into());
         machine.disks = vec!["disk".into(), "c,ro".into()];
         machine.network = Some("user".to_owned());
+        machine.shares = vec!["dir,ro".into()];
         assert_eq!(
             line(&machine),
-            "./image --memory 256 --initrd '/a,b' --disk disk --disk 'c,ro' --net user 'console=ttyS0'\n"
+            "./image --memory 256 --initrd '/a,b' --disk disk --disk 'c,ro' --net user --share 'dir,ro' 'console=ttyS0'\n"
         );
     }
 

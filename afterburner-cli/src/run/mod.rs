@@ -100,6 +100,11 @@ pub(crate) struct MachineArguments {
     /// A network for --host process: `user` is that of this user's programs, by the program `passt`
     #[arg(long, value_name = "user")]
     net: Option<String>,
+    /// A directory for --host process, which the guest mounts as `share0`, the next as `share1`, by
+    /// `mount -t 9p -o trans=virtio,version=9p2000.L share0 /mnt`; with `,ro` behind its name
+    /// nothing in it can be changed; may be given several times
+    #[arg(long, value_name = "DIR[,ro]")]
+    share: Vec<OsString>,
     /// Options of QEMU, quoted as for a shell; may be given several times
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     qemu_opts: Vec<String>,

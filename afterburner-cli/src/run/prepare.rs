@@ -66,6 +66,7 @@ impl Job<'_> {
             initrd: self.initrd(payload.map_or(&[], |payload| payload.initramfs), files)?,
             disks: arguments.disk.clone(),
             network: arguments.net.clone(),
+            shares: arguments.share.clone(),
             terminal: self.terminal,
             options: options(&arguments.qemu_opts)?,
         })
@@ -99,6 +100,10 @@ impl Job<'_> {
         ensure!(
             host == Host::Process || self.machine.net.is_none(),
             "--net is for --host process; QEMU has `--qemu-opts '-nic user,model=virtio-net-pci'`"
+        );
+        ensure!(
+            host == Host::Process || self.machine.share.is_empty(),
+            "--share is for --host process; QEMU has `--qemu-opts '-virtfs local,security_model=none,mount_tag=share0,path=...'`"
         );
         if host == Host::Process {
             let MachineArguments { cpus, cpu, qemu_opts, .. } = self.machine;

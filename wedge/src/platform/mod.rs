@@ -33,7 +33,7 @@ use interrupts::Interrupts;
 use pci::Configuration;
 use pit::Pit;
 use uart::Uart;
-use virtio::{Block, Bus, Network};
+use virtio::{Block, Bus, Network, Share};
 
 use crate::cpu::Size;
 
@@ -49,6 +49,9 @@ pub trait Board {
 
     /// What is at the other end of a network card's cable.
     type Network: Network;
+
+    /// Who answers for a directory that the host gives the guest.
+    type Share: Share;
 
     /// A clock that never goes back, in nanoseconds.
     fn now(&mut self) -> u64;
@@ -84,6 +87,12 @@ pub trait Board {
     fn network(&mut self) -> Option<&mut Self::Network> {
         None
     }
+
+    /// Who answers for the directory of a number, if there is one: the same as long as the guest
+    /// runs.
+    fn share(&mut self, _number: usize) -> Option<&mut Self::Share> {
+        None
+    }
 }
 
 /// Whether the guest sees a PCI bus.
@@ -93,8 +102,8 @@ pub enum Pci {
     Absent,
     /// It sees that of the machine.
     PassedThrough,
-    /// It sees one of the wedge's own, with the disks of [`Board::disk`] and the card of
-    /// [`Board::network`].
+    /// It sees one of the wedge's own, with the disks of [`Board::disk`], the card of
+    /// [`Board::network`] and the directories of [`Board::share`].
     Virtual,
 }
 

@@ -4,7 +4,7 @@ use core::ffi::CStr;
 use core::fmt;
 
 use wedge::loader::command_line::SIZE;
-use wedge::platform::virtio::MOST_DISKS;
+use wedge::platform::virtio::{MOST_DISKS, MOST_SHARES};
 
 /// Memory of the guest in MB, unless it is said.
 const MEMORY: u64 = 256;
@@ -13,7 +13,7 @@ const LEAST: u64 = 32;
 
 /// What is said of the way to say it.
 pub(super) const USAGE: &str = "usage: IMAGE [--memory MB] [--initrd FILE] [--disk FILE[,ro|,snapshot]]... [--net user] \
-    [WORD...]\r\n\
+    [--share DIR[,ro]]... [WORD...]\r\n\
     Words are added to the kernel's command line. The guest's serial port is standard input and output.\r\n";
 
 /// The name of a file, which Linux does not want to be UTF-8.
@@ -52,16 +52,40 @@ pub(super) struct DiskFile<'a> {
 impl<'a> DiskFile<'a> {
     /// Reads what was said: a name, and what is behind its last comma if that is a word about it.
     fn parse(text: &'a CStr) -> Self {
-        let text = text.to_bytes();
         let words = [(",rw", Writes::Kept), (",ro", Writes::Refused), (",snapshot", Writes::Forgotten)];
-        let said = words.iter().find_map(|(word, writes)| Some((text.strip_suffix(word.as_bytes())?, *writes)));
-        let (name, writes) = said.unwrap_or((text, Writes::Kept));
-        Self { name: Name(name), writes }
+        let (name, writes) = name_and_word(text, &words).unwrap_or((Name(text.to_bytes()), Writes::Kept));
+        Self { name, writes }
     }
+}
+
+/// A name, and what is behind its last comma if that is one of some words.
+fn name_and_word<'a, T: Copy>(text: &'a CStr, words: &[(&str, T)]) -> Option<(Name<'a>, T)> {
+    let strip = |(word, meaning): &(&str, T)| Some((Name(text.to_bytes().strip_suffix(word.as_bytes())?), *meaning));
+    words.iter().find_map(strip)
 }
 
 /// The disks of a guest, the first first.
 pub(super) type DiskFiles<'a> = [Option<DiskFile<'a>>; MOST_DISKS];
+
+/// A directory that the guest shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Directory<'a> {
+    pub(super) name: Name<'a>,
+    /// The guest cannot change anything in it.
+    pub(super) read_only: bool,
+}
+
+impl<'a> Directory<'a> {
+    /// Reads what was said, likewise.
+    fn parse(text: &'a CStr) -> Self {
+        let said = name_and_word(text, &[(",rw", false), (",ro", true)]);
+        let (name, read_only) = said.unwrap_or((Name(text.to_bytes()), false));
+        Self { name, read_only }
+    }
+}
+
+/// The directories of a guest, the first first.
+pub(super) type Directories<'a> = [Option<Directory<'a>>; MOST_SHARES];
 
 /// The arguments.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +98,8 @@ pub(super) struct Arguments<'a> {
     pub(super) disks: DiskFiles<'a>,
     /// It has a network, by a program of the user's.
     pub(super) network: bool,
+    /// The directories that it shares.
+    pub(super) shares: Directories<'a>,
     words: [u8; SIZE],
     length: usize,
 }
@@ -89,6 +115,8 @@ pub(super) enum Invalid<'a> {
     Memory(&'a str, u64),
     /// There are more disks.
     Disks,
+    /// There are more directories.
+    Shares,
     /// There is no such network.
     Network(&'a str),
     /// An argument is not UTF-8.
@@ -101,11 +129,12 @@ impl fmt::Display for Invalid<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(option) => {
-                write!(f, "{option}: no such option; there are --memory, --initrd, --disk and --net")
+                write!(f, "{option}: no such option; there are --memory, --initrd, --disk, --net and --share")
             }
             Self::NoValue(option) => write!(f, "{option}: a value is missing"),
             Self::Memory(value, most) => write!(f, "--memory {value}: not a number of MB from {LEAST} to {most}"),
             Self::Disks => write!(f, "--disk: there may be {MOST_DISKS} disks"),
+            Self::Shares => write!(f, "--share: there may be {MOST_SHARES} directories"),
             Self::Network(value) => write!(f, "--net {value}: there is no such network; there is `user`"),
             Self::Text => write!(f, "an argument is not UTF-8"),
             Self::TooLong => write!(f, "the words have more than the {} bytes that a kernel reads", SIZE - 1),
@@ -120,8 +149,15 @@ impl<'a> Arguments<'a> {
     ///
     /// When it is not understood.
     pub(super) fn parse(arguments: impl Iterator<Item = &'a CStr>, most: u64) -> Result<Self, Invalid<'a>> {
-        let mut parsed =
-            Self { memory: MEMORY, initrd: None, disks: [None; _], network: false, words: [0; SIZE], length: 0 };
+        let mut parsed = Self {
+            memory: MEMORY,
+            initrd: None,
+            disks: [None; _],
+            network: false,
+            shares: [None; _],
+            words: [0; SIZE],
+            length: 0,
+        };
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
             let text = argument.to_str().map_err(|_| Invalid::Text)?;
@@ -135,6 +171,11 @@ impl<'a> Arguments<'a> {
                     let value = arguments.next().ok_or(Invalid::NoValue(text))?;
                     let free = parsed.disks.iter_mut().find(|disk| disk.is_none());
                     *free.ok_or(Invalid::Disks)? = Some(DiskFile::parse(value));
+                }
+                "--share" => {
+                    let value = arguments.next().ok_or(Invalid::NoValue(text))?;
+                    let free = parsed.shares.iter_mut().find(|share| share.is_none());
+                    *free.ok_or(Invalid::Shares)? = Some(Directory::parse(value));
                 }
                 "--net" => {
                     let value = arguments.next().ok_or(Invalid::NoValue(text))?;
@@ -220,6 +261,23 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_may_be_read_only() {
+        for (text, name, read_only) in [
+            (c"/", "/", false),
+            (c"a,ro", "a", true),
+            (c"a,rw", "a", false),
+            (c"a,ro,rw", "a,ro", false),
+            (c"a,snapshot", "a,snapshot", false),
+        ] {
+            let arguments = [c"--share", c"first", c"--share", text];
+            let shares = Arguments::parse(arguments.into_iter(), 1024).unwrap().shares;
+            let expected = [(b"first".as_slice(), false), (name.as_bytes(), read_only)];
+            let expected = expected.map(|(name, read_only)| Some(Directory { name: Name(name), read_only }));
+            assert_eq!((shares[..2].as_array(), shares[2]), (Some(&expected), None));
+        }
+    }
+
+    #[test]
     fn there_is_a_network_if_one_is_asked_for() {
         for (arguments, network) in [(&[c"quiet"][..], false), (&[c"--net", c"user"], true)] {
             assert_eq!(Arguments::parse(arguments.iter().copied(), 1024).unwrap().network, network);
@@ -230,8 +288,11 @@ mod tests {
     fn what_is_not_understood_is_refused_with_a_reason() {
         let long = "x".repeat(SIZE);
         let many = ["--disk", "d"].repeat(MOST_DISKS + 1);
-        let cases: [(&[&str], &str); 11] = [
-            (&["--help"], "--help: no such option; there are --memory, --initrd, --disk and --net"),
+        let shares = ["--share", "d"].repeat(MOST_SHARES + 1);
+        let cases: [(&[&str], &str); 13] = [
+            (&["--help"], "--help: no such option; there are --memory, --initrd, --disk, --net and --share"),
+            (&["--share"], "--share: a value is missing"),
+            (&shares, "--share: there may be 8 directories"),
             (&["--memory"], "--memory: a value is missing"),
             (&["--initrd"], "--initrd: a value is missing"),
             (&["--disk"], "--disk: a value is missing"),

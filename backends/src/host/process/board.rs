@@ -1,5 +1,6 @@
 //! What the virtual platform finds behind it: Linux's clocks, a timer that sends a signal, standard
-//! input and output as the serial port, files as disks, and a program as the network.
+//! input and output as the serial port, files as disks, a program as the network, and
+//! directories.
 
 use core::sync::atomic::Ordering;
 
@@ -14,6 +15,7 @@ use super::cpu::CPU;
 use super::disk::{Disk, Disks};
 use super::guest::Process;
 use super::network::{Network, WHILE_FRAMES_WAIT};
+use super::share::{Share, Shares};
 use super::system::{Answer, File, Timer, clock, wait_for};
 
 /// What Linux has for the platform.
@@ -25,14 +27,15 @@ pub(super) struct Board {
     console: Console,
     disks: Disks,
     network: Option<Network>,
+    shares: Shares,
     pub(super) affinity: Affinity,
 }
 
 impl Board {
     /// With a timer that is not set.
-    pub(super) fn new(disks: Disks, network: Option<Network>) -> Answer<Self> {
+    pub(super) fn new(disks: Disks, network: Option<Network>, shares: Shares) -> Answer<Self> {
         let (timer, affinity) = (Timer::new()?, Affinity::new()?);
-        Ok(Self { timer, set: None, console: Console::new(), disks, network, affinity })
+        Ok(Self { timer, set: None, console: Console::new(), disks, network, shares, affinity })
     }
 }
 
@@ -44,6 +47,7 @@ pub(super) fn now() -> u64 {
 impl PlatformBoard for Board {
     type Disk = Disk;
     type Network = Network;
+    type Share = Share;
 
     fn now(&mut self) -> u64 {
         now()
@@ -81,6 +85,10 @@ impl PlatformBoard for Board {
 
     fn network(&mut self) -> Option<&mut Network> {
         self.network.as_mut()
+    }
+
+    fn share(&mut self, number: usize) -> Option<&mut Share> {
+        self.shares.get(number, &self.affinity)
     }
 }
 

@@ -7,8 +7,8 @@
 //!   ([`Machine::clear`]), the image, with the payload, when the guest is loaded ([`enter`]). So
 //!   what Linux tells on the stack is read first, and the names that are needed later are kept.
 //! * *Programs get nothing of the wedge's.* Each of their processes is a copy of the first, with
-//!   the files that were open then. So that is made before the disks are opened and the network is
-//!   started ([`take_over`]).
+//!   the files that were open then. So that is made before the disks are opened, and network and
+//!   directories are started ([`take_over`]).
 //! * *System calls are given up last.* Behind the filter nothing can be opened, mapped anew or
 //!   started, except what a guest needs while it runs; and nothing behind it can fail.
 
@@ -31,19 +31,21 @@ use wedge::sites::{Deprivileged, Engine, Mode};
 use wedge::vm::Space;
 use wedge::x86::flags;
 
-use super::arguments::{Arguments, DiskFiles, Invalid, USAGE};
+use super::arguments::{Arguments, Invalid, USAGE};
 use super::board::{Board, now};
 use super::cpu::{CPU, address};
 use super::disk;
 use super::entry::{
     process_emulate, process_emulate_without_stack, process_interrupt, process_iret, process_resume, process_sysret,
 };
-use super::filter::own_filter;
+use super::filter::{OWN as OWN_CALLS, from_window};
 use super::guest::{REAL_CS, REAL_SS};
 use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, Usable, pointer};
+use super::names::{Names, TooLong};
 use super::network::{self, Network};
 use super::processor::Processor;
 use super::programs::{self, Programs};
+use super::share;
 use super::system::{self, Errno, File};
 use super::tables::{Entries, Info, Parts, Tables};
 use super::traps::{Kept, stay, take_signals};
@@ -74,9 +76,10 @@ const MEASUREMENT: u64 = 4_000_000;
 pub(super) enum Failure {
     Linux { what: &'static str, error: Errno },
     Initramfs(Errno),
-    DiskNames(disk::TooLong),
+    Names(TooLong),
     Disk(disk::Refused),
     Network(network::Refused),
+    Share(share::Refused),
     Processor(&'static str),
     Mode(Mode),
     Evict(Stack),
@@ -91,9 +94,10 @@ impl fmt::Display for Failure {
         match self {
             Self::Linux { what, error } => write!(f, "Linux refuses {what}, {error}"),
             Self::Initramfs(error) => write!(f, "the initramfs cannot be read, {error}"),
-            Self::DiskNames(disk::TooLong) => write!(f, "--disk: the names are too long"),
+            Self::Names(TooLong) => write!(f, "the names of disks and directories are too long"),
             Self::Disk(refused) => refused.fmt(f),
             Self::Network(refused) => refused.fmt(f),
+            Self::Share(refused) => refused.fmt(f),
             Self::Processor(what) => write!(f, "the processor has no {what}, or Linux does not let programs use it"),
             Self::Mode(mode) => {
                 write!(f, "afterburn.mode={mode}: modes are for bare hardware; in a process every site is taken over")
@@ -332,7 +336,7 @@ impl Boot for Machine<'_> {
     }
 
     fn take_over(self, rewritten: Rewritten<'_>, _: &mut [u8]) -> Result<(), Failure> {
-        take_over(rewritten, self.made()?, &self.arguments.disks, self.network)
+        take_over(rewritten, self.made()?, &self.arguments, self.network)
     }
 }
 
@@ -346,7 +350,13 @@ impl Machine<'_> {
     unsafe fn clear(&mut self, length: u64) -> Result<Pieces, Failure> {
         let name = self.arguments.initrd.take();
         let initrd = name.map(File::open).transpose().map_err(Failure::Initramfs)?;
-        self.arguments.disks = disk::keep(&self.arguments.disks).map_err(Failure::DiskNames)?;
+        let Arguments { disks, shares, .. } = &mut self.arguments;
+        let disks = disks.iter_mut().flatten().map(|disk| &mut disk.name);
+        let shares = shares.iter_mut().flatten().map(|directory| &mut directory.name);
+        let mut names = Names::new();
+        for name in disks.chain(shares) {
+            *name = names.keep(*name).map_err(Failure::Names)?;
+        }
         if self.arguments.network {
             self.network = Some(network::find(self.started.path).map_err(Failure::Network)?);
         }
@@ -432,7 +442,7 @@ impl fmt::Write for Words {
 fn take_over(
     rewritten: Rewritten<'_>,
     memory: Memory,
-    disks: &DiskFiles<'static>,
+    arguments: &Arguments<'static>,
     network: Option<&CStr>,
 ) -> Result<(), Failure> {
     let contents = rewritten.loaded.contents;
@@ -441,9 +451,11 @@ fn take_over(
         programs: Programs::start(memory.file()).map_err(Failure::Programs)?,
         sysret: rewritten.engine.sysret().unwrap_or(usize::MAX),
     };
+    let shares = share::start(&arguments.shares, memory).map_err(Failure::Share)?;
     let network = network.map(|program| Network::start(program, memory)).transpose().map_err(Failure::Network)?;
-    let disks = disk::open(disks, memory).map_err(Failure::Disk)?;
-    let pci = if disks[0].is_some() || network.is_some() { Pci::Virtual } else { Pci::Absent };
+    let disks = disk::open(&arguments.disks, memory).map_err(Failure::Disk)?;
+    let has_devices = disks[0].is_some() || network.is_some() || !shares.is_empty();
+    let pci = if has_devices { Pci::Virtual } else { Pci::Absent };
     let (mut tables, working) = shadow_memory(contents, memory)?;
     let reserved = RESERVED.take();
     reserved[1] = layout.reserved();
@@ -451,7 +463,7 @@ fn take_over(
     let provided = Provided {
         space: Space { shadow: shadow.map_err(Failure::Shadow)?, memory: tables },
         pci,
-        board: Board::new(disks, network).map_err(refused("a timer"))?,
+        board: Board::new(disks, network, shares).map_err(refused("a timer"))?,
         processor: Processor::new(),
         kept,
         regions: crate::runtime::modules::WATCHED.take(),
@@ -465,7 +477,8 @@ fn take_over(
             .and_then(|()| take_signals())
             .map_err(refused("signal handlers"))?;
     }
-    system::restrict(&own_filter(layout.window().start)).map_err(refused("a filter of system calls (seccomp)"))?;
+    let filter = from_window(layout.window().start, &OWN_CALLS);
+    system::restrict(filter.instructions()).map_err(refused("a filter of system calls (seccomp)"))?;
     stay(machine, vcpu);
     Ok(())
 }

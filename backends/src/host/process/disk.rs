@@ -20,15 +20,9 @@ use wedge::platform::virtio::{Block, Fault, GuestMemory, IoError, MOST_DISKS, Pi
 
 use super::arguments::{DiskFile, DiskFiles, Name, Writes};
 use super::memory::{Memory, OWN, SNAPSHOT_LENGTH, SNAPSHOTS, pointer};
+use super::names::Path;
 use super::system::{Errno, File, ignore, map_copy};
-use crate::runtime::exclusive::Exclusive;
 use crate::runtime::say;
-
-/// A name may have so many bytes, with the 0 at its end (`PATH_MAX`); so may all names together.
-const NAMES_LENGTH: usize = 4096;
-
-/// The names of disks, once the arguments are gone.
-static NAMES: Exclusive<[u8; NAMES_LENGTH]> = Exclusive::new([0; _]);
 
 /// Why a disk is refused.
 #[derive(Debug)]
@@ -62,24 +56,6 @@ impl fmt::Display for Refused {
             Why::Long(length) => write!(f, "has {length} bytes; for a snapshot, {SNAPSHOT_LENGTH} are the most"),
         }
     }
-}
-
-/// The names of disks are too long.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TooLong;
-
-/// Keeps what was said of disks when the arguments go.
-pub(super) fn keep(given: &DiskFiles<'_>) -> Result<DiskFiles<'static>, TooLong> {
-    let mut rest = NAMES.take().as_mut_slice();
-    let mut kept = [None; MOST_DISKS];
-    for (place, disk) in kept.iter_mut().zip(given.iter().flatten()) {
-        let (name, behind) = rest.split_at_mut_checked(disk.name.0.len() + 1).ok_or(TooLong)?;
-        // The 0 behind it is there.
-        name[..disk.name.0.len()].copy_from_slice(disk.name.0);
-        *place = Some(DiskFile { name: Name(&name[..disk.name.0.len()]), ..*disk });
-        rest = behind;
-    }
-    Ok(kept)
 }
 
 /// A disk.
@@ -124,10 +100,7 @@ impl Disk {
     fn open(given: &DiskFile<'static>, memory: Memory, mapping: u64) -> Result<Self, Why> {
         let DiskFile { name, writes } = *given;
         let may_write = writes == Writes::Kept;
-        let mut path = [0; NAMES_LENGTH];
-        path[..name.0.len()].copy_from_slice(name.0);
-        let path = core::ffi::CStr::from_bytes_until_nul(&path).map_err(|_| Why::Kind)?;
-        let file = File::open_disk(path, !may_write).map_err(Why::Linux)?;
+        let file = File::open_disk(Path::new(name).text(), !may_write).map_err(Why::Linux)?;
         let mode = file.mode().map_err(Why::Linux)?;
         if ![raw::S_IFREG, raw::S_IFBLK].contains(&(mode & raw::S_IFMT)) {
             return Err(Why::Kind);

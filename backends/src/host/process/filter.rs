@@ -1,4 +1,4 @@
-//! What becomes of the system calls of the guest's processes: two filters (`seccomp(2)`).
+//! What becomes of the system calls of the guest's processes: three filters (`seccomp(2)`).
 //!
 //! *Programs.* Whatever a program executes, by whatever instruction, at fixed addresses
 //! (`vsyscall`) too, is turned into a signal. Four instructions in the process are the wedge's
@@ -10,6 +10,8 @@
 //! *The kernel.* The process of the wedge runs the guest's kernel, too. Nothing there makes system
 //! calls but the wedge, in its window, and of those it makes few once the guest runs. Whoever gets
 //! hold of the guest's kernel gets no more.
+//!
+//! *Directories.* The process that serves them opens files by names, and makes few other calls.
 
 use linux_raw_sys::general as raw;
 use linux_raw_sys::ptrace::{SECCOMP_RET_ALLOW, SECCOMP_RET_TRAP, SECCOMP_RET_USER_NOTIF, sock_filter};
@@ -94,7 +96,7 @@ pub(super) fn filter(sites: &Sites) -> [sock_filter; LENGTH] {
 }
 
 /// The calls that the wedge makes once the guest runs.
-const OWN: [u32; 17] = [
+pub(super) const OWN: [u32; 17] = [
     raw::__NR_ioctl,
     raw::__NR_rt_sigreturn,
     raw::__NR_mmap,
@@ -114,18 +116,60 @@ const OWN: [u32; 17] = [
     raw::__NR_exit_group,
 ];
 
-/// Instructions of the filter for the wedge's own process.
-pub(super) const OWN_LENGTH: usize = 8 + OWN.len() + 2;
+/// Those of the process that serves directories.
+pub(super) const SERVERS: [u32; 25] = [
+    raw::__NR_read,
+    raw::__NR_write,
+    raw::__NR_pread64,
+    raw::__NR_pwrite64,
+    raw::__NR_openat2,
+    raw::__NR_close,
+    raw::__NR_fstat,
+    raw::__NR_fstatfs,
+    raw::__NR_fsync,
+    raw::__NR_fdatasync,
+    raw::__NR_ftruncate,
+    raw::__NR_lseek,
+    raw::__NR_getdents64,
+    raw::__NR_readlinkat,
+    raw::__NR_fchmodat,
+    raw::__NR_fchownat,
+    raw::__NR_utimensat,
+    raw::__NR_mkdirat,
+    raw::__NR_mknodat,
+    raw::__NR_symlinkat,
+    raw::__NR_linkat,
+    raw::__NR_renameat,
+    raw::__NR_unlinkat,
+    raw::__NR_ppoll,
+    raw::__NR_exit_group,
+];
 
-/// The filter for the wedge's own process, whose calls come from its window: so many bytes as
-/// [`WINDOW_LENGTH`], at a multiple of them.
-pub(super) fn own_filter(window: u64) -> [sock_filter; OWN_LENGTH] {
-    const TRAP: usize = OWN_LENGTH - 2;
-    const ALLOW: usize = OWN_LENGTH - 1;
+/// Instructions of a filter for calls of the wedge's, around those that allow one.
+const FRAME: usize = 8 + 2;
+
+/// A filter for a process whose calls come from the wedge's window.
+#[derive(Debug)]
+pub(super) struct FromWindow {
+    program: [sock_filter; FRAME + SERVERS.len()],
+    length: usize,
+}
+
+impl FromWindow {
+    pub(super) fn instructions(&self) -> &[sock_filter] {
+        &self.program[..self.length]
+    }
+}
+
+/// The filter that allows calls, of which there are no more than [`SERVERS`], from the window: so
+/// many bytes as [`WINDOW_LENGTH`], at a multiple of them.
+pub(super) fn from_window(window: u64, calls: &[u32]) -> FromWindow {
     const MASK: u32 = !(WINDOW_LENGTH as u32 - 1);
+    let length = FRAME + calls.len();
+    let (trap, allow) = (length - 2, length - 1);
     let statement = |code, k| sock_filter { code, jt: 0, jf: 0, k };
-    let unless = |at: usize, k| sock_filter { code: JUMP_EQUAL, jt: 0, jf: (TRAP - at - 1) as u8, k };
-    let mut program = [statement(RETURN, SECCOMP_RET_TRAP); OWN_LENGTH];
+    let unless = |at: usize, k| sock_filter { code: JUMP_EQUAL, jt: 0, jf: (trap - at - 1) as u8, k };
+    let mut program = [statement(RETURN, SECCOMP_RET_TRAP); _];
     program[0] = statement(LOAD, ARCH);
     program[1] = unless(1, ARCHITECTURE);
     program[2] = statement(LOAD, INSTRUCTION + 4);
@@ -134,12 +178,12 @@ pub(super) fn own_filter(window: u64) -> [sock_filter; OWN_LENGTH] {
     program[5] = statement(AND, MASK);
     program[6] = unless(6, window as u32);
     program[7] = statement(LOAD, NUMBER);
-    for (place, number) in OWN.into_iter().enumerate() {
+    for (place, number) in calls.iter().enumerate() {
         let at = 8 + place;
-        program[at] = sock_filter { code: JUMP_EQUAL, jt: (ALLOW - at - 1) as u8, jf: 0, k: number };
+        program[at] = sock_filter { code: JUMP_EQUAL, jt: (allow - at - 1) as u8, jf: 0, k: *number };
     }
-    program[ALLOW] = statement(RETURN, SECCOMP_RET_ALLOW);
-    program
+    program[allow] = statement(RETURN, SECCOMP_RET_ALLOW);
+    FromWindow { program, length }
 }
 
 const _: () = assert!(WINDOW_LENGTH.is_power_of_two() && WINDOW_LENGTH < 1 << 32);
@@ -215,18 +259,28 @@ mod tests {
 
     #[test]
     fn the_wedge_makes_its_own_calls_from_its_window_only() {
-        let program = own_filter(WINDOW);
         let inside = [WINDOW, WINDOW + 0x12_3456, WINDOW + WINDOW_LENGTH - 1];
         let outside = [0, WINDOW - 1, WINDOW + WINDOW_LENGTH, WINDOW & 0xffff_ffff, WINDOW | 1 << 63, SITES.stop];
-        for number in 0..500 {
-            let expected = if OWN.contains(&number) { SECCOMP_RET_ALLOW } else { SECCOMP_RET_TRAP };
-            for at in inside {
-                assert_eq!(run_filter(&program, number, ARCHITECTURE, at), expected, "{number} at {at:#x}");
-                assert_eq!(run_filter(&program, number, 0x4000_0003, at), SECCOMP_RET_TRAP, "{number} at {at:#x}");
-            }
-            for at in outside {
-                assert_eq!(run_filter(&program, number, ARCHITECTURE, at), SECCOMP_RET_TRAP, "{number} at {at:#x}");
+        for calls in [&OWN[..], &SERVERS] {
+            let filter = from_window(WINDOW, calls);
+            let run = |number, architecture, at| run_filter(filter.instructions(), number, architecture, at);
+            for number in 0..500 {
+                let expected = if calls.contains(&number) { SECCOMP_RET_ALLOW } else { SECCOMP_RET_TRAP };
+                for at in inside {
+                    assert_eq!(run(number, ARCHITECTURE, at), expected, "{number} at {at:#x}");
+                    assert_eq!(run(number, 0x4000_0003, at), SECCOMP_RET_TRAP, "{number} at {at:#x}");
+                }
+                for at in outside {
+                    assert_eq!(run(number, ARCHITECTURE, at), SECCOMP_RET_TRAP, "{number} at {at:#x}");
+                }
             }
         }
+    }
+
+    /// Nothing reaches a file by a name, where the guest's kernel runs.
+    #[test]
+    fn the_wedge_opens_nothing() {
+        let named = [raw::__NR_open, raw::__NR_openat, raw::__NR_openat2, raw::__NR_execve, raw::__NR_unlinkat];
+        assert!(named.iter().all(|number| !OWN.contains(number)));
     }
 }

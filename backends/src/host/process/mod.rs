@@ -7,10 +7,10 @@
 //! which also runs programs ([`programs`]). Behind [`wedge::vm`] are, as the host: [`processor`]
 //! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
 //! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console, [`disk`]s,
-//! [`network`]), [`affinity`] (the processor that all of it runs on). [`system`] is the way to
-//! Linux.
+//! [`network`], [`share`]d directories), [`affinity`] (the processor that all of it runs on).
+//! [`system`] is the way to Linux.
 #![cfg_attr(
-    target_os = "none",
+    any(target_os = "none", test),
     expect(unsafe_code, reason = "the machine is reached by system calls and addresses that Rust knows nothing of")
 )]
 #![expect(clippy::cast_possible_truncation, reason = "this is 64-bit code; narrower casts cut what is meant to be cut")]
@@ -32,6 +32,8 @@ mod disk;
 mod end;
 #[cfg(target_os = "none")]
 mod entry;
+#[cfg(any(target_os = "none", test))]
+mod files;
 mod filter;
 mod frames;
 #[cfg(target_os = "none")]
@@ -39,10 +41,13 @@ mod guest;
 #[cfg(target_os = "none")]
 mod listener;
 mod mappings;
-#[cfg(target_os = "none")]
+#[cfg(any(target_os = "none", test))]
+#[cfg_attr(test, expect(dead_code, reason = "only files are reached in tests"))]
 mod memory;
 #[cfg(target_os = "none")]
 mod mother;
+#[cfg(target_os = "none")]
+mod names;
 #[cfg(target_os = "none")]
 mod network;
 mod orders;
@@ -54,15 +59,23 @@ mod processor;
 mod programs;
 #[cfg(target_os = "none")]
 mod registers;
+mod requests;
+#[cfg(target_os = "none")]
+mod server;
+#[cfg(target_os = "none")]
+mod share;
 #[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
 mod state;
 #[cfg(target_os = "none")]
 mod stub;
-#[cfg(target_os = "none")]
+#[cfg(any(target_os = "none", test))]
+#[cfg_attr(test, expect(dead_code, reason = "only files are reached in tests"))]
 mod system;
 #[cfg(target_os = "none")]
 mod tables;
+#[cfg(any(target_os = "none", test))]
+mod texts;
 #[cfg(target_os = "none")]
 mod traps;

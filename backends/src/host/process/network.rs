@@ -15,7 +15,7 @@
 //! it gives up its rights). If passt ends before, the guest's link is down.
 
 use core::ffi::CStr;
-use core::fmt::{self, Write as _};
+use core::fmt;
 
 use linux_raw_sys::errno::{EAGAIN, EINTR, ENOENT};
 use linux_raw_sys::general as raw;
@@ -25,7 +25,8 @@ use wedge::platform::virtio::{Dropped, Fault, GuestMemory, LONGEST_FRAME, Networ
 use super::frames::{Incoming, Outgoing, begins_or_ends};
 use super::memory::Memory;
 use super::processes::note;
-use super::system::{self, Answer, Errno, File, ignore};
+use super::system::{self, Answer, Carries, Errno, File, ignore};
+use super::texts::Decimal;
 use crate::runtime::exclusive::Exclusive;
 use crate::runtime::say;
 
@@ -114,7 +115,7 @@ pub(super) struct Network {
 impl Network {
     /// Starts passt.
     pub(super) fn start(program: &CStr, memory: Memory) -> Result<Self, Refused> {
-        let [socket, theirs] = system::socket_pair().map_err(refused("Linux has no socket"))?;
+        let [socket, theirs] = system::socket_pair(Carries::Bytes).map_err(refused("Linux has no socket"))?;
         let child = start(program, theirs).map_err(refused("passt cannot be started"))?;
         theirs.close();
         note(child);
@@ -265,8 +266,7 @@ fn tell_dropped(count: u64, why: fmt::Arguments<'_>) {
 
 /// Starts passt with its end of the socket. Its number.
 fn start(program: &CStr, socket: File) -> Answer<u32> {
-    let mut number = Decimal::default();
-    let _ = write!(number, "{}", socket.0);
+    let number = Decimal::new(socket.0);
     let arguments: [&CStr; 7] = [c"passt", c"--foreground", c"--quiet", c"--mtu", c"1500", c"--fd", number.text()];
     let mut places = [core::ptr::null(); 8];
     for (place, argument) in places.iter_mut().zip(arguments) {
@@ -307,28 +307,4 @@ fn become_program(program: &CStr, arguments: &[*const core::ffi::c_char; 8], soc
         system::call(raw::__NR_execve, [name, place, environment, 0, 0, 0])
     };
     become_it().err().unwrap_or(Errno(ENOENT))
-}
-
-/// A number as a text that ends with a 0.
-#[derive(Debug, Default)]
-struct Decimal {
-    bytes: [u8; 12],
-    length: usize,
-}
-
-impl Decimal {
-    fn text(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
-    }
-}
-
-impl fmt::Write for Decimal {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.length + text.len();
-        // The last byte stays 0.
-        let last = self.bytes.len() - 1;
-        self.bytes[..last].get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
-    }
 }

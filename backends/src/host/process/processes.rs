@@ -9,8 +9,9 @@ use super::cpu::CPU;
 use super::system::{self, Errno, call};
 use super::tables::SPACES;
 
-/// All processes that have been made; 0 where there is none. One is the network.
-static PROCESSES: [AtomicU32; SPACES + 2] = [const { AtomicU32::new(0) }; SPACES + 2];
+/// All processes that have been made; 0 where there is none. One is the network, and one serves
+/// directories.
+static PROCESSES: [AtomicU32; SPACES + 3] = [const { AtomicU32::new(0) }; SPACES + 3];
 
 /// Notes one, so that it ends with this.
 pub(super) fn note(process: u32) {

@@ -76,6 +76,11 @@ fn plain(number: u32, arguments: [u64; 6]) -> Answer<u64> {
     unsafe { call(number, arguments) }
 }
 
+/// A call whose arguments are numbers.
+pub(super) fn call_by_numbers(number: u32, [first, second]: [u64; 2]) -> Answer<u64> {
+    plain(number, [first, second, 0, 0, 0, 0])
+}
+
 /// A descriptor of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct File(pub(super) u32);
@@ -94,6 +99,12 @@ impl File {
     pub(super) fn open_disk(name: &CStr, read_only: bool) -> Answer<Self> {
         let rights = if read_only { raw::O_RDONLY } else { raw::O_RDWR };
         let flags = rights | raw::O_CLOEXEC | raw::O_NONBLOCK;
+        plain(raw::__NR_open, [name.as_ptr().addr() as u64, flags.into(), 0, 0, 0, 0]).map(|file| Self(file as u32))
+    }
+
+    /// A directory, to find in it what it has, and for nothing else.
+    pub(super) fn open_directory(name: &CStr) -> Answer<Self> {
+        let flags = raw::O_PATH | raw::O_DIRECTORY | raw::O_CLOEXEC;
         plain(raw::__NR_open, [name.as_ptr().addr() as u64, flags.into(), 0, 0, 0, 0]).map(|file| Self(file as u32))
     }
 
@@ -300,11 +311,19 @@ pub(super) fn is_program(name: &CStr) -> bool {
     plain(raw::__NR_access, [name.as_ptr().addr() as u64, EXECUTE, 0, 0, 0, 0]).is_ok()
 }
 
+/// What two sockets carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carries {
+    /// A stream (`SOCK_STREAM`).
+    Bytes = 1,
+    /// Packets, each whole (`SOCK_SEQPACKET`).
+    Packets = 5,
+}
+
 /// Two sockets that are each other's ends (`socketpair(2)`). No program keeps them.
-pub(super) fn socket_pair() -> Answer<[File; 2]> {
+pub(super) fn socket_pair(carries: Carries) -> Answer<[File; 2]> {
     const UNIX: u64 = 1;
-    const STREAM: u64 = 1;
-    pair(|place| [raw::__NR_socketpair.into(), UNIX, STREAM | u64::from(raw::O_CLOEXEC), 0, place])
+    pair(|place| [raw::__NR_socketpair.into(), UNIX, carries as u64 | u64::from(raw::O_CLOEXEC), 0, place])
 }
 
 /// What is written to the second can be read from the first (`pipe(2)`). No program keeps them.

@@ -94,6 +94,7 @@ struct Board {
 impl platform::Board for Board {
     type Disk = platform::virtio::NoDevice;
     type Network = platform::virtio::NoDevice;
+    type Share = platform::virtio::NoDevice;
 
     fn now(&mut self) -> u64 {
         self.clock.get()

@@ -143,6 +143,7 @@ pub(super) fn ticks_per_millisecond() -> u64 {
 impl PlatformBoard for Board {
     type Disk = NoDevice;
     type Network = NoDevice;
+    type Share = NoDevice;
 
     /// Xen's system time (`xen.h`, `struct vcpu_time_info`): ticks since a moment, scaled.
     fn now(&mut self) -> u64 {

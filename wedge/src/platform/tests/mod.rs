@@ -31,11 +31,13 @@ struct Bench {
     resets: usize,
     disks: Vec<virtio::Disk>,
     cable: Option<virtio::Cable>,
+    shares: Vec<virtio::Echo>,
 }
 
 impl Board for Bench {
     type Disk = virtio::Disk;
     type Network = virtio::Cable;
+    type Share = virtio::Echo;
 
     fn disk(&mut self, number: usize) -> Option<&mut virtio::Disk> {
         self.disks.get_mut(number)
@@ -43,6 +45,10 @@ impl Board for Bench {
 
     fn network(&mut self) -> Option<&mut virtio::Cable> {
         self.cable.as_mut()
+    }
+
+    fn share(&mut self, number: usize) -> Option<&mut virtio::Echo> {
+        self.shares.get_mut(number)
     }
 
     fn now(&mut self) -> u64 {

@@ -8,25 +8,29 @@
 //!
 //! A driver puts requests into a [`queue`] in its memory, as many as it has, and notifies the
 //! device by one write. That executes them all, and the interrupt comes once, when they are done.
-//! What a disk does is in [`block`], what a network card does in [`net`], and how they are found
-//! and told where their queues are in [`function`]. The devices share one interrupt line, which is
-//! level-triggered, as the firmware of a PC would have set it.
+//! What a disk does is in [`block`], what a network card does in [`net`], what a directory of the
+//! host's does in [`share`] and [`p9`], and how they are found and told where their queues are in
+//! [`function`]. The devices share one interrupt line, which is level-triggered, as the firmware of
+//! a PC would have set it.
 //!
 //! The host gives a device what it needs by a trait: a disk is a [`Block`], the other end of a
-//! card's cable a [`Network`].
+//! card's cable a [`Network`], who answers for a directory a [`Share`].
 
 mod block;
 mod function;
 mod net;
+pub mod p9;
 mod queue;
+mod share;
 
 pub use block::SECTOR;
 pub use net::{Dropped, LONGEST_FRAME, SHORTEST_FRAME};
-pub use queue::{Fault, Piece};
+pub use queue::{Fault, MOST_PIECES, Piece};
 
 use block::Disk;
 use function::Function;
 use net::Card;
+use share::Directory;
 
 use super::Board;
 use crate::cpu::Size;
@@ -35,8 +39,13 @@ use crate::cpu::Size;
 pub const MOST_DISKS: usize = MOST as usize;
 const MOST: u8 = 8;
 
-/// The slot of the network card, behind those of the disks.
+/// How many directories there may be: each has a digit in its tag.
+pub const MOST_SHARES: usize = MOST_DIRECTORIES as usize;
+const MOST_DIRECTORIES: u8 = 8;
+
+/// The slot of the network card, behind those of the disks, and that of the first directory.
 const CARD_SLOT: usize = MOST_DISKS + 1;
+const FIRST_SHARE_SLOT: usize = CARD_SLOT + 1;
 
 /// Their interrupt line, and that of any other device here.
 pub(super) const LINE: u8 = 10;
@@ -119,6 +128,16 @@ pub trait Network: GuestMemory {
     fn broken(&mut self, fault: Fault);
 }
 
+/// Who answers for a directory of the host's: in place, by a [`p9::Server`], or from elsewhere.
+pub trait Share: GuestMemory {
+    /// Answers a message of 9P: what the guest has written, and where the answer goes. How many
+    /// bytes that has; none if there can be no answer.
+    fn answer(&mut self, request: &[Piece], reply: &[Piece]) -> u32;
+
+    /// The guest's driver has broken the rules, as for [`Block::broken`].
+    fn broken(&mut self, fault: Fault);
+}
+
 /// A device that a host does not have.
 #[derive(Clone, Copy, Debug)]
 pub enum NoDevice {}
@@ -197,32 +216,71 @@ impl Network for NoDevice {
     }
 }
 
+impl Share for NoDevice {
+    fn answer(&mut self, _: &[Piece], _: &[Piece]) -> u32 {
+        match *self {}
+    }
+
+    fn broken(&mut self, _: Fault) {
+        match *self {}
+    }
+}
+
 /// The bus: a host bridge in the first slot, a disk in each of those behind it for which the host
-/// has one, and a network card in the next.
+/// has one, a network card in the next, and behind it the directories.
 #[derive(Debug)]
 pub(super) struct Bus {
     disks: [Function<1>; MOST_DISKS],
     card: Function<2>,
+    shares: [Function<1>; MOST_SHARES],
+}
+
+/// Functions of a kind, with ports from those of this number on.
+const fn functions<const COUNT: usize>(kind: &'static function::Kind, first: u8) -> [Function<1>; COUNT] {
+    let mut functions = [const { Function::new(&block::KIND, 0) }; COUNT];
+    let mut number = 0;
+    while (number as usize) < COUNT {
+        functions[number as usize] = Function::new(kind, first + number);
+        number += 1;
+    }
+    functions
+}
+
+/// Whose port it is, of functions that there are, and which of its registers.
+fn find(
+    functions: &[Function<1>],
+    port: u16,
+    size: Size,
+    mut is_there: impl FnMut(usize) -> bool,
+) -> Option<(u8, u16)> {
+    (0..).zip(functions).find_map(|(number, function)| {
+        let offset = function.offset(port, size)?;
+        is_there(usize::from(number)).then_some((number, offset))
+    })
 }
 
 impl Bus {
     pub(super) const fn new() -> Self {
-        let mut disks = [const { Function::new(&block::KIND, 0) }; MOST_DISKS];
-        let mut number = 0;
-        while number < MOST {
-            disks[number as usize] = Function::new(&block::KIND, number);
-            number += 1;
+        Self {
+            disks: functions(&block::KIND, 0),
+            card: Function::new(&net::KIND, MOST),
+            shares: functions(&share::KIND, MOST + 1),
         }
-        Self { disks, card: Function::new(&net::KIND, MOST) }
     }
 
     /// A register of configuration space, of four bytes.
     pub(super) fn configuration(&self, slot: u8, register: u8, board: &mut impl Board) -> u32 {
         let none = Size::Long.ones();
-        match usize::from(slot) {
-            0 => function::bridge(register),
-            CARD_SLOT => board.network().map_or(none, |_| self.card.configuration(register)),
-            slot => match (self.disks.get(slot - 1), board.disk(slot - 1)) {
+        let slot = usize::from(slot);
+        let share = slot.checked_sub(FIRST_SHARE_SLOT);
+        match (slot, share) {
+            (0, _) => function::bridge(register),
+            (CARD_SLOT, _) => board.network().map_or(none, |_| self.card.configuration(register)),
+            (_, Some(number)) => match (self.shares.get(number), board.share(number)) {
+                (Some(function), Some(_)) => function.configuration(register),
+                _ => none,
+            },
+            _ => match (self.disks.get(slot - 1), board.disk(slot - 1)) {
                 (Some(function), Some(_)) => function.configuration(register),
                 _ => none,
             },
@@ -231,22 +289,28 @@ impl Bus {
 
     /// Writes those bytes of a register that the mask has.
     pub(super) fn configure(&mut self, slot: u8, register: u8, mask: u32, value: u32) {
-        match usize::from(slot) {
-            CARD_SLOT => self.card.configure(register, mask, value),
-            slot => {
-                let function = slot.checked_sub(1).and_then(|number| self.disks.get_mut(number));
-                if let Some(function) = function {
-                    function.configure(register, mask, value);
-                }
-            }
+        let slot = usize::from(slot);
+        if slot == CARD_SLOT {
+            return self.card.configure(register, mask, value);
+        }
+        let function = match slot.checked_sub(FIRST_SHARE_SLOT) {
+            Some(number) => self.shares.get_mut(number),
+            None => slot.checked_sub(1).and_then(|number| self.disks.get_mut(number)),
+        };
+        if let Some(function) = function {
+            function.configure(register, mask, value);
         }
     }
 
     /// Reads a port, if it is a device's.
     pub(super) fn read(&mut self, port: u16, size: Size, board: &mut impl Board) -> Option<u32> {
-        if let Some((number, offset)) = self.find_disk(port, size, board) {
+        if let Some((number, offset)) = find(&self.disks, port, size, |number| board.disk(number).is_some()) {
             let disk = Disk { disk: board.disk(number.into())?, number };
             return Some(self.disks[usize::from(number)].read(offset, size, &disk));
+        }
+        if let Some((number, offset)) = find(&self.shares, port, size, |number| board.share(number).is_some()) {
+            let directory = Directory { share: board.share(number.into())?, number };
+            return Some(self.shares[usize::from(number)].read(offset, size, &directory));
         }
         let offset = self.card.offset(port, size)?;
         Some(self.card.read(offset, size, &Card(board.network()?)))
@@ -254,24 +318,20 @@ impl Bus {
 
     /// Writes to a port. Whether it is a device's.
     pub(super) fn write(&mut self, port: u16, size: Size, value: u32, board: &mut impl Board) -> bool {
-        if let Some((number, offset)) = self.find_disk(port, size, board) {
+        if let Some((number, offset)) = find(&self.disks, port, size, |number| board.disk(number).is_some()) {
             let Some(disk) = board.disk(number.into()) else { return false };
             self.disks[usize::from(number)].write(offset, size, value, &mut Disk { disk, number });
+            return true;
+        }
+        if let Some((number, offset)) = find(&self.shares, port, size, |number| board.share(number).is_some()) {
+            let Some(share) = board.share(number.into()) else { return false };
+            self.shares[usize::from(number)].write(offset, size, value, &mut Directory { share, number });
             return true;
         }
         let Some(offset) = self.card.offset(port, size) else { return false };
         let Some(network) = board.network() else { return false };
         self.card.write(offset, size, value, &mut Card(network));
         true
-    }
-
-    /// Whose port it is, of the disks that there are, and which of its registers.
-    fn find_disk(&self, port: u16, size: Size, board: &mut impl Board) -> Option<(u8, u16)> {
-        let mut disks = (0..MOST).zip(&self.disks);
-        disks.find_map(|(number, function)| {
-            let offset = function.offset(port, size)?;
-            board.disk(number.into()).map(|_| (number, offset))
-        })
     }
 
     /// Frames may have come, or can be sent again.
@@ -288,6 +348,6 @@ impl Bus {
 
     /// Whether a device asserts the line.
     pub(super) fn line(&self) -> bool {
-        self.disks.iter().any(Function::line) || self.card.line()
+        self.disks.iter().chain(&self.shares).any(Function::line) || self.card.line()
     }
 }

@@ -21,6 +21,9 @@ use crate::x86::paging::PAGE;
 /// Descriptors of a queue. Linux takes what it is told.
 pub(super) const SIZE: u16 = 256;
 
+/// So many pieces a request has at most.
+pub const MOST_PIECES: usize = SIZE as usize;
+
 /// Bytes of a descriptor.
 const DESCRIPTOR: usize = 16;
 

@@ -7,8 +7,10 @@ extern crate std;
 
 mod hostile;
 mod network;
+mod share;
 
 pub(super) use network::Cable;
+pub(super) use share::Echo;
 
 use std::cell::RefCell;
 use std::ops::Range;
