@@ -320,14 +320,17 @@ impl<'a, H> Server<'a, H> {
         if count > MOST_NAMES {
             return Err(Errno::INVALID);
         }
-        let mut here = files.again(self.found(fid)?)?;
+        let start = self.found(fid)?;
+        let mut here = if count == 0 { Some(files.again(start)?) } else { None };
         let mut qids = [Qid::default(); MOST_NAMES as usize];
         let mut found = 0;
         let mut failed = None;
         for place in qids.iter_mut().take(count.into()) {
-            match step(&here, body, files) {
+            match step(here.as_ref().unwrap_or(start), body, files) {
                 Ok((next, qid)) => {
-                    files.close(core::mem::replace(&mut here, next));
+                    if let Some(passed) = here.replace(next) {
+                        files.close(passed);
+                    }
                     *place = qid;
                     found += 1;
                 }
@@ -337,10 +340,10 @@ impl<'a, H> Server<'a, H> {
                 }
             }
         }
-        if found == count {
-            self.set(new, Fid::Found(here), files);
-        } else {
-            files.close(here);
+        match here {
+            Some(here) if found == count => self.set(new, Fid::Found(here), files),
+            Some(here) => files.close(here),
+            None => {}
         }
         if let Some(error) = failed.filter(|_| found == 0) {
             return Err(error);
