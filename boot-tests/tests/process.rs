@@ -525,12 +525,12 @@ fn write_script(path: &Path, text: &str) -> Result<()> {
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }
 
-/// Boots a guest with a network, of which another program than passt may be the other end.
-fn boot_with_network(guest: &Guest, name: &'static str, image: Option<&Path>) -> Result<String> {
+/// Boots a guest with a network, by another program than the image, which starts that.
+fn boot_with_network(guest: &Guest, name: &'static str, image: Option<&Path>, net: &str) -> Result<String> {
     let initramfs = guest.initramfs()?;
     let machine = Host::Process.machine(&Variant::LOW.build()?, initramfs.path())?;
     let kernel = image.map(Path::to_owned).or(machine.kernel);
-    let options = vec!["--net".into(), "user".into()];
+    let options = vec!["--net".into(), net.into()];
     let machine = Machine { kernel, options, timeout: Duration::from_secs(120), ..machine };
     machine.boot(&format!("process-{name}"), &Expectations::read(name)?)
 }
@@ -548,7 +548,7 @@ fn a_network_carries_what_is_sent() -> Result<()> {
     let mut guest = Guest::script("net-user", Vec::new());
     guest.files.push(("port", server::start()?.to_string()));
     // Debian 12's passt may come to loop, which is no fault of the guest's.
-    let boot = || boot_with_network(&guest, "net-user", Some(&wrapped));
+    let boot = || boot_with_network(&guest, "net-user", Some(&wrapped), "user");
     boot().or_else(|error| {
         println!("once more: {error:#}");
         boot()
@@ -569,7 +569,7 @@ fn a_guest_outlives_its_network() -> Result<()> {
     let directory = tempfile::tempdir()?;
     write_script(&directory.path().join("passt"), "exit 1")?;
     let guest = Guest::script("net-down", Vec::new());
-    let log = boot_with_network(&guest, "net-down", Some(&wrapped(&image, directory.path())?))?;
+    let log = boot_with_network(&guest, "net-down", Some(&wrapped(&image, directory.path())?), "user")?;
     ensure!(log.contains("--net user: passt has ended: the guest's network is down"), "the log does not say so");
     Ok(())
 }
@@ -592,5 +592,92 @@ fn without_passt_a_network_is_refused() -> Result<()> {
     fs::set_permissions(&passt, fs::Permissions::from_mode(0o755))?;
     let (status, said) = run()?;
     ensure!(status == Some(1) && said.contains("--net user: passt cannot be started, error 8"), "{status:?} {said}");
+    Ok(())
+}
+
+/// In a network of its own, an interface, a server behind it, and somebody who asks the guest's
+/// server and then starts another guest; the guest, which it all ends with.
+const AT_AN_INTERFACE: &str = r#"
+set -e
+cd DIRECTORY
+busybox tunctl -t burn0 > /dev/null
+busybox ifconfig burn0 10.9.8.1 netmask 255.255.255.0 up
+busybox ip link show burn0 > link
+seq 600000 > numbers
+timeout 300 busybox httpd -f -h . &
+server=$!
+ask() {
+    for turn in $(seq 300); do
+        if busybox wget -q -O got http://10.9.8.2/numbers && cmp -s got numbers && busybox ping -q -c 3 10.9.8.2 > ping; then
+            IMAGE --net tap:burn0 > second < /dev/null || echo "status $?" >> second
+            echo same > verdict
+            return
+        fi
+        sleep 0.3
+    done
+}
+ask 2> /dev/null &
+asker=$!
+status=0
+IMAGE "$@" || status=$?
+kill $server $asker 2> /dev/null || true
+exit $status
+"#;
+
+/// Some MB go each way without a byte lost or changed, whoever begins.
+#[test]
+fn an_interface_carries_what_is_sent() -> Result<()> {
+    let image = boot_tests::host::image(&Variant::LOW.build()?)?;
+    let mut possible = Command::new("unshare");
+    possible.args(["--net", "busybox", "tunctl", "-t", "burn0"]).stdout(Stdio::null()).stderr(Stdio::null());
+    if !possible.status().is_ok_and(|status| status.success()) {
+        println!("nobody may make a TAP interface here: what is refused is tried, and nothing else");
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    let path = |name: &str| directory.path().join(name);
+    let script = AT_AN_INTERFACE.replace("IMAGE", &image.display().to_string());
+    write_script(&path("inside"), &script.replace("DIRECTORY", &directory.path().display().to_string()))?;
+    write_script(&path("image"), &format!("exec unshare --net {} \"$@\"", path("inside").display()))?;
+    let log = boot_with_network(&Guest::script("net-tap", Vec::new()), "net-tap", Some(&path("image")), "tap:burn0")?;
+
+    let second = fs::read_to_string(path("second"))?;
+    let busy = "--net tap:burn0: another program has the interface, error 16 (device or resource busy)";
+    ensure!(second.contains(busy) && second.contains("status 1") && !second.contains("Linux version"), "{second}");
+    let link = fs::read_to_string(path("link"))?;
+    let interface = link.split("link/ether ").nth(1).and_then(|rest| rest.get(..17)).context("its address")?;
+    let card = log.split("the card has ").nth(1).and_then(|rest| rest.get(..17)).context("the card's address")?;
+    let last = |address: &str| u8::from_str_radix(&address[15..], 16);
+    ensure!(
+        card[2..15] == interface[2..15] && last(card)? == last(interface)? ^ 0x80,
+        "the interface has {interface}, the card {card}"
+    );
+    Ok(())
+}
+
+/// What cannot be had is refused before the guest runs, with its name and the reason.
+#[test]
+fn what_is_no_interface_of_the_users_is_refused() -> Result<()> {
+    let image = boot_tests::host::image(&Variant::LOW.build()?)?;
+    let no_device = "--net tap:lo: /dev/net/tun cannot be opened, error";
+    let hidden = format!("mount -t tmpfs none /dev/net && exec {} --net tap:lo", image.display());
+    let cases: [(&str, Vec<&str>, [&str; 2]); 3] = [
+        ("--net tap:nobodys", vec![], ["--net tap:nobodys: there is no such interface, error 19"; 2]),
+        (
+            "--net tap:lo",
+            vec![],
+            ["--net tap:lo: this is no TAP interface, or one with several queues, error 22", no_device],
+        ),
+        // As whoever may do everything here, or nothing.
+        ("", vec!["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &hidden], [no_device, "unshare"]),
+    ];
+    for (arguments, wrapper, reasons) in cases {
+        let mut command = Command::new(wrapper.first().map_or(image.as_os_str(), |program| program.as_ref()));
+        command.args(wrapper.iter().skip(1)).args(arguments.split_whitespace()).stdin(Stdio::null());
+        let output = command.output()?;
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+        ensure!(reasons.iter().any(|reason| said.contains(reason)), "{arguments}: {said}");
+        ensure!(output.status.code() == Some(1) && !said.contains("Linux version"), "{arguments}: {:?}", output.status);
+    }
     Ok(())
 }

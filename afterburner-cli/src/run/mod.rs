@@ -97,8 +97,9 @@ pub(crate) struct MachineArguments {
     /// to, with `,snapshot` it can, and the file stays as it is; may be given several times
     #[arg(long, value_name = "FILE[,ro|,snapshot]")]
     disk: Vec<OsString>,
-    /// A network for --host process: `user` is that of this user's programs, by the program `passt`
-    #[arg(long, value_name = "user")]
+    /// A network for --host process: `user` is that of this user's programs, by the program `passt`;
+    /// `tap:NAME` is a TAP interface that this user may have
+    #[arg(long, value_name = "user|tap:NAME")]
     net: Option<String>,
     /// A directory for --host process, which the guest mounts as `share0`, the next as `share1`, by
     /// `mount -t 9p -o trans=virtio,version=9p2000.L share0 /mnt`; with `,ro` behind its name

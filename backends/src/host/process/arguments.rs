@@ -12,7 +12,7 @@ const MEMORY: u64 = 256;
 const LEAST: u64 = 32;
 
 /// What is said of the way to say it.
-pub(super) const USAGE: &str = "usage: IMAGE [--memory MB] [--initrd FILE] [--disk FILE[,ro|,snapshot]]... [--net user] \
+pub(super) const USAGE: &str = "usage: IMAGE [--memory MB] [--initrd FILE] [--disk FILE[,ro|,snapshot]]... [--net user|tap:NAME] \
     [--share DIR[,ro]]... [WORD...]\r\n\
     Words are added to the kernel's command line. The guest's serial port is standard input and output.\r\n";
 
@@ -64,6 +64,53 @@ fn name_and_word<'a, T: Copy>(text: &'a CStr, words: &[(&str, T)]) -> Option<(Na
     words.iter().find_map(strip)
 }
 
+/// The name of an interface may have so many bytes, with the 0 at its end (`IFNAMSIZ`).
+pub(super) const INTERFACE_LENGTH: usize = 16;
+
+/// The name of an interface, with zeros behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Interface(pub(super) [u8; INTERFACE_LENGTH]);
+
+impl Interface {
+    fn parse(text: &str) -> Option<Self> {
+        let mut name = [0; INTERFACE_LENGTH];
+        let is_possible = (1..INTERFACE_LENGTH).contains(&text.len());
+        name.get_mut(..text.len()).filter(|_| is_possible)?.copy_from_slice(text.as_bytes());
+        Some(Self(name))
+    }
+}
+
+/// A network of the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Net {
+    /// By a program of the user's.
+    User,
+    /// By a TAP interface.
+    Tap(Interface),
+}
+
+impl Net {
+    fn parse(text: &str) -> Result<Self, Invalid<'_>> {
+        match (text, text.strip_prefix("tap:")) {
+            ("user", _) => Ok(Self::User),
+            (_, Some(name)) => Interface::parse(name).map(Self::Tap).ok_or(Invalid::Interface(name)),
+            _ => Err(Invalid::Network(text)),
+        }
+    }
+}
+
+impl fmt::Display for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User => write!(f, "--net user"),
+            Self::Tap(Interface(name)) => {
+                let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+                write!(f, "--net tap:{}", Name(name))
+            }
+        }
+    }
+}
+
 /// The disks of a guest, the first first.
 pub(super) type DiskFiles<'a> = [Option<DiskFile<'a>>; MOST_DISKS];
 
@@ -96,8 +143,8 @@ pub(super) struct Arguments<'a> {
     pub(super) initrd: Option<&'a CStr>,
     /// Its disks.
     pub(super) disks: DiskFiles<'a>,
-    /// It has a network, by a program of the user's.
-    pub(super) network: bool,
+    /// Its network.
+    pub(super) network: Option<Net>,
     /// The directories that it shares.
     pub(super) shares: Directories<'a>,
     words: [u8; SIZE],
@@ -119,6 +166,8 @@ pub(super) enum Invalid<'a> {
     Shares,
     /// There is no such network.
     Network(&'a str),
+    /// No interface can have this name.
+    Interface(&'a str),
     /// An argument is not UTF-8.
     Text,
     /// The words are more than the kernel reads.
@@ -135,7 +184,12 @@ impl fmt::Display for Invalid<'_> {
             Self::Memory(value, most) => write!(f, "--memory {value}: not a number of MB from {LEAST} to {most}"),
             Self::Disks => write!(f, "--disk: there may be {MOST_DISKS} disks"),
             Self::Shares => write!(f, "--share: there may be {MOST_SHARES} directories"),
-            Self::Network(value) => write!(f, "--net {value}: there is no such network; there is `user`"),
+            Self::Network(value) => {
+                write!(f, "--net {value}: there is no such network; there are `user` and `tap:NAME`")
+            }
+            Self::Interface(name) => {
+                write!(f, "--net tap:{name}: the name of an interface has 1 to {} bytes", INTERFACE_LENGTH - 1)
+            }
             Self::Text => write!(f, "an argument is not UTF-8"),
             Self::TooLong => write!(f, "the words have more than the {} bytes that a kernel reads", SIZE - 1),
         }
@@ -153,7 +207,7 @@ impl<'a> Arguments<'a> {
             memory: MEMORY,
             initrd: None,
             disks: [None; _],
-            network: false,
+            network: None,
             shares: [None; _],
             words: [0; SIZE],
             length: 0,
@@ -179,10 +233,7 @@ impl<'a> Arguments<'a> {
                 }
                 "--net" => {
                     let value = arguments.next().ok_or(Invalid::NoValue(text))?;
-                    match value.to_str().map_err(|_| Invalid::Text)? {
-                        "user" => parsed.network = true,
-                        other => return Err(Invalid::Network(other)),
-                    }
+                    parsed.network = Some(Net::parse(value.to_str().map_err(|_| Invalid::Text)?)?);
                 }
                 // What is behind `--` is for init.
                 _ if text.starts_with("--") && text.len() > 2 && parsed.length == 0 => {
@@ -279,8 +330,14 @@ mod tests {
 
     #[test]
     fn there_is_a_network_if_one_is_asked_for() {
-        for (arguments, network) in [(&[c"quiet"][..], false), (&[c"--net", c"user"], true)] {
-            assert_eq!(Arguments::parse(arguments.iter().copied(), 1024).unwrap().network, network);
+        for (arguments, network) in [
+            (&[c"quiet"][..], None),
+            (&[c"--net", c"user"], Some("--net user")),
+            (&[c"--net", c"tap:burn0"], Some("--net tap:burn0")),
+            (&[c"--net", c"tap:fifteen bytes 1"], Some("--net tap:fifteen bytes 1")),
+        ] {
+            let found = Arguments::parse(arguments.iter().copied(), 1024).unwrap().network;
+            assert_eq!(found.map(|net| net.to_string()).as_deref(), network);
         }
     }
 
@@ -289,7 +346,7 @@ mod tests {
         let long = "x".repeat(SIZE);
         let many = ["--disk", "d"].repeat(MOST_DISKS + 1);
         let shares = ["--share", "d"].repeat(MOST_SHARES + 1);
-        let cases: [(&[&str], &str); 13] = [
+        let cases: [(&[&str], &str); 15] = [
             (&["--help"], "--help: no such option; there are --memory, --initrd, --disk, --net and --share"),
             (&["--share"], "--share: a value is missing"),
             (&shares, "--share: there may be 8 directories"),
@@ -298,7 +355,12 @@ mod tests {
             (&["--disk"], "--disk: a value is missing"),
             (&many, "--disk: there may be 8 disks"),
             (&["--net"], "--net: a value is missing"),
-            (&["--net", "tap"], "--net tap: there is no such network; there is `user`"),
+            (&["--net", "tap"], "--net tap: there is no such network; there are `user` and `tap:NAME`"),
+            (&["--net", "tap:"], "--net tap:: the name of an interface has 1 to 15 bytes"),
+            (
+                &["--net", "tap:sixteen bytes 12"],
+                "--net tap:sixteen bytes 12: the name of an interface has 1 to 15 bytes",
+            ),
             (&["--memory", "4"], "--memory 4: not a number of MB from 32 to 1024"),
             (&["--memory", "1025"], "--memory 1025: not a number of MB from 32 to 1024"),
             (&["--memory", "1G"], "--memory 1G: not a number of MB from 32 to 1024"),

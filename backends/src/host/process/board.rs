@@ -1,6 +1,6 @@
 //! What the virtual platform finds behind it: Linux's clocks, a timer that sends a signal, standard
-//! input and output as the serial port, files as disks, a program as the network, and
-//! directories.
+//! input and output as the serial port, files as disks, a program or an interface as the network,
+//! and directories.
 
 use core::sync::atomic::Ordering;
 

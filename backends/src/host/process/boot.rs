@@ -42,7 +42,7 @@ use super::filter::{OWN as OWN_CALLS, from_window};
 use super::guest::{REAL_CS, REAL_SS};
 use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, Usable, pointer};
 use super::names::{Names, TooLong};
-use super::network::{self, Network};
+use super::network::{self, Found, Network};
 use super::processor::Processor;
 use super::programs::{self, Programs};
 use super::share;
@@ -216,8 +216,8 @@ struct Machine<'a> {
     arguments: Arguments<'static>,
     /// The guest's memory, once it is made.
     memory: Option<Memory>,
-    /// The program that is its network.
-    network: Option<&'static CStr>,
+    /// What its network needs.
+    network: Option<Found>,
 }
 
 impl Machine<'_> {
@@ -357,9 +357,8 @@ impl Machine<'_> {
         for name in disks.chain(shares) {
             *name = names.keep(*name).map_err(Failure::Names)?;
         }
-        if self.arguments.network {
-            self.network = Some(network::find(self.started.path).map_err(Failure::Network)?);
-        }
+        let net = self.arguments.network;
+        self.network = net.map(|net| network::find(net, self.started.path)).transpose().map_err(Failure::Network)?;
         let behind = window() + WINDOW_LENGTH;
         // SAFETY: by the caller.
         unsafe { system::unmap(behind, (1 << 47) - PAGE - behind) }.map_err(refused("to unmap its own"))?;
@@ -443,7 +442,7 @@ fn take_over(
     rewritten: Rewritten<'_>,
     memory: Memory,
     arguments: &Arguments<'static>,
-    network: Option<&CStr>,
+    network: Option<Found>,
 ) -> Result<(), Failure> {
     let contents = rewritten.loaded.contents;
     let layout = contents.payload.layout;
@@ -452,7 +451,7 @@ fn take_over(
         sysret: rewritten.engine.sysret().unwrap_or(usize::MAX),
     };
     let shares = share::start(&arguments.shares, memory).map_err(Failure::Share)?;
-    let network = network.map(|program| Network::start(program, memory)).transpose().map_err(Failure::Network)?;
+    let network = network.map(|found| Network::start(found, memory)).transpose().map_err(Failure::Network)?;
     let disks = disk::open(&arguments.disks, memory).map_err(Failure::Disk)?;
     let has_devices = disks[0].is_some() || network.is_some() || !shares.is_empty();
     let pci = if has_devices { Pci::Virtual } else { Pci::Absent };

@@ -100,7 +100,7 @@ impl Disk {
     fn open(given: &DiskFile<'static>, memory: Memory, mapping: u64) -> Result<Self, Why> {
         let DiskFile { name, writes } = *given;
         let may_write = writes == Writes::Kept;
-        let file = File::open_disk(Path::new(name).text(), !may_write).map_err(Why::Linux)?;
+        let file = File::open_at_once(Path::new(name).text(), !may_write).map_err(Why::Linux)?;
         let mode = file.mode().map_err(Why::Linux)?;
         if ![raw::S_IFREG, raw::S_IFBLK].contains(&(mode & raw::S_IFMT)) {
             return Err(Why::Kind);

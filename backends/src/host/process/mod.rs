@@ -52,6 +52,8 @@ mod names;
 mod network;
 mod orders;
 #[cfg(target_os = "none")]
+mod passt;
+#[cfg(target_os = "none")]
 mod processes;
 #[cfg(target_os = "none")]
 mod processor;
@@ -75,6 +77,8 @@ mod stub;
 mod system;
 #[cfg(target_os = "none")]
 mod tables;
+#[cfg(target_os = "none")]
+mod tap;
 #[cfg(any(target_os = "none", test))]
 mod texts;
 #[cfg(target_os = "none")]

@@ -1,148 +1,154 @@
-//! The guest's network: `passt`, a program of the Linux below that makes ordinary sockets of what
-//! the guest sends, so that nobody needs a privilege.
+//! The guest's network: a card, and what is at the other end of its cable, [`passt`](super::passt)
+//! or a [TAP interface](super::tap).
 //!
-//! passt is a child of the wedge, and frames go to it and come from it on a socket
-//! ([`frames`](super::frames)). The socket never blocks. While it takes nothing, the guest's frames
-//! stay in the guest's queue, and while the guest has no buffer, those for it stay in the socket.
-//! Linux tells of frames that come by a signal (SIGIO), as it does of the timer.
-//!
-//! Where Debian 12's passt (2023-03) finds several frames at once, of one TCP connection that
-//! begins or ends, it may never come to an end, as was seen. So what begins or ends one is sent
-//! when all before it has been read, and so are the next two frames.
-//!
-//! passt ends with the wedge: the wedge ends it, and if the wedge cannot, its end of the socket is
-//! gone, and Linux has been asked to end passt then (`PR_SET_PDEATHSIG`; passt may lose that when
-//! it gives up its rights). If passt ends before, the guest's link is down.
+//! The other end is a file that never blocks. While it takes nothing, the guest's frames stay in
+//! the guest's queue, and while the guest has no buffer, those for it stay in the file. Linux tells
+//! of frames that come by a signal (SIGIO), as it does of the timer. When the other end is gone,
+//! the guest's link is down.
 
 use core::ffi::CStr;
 use core::fmt;
 
-use linux_raw_sys::errno::{EAGAIN, EINTR, ENOENT};
+use linux_raw_sys::errno::{EAGAIN, EINTR};
 use linux_raw_sys::general as raw;
-use linux_raw_sys::prctl::PR_SET_PDEATHSIG;
 use wedge::platform::virtio::{Dropped, Fault, GuestMemory, LONGEST_FRAME, Network as Device};
 
-use super::frames::{Incoming, Outgoing, begins_or_ends};
+use super::arguments::{Interface, Net};
 use super::memory::Memory;
-use super::processes::note;
-use super::system::{self, Answer, Carries, Errno, File, ignore};
-use super::texts::Decimal;
-use crate::runtime::exclusive::Exclusive;
+use super::passt::{self, Passt};
+use super::system::{Answer, Errno, File};
+use super::tap::Tap;
 use crate::runtime::say;
 
-/// The card's address: one that is nobody's (IEEE 802, "locally administered").
+/// The card's address at a cable of its own: one that is nobody's (IEEE 802, "locally
+/// administered").
 const ADDRESS: [u8; 6] = [0x02, b'a', b'b', b'u', b'r', b'n'];
 
-/// The name of a program may have so many bytes (`PATH_MAX`).
-const NAME_LENGTH: usize = 4096;
-
-/// Where programs are, if the environment does not say.
-const USUAL: &CStr = c"/usr/local/bin:/usr/bin:/bin";
-
-/// Where passt was found.
-static PROGRAM: Exclusive<[u8; NAME_LENGTH]> = Exclusive::new([0; _]);
-
-/// What comes is read in portions.
-static INCOMING: Exclusive<[u8; 1 << 16]> = Exclusive::new([0; _]);
+/// How long the guest may sleep, in nanoseconds, while its frames wait.
+pub(super) const WHILE_FRAMES_WAIT: u64 = 1_000_000;
 
 /// Why there is no network.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refused {
+    net: Net,
     what: &'static str,
     error: Errno,
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "--net user: {}, {}", self.what, self.error)
+        let Self { net, what, error } = self;
+        write!(f, "{net}: {what}, {error}")
     }
 }
 
 /// Says what there is not.
-fn refused(what: &'static str) -> impl Fn(Errno) -> Refused {
-    move |error| Refused { what, error }
+pub(super) fn refused(net: Net, what: &'static str) -> impl Fn(Errno) -> Refused {
+    move |error| Refused { net, what, error }
 }
 
-/// Looks for passt, in the directories that the environment names.
-pub(super) fn find(path: Option<&CStr>) -> Result<&'static CStr, Refused> {
-    let missing =
-        Refused { what: "there is no program `passt`, which Debian's package of that name has", error: Errno(ENOENT) };
-    let place = PROGRAM.take();
-    let directories = path.unwrap_or(USUAL).to_bytes().split(|byte| *byte == b':');
-    for directory in directories.filter(|directory| directory.starts_with(b"/")) {
-        const NAME: &[u8] = b"/passt\0";
-        let end = directory.len() + NAME.len();
-        let Some(name) = place.get_mut(..end) else { continue };
-        name[..directory.len()].copy_from_slice(directory);
-        name[directory.len()..].copy_from_slice(NAME);
-        if CStr::from_bytes_with_nul(name).is_ok_and(system::is_program) {
-            return CStr::from_bytes_with_nul(&place[..end]).map_err(|_| missing);
-        }
+/// The other end of the cable. To a caller, an error of EAGAIN or EINTR means that there is nothing
+/// to be done now, and any other that there is nobody any more.
+pub(super) trait Cable {
+    /// What is said when there is nobody any more,
+    const ENDED: &'static str;
+    /// and of frames that were dropped here.
+    const DROPS: &'static str;
+
+    /// Where frames go to and come from.
+    fn file(&self) -> File;
+
+    /// Whether all that was put in is written: then there is room for a frame.
+    fn can_put(&self) -> bool;
+
+    /// Whether frames wait of which Linux does not tell when they can be written.
+    fn frames_wait(&self) -> bool;
+
+    /// Puts a frame in, when there is room.
+    fn put(&mut self, frame: &[u8]);
+
+    /// Writes what was put in, when it may go.
+    fn flush(&mut self) -> Answer;
+
+    /// Whether a frame has come.
+    fn has_frame(&mut self) -> Answer<bool>;
+
+    /// Takes it. Its length.
+    fn take(&mut self, frame: &mut [u8; LONGEST_FRAME]) -> usize;
+
+    /// How many frames were dropped.
+    fn dropped(&self) -> u64;
+}
+
+/// What can be told of a network before the arguments are gone.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Found {
+    /// Where passt is.
+    Passt(&'static CStr),
+    /// An interface, which is asked for later.
+    Tap(Interface),
+}
+
+/// Looks for what a network needs, programs in the directories that the environment names.
+pub(super) fn find(net: Net, path: Option<&CStr>) -> Result<Found, Refused> {
+    match net {
+        Net::User => passt::find(path).map(Found::Passt),
+        Net::Tap(interface) => Ok(Found::Tap(interface)),
     }
-    Err(missing)
 }
 
-/// How often, and how long each time, in nanoseconds, passt is waited for to read a frame.
-const LOOKS: usize = 8;
-const PAUSE: u64 = 25_000;
+/// Each kind of cable.
+#[derive(Debug)]
+enum Kind {
+    Passt(Passt),
+    Tap(Tap),
+}
 
-/// So many frames go alone: one that begins or ends a connection, and those behind it.
-const ALONE: u8 = 3;
-
-/// How long the guest may sleep, in nanoseconds, while its frames wait.
-pub(super) const WHILE_FRAMES_WAIT: u64 = 1_000_000;
+/// Does the same with either.
+macro_rules! either {
+    ($kind:expr, $cable:ident => $what:expr) => {
+        match $kind {
+            Kind::Passt($cable) => $what,
+            Kind::Tap($cable) => $what,
+        }
+    };
+}
 
 /// The network of a guest.
 #[derive(Debug)]
 pub(super) struct Network {
-    socket: File,
-    incoming: Incoming<'static>,
-    outgoing: Outgoing,
+    net: Net,
+    kind: Kind,
+    address: [u8; 6],
     memory: Memory,
     is_up: bool,
-    /// Frames of the guest's wait for passt to read the last.
-    frames_wait: bool,
-    /// So many go alone, the one that is being written among them.
-    alone: u8,
     /// The guest does not know yet that the link is down.
     changed: bool,
     /// Frames that the guest has sent to nobody, and that did not fit.
     dropped: u64,
-    /// Of those that came from passt, how many the log knows of.
+    /// Of those that the other end has dropped, how many the log knows of.
     told: u64,
 }
 
 impl Network {
-    /// Starts passt.
-    pub(super) fn start(program: &CStr, memory: Memory) -> Result<Self, Refused> {
-        let [socket, theirs] = system::socket_pair(Carries::Bytes).map_err(refused("Linux has no socket"))?;
-        let child = start(program, theirs).map_err(refused("passt cannot be started"))?;
-        theirs.close();
-        note(child);
-        socket.tell_of_input(system::process()).map_err(refused("Linux does not tell of frames"))?;
-        // Who writes to passt when that has ended finds an error, and not the end.
-        ignore(raw::SIGPIPE);
-        let incoming = Incoming::new(INCOMING.take());
-        Ok(Self {
-            socket,
-            incoming,
-            outgoing: Outgoing::new(),
-            memory,
-            is_up: true,
-            frames_wait: false,
-            alone: 0,
-            changed: false,
-            dropped: 0,
-            told: 0,
-        })
+    /// Starts it.
+    pub(super) fn start(found: Found, memory: Memory) -> Result<Self, Refused> {
+        let (net, kind, address) = match found {
+            Found::Passt(program) => (Net::User, Kind::Passt(Passt::start(program)?), ADDRESS),
+            Found::Tap(interface) => {
+                let (tap, address) = Tap::open(interface)?;
+                (Net::Tap(interface), Kind::Tap(tap), address)
+            }
+        };
+        Ok(Self { net, kind, address, memory, is_up: true, changed: false, dropped: 0, told: 0 })
     }
 
-    /// The socket, to be waited for: for frames, if the guest has room for one, and until the rest
-    /// of one can be written.
+    /// Its file, to be waited for: for frames, if the guest has room for one, and until what is put
+    /// in can be written.
     pub(super) fn polled(&self, has_room: bool) -> raw::pollfd {
-        let events = if has_room { raw::POLLIN } else { 0 }
-            | if self.outgoing.is_empty() || self.frames_wait { 0 } else { raw::POLLOUT };
-        let mut file = self.socket.polled(events);
+        let (file, writes) = either!(&self.kind, cable => (cable.file(), !cable.can_put() && !cable.frames_wait()));
+        let events = if has_room { raw::POLLIN } else { 0 } | if writes { raw::POLLOUT } else { 0 };
+        let mut file = file.polled(events);
         if !self.is_up || events == 0 {
             file.fd = -1;
         }
@@ -150,39 +156,50 @@ impl Network {
     }
 
     /// Whether frames of the guest's wait, of which Linux does not tell when they can be sent.
-    pub(super) const fn frames_wait(&self) -> bool {
-        self.frames_wait
+    pub(super) fn frames_wait(&self) -> bool {
+        self.is_up && either!(&self.kind, cable => cable.frames_wait())
     }
 
-    /// Whether passt has read all that it was sent, soon.
-    fn has_read_all(&self) -> bool {
-        (0..LOOKS).any(|look| {
-            if look > 0 {
-                let _ = system::wait_for(&mut [], Some(PAUSE));
-            }
-            self.socket.unread() == Ok(0)
-        })
-    }
-
-    /// Writes the rest of a frame, when it may go.
+    /// Writes what waits, when it may go.
     pub(super) fn flush(&mut self) {
-        let socket = self.socket;
-        self.frames_wait = self.is_up && self.alone > 0 && self.outgoing.is_whole() && !self.has_read_all();
         if self.is_up
-            && !self.frames_wait
-            && let Err(error) = self.outgoing.flush(|bytes| socket.write_some(bytes))
+            && let Err(error) = either!(&mut self.kind, cable => cable.flush())
         {
             self.failed(error);
         }
+        self.tell_of_drops();
     }
 
-    /// The socket takes or has nothing now, or passt has ended.
+    /// The other end takes or has nothing now, or is gone.
     fn failed(&mut self, error: Errno) {
         if ![EAGAIN, EINTR].contains(&error.0) {
-            say!("--net user: passt has ended: the guest's network is down");
+            let ended = either!(&self.kind, cable => ended(cable));
+            say!("{}: {ended}: the guest's network is down", self.net);
             (self.is_up, self.changed) = (false, true);
         }
     }
+
+    fn tell_of_drops(&mut self) {
+        let (dropped, why) = either!(&self.kind, cable => drops(cable));
+        if dropped != core::mem::replace(&mut self.told, dropped) {
+            self.tell_dropped(dropped, format_args!("{why}"));
+        }
+    }
+
+    /// Tells the log of frames that were dropped, of so few that no guest can fill it.
+    fn tell_dropped(&self, count: u64, why: fmt::Arguments<'_>) {
+        if count.is_power_of_two() {
+            say!("{}: {why}: dropped, {count} so far", self.net);
+        }
+    }
+}
+
+fn ended<C: Cable>(_: &C) -> &'static str {
+    C::ENDED
+}
+
+fn drops<C: Cable>(cable: &C) -> (u64, &'static str) {
+    (cable.dropped(), C::DROPS)
 }
 
 impl GuestMemory for Network {
@@ -197,7 +214,7 @@ impl GuestMemory for Network {
 
 impl Device for Network {
     fn address(&self) -> [u8; 6] {
-        ADDRESS
+        self.address
     }
 
     fn is_up(&self) -> bool {
@@ -211,32 +228,22 @@ impl Device for Network {
     /// What is sent when the link is down goes nowhere.
     fn can_send(&mut self) -> bool {
         self.flush();
-        !self.is_up || self.outgoing.is_empty()
+        !self.is_up || either!(&self.kind, cable => cable.can_put())
     }
 
     fn send(&mut self, frame: &[u8]) {
         if self.is_up {
-            self.outgoing.put(frame);
-            self.alone = if begins_or_ends(frame) { ALONE } else { self.alone.saturating_sub(1) };
+            either!(&mut self.kind, cable => cable.put(frame));
             self.flush();
         }
     }
 
     fn has_frame(&mut self) -> bool {
-        const END: Errno = Errno(0);
-        let socket = self.socket;
         if !self.is_up {
             return false;
         }
-        let read = |bytes: &mut [u8]| match socket.read(bytes) {
-            Ok(0) => Err(END),
-            other => other,
-        };
-        let found = self.incoming.has_frame(read);
-        let dropped = self.incoming.dropped();
-        if dropped != core::mem::replace(&mut self.told, dropped) {
-            tell_dropped(dropped, format_args!("passt sends what is no frame, or is too long"));
-        }
+        let found = either!(&mut self.kind, cable => cable.has_frame());
+        self.tell_of_drops();
         found.unwrap_or_else(|error| {
             self.failed(error);
             false
@@ -244,67 +251,15 @@ impl Device for Network {
     }
 
     fn receive(&mut self, frame: &mut [u8; LONGEST_FRAME]) -> usize {
-        self.incoming.take(frame)
+        either!(&mut self.kind, cable => cable.take(frame))
     }
 
     fn dropped(&mut self, why: Dropped) {
         self.dropped += 1;
-        tell_dropped(self.dropped, format_args!("{why}"));
+        self.tell_dropped(self.dropped, format_args!("{why}"));
     }
 
     fn broken(&mut self, fault: Fault) {
-        say!("--net user: the guest's driver breaks virtio's rules: {fault}");
+        say!("{}: the guest's driver breaks virtio's rules: {fault}", self.net);
     }
-}
-
-/// Tells the log of frames that were dropped, of so few that no guest can fill it.
-fn tell_dropped(count: u64, why: fmt::Arguments<'_>) {
-    if count.is_power_of_two() {
-        say!("--net user: {why}: dropped, {count} so far");
-    }
-}
-
-/// Starts passt with its end of the socket. Its number.
-fn start(program: &CStr, socket: File) -> Answer<u32> {
-    let number = Decimal::new(socket.0);
-    let arguments: [&CStr; 7] = [c"passt", c"--foreground", c"--quiet", c"--mtu", c"1500", c"--fd", number.text()];
-    let mut places = [core::ptr::null(); 8];
-    for (place, argument) in places.iter_mut().zip(arguments) {
-        *place = argument.as_ptr();
-    }
-    // It is closed when the program begins; before, it says why that does not.
-    let [reader, writer] = system::pipe()?;
-    let parent = system::process();
-    let child = system::fork()?;
-    if child == 0 {
-        let Errno(error) = become_program(program, &places, socket, parent);
-        let _ = writer.write(&error.to_ne_bytes());
-        system::exit(1);
-    }
-    writer.close();
-    let mut error = [0; 4];
-    let read = reader.read(&mut error);
-    reader.close();
-    match read {
-        Ok(0) => Ok(child),
-        Ok(_) => Err(Errno(u32::from_ne_bytes(error))),
-        Err(error) => Err(error),
-    }
-}
-
-/// Becomes another program. Returns only if that fails.
-fn become_program(program: &CStr, arguments: &[*const core::ffi::c_char; 8], socket: File, parent: u32) -> Errno {
-    let place = arguments.as_ptr().addr() as u64;
-    let environment = place + 7 * 8;
-    // SAFETY: nothing is written but the process's own state.
-    let become_it = || unsafe {
-        system::call(raw::__NR_prctl, [PR_SET_PDEATHSIG.into(), raw::SIGKILL.into(), 0, 0, 0, 0])?;
-        if system::call(raw::__NR_getppid, [0; 6])? != u64::from(parent) {
-            system::exit(1);
-        }
-        socket.keep_open()?;
-        let name = program.as_ptr().addr() as u64;
-        system::call(raw::__NR_execve, [name, place, environment, 0, 0, 0])
-    };
-    become_it().err().unwrap_or(Errno(ENOENT))
 }

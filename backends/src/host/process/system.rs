@@ -10,10 +10,12 @@ use core::mem::MaybeUninit;
 
 use linux_raw_sys::errno::{EACCES, EAGAIN, EBUSY, EFBIG, EINTR, EIO, EISDIR, ENOENT, ENOSPC, EPERM, EROFS};
 use linux_raw_sys::general as raw;
-use linux_raw_sys::ioctl::{TCGETS, TCSETS, TIOCOUTQ};
+use linux_raw_sys::ioctl::{TCGETS, TCSETS, TIOCOUTQ, TUNSETOFFLOAD};
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_SET_MODE_FILTER, sock_filter, sock_fprog};
 use wedge::platform::SECOND;
+
+use super::arguments::{INTERFACE_LENGTH, Interface};
 
 /// Why Linux refuses something (`errno(3)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +98,7 @@ impl File {
     }
 
     /// A file to be read, and written if it may be: whatever it is, that does not wait.
-    pub(super) fn open_disk(name: &CStr, read_only: bool) -> Answer<Self> {
+    pub(super) fn open_at_once(name: &CStr, read_only: bool) -> Answer<Self> {
         let rights = if read_only { raw::O_RDONLY } else { raw::O_RDWR };
         let flags = rights | raw::O_CLOEXEC | raw::O_NONBLOCK;
         plain(raw::__NR_open, [name.as_ptr().addr() as u64, flags.into(), 0, 0, 0, 0]).map(|file| Self(file as u32))
@@ -201,6 +203,18 @@ impl File {
         }
     }
 
+    /// Asks about an interface, or for one (`netdevice(7)`).
+    pub(super) fn ask_interface(self, what: u32, request: &mut InterfaceRequest) -> Answer {
+        let place = (&raw mut *request).expose_provenance() as u64;
+        // SAFETY: it writes to `request`, of which any value is valid.
+        unsafe { call(raw::__NR_ioctl, [self.0.into(), what.into(), place, 0, 0, 0]) }.map(drop)
+    }
+
+    /// Says what a TAP interface may leave to whoever has it (`TUNSETOFFLOAD`).
+    pub(super) fn set_offload(self, offload: u64) -> Answer {
+        plain(raw::__NR_ioctl, [self.0.into(), TUNSETOFFLOAD.into(), offload, 0, 0, 0]).map(drop)
+    }
+
     /// Has a program that this process becomes keep it (`fcntl(2)`).
     pub(super) fn keep_open(self) -> Answer {
         plain(raw::__NR_fcntl, [self.0.into(), raw::F_SETFD.into(), 0, 0, 0, 0]).map(drop)
@@ -236,6 +250,34 @@ impl File {
     /// It, to be waited for.
     pub(super) const fn polled(self, events: u32) -> raw::pollfd {
         raw::pollfd { fd: self.0.cast_signed(), events: events as i16, revents: 0 }
+    }
+}
+
+/// What Linux is asked of an interface, and answers (`struct ifreq` of `linux/if.h`).
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct InterfaceRequest {
+    name: [u8; INTERFACE_LENGTH],
+    data: [u8; 24],
+}
+
+impl InterfaceRequest {
+    /// About this one.
+    pub(super) const fn new(interface: Interface) -> Self {
+        Self { name: interface.0, data: [0; _] }
+    }
+
+    /// What it is to be.
+    pub(super) fn set_flags(&mut self, flags: u16) {
+        self.data = [0; _];
+        self.data[..2].copy_from_slice(&flags.to_le_bytes());
+    }
+
+    /// The address that was answered, behind the number of its kind (`struct sockaddr`).
+    pub(super) fn address(&self) -> [u8; 6] {
+        let mut address = [0; 6];
+        address.copy_from_slice(&self.data[2..8]);
+        address
     }
 }
 
