@@ -2,7 +2,10 @@
 //!
 //! A page fault is the shadow's first. A breakpoint may be a site in code that runs where no branch
 //! reaches a stub. #GP and #UD may be an instruction that the guest's kernel executes and that
-//! nobody has annotated, or one that the guest allows its programs. All else is the guest's own.
+//! nobody has annotated, or one that the guest allows its programs. It may be a program's CPUID,
+//! where the processor can refuse that (*CPUID faulting*: SDM Vol. 4, `MSR_PLATFORM_INFO`,
+//! `MSR_MISC_FEATURES_ENABLES`; APM Vol. 3, `CpuidUserDis`) and a host has it do
+//! so: then the program sees what its kernel sees. All else is the guest's own.
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
@@ -12,9 +15,9 @@ use crate::shadow::{Access, Outcome};
 use crate::sites::Form;
 use crate::x86::paging::{PAGE, fault};
 use crate::x86::segment::{Descriptor, Selector};
-use crate::x86::vector;
+use crate::x86::{flags, vector};
 
-use super::{Host, Vm};
+use super::{Host, Processor as _, Vm};
 
 impl<H: Host> Vm<'_, H> {
     /// An exception, of the guest's or of its hardware.
@@ -99,7 +102,12 @@ impl<H: Host> Vm<'_, H> {
         }
         let (cpu, mut behind) = self.processor();
         match emulate(cpu, context, &instruction, &mut behind) {
-            Ok(Flow::Next) => context.rip = instruction.next_ip(),
+            Ok(Flow::Next) => {
+                context.rip = instruction.next_ip();
+                if user && context.rflags & flags::TRAP != 0 {
+                    return self.step_has_ended(context);
+                }
+            }
             Ok(Flow::Jumped) => {}
             Ok(Flow::Unhandled) => return self.deliver_own(context),
             Err(exception) => return self.deliver(context, Event::Exception(exception)),
@@ -108,6 +116,16 @@ impl<H: Host> Vm<'_, H> {
             self.count_unannotated(instruction.ip(), &bytes[..instruction.len()]);
             H::registers_changed(self, true);
         }
+    }
+
+    /// A single step ends behind what was emulated for a program, as the processor would have ended
+    /// it (SDM Vol. 3B, 17.2.3, BS).
+    fn step_has_ended(&mut self, context: &mut Context) {
+        const SINGLE_STEP: u64 = 1 << 14;
+        let status = self.vcpu.processor.debug_register(6);
+        self.vcpu.processor.set_debug_register(6, status | SINGLE_STEP);
+        let exception = Exception { vector: vector::DEBUG, error: None, address: None };
+        self.deliver(context, Event::Exception(exception));
     }
 
     fn count_unannotated(&mut self, at: u64, bytes: &[u8]) {
@@ -140,9 +158,9 @@ impl<H: Host> Vm<'_, H> {
     /// Whether the guest may allow user mode what the processor has refused.
     fn may_be_allowed(&mut self, context: &Context, instruction: &Instruction) -> bool {
         // SYSENTER that is not the host's is #GP; on processors that have none in 64-bit mode it
-        // is #UD.
-        let enters = instruction.mnemonic() == Mnemonic::Sysenter && context.vector == vector::PROTECTION.into();
-        enters
+        // is #UD. CPUID is #GP where it is refused, and the same in all modes.
+        let is_refused = matches!(instruction.mnemonic(), Mnemonic::Sysenter | Mnemonic::Cpuid);
+        is_refused && context.vector == vector::PROTECTION.into()
             || concerns_tables_or_ports(instruction)
                 && (self.is_64_bit_code(context) || is_same_in_compatibility_mode(instruction))
     }

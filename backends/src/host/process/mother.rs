@@ -9,15 +9,27 @@ use super::memory::{READ_AND_WRITE, STUB};
 use super::processes::has_ended;
 use super::stub::{self, FILTER, SIGNALS, STACK, STACK_LENGTH};
 use super::system::{self, Answer, Errno, File, call};
-use crate::runtime::PAGE;
+use crate::runtime::{PAGE, say};
 
 /// Makes the mother (`fork(2)`), who has the same descriptors as this process, so that the listener
 /// is one of its, too. Her stack is at an offset of the file.
+///
+/// CPUID is refused to her and to all that are made of her, where the processor can do that: it is
+/// refused to this process while it makes her, for a copy has what its original has (Linux,
+/// `TIF_NOCPUID`). No filter has to allow the call then.
 pub(super) fn start(file: File, stack: u64) -> Answer<u32> {
     let flags = u64::from(raw::CLONE_FILES | raw::SIGCHLD);
     let parent = system::process();
+    if system::refuse_cpuid(true).is_err() {
+        say!("programs see what CPUID says of the real processor: it cannot be refused to them (CPUID faulting)");
+    }
     // SAFETY: the new process does nothing with the memory that it has in common with this one.
-    let child = unsafe { call(raw::__NR_clone, [flags, 0, 0, 0, 0, 0]) }? as u32;
+    let child = unsafe { call(raw::__NR_clone, [flags, 0, 0, 0, 0, 0]) };
+    if child != Ok(0) {
+        // Without it, there was nothing to be taken back.
+        let _ = system::refuse_cpuid(false);
+    }
+    let child = child? as u32;
     if child == 0 {
         if let Err(Errno(error)) = become_mother(file, stack, parent) {
             say_listener(u64::from(error) | REFUSED);

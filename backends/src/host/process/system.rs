@@ -17,6 +17,9 @@ use wedge::platform::SECOND;
 
 use super::arguments::{INTERFACE_LENGTH, Interface};
 
+/// `asm/prctl.h`.
+const ARCH_SET_CPUID: u64 = 0x1012;
+
 /// Why Linux refuses something (`errno(3)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Errno(pub(super) u32);
@@ -475,6 +478,12 @@ pub(super) unsafe fn use_signal_stack(address: u64, length: u64) -> Answer {
         raw::stack_t { ss_sp: core::ptr::with_exposed_provenance_mut(address as usize), ss_flags: 0, ss_size: length };
     // SAFETY: by the caller.
     unsafe { call(raw::__NR_sigaltstack, [(&raw const stack).addr() as u64, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Has CPUID refused (#GP) to this process and to all copies that are made of it, or not any more
+/// (`arch_prctl(2)`).
+pub(super) fn refuse_cpuid(refused: bool) -> Answer {
+    plain(raw::__NR_arch_prctl, [ARCH_SET_CPUID, u64::from(!refused), 0, 0, 0, 0]).map(drop)
 }
 
 /// Has a filter decide about this process's system calls from now on (`seccomp(2)`).

@@ -6,6 +6,8 @@
 #	t	its timer has woken it from HLT
 #	T	its timer has waited while interrupts were masked, and has come with STI
 #	u	its program has called it by INT 80H
+#	s	its program has executed CPUID, in a single step, which has ended
+#	c	its program has seen what the wedge says of the processor
 #	g	its program has tried CLI, and has been refused
 #
 # Then it resets the machine.
@@ -76,6 +78,7 @@ start:
 	leaq stack_end(%rip), %rax
 	movq %rax, tss+4(%rip)
 	lgdt gdt_register(%rip)
+	gate 1, step, 0x8e
 	gate 13, protection_fault, 0x8e
 	gate 14, page_fault, 0x8e
 	gate 32, timer, 0x8e
@@ -117,7 +120,7 @@ behind_fault:
 
 	pushq $USER_DATA
 	pushq $(PROGRAM + 0x1000)
-	pushq $0x202
+	pushq $0x302				# in single steps
 	pushq $USER_CODE
 	pushq $PROGRAM
 	iretq
@@ -150,6 +153,16 @@ timer:
 	popq %rax
 	iretq
 
+step:
+	testb $3, 8(%rsp)
+	jz wrong
+	pushq %rax
+	pushq %rdx
+	print 's'
+	popq %rdx
+	popq %rax
+	iretq
+
 system_call:
 	movw $COM1, %dx
 	outb %al, %dx
@@ -165,6 +178,13 @@ protection_fault:
 	.section .program, "a"
 	movb $'u', %al
 	int $0x80
+	movl $0x80000000, %eax
+	cpuid
+	cmpl $0x80000021, %eax			# the processor itself has less
+	jne 1f
+	movb $'c', %al
+	int $0x80
+1:
 	.byte 0xfa				# cli
 	ud2
 

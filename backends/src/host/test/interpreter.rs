@@ -2,7 +2,8 @@
 //! consist of.
 //!
 //! It runs everything in ring 3, as a real processor would below the wedge: what needs a privilege
-//! is #GP, and what does something else in ring 3 does that. An instruction that it does not know
+//! is #GP, and what does something else in ring 3 does that. CPUID is refused, as a processor can
+//! be told to (CPUID faulting). An instruction that it does not know
 //! is a panic with the instruction's text, so it cannot be silently wrong.
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
@@ -279,5 +280,8 @@ fn touches_system_register(instruction: &Instruction) -> bool {
 fn needs_privilege(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     touches_system_register(instruction)
-        || matches!(instruction.mnemonic(), M::Cli | M::Sti | M::Hlt | M::In | M::Out | M::Lgdt | M::Lidt | M::Ltr)
+        || matches!(
+            instruction.mnemonic(),
+            M::Cli | M::Sti | M::Hlt | M::In | M::Out | M::Lgdt | M::Lidt | M::Ltr | M::Cpuid
+        )
 }

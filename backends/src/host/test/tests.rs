@@ -123,7 +123,7 @@ fn end(mut guest: Running) -> (Result<End, Box<dyn Any + Send>>, Running) {
 fn lives_through_all(running: Running, sites: u64) {
     let (ended, running) = end(running);
     let log = super::LOG.with_borrow(String::clone);
-    assert_eq!(running.machine.board.console, "kptTug", "{log}{:x?}", running.state);
+    assert_eq!(running.machine.board.console, "kptTuscg", "{log}{:x?}", running.state);
     assert_eq!(ended.expect("it ends by itself"), End::Reset);
     let account = running.machine.account;
     assert_eq!((account.unannotated, u64::from(account.sites)), (0, sites), "nothing but sites was emulated");

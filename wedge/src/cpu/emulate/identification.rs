@@ -20,10 +20,17 @@ impl<H: Host> Machine<'_, H> {
         Ok(Flow::Next)
     }
 
-    /// CPUID.
+    /// CPUID. A program reads the real XCR0, by XGETBV, and XSAVE writes what that says: so it is
+    /// told how long that is.
     pub(super) fn cpuid(&mut self) -> Flow {
+        const STATE: u32 = 0xd;
+        let user = self.context.is_user();
         let registers = &mut self.context.registers;
-        let CpuidResult { eax, ebx, ecx, edx } = cpuid(self.cpu, self.host, registers.rax as u32, registers.rcx as u32);
+        let (leaf, subleaf) = (registers.rax as u32, registers.rcx as u32);
+        let CpuidResult { eax, mut ebx, ecx, edx } = cpuid(self.cpu, self.host, leaf, subleaf);
+        if user && leaf == STATE && subleaf < 2 && ebx != 0 {
+            ebx = self.host.raw_cpuid(leaf, subleaf).ebx;
+        }
         registers.rax = eax.into();
         registers.rbx = ebx.into();
         registers.rcx = ecx.into();

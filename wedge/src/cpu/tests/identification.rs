@@ -31,6 +31,24 @@ fn seen(raw: fn(u32, u32) -> CpuidResult, leaf: u32, subleaf: u32) -> [u32; 4] {
     [registers.rax, registers.rbx, registers.rcx, registers.rdx].map(|value| u32::try_from(value).unwrap())
 }
 
+/// Where the processor refuses CPUID, a program sees what its kernel sees, but for the length of
+/// the state that is really enabled.
+#[test]
+fn of_a_program() {
+    for (leaf, subleaf, other) in
+        [(0, 0, false), (1, 0, false), (7, 0, false), (0xd, 0, true), (0xd, 1, true), (0xd, 2, false)]
+    {
+        let mut world = World::user();
+        world.context.registers.rax = leaf;
+        world.context.registers.rcx = subleaf;
+        world.next(&[0x0f, 0xa2]);
+        let registers = &world.context.registers;
+        let [eax, ebx, ecx, edx] = seen(everything, leaf as u32, subleaf as u32).map(u64::from);
+        assert_eq!([registers.rax, registers.rcx, registers.rdx], [eax, ecx, edx], "leaf {leaf:#x}");
+        assert_eq!(registers.rbx, if other { u32::MAX.into() } else { ebx }, "leaf {leaf:#x}, {subleaf}");
+    }
+}
+
 /// Leaf, subleaf, register (0 is EAX), bit, whether it is seen of a processor that has all.
 #[test]
 fn features() {
