@@ -35,6 +35,8 @@ pub enum Config {
     /// `xen-peer`: `min` with Linux's own para-virtualization for Xen, which is for dom0 with ACPI
     /// only.
     XenPeer,
+    /// `uml`: `min` as far as the port of Linux to itself has it, User-mode Linux.
+    Uml,
 }
 
 impl Config {
@@ -46,6 +48,7 @@ impl Config {
             Self::Hard => "hard",
             Self::Cloud => "cloud",
             Self::XenPeer => "xen-peer",
+            Self::Uml => "uml",
         }
     }
 
@@ -59,13 +62,20 @@ impl Config {
             Self::Hard => &["min", "hard", "selftests"],
             Self::Cloud => &[],
             Self::XenPeer => &["min", "xen-peer"],
+            Self::Uml => &["min", "uml"],
         }
     }
 
-    /// What is made of it. Nobody boots a bzImage of `tiny`.
+    /// The architecture that it is for, if that is not the machine's.
+    fn make_arguments(self) -> &'static [&'static str] {
+        if self == Self::Uml { &["ARCH=um"] } else { &[] }
+    }
+
+    /// What is made of it. Nobody boots a bzImage of `tiny`; User-mode Linux has none.
     fn goals(self) -> &'static [&'static str] {
         match self {
             Self::Tiny => &["vmlinux", "modules"],
+            Self::Uml => &["vmlinux"],
             _ => &["vmlinux", "modules", "bzImage"],
         }
     }
@@ -159,6 +169,8 @@ impl Variant {
     pub const TINY_CLANG_GAS: Self = Self::new(Config::Tiny, Toolchain::ClangGas, Treatment::Checked);
     /// What an afterburnt `min` on Xen is compared with: the same, para-virtualized by hand.
     pub const XEN_PEER: Self = Self::new(Config::XenPeer, Toolchain::Gcc, Treatment::Plain);
+    /// What an afterburnt `min` as a process is compared with: its vmlinux is a program.
+    pub const UML: Self = Self::new(Config::Uml, Toolchain::Gcc, Treatment::Plain);
     /// `min` of Linux 6.12, annotated and compared.
     pub const MIN_6_12: Self =
         Self { release: Release::V6_12, ..Self::new(Config::Min, Toolchain::Gcc, Treatment::Checked) };
@@ -302,7 +314,7 @@ impl Variant {
         let mut make = Command::new("make");
         let jobs = thread::available_parallelism().map_or(1, NonZero::get);
         make.arg("-C").arg(tree).arg(assignment("O", output)).arg(format!("-j{jobs}"));
-        make.args(self.toolchain.make_arguments());
+        make.args(self.toolchain.make_arguments()).args(self.config.make_arguments());
         make.env("KBUILD_BUILD_TIMESTAMP", "2020-01-01T00:00:00")
             .env("KBUILD_BUILD_USER", "afterburner")
             .env("KBUILD_BUILD_HOST", "afterburner")

@@ -6,7 +6,8 @@
  * The first thing the program executes is a marker, and so are both ends of the line "ticks N": a NOP that nothing else
  * contains, by which QEMU's plugin (boot-tests/plugin/markers.c) knows where it is. The plugin and the counter must agree.
  *
- * As `costs clock [SHELL]` it says how many ticks a microsecond has, too, and what a few more operations cost.
+ * As `costs clock [SHELL]` it says how many ticks a millisecond has, too, and what a few more operations cost, and the jobs
+ * that are beside it.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -24,7 +25,7 @@
 /* nopl 0xabe700NN(%rax,%rax), in an encoding of 8 bytes (SDM Vol. 2B, NOP). */
 #define MARKER(number) asm volatile(".byte 0x0f, 0x1f, 0x84, 0x00, " #number ", 0x00, 0xe7, 0xab" ::: "memory")
 
-enum { ROUNDS = 200, LONG_ROUNDS = 40, SWITCHES = 400, PAGE = 4096, PAGES = 64 };
+enum { ROUNDS = 200, LONG_ROUNDS = 40, JOB_ROUNDS = 5, SWITCHES = 400, PAGE = 4096, PAGES = 64 };
 
 static const char *self, *its_shell = "/bin/sh";
 static int there[2], back[2];
@@ -235,6 +236,24 @@ static void open_and_close(void)
 	CHECK(close(open("/dev/zero", O_RDONLY)) == 0);
 }
 
+static const char *job;
+
+static void do_job(void)
+{
+	fork_and_execute((const char *const[]){ its_shell, job, NULL });
+}
+
+/* What a script takes that is where this program is. */
+static void measure_job(const char *name)
+{
+	const char *end = strrchr(self, '/');
+	char path[4096];
+
+	CHECK(end && snprintf(path, sizeof(path), "%.*s/%s", (int)(end - self), self, name) < (int)sizeof(path));
+	job = path;
+	report(name, cost_of(do_job, JOB_ROUNDS));
+}
+
 static volatile double result;
 
 static void compute(void)
@@ -277,6 +296,8 @@ static void by_the_clock(void)
 	report("stat", cost_of(look_up, ROUNDS));
 	report("open-close", cost_of(open_and_close, ROUNDS));
 	report("compute", cost_of(compute, LONG_ROUNDS));
+	measure_job("compile");
+	measure_job("tar");
 }
 
 int main(int count, char **arguments)

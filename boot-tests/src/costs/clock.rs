@@ -1,41 +1,27 @@
 //! What operations take by the clock, where no instructions can be counted: on this machine itself,
-//! in an afterburnt kernel that is a process of it, and in the port of Linux that has the same
-//! purpose, User-mode Linux.
+//! in an afterburnt kernel that is a process of it, and in what else has the same purpose: the port
+//! of Linux to itself, User-mode Linux, as Debian has it and built of the same tree, and gVisor, a
+//! kernel that is a program.
 //!
 //! A machine is as busy as it is. So the systems take turns, several times in one run; what is
 //! reported is the median of the turns with the least and the most, and what is compared are two
-//! medians of the same run.
+//! medians of the same run. What does not run on this machine has no figures, but a reason, and the
+//! others go on.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::symlink;
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::OPERATIONS;
-use crate::guest::{BUSYBOX, Guest};
-use crate::kernel::Variant;
-use crate::{command, host, programs};
 
-/// Debian's package `user-mode-linux` puts it there.
-const UML: &str = "/usr/bin/linux.uml";
+mod jobs;
+mod start;
+
+use start::Systems;
 
 /// How often each system has its turn.
 const TURNS: usize = 5;
-
-/// As long as one turn may take.
-const LIMIT: Duration = Duration::from_secs(300);
-
-/// What the guest of a kernel says at its end.
-const END: &str = "guest: script ended with status ";
 
 /// The columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,28 +30,46 @@ enum System {
     Native,
     /// The afterburnt kernel as a process.
     Process,
-    /// User-mode Linux.
+    /// User-mode Linux, Debian's.
+    DebiansUml,
+    /// User-mode Linux of the afterburnt kernel's source, and of its configuration, as far as it
+    /// has that.
     Uml,
+    /// gVisor.
+    Gvisor,
 }
 
 impl System {
-    const ALL: [Self; 3] = [Self::Native, Self::Process, Self::Uml];
+    const ALL: [Self; 5] = [Self::Native, Self::Process, Self::DebiansUml, Self::Uml, Self::Gvisor];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
             Self::Process => "process",
-            Self::Uml => "uml",
+            Self::DebiansUml => "Debian's UML",
+            Self::Uml => "UML",
+            Self::Gvisor => "gVisor",
         }
+    }
+
+    /// Whether the process is compared with it.
+    const fn is_peer(self) -> bool {
+        matches!(self, Self::DebiansUml | Self::Uml | Self::Gvisor)
+    }
+
+    fn peers() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|system| system.is_peer())
     }
 }
 
 /// Rows that only this table has.
-const MORE: [(&str, &str); 4] = [
+const MORE: [(&str, &str); 6] = [
     ("read", "read of a byte"),
     ("stat", "stat"),
     ("open-close", "open, close"),
     ("compute", "a million multiplications"),
+    ("compile", "compile and assemble a file of C"),
+    ("tar", "unpack and pack Linux's headers"),
 ];
 
 /// The rows: those of the other table that are measured here, too, and [`MORE`].
@@ -76,11 +80,14 @@ fn operations() -> impl Iterator<Item = (&'static str, &'static str)> {
 /// Nanoseconds of operations, by name.
 type Turn = BTreeMap<String, f64>;
 
+/// What the turns of a system have shown, or why it does not run here.
+type Column = Result<Vec<Turn>, String>;
+
 /// What all turns have shown.
 #[derive(Debug)]
 pub struct Clocked {
     /// For each of [`System::ALL`].
-    turns: [Vec<Turn>; 3],
+    columns: [Column; System::ALL.len()],
 }
 
 impl Clocked {
@@ -88,146 +95,87 @@ impl Clocked {
     ///
     /// # Errors
     ///
-    /// When something cannot be built, or a system does not come to its end.
+    /// When something cannot be built, or the machine itself or the process does not come to its
+    /// end.
     pub fn measure() -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let built = programs::build(&["costs"], directory.path())?;
-        let program = built.first().context("no program")?.clone();
-        let shell = directory.path().join("sh");
-        symlink(BUSYBOX, &shell)?;
-        let files = vec![("clock", String::new())];
-        let guest = Guest { programs: built, files, ..Guest::script("costs", Vec::new()) }.initramfs()?;
-        let image = host::image(&Variant::LOW.build()?)?;
-
-        let mut turns = [const { Vec::new() }; 3];
+        let systems = Systems::new()?;
+        let mut columns = [const { Ok(Vec::new()) }; System::ALL.len()];
         for turn in 1..=TURNS {
-            for (system, turns) in System::ALL.into_iter().zip(&mut turns) {
-                let said = match system {
-                    System::Native => command::output(Command::new(&program).arg("clock").arg(&shell))?,
-                    System::Process => said_by(process(&image, guest.path()))?,
-                    System::Uml => said_by(uml(guest.path())?)?,
-                };
-                turns.push(nanoseconds(&said).with_context(|| format!("{}, turn {turn}:\n{said}", system.name()))?);
+            for (system, column) in System::ALL.into_iter().zip(&mut columns) {
+                let Ok(turns) = column else { continue };
+                println!("turn {turn} of {TURNS}: {}", system.name());
+                match systems.said_by(system).and_then(|said| nanoseconds(&said).with_context(|| said)) {
+                    Ok(turn) => turns.push(turn),
+                    Err(error) if system.is_peer() => *column = Err(format!("{error:#}")),
+                    Err(error) => return Err(error.context(format!("{}, turn {turn}", system.name()))),
+                }
             }
         }
-        Ok(Self { turns })
+        Ok(Self { columns })
     }
 
     /// Least, median and most of an operation on a system; nothing if the system does not have it.
     fn spread(&self, operation: &str, system: System) -> Option<[f64; 3]> {
-        let turns = &self.turns[system as usize];
+        let turns = self.columns[system as usize].as_ref().ok()?;
         let mut values = turns.iter().map(|turn| turn.get(operation).copied()).collect::<Option<Vec<_>>>()?;
         values.sort_by(f64::total_cmp);
         Some([*values.first()?, *values.get(values.len() / 2)?, *values.last()?])
     }
 
-    /// The medians of an operation on two systems, divided.
-    fn ratio(&self, operation: &str, system: System, by: System) -> Option<f64> {
-        Some(self.spread(operation, system)?[1] / self.spread(operation, by)?[1])
+    /// The medians of an operation on a system and on the process, divided.
+    fn ratio(&self, operation: &str, system: System) -> Option<f64> {
+        Some(self.spread(operation, system)?[1] / self.spread(operation, System::Process)?[1])
     }
 
-    /// The table.
+    /// The table, as Markdown, and behind it why a system has no figures.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = format!("{:<26}", "nanoseconds");
+        let mut text = "| nanoseconds |".to_owned();
         for system in System::ALL {
-            let _ = write!(text, "{:>34}", format!("{} (least to most)", system.name()));
+            let _ = write!(text, " {} |", system.name());
         }
-        let _ = writeln!(text, "{:>14}", "uml/process");
+        for system in System::peers() {
+            let _ = write!(text, " {} / process |", system.name());
+        }
+        let columns = System::ALL.len() + System::peers().count();
+        let _ = writeln!(text, "\n|---|{}", "---:|".repeat(columns));
         for (operation, title) in operations() {
-            let _ = write!(text, "{title:<26}");
+            let _ = write!(text, "| {title} |");
             for system in System::ALL {
-                let cell = self.spread(operation, system).map_or_else(
-                    || "-".to_owned(),
-                    |[least, median, most]| format!("{median:.0} ({least:.0} to {most:.0})"),
-                );
-                let _ = write!(text, "{cell:>34}");
+                let cell = self
+                    .spread(operation, system)
+                    .map(|[least, median, most]| format!("{median:.0} ({least:.0} to {most:.0})"));
+                let _ = write!(text, " {} |", cell.as_deref().unwrap_or("-"));
             }
-            let ratio = self.ratio(operation, System::Uml, System::Process);
-            let _ = writeln!(text, "{:>14}", ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")));
+            for system in System::peers() {
+                let ratio = self.ratio(operation, system).map(|ratio| format!("{ratio:.2}"));
+                let _ = write!(text, " {} |", ratio.as_deref().unwrap_or("-"));
+            }
+            text.push('\n');
+        }
+        for (system, column) in System::ALL.into_iter().zip(&self.columns) {
+            if let Err(reason) = column {
+                let _ = writeln!(text, "\n{} does not run here: {reason}", system.name());
+            }
         }
         text
     }
 
-    /// How many times as fast as User-mode Linux the process is: the geometric mean.
+    /// How many times as fast as its peers the process is: geometric means, a line each.
     #[must_use]
-    pub fn mean(&self) -> Option<f64> {
-        let ratios = operations().filter_map(|(name, _)| self.ratio(name, System::Uml, System::Process));
-        let logarithms: Vec<f64> = ratios.map(f64::ln).collect();
+    pub fn means(&self) -> String {
+        let line = |system: System| {
+            let mean = self.mean(system)?;
+            Some(format!("A process is {mean:.2} times as fast as {} (geometric mean).\n", system.name()))
+        };
+        System::peers().filter_map(line).collect()
+    }
+
+    fn mean(&self, system: System) -> Option<f64> {
+        let logarithms: Vec<f64> = operations().filter_map(|(name, _)| self.ratio(name, system)).map(f64::ln).collect();
         let count = u32::try_from(logarithms.len()).ok().filter(|count| *count > 0)?;
         Some((logarithms.iter().sum::<f64>() / f64::from(count)).exp())
     }
-}
-
-fn process(image: &Path, initramfs: &Path) -> Command {
-    let mut command = Command::new(image);
-    command.args(["--memory", "256", "--initrd"]).arg(initramfs).args(["loglevel=5", "printk.devkmsg=on", "panic=-1"]);
-    command
-}
-
-/// On one processor, as the afterburnt kernel keeps itself: it is two to four times as fast as
-/// where Linux moves its processes about.
-fn uml(initramfs: &Path) -> Result<Command> {
-    let mut command = Command::new("taskset");
-    command.arg("--cpu-list").arg(first_processor(&fs::read_to_string("/proc/self/status")?)?).arg(UML);
-    command.arg("mem=256M").arg(format!("initrd={}", initramfs.display()));
-    command.args(["con0=null,fd:1", "con=null", "loglevel=5", "printk.devkmsg=on", "panic=-1"]);
-    Ok(command)
-}
-
-/// The first of the processors that a process may run on, by its status (`proc(5)`).
-fn first_processor(status: &str) -> Result<&str> {
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).context("no processors")?;
-    list.trim().split([',', '-']).next().context("no processor")
-}
-
-/// What a kernel says until its script has ended. It is ended then, with all of its processes.
-fn said_by(mut command: Command) -> Result<String> {
-    let mut kernel = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("starting {command:?}"))?;
-    let output = kernel.stdout.take().context("its output")?;
-    let (sender, lines) = mpsc::channel();
-    let reader = thread::spawn(move || {
-        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
-                break;
-            }
-        }
-    });
-    let start = Instant::now();
-    let mut said = String::new();
-    let ended = loop {
-        match lines.recv_timeout(LIMIT.saturating_sub(start.elapsed())) {
-            Ok(line) => {
-                said.push_str(&line);
-                said.push('\n');
-                if line.contains(END) {
-                    break true;
-                }
-            }
-            Err(_) => break false,
-        }
-    };
-    drop(lines);
-    end(&mut kernel)?;
-    reader.join().ok().context("reading what it says")?;
-    if !ended {
-        bail!("{command:?} does not come to its end:\n{said}");
-    }
-    Ok(said)
-}
-
-/// Ends all processes of a group.
-fn end(leader: &mut Child) -> Result<()> {
-    let group = format!("-{}", leader.id());
-    let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status()?;
-    leader.wait()?;
-    Ok(())
 }
 
 /// The lines `cost NAME N`, which are ticks, as nanoseconds.
@@ -262,26 +210,17 @@ mod tests {
     #[test]
     fn the_median_is_compared_and_the_spread_is_shown() {
         let turn = |value: f64| BTreeMap::from([("read".to_owned(), value)]);
-        let turns = [vec![turn(5.0)], vec![turn(30.0), turn(10.0), turn(20.0)], vec![turn(60.0)]];
-        let clocked = Clocked { turns };
+        let three = vec![turn(30.0), turn(10.0), turn(20.0)];
+        let reason = Err("it is not installed".to_owned());
+        let clocked =
+            Clocked { columns: [Ok(vec![turn(5.0)]), Ok(three), Ok(vec![turn(60.0)]), Ok(Vec::new()), reason] };
         let text = clocked.text();
-        assert!(text.contains("20 (10 to 30)") && text.contains("3.00\n"), "{text}");
-        assert!(text.contains("stat ") && text.contains('-'), "{text}");
-        assert_eq!(clocked.mean().map(|mean| format!("{mean:.3}")).as_deref(), Some("3.000"));
-    }
-
-    #[test]
-    fn the_first_processor_is_found() {
-        for (list, first) in [("0-1", "0"), ("3", "3"), ("2,5-7", "2")] {
-            assert_eq!(first_processor(&format!("Name:\tx\nCpus_allowed_list:\t{list}\n")).unwrap(), first);
-        }
-        assert!(first_processor("Name:\tx\n").is_err());
-    }
-
-    #[test]
-    fn what_does_not_end_is_an_error() {
-        let mut command = Command::new("echo");
-        command.arg("nothing");
-        assert!(said_by(command).unwrap_err().to_string().contains("does not come to its end:\nnothing"));
+        let row = "| read of a byte | 5 (5 to 5) | 20 (10 to 30) | 60 (60 to 60) | - | - | 3.00 | - | - |\n";
+        assert!(text.contains(row), "{text}");
+        assert!(
+            text.contains("| stat | - |") && text.ends_with("\ngVisor does not run here: it is not installed\n"),
+            "{text}"
+        );
+        assert_eq!(clocked.means(), "A process is 3.00 times as fast as Debian's UML (geometric mean).\n");
     }
 }
