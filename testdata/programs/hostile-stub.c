@@ -4,6 +4,7 @@
  * the stack. It must get nothing of Linux: the call ends as an instruction that there is not, or the program gets SIGSEGV, for
  * what it ran in is of no use any more. Then it goes on as if nothing had been.
  */
+#include <asm/ldt.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <string.h>
@@ -68,18 +69,22 @@ static int64_t ask(uint64_t number, uint64_t rdi, uint64_t rsi, uint64_t rdx)
 }
 
 /* By the instruction that a process stops by: a signal, and where its frame is. */
+static void stops(uint64_t signal, uint64_t frame)
+{
+	__asm__ volatile("mov $8, %%r10d; mov %4, %%r8; mov %5, %%r9; jmp *%6"
+			 :
+			 : "a"(SYS_rt_sigprocmask), "D"(SIG_SETMASK), "S"(ORDERS), "d"(0), "r"(signal), "r"(frame), "r"(stop_site)
+			 : "rcx", "r8", "r9", "r10", "r11", "memory");
+	__builtin_unreachable();
+}
+
 static int64_t stop(uint64_t signal, uint64_t frame)
 {
-	int64_t value;
-
 	got = 0;
 	if (sigsetjmp(back, 1))
 		return got;
-	__asm__ volatile("mov $8, %%r10d; mov %5, %%r8; mov %6, %%r9; jmp *%7"
-			 : "=a"(value)
-			 : "a"(SYS_rt_sigprocmask), "D"(SIG_SETMASK), "S"(ORDERS), "d"(0), "r"(signal), "r"(frame), "r"(stop_site)
-			 : "rcx", "r8", "r9", "r10", "r11", "memory");
-	return value;
+	stops(signal, frame);
+	return 0;
 }
 
 static void ends(const char *name, int64_t found, int64_t expected)
@@ -206,6 +211,67 @@ static void tries_calls(void)
 	for (size_t i = 0; i < sizeof(asked) / sizeof(*asked); i++)
 		executed += ask(asked[i], STACK, PAGE, 0) != SIGSEGV;
 	verdict(executed == 0, "stub-asked", "%ld calls are executed", executed);
+}
+
+/* A system call of 32-bit programs, by the instruction that such orders are carried out by. */
+static int64_t ask_by_interrupt(uint64_t number, uint64_t argument)
+{
+	int64_t value;
+
+	got = 0;
+	if (sigsetjmp(back, 1))
+		return got;
+	__asm__ volatile("xchg %%rbx, %2; jmp *%3" : "=a"(value) : "a"(number), "r"(argument), "r"(interrupt_site) : "memory");
+	return value;
+}
+
+/* A thread area that the kernel knows nothing of. Numbers of its calls are those of 32-bit programs. */
+static void tries_thread_areas(void)
+{
+	enum { EXIT = 1, GETPID = 20, MMAP2 = 192, SET_THREAD_AREA = 243, SELECTOR = 0x63 };
+	static const uint64_t others[] = { EXIT, GETPID, MMAP2, SYS_mmap, SYS_rt_sigprocmask, SYS_rt_sigreturn };
+	static struct user_desc area = { .entry_number = SELECTOR / 8, .limit = 0xfff, .seg_32bit = 1, .useable = 1 };
+	int64_t executed = 0;
+	uint32_t limit;
+	bool is_there;
+
+	for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
+		executed += ask_by_interrupt(others[i], 0) != SIGILL;
+	verdict(executed == 0, "stub-own-call-32", "%ld calls are executed", executed);
+	ends("stub-thread-area", ask_by_interrupt(SET_THREAD_AREA, (uintptr_t)&area), SIGSEGV);
+	__asm__ volatile("lsl %2, %0; setz %1" : "=r"(limit), "=q"(is_there) : "r"(SELECTOR), "0"(0) : "cc");
+	verdict(!is_there, "stub-thread-area-set", "limit %#x", limit);
+}
+
+/* Claims that 32-bit code has called: Linux says where, at an address that such code cannot have. */
+static int64_t claims_call_32(int signal, int64_t rax, uint64_t rsp)
+{
+	uint64_t frame;
+	greg_t *registers;
+
+	got = 0;
+	if (sigsetjmp(back, 1))
+		return got;
+	frame = frame_of_call();
+	registers = ((ucontext_t *)frame)->uc_mcontext.gregs;
+	registers[REG_RIP] = 0x7fff12345678;
+	registers[REG_RSP] = (greg_t)rsp;
+	registers[REG_RBP] = (greg_t)rsp;
+	registers[REG_RAX] = rax;
+	registers[REG_CSGSFS] = 0x002b000000000023;
+	registers[REG_TRAPNO] = 13;
+	stops((uint64_t)signal, frame);
+	return 0;
+}
+
+static void tries_calls_32(void)
+{
+	static uint8_t there[65536] __attribute__((aligned(16)));
+	uint64_t middle = (uintptr_t)(there + sizeof(there) / 2);
+
+	ends("stub-claims-call-32", claims_call_32(SIGSYS, 20, middle), SIGSEGV);
+	ends("stub-claims-call-32-without-argument", claims_call_32(SIGSEGV, -EFAULT, middle), SIGSEGV);
+	verdict(getpid() > 0, "stub-claims-call-32-after", "calls go on");
 }
 
 static void tries_frames(void)
@@ -383,6 +449,8 @@ int main(void)
 	CHECK(find_sites());
 
 	tries_calls();
+	tries_thread_areas();
+	tries_calls_32();
 	tries_frames();
 	tries_claims();
 	tries_orders();

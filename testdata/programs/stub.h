@@ -17,24 +17,31 @@
 #define STACK (STUB + 2 * PAGE)
 #define STACK_END (STACK + 4 * PAGE)
 
-/* The system calls by which a process stops, carries out an order, and returns to the program. */
-__attribute__((unused)) static uint64_t stop_site, order_site, leave_site;
+/* The system calls by which a process stops, carries out an order, of either kind, and returns to the program. */
+__attribute__((unused)) static uint64_t stop_site, order_site, interrupt_site, leave_site;
+
+/* An instruction of two bytes with what is behind it. */
+static uint64_t site_of(const char *instruction, const void *bytes, size_t length)
+{
+	for (uint64_t at = STUB; at < STUB + PAGE - 2 - length; at++)
+		if (memcmp((void *)at, instruction, 2) == 0 && memcmp((void *)(at + 2), bytes, length) == 0)
+			return at;
+	return 0;
+}
 
 /* A system call with what is behind it. */
 static uint64_t site_before(const void *bytes, size_t length)
 {
-	for (uint64_t at = STUB; at < STUB + PAGE - 2 - length; at++)
-		if (memcmp((void *)at, "\x0f\x05", 2) == 0 && memcmp((void *)(at + 2), bytes, length) == 0)
-			return at;
-	return 0;
+	return site_of("\x0f\x05", bytes, length);
 }
 
 __attribute__((unused)) static bool find_sites(void)
 {
 	stop_site = site_before("\x48\x85\xc0", 3); /* test %rax, %rax */
 	order_site = site_before("\x49\x83\xc4", 3); /* add $56, %r12 */
+	interrupt_site = site_of("\xcd\x80", "\xeb", 1); /* jmp */
 	leave_site = site_before("\x0f\x0b", 2); /* ud2 */
-	return stop_site && order_site && leave_site;
+	return stop_site && order_site && interrupt_site && leave_site;
 }
 
 /* Where the frame of a signal is: the page of orders says it. The call leaves one of its own there. */

@@ -447,7 +447,7 @@ fn take_over(
     let contents = rewritten.loaded.contents;
     let layout = contents.payload.layout;
     let kept = Kept {
-        programs: Programs::start(memory.file()).map_err(Failure::Programs)?,
+        programs: Programs::start(memory.file(), lowest()).map_err(Failure::Programs)?,
         sysret: rewritten.engine.sysret().unwrap_or(usize::MAX),
     };
     let shares = share::start(&arguments.shares, memory).map_err(Failure::Share)?;

@@ -1,7 +1,7 @@
 //! What becomes of the system calls of the guest's processes: three filters (`seccomp(2)`).
 //!
 //! *Programs.* Whatever a program executes, by whatever instruction, at fixed addresses
-//! (`vsyscall`) too, is turned into a signal. Four instructions in the process are the wedge's
+//! (`vsyscall`) too, is turned into a signal. Five instructions in the process are the wedge's
 //! ([`stub`](super::stub)). From one a handler returns, which gives a program nothing but registers
 //! that it could have anyway; another puts the stack for signals back, which such a return may have
 //! moved. About the others the wedge is asked, each time, for a program may jump there: they stop
@@ -17,8 +17,13 @@ use linux_raw_sys::general as raw;
 use linux_raw_sys::ptrace::{SECCOMP_RET_ALLOW, SECCOMP_RET_TRAP, SECCOMP_RET_USER_NOTIF, sock_filter};
 use wedge::guest::layout::WINDOW_LENGTH;
 
+use super::areas::SET_THREAD_AREA;
+
 /// `AUDIT_ARCH_X86_64` (`linux/audit.h`).
-const ARCHITECTURE: u32 = 0xc000_003e;
+pub(super) const ARCHITECTURE: u32 = 0xc000_003e;
+
+/// `AUDIT_ARCH_I386`: the numbers mean other calls.
+const BY_INTERRUPT: u32 = 0x4000_0003;
 
 /// Offsets in `struct seccomp_data`.
 const NUMBER: u32 = 0;
@@ -42,6 +47,8 @@ pub(super) struct Sites {
     pub(super) stop: u64,
     /// by which it carries out an order,
     pub(super) order: u64,
+    /// or one by INT 80H,
+    pub(super) interrupt: u64,
     /// by which it has its stack for signals again,
     pub(super) stack: u64,
     /// and by which it returns to the program.
@@ -49,12 +56,14 @@ pub(super) struct Sites {
 }
 
 /// Instructions of the filter.
-pub(super) const LENGTH: usize = ORDER + ORDERED.len() + 3;
+pub(super) const LENGTH: usize = INTERRUPT + 7 + 3;
 /// Where the calls of the four sites are told apart.
 const STOP: usize = 9;
 const LEAVE: usize = STOP + 2;
 const STACK: usize = LEAVE + 2;
 const ORDER: usize = STACK + 3;
+/// Where calls by INT 80H are looked at.
+const INTERRUPT: usize = ORDER + ORDERED.len() + 1;
 
 /// The filter for a process with these calls of the wedge's.
 pub(super) fn filter(sites: &Sites) -> [sock_filter; LENGTH] {
@@ -71,7 +80,7 @@ pub(super) fn filter(sites: &Sites) -> [sock_filter; LENGTH] {
     };
     let mut program = [statement(RETURN, SECCOMP_RET_TRAP); LENGTH];
     program[0] = statement(LOAD, ARCH);
-    program[1] = jump(1, ARCHITECTURE, 2, TRAP);
+    program[1] = jump(1, ARCHITECTURE, 2, INTERRUPT);
     program[2] = statement(LOAD, INSTRUCTION + 4);
     program[3] = jump(3, (sites.stop >> 32) as u32, 4, TRAP);
     program[4] = statement(LOAD, INSTRUCTION);
@@ -90,6 +99,13 @@ pub(super) fn filter(sites: &Sites) -> [sock_filter; LENGTH] {
         let at = ORDER + place;
         program[at] = jump(at, number, ASK, at + 1);
     }
+    program[INTERRUPT] = jump(INTERRUPT, BY_INTERRUPT, INTERRUPT + 1, TRAP);
+    program[INTERRUPT + 1] = statement(LOAD, INSTRUCTION + 4);
+    program[INTERRUPT + 2] = jump(INTERRUPT + 2, (sites.interrupt >> 32) as u32, INTERRUPT + 3, TRAP);
+    program[INTERRUPT + 3] = statement(LOAD, INSTRUCTION);
+    program[INTERRUPT + 4] = jump(INTERRUPT + 4, sites.interrupt as u32, INTERRUPT + 5, TRAP);
+    program[INTERRUPT + 5] = statement(LOAD, NUMBER);
+    program[INTERRUPT + 6] = jump(INTERRUPT + 6, SET_THREAD_AREA, ASK, TRAP);
     program[ASK] = statement(RETURN, SECCOMP_RET_USER_NOTIF);
     program[ALLOW] = statement(RETURN, SECCOMP_RET_ALLOW);
     program
@@ -192,8 +208,15 @@ const _: () = assert!(WINDOW_LENGTH.is_power_of_two() && WINDOW_LENGTH < 1 << 32
 mod tests {
     use super::*;
 
-    const SITES: Sites =
-        Sites { stop: 0x7300_0000_0029, order: 0x7300_0000_0077, stack: 0x7300_0000_009b, leave: 0x7300_0000_00c3 };
+    const SITES: Sites = Sites {
+        stop: 0x7300_0000_0029,
+        order: 0x7300_0000_0077,
+        interrupt: 0x7300_0000_0087,
+        stack: 0x7300_0000_009b,
+        leave: 0x7300_0000_00c3,
+    };
+
+    const ALL: [u64; 5] = [SITES.stop, SITES.order, SITES.interrupt, SITES.stack, SITES.leave];
 
     const WINDOW: u64 = 0x5fff_7f00_0000;
 
@@ -227,6 +250,7 @@ mod tests {
             for (site, passes, expected) in [
                 (SITES.stop, stops, SECCOMP_RET_USER_NOTIF),
                 (SITES.order, ORDERED.contains(&number), SECCOMP_RET_USER_NOTIF),
+                (SITES.interrupt, false, SECCOMP_RET_TRAP),
                 (SITES.stack, takes_stack, SECCOMP_RET_ALLOW),
                 (SITES.leave, leaves, SECCOMP_RET_ALLOW),
             ] {
@@ -238,21 +262,25 @@ mod tests {
 
     #[test]
     fn elsewhere_nothing_passes() {
-        let sites = [SITES.stop, SITES.order, SITES.stack, SITES.leave];
-        let near = sites.map(|site| [site - 1, site + 1, site & 0xffff_ffff, site | 1 << 63]);
+        let near = ALL.map(|site| [site - 1, site + 1, site & 0xffff_ffff, site | 1 << 63]);
         for instruction in near.as_flattened().iter().copied().chain([0]) {
             for number in 0..500 {
-                assert_eq!(run(number, ARCHITECTURE, instruction), SECCOMP_RET_TRAP, "{number} at {instruction:#x}");
+                for architecture in [ARCHITECTURE, BY_INTERRUPT, 0] {
+                    let result = run(number, architecture, instruction);
+                    assert_eq!(result, SECCOMP_RET_TRAP, "{number} at {instruction:#x}");
+                }
             }
         }
     }
 
-    /// `AUDIT_ARCH_I386`, by INT 80H: the numbers mean other calls.
     #[test]
-    fn calls_of_32_bit_programs_do_not_pass() {
+    fn of_calls_of_32_bit_programs_there_is_a_question_about_one_at_one_place() {
         for number in 0..500 {
-            for site in [SITES.stop, SITES.order, SITES.stack, SITES.leave] {
-                assert_eq!(run(number, 0x4000_0003, site), SECCOMP_RET_TRAP, "{number}");
+            for site in ALL {
+                let is_asked = site == SITES.interrupt && number == 243;
+                let expected = if is_asked { SECCOMP_RET_USER_NOTIF } else { SECCOMP_RET_TRAP };
+                assert_eq!(run(number, BY_INTERRUPT, site), expected, "{number} at {site:#x}");
+                assert_eq!(run(number, BY_INTERRUPT + 1, site), SECCOMP_RET_TRAP, "{number} at {site:#x}");
             }
         }
     }

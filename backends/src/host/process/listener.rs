@@ -13,6 +13,8 @@ use linux_raw_sys::general as raw;
 use linux_raw_sys::ptrace as tracing;
 
 use super::cpu::{CPU, Cpu};
+use super::filter::ARCHITECTURE;
+use super::orders::BY_INTERRUPT;
 use super::system::{self, Answer, Errno, File};
 
 /// A question of a process: a system call that it makes.
@@ -20,7 +22,8 @@ use super::system::{self, Answer, Errno, File};
 pub(super) struct Question {
     id: u64,
     pub(super) process: u32,
-    pub(super) number: u32,
+    /// With [`BY_INTERRUPT`] for one of 32-bit programs.
+    pub(super) number: u64,
     pub(super) arguments: [u64; 6],
 }
 
@@ -78,7 +81,9 @@ impl Listener {
         receive([self.0.0.into(), RECEIVE, (&raw mut question).addr() as u64])?;
         // SAFETY: written by Linux.
         let tracing::seccomp_notif { id, pid: process, data, .. } = unsafe { (&raw const question).read_volatile() };
-        Ok(Question { id, process, number: data.nr.cast_unsigned(), arguments: data.args })
+        let mark = if data.arch == ARCHITECTURE { 0 } else { BY_INTERRUPT };
+        let number = u64::from(data.nr.cast_unsigned()) | mark;
+        Ok(Question { id, process, number, arguments: data.args })
     }
 
     /// Has a call executed. `ENOENT` if the process does not wait for that any more: it has ended,

@@ -4,7 +4,8 @@
 //! Linux starts the image as a program; [`entry`] moves the wedge to its window. [`boot`] makes the
 //! guest of what [`arguments`] say. What a site becomes is decided in `wedge` ([`wedge::sites`]);
 //! what is not done in place comes in by [`entry`] or as a signal, and is told apart in [`guest`],
-//! which also runs programs ([`programs`]). Behind [`wedge::vm`] are, as the host: [`processor`]
+//! which also runs programs ([`programs`]; [`areas`] and [`compatibility`] say what those of 32 bits
+//! take). Behind [`wedge::vm`] are, as the host: [`processor`]
 //! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
 //! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console, [`disk`]s,
 //! [`network`], [`share`]d directories), [`affinity`] (the processor that all of it runs on).
@@ -17,11 +18,14 @@
 
 #[cfg(target_os = "none")]
 mod affinity;
+mod areas;
 mod arguments;
 #[cfg(target_os = "none")]
 mod board;
 #[cfg(target_os = "none")]
 mod boot;
+#[cfg(target_os = "none")]
+mod compatibility;
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]

@@ -11,17 +11,22 @@ use linux_raw_sys::general as raw;
 use wedge::shadow::BLOCK;
 use wedge::x86::paging::PAGE;
 
+use super::areas::SET_THREAD_AREA;
 use super::mappings::{Mapping, Stale};
 
-/// Ranges that are stale, a block of pages, each in a range of its own, and the whole address space
-/// once or twice: what one run of a program may take.
-const _: () = assert!(Stale::CAPACITY + BLOCK + 2 <= Orders::CAPACITY);
+/// Ranges that are stale, a block of pages, each in a range of its own, the top of a stack in two
+/// pages, and the whole address space up to three times: what one run of a program may take.
+const _: () = assert!(Stale::CAPACITY + BLOCK + 2 + 3 <= Orders::CAPACITY);
 
 /// Bytes of the page in front of them.
 pub(super) const HEAD: usize = 32;
 
 /// A system call: its number, and six arguments.
 pub(super) type Order = [u64; 7];
+
+/// Marks the number of a system call of 32-bit programs, which has one argument; what is behind
+/// that is for whom the argument leads there.
+pub(super) const BY_INTERRUPT: u64 = 1 << 32;
 
 /// A few of them.
 #[derive(Clone, Debug)]
@@ -46,11 +51,22 @@ impl Orders {
 
     /// Adds any call. What does not fit is left out: whoever adds counts.
     pub(super) fn add(&mut self, number: u32, arguments: [u64; 6]) {
+        self.push(number.into(), arguments);
+    }
+
+    fn push(&mut self, number: u64, arguments: [u64; 6]) {
         if let Some(place) = self.orders.get_mut(self.count) {
-            place[0] = number.into();
+            place[0] = number;
             place[1..].copy_from_slice(&arguments);
             self.count += 1;
         }
+    }
+
+    /// Sets a thread area, while the page of orders is mapped at an address below 4 GB.
+    pub(super) fn set_thread_area(&mut self, [first, second]: [u64; 2], page: u64) {
+        const DESCRIPTION: usize = 2 * size_of::<u64>();
+        let place = page + (HEAD + self.count * size_of::<Order>() + DESCRIPTION) as u64;
+        self.push(BY_INTERRUPT | u64::from(SET_THREAD_AREA), [place, first, second, 0, 0, 0]);
     }
 
     /// Unmaps a range, from the lowest address on that Linux maps anything at.
@@ -83,5 +99,14 @@ mod tests {
         let rights = Rights { writable: true, executable: false };
         orders.map(&Mapping { address: 0x5000, length: 0x2000, physical: 0x7000, rights }, 3);
         assert_eq!(orders.as_slice(), [[11, 0x1000, 0x2000, 0, 0, 0, 0], [9, 0x5000, 0x2000, 3, 0x11, 3, 0x7000]]);
+    }
+
+    #[test]
+    fn a_thread_area_is_described_in_its_order() {
+        let mut orders = Orders::new();
+        orders.add(raw::__NR_munmap, [0; 6]);
+        orders.set_thread_area([12, 34], 0x10000);
+        let [_, order] = orders.as_slice() else { panic!() };
+        assert_eq!(order, &[BY_INTERRUPT + 243, 0x10000 + 32 + 56 + 16, 12, 34, 0, 0, 0]);
     }
 }

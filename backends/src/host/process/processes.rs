@@ -1,10 +1,12 @@
 //! The processes that this one has made: they end with it, and their ends are waited for.
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use linux_raw_sys::errno::EINTR;
+use linux_raw_sys::errno::{EFAULT, EINTR};
 use linux_raw_sys::general as raw;
 
+use super::areas::SET_THREAD_AREA;
 use super::cpu::CPU;
 use super::system::{self, Errno, call};
 use super::tables::SPACES;
@@ -67,6 +69,30 @@ pub(super) fn reap_program(process: u32) -> Option<u32> {
         CPU.running.store(running, Ordering::SeqCst);
     }
     status
+}
+
+/// Whether Linux has thread areas, and with them the system calls of 32-bit programs
+/// (`CONFIG_IA32_EMULATION`): a child tries, for where there is none it ends by that.
+pub(super) fn has_thread_areas() -> bool {
+    const CORE: u64 = 4;
+    let Ok(child) = system::fork() else { return false };
+    if child == 0 {
+        let nothing = [0_u64; 2];
+        let result: i64;
+        // SAFETY: it reads `nothing`; at address 0 there is no description.
+        unsafe {
+            let _ = call(raw::__NR_setrlimit, [CORE, (&raw const nothing).addr() as u64, 0, 0, 0, 0]);
+            asm!(
+                "xchg {place}, rbx", "int 0x80", "xchg {place}, rbx",
+                place = inout(reg) 0_u64 => _,
+                inout("rax") i64::from(SET_THREAD_AREA) => result,
+                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+                options(nostack),
+            );
+        }
+        system::exit(u8::from(result != -i64::from(EFAULT)));
+    }
+    reap(child, 0) == Some(0)
 }
 
 /// Whether a process has ended.

@@ -2,15 +2,18 @@
 //!
 //! The kernel's GS base is really in force while the kernel runs, and so is the FS base of the
 //! program that it runs for, for the kernel reads both by instructions of its own. The program's GS
-//! base is kept here meanwhile. Selectors are kept here, too: descriptors of the guest's are in no
-//! table of the real processor.
+//! base is kept here meanwhile. Selectors are kept here, too: what is in the real registers while
+//! the kernel runs is nobody's, and the guest's thread areas are in the table of a program's process
+//! only ([`areas`](super::areas)).
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;
 
 use wedge::cpu::{ControlRegister, CpuidResult, DescriptorTable, Segment, VirtualCpu};
 use wedge::vm::{self, Space};
+use wedge::x86::segment::Descriptor;
 
+use super::areas::ThreadAreas;
 use super::cpu::CPU;
 use super::tables::Tables;
 use crate::runtime::{say, timestamp};
@@ -25,6 +28,8 @@ pub(super) struct Processor {
     debug: [u64; 8],
     /// The log has been told that breakpoints do not break.
     told: bool,
+    /// And that what is in a local descriptor table cannot be loaded.
+    told_of_table: bool,
     /// What a program has accessed in vain: it may be mapped when it goes on.
     pub(super) wanted: Option<u64>,
 }
@@ -34,7 +39,7 @@ impl Processor {
     pub(super) const fn new() -> Self {
         let mut debug = [0; 8];
         (debug[6], debug[7]) = (0xffff_0ff0, 0x400);
-        Self { selectors: [0; 4], users_gs_base: 0, debug, told: false, wanted: None }
+        Self { selectors: [0; 4], users_gs_base: 0, debug, told: false, told_of_table: false, wanted: None }
     }
 
     /// The kernel is left for a program, whose GS base is the one in force. When it comes back, the
@@ -66,10 +71,13 @@ pub(super) const fn canonical(base: u64) -> u64 {
     (base.cast_signed() << 16 >> 16).cast_unsigned()
 }
 
-/// A selector that a program can have in ES, DS, FS or GS: those that the tables of this Linux do
-/// not have are none.
-pub(super) fn loadable(selector: u16) -> u32 {
+/// A selector that a program with these thread areas can have in ES, DS, FS or GS: those that the
+/// tables of this Linux do not have are none.
+pub(super) fn loadable(selector: u16, areas: &ThreadAreas) -> u32 {
     const NULL: u16 = 3;
+    if let Some(is_there) = areas.can_load(selector) {
+        return if is_there { selector.into() } else { 0 };
+    }
     let readable: u8;
     // SAFETY: it looks at a descriptor, and changes a flag.
     unsafe { asm!("verr {0:x}", "setz {1}", in(reg) selector, out(reg_byte) readable, options(nomem, nostack)) };
@@ -109,8 +117,14 @@ impl vm::Processor<Tables> for Processor {
 
     fn flushed(&mut self, _: Option<u64>) {}
 
-    fn load_segment(&mut self, segment: Segment, selector: u16, _: Option<u64>, _: &mut Space<Tables>) {
+    fn load_segment(&mut self, segment: Segment, selector: u16, descriptor: Option<u64>, _: &mut Space<Tables>) {
         self.selectors[segment as usize] = selector;
+        let base = descriptor.map(|descriptor| u64::from(Descriptor(descriptor).base()));
+        match (segment, base) {
+            (Segment::Fs, Some(base)) => set_fs_base(base),
+            (Segment::Gs, Some(base)) => self.set_gs_base(false, base),
+            _ => {}
+        }
     }
 
     fn read_segment(&mut self, segment: Segment) -> u16 {
@@ -137,7 +151,17 @@ impl vm::Processor<Tables> for Processor {
         CPU.gs_swapped.fetch_xor(0xff, Ordering::Relaxed);
     }
 
-    fn tables_changed(&mut self, _: &VirtualCpu, _: DescriptorTable, _: &mut Space<Tables>) {}
+    /// What a local table has, nobody can load.
+    fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable, _: &mut Space<Tables>) {
+        if what == DescriptorTable::Ldt
+            && !cpu.ldt.selector.is_null()
+            && !core::mem::replace(&mut self.told_of_table, true)
+        {
+            say!(
+                "the guest has a local descriptor table, from which its programs can load nothing in a process of Linux"
+            );
+        }
+    }
 
     fn debug_register(&mut self, number: u8) -> u64 {
         self.debug[usize::from(number & 7)]

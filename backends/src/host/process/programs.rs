@@ -41,12 +41,13 @@ use wedge::cpu::Context;
 use wedge::platform::SECOND;
 
 use super::affinity::Affinity;
+use super::areas::ThreadAreas;
 use super::cpu::CPU;
 use super::listener::{Listener, Question};
 use super::memory::{READ_AND_WRITE, STACKS, STUB, pointer};
 use super::mother;
-use super::orders::{Order, Orders};
-use super::processes::{forget, has_ended, note, reap, reap_program};
+use super::orders::{BY_INTERRUPT, Order, Orders};
+use super::processes::{forget, has_ended, has_thread_areas, note, reap, reap_program};
 use super::registers::Frame;
 use super::state::State;
 use super::stub::{self, ORDERS, SEGMENTS_LENGTH, SIGNALS, STACK, STACK_LENGTH, STOP, Segments};
@@ -118,6 +119,15 @@ struct Stub {
     question: Question,
     /// The processor that it was moved to.
     processor: Option<u32>,
+    /// The thread areas that it has.
+    areas: ThreadAreas,
+}
+
+impl Stub {
+    /// One that has just been made, and waits.
+    fn new(process: u32, question: Question) -> Self {
+        Self { process, question, processor: None, areas: ThreadAreas::default() }
+    }
 }
 
 /// The stub processes.
@@ -135,6 +145,8 @@ pub(super) struct Programs {
     template: Frame,
     /// and the extended state in it.
     state: State,
+    /// The lowest address that Linux maps anything at, if it has system calls of 32-bit programs.
+    lowest: Option<u64>,
     /// Why the last order was not carried out, as the process says.
     refused: Option<Errno>,
     /// How many lines of what programs may have caused are still said.
@@ -152,8 +164,9 @@ fn held_off() -> u64 {
 }
 
 impl Programs {
-    /// Makes the mother of all stub processes. They map the guest's memory from a file.
-    pub(super) fn start(memory: File) -> Result<Self, Failure> {
+    /// Makes the mother of all stub processes. They map the guest's memory from a file, from the
+    /// lowest address on.
+    pub(super) fn start(memory: File, lowest: u64) -> Result<Self, Failure> {
         let stacks = view(SPACES + 1) - STACKS;
         let file = File::memory(c"afterburner stub", 2 * PAGE + stacks).map_err(refused("memory for stubs"))?;
         // SAFETY: nothing is there.
@@ -181,7 +194,7 @@ impl Programs {
         // SAFETY: it has been found to lie there, and the process waits.
         let template = unsafe { template.read() };
         let state = State::find(view(MOTHERS), template.fpstate()).ok_or(Failure::Mother)?;
-        let mother = Stub { process, question, processor: None };
+        let mother = Stub::new(process, question);
         let mut programs = Self {
             listener,
             file,
@@ -190,10 +203,14 @@ impl Programs {
             frame,
             template,
             state,
+            lowest: has_thread_areas().then_some(lowest),
             refused: None,
             complaints: 16,
         };
         programs.raise([memory, file])?;
+        if programs.lowest.is_none() {
+            say!("this Linux has no 32-bit programs (CONFIG_IA32_EMULATION): those of the guest have no thread areas");
+        }
         Ok(programs)
     }
 
@@ -278,7 +295,7 @@ impl Programs {
         let (Some(parent), Some(child)) = (parent, child) else { return Err(Failure::Mother) };
         self.mother.question = parent;
         note(child.process);
-        let mut stub = Stub { process: child.process, question: child, processor: None };
+        let mut stub = Stub::new(child.process, child);
         self.settle(&mut stub, space)?;
         Ok(stub)
     }
@@ -443,6 +460,30 @@ impl Programs {
         }
     }
 
+    /// Whether programs can have thread areas.
+    pub(super) const fn have_thread_areas(&self) -> bool {
+        self.lowest.is_some()
+    }
+
+    /// Has the process of a space have these thread areas. Whether it has; if not, it is none any
+    /// more.
+    pub(super) fn set_thread_areas(&mut self, space: usize, areas: ThreadAreas) -> Result<bool, Failure> {
+        let Some(stub) = self.stubs[space] else { return Ok(false) };
+        let Some(page) = self.lowest.filter(|_| stub.areas != areas) else { return Ok(true) };
+        let mut orders = Orders::new();
+        let shared = u64::from(raw::MAP_SHARED | raw::MAP_FIXED);
+        orders.add(raw::__NR_mmap, [page, PAGE, raw::PROT_READ.into(), shared, self.file.0.into(), PAGE]);
+        for description in areas.different(&stub.areas) {
+            orders.set_thread_area(description, page);
+        }
+        orders.add(raw::__NR_munmap, [page, PAGE, 0, 0, 0, 0]);
+        let done = self.order(space, orders.as_slice())?;
+        if let Some(stub) = &mut self.stubs[space] {
+            stub.areas = areas;
+        }
+        Ok(done)
+    }
+
     /// Has the process of a space carry out orders. Whether it has; if not, it is none any more.
     pub(super) fn order(&mut self, space: usize, orders: &[Order]) -> Result<bool, Failure> {
         let Some(mut stub) = self.stubs[space] else { return Ok(false) };
@@ -517,7 +558,7 @@ impl Programs {
     fn bury(&mut self, space: usize) {
         stub::clear_orders(Orders::CAPACITY);
         if let Some(error) = self.refused.take() {
-            self.complain(format_args!("a program ends: its process says that Linux does not map its memory, {error}"));
+            self.complain(format_args!("a program ends: its process says that Linux refuses what it needs, {error}"));
         }
         if let Some(stub) = self.stubs[space].take() {
             system::signal(stub.process, raw::SIGKILL);
@@ -547,12 +588,13 @@ fn refused_order(question: &Question) -> Option<Errno> {
 
 /// Whether a process asks to stop.
 fn is_stop(question: &Question) -> bool {
-    question.number == raw::__NR_rt_sigprocmask && question.arguments[..4] == STOP
+    question.number == u64::from(raw::__NR_rt_sigprocmask) && question.arguments[..4] == STOP
 }
 
 /// Whether a question is about an order.
 fn is_order(question: &Question, order: &Order) -> bool {
-    u64::from(question.number) == order[0] && question.arguments == order[1..]
+    let arguments = if order[0] & BY_INTERRUPT == 0 { 6 } else { 1 };
+    question.number == order[0] && question.arguments[..arguments] == order[1..=arguments]
 }
 
 /// Where the wedge sees a frame that a process has at an address, if that is in its stack.

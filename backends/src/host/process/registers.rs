@@ -61,7 +61,7 @@ pub(super) struct Frame {
 const _: () = assert!(size_of::<Frame>() == 304);
 
 /// What 32-bit programs of Linux have in CS (`arch/x86/include/asm/segment.h`, `__USER32_CS`).
-const COMPATIBILITY_CS: u16 = 0x23;
+pub(super) const COMPATIBILITY_CS: u16 = 0x23;
 /// The privilege level that is in the selectors of programs.
 const USER_LEVEL: u64 = 3;
 

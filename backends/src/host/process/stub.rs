@@ -12,7 +12,7 @@
 //! any more, and a trap ends the process; and what follows the call takes all that it needs from
 //! constants and from the page of orders, which the process can only read. So whoever stops, by
 //! whatever way, does nothing then but what the wedge orders. There is no other way back, and each
-//! of the four calls has an address of its own, which the filter knows.
+//! of the five calls has an address of its own, which the filter knows.
 //!
 //! What a program has left in its process is not for the next. So on the way back the stack for
 //! signals is put where it belongs: `sigreturn(2)` does that only if the stack pointer of the next
@@ -32,7 +32,7 @@ use wedge::x86::flags;
 
 use super::filter::{LENGTH, Sites, filter};
 use super::memory::{OWN, STUB, pointer};
-use super::orders::{HEAD, Order};
+use super::orders::{BY_INTERRUPT, HEAD, Order};
 use super::registers::Frame;
 use crate::runtime::PAGE;
 
@@ -73,10 +73,11 @@ pub(super) fn handler() -> *const () {
 
 unsafe extern "C" {
     static process_stub: u8;
-    /// The calls by which a process stops, carries out an order, has its stack for signals again,
-    /// and returns to the program.
+    /// The calls by which a process stops, carries out an order, by either kind of call, has its
+    /// stack for signals again, and returns to the program.
     static process_stub_stop: u8;
     static process_stub_order: u8;
+    static process_stub_interrupt: u8;
     static process_stub_take_stack: u8;
     static process_stub_return: u8;
     /// The stack for signals, as Linux is told of it (`stack_t`).
@@ -121,6 +122,7 @@ pub(super) const STOP: [u64; 4] = [raw::SIG_SETMASK as u64, ORDERS, 0, 8];
 ///
 /// The pages are mapped to be written.
 pub(super) unsafe fn write() {
+    /// As long as INT 80H.
     const SYSCALL: u64 = 2;
     let start = (&raw const process_stub).addr();
     let length = (&raw const process_stub_end).addr() - start;
@@ -128,6 +130,7 @@ pub(super) unsafe fn write() {
     let program = filter(&Sites {
         stop: behind(&raw const process_stub_stop),
         order: behind(&raw const process_stub_order),
+        interrupt: behind(&raw const process_stub_interrupt),
         stack: behind(&raw const process_stub_take_stack),
         leave: behind(&raw const process_stub_return),
     });
@@ -205,6 +208,8 @@ process_stub_stop:
     jae 3f
     movq (%r12), %rax
     movq 8(%r12), %rdi
+    btq ${BY_INTERRUPT}, %rax
+    jc 4f
     movq 16(%r12), %rsi
     movq 24(%r12), %rdx
     movq 32(%r12), %r10
@@ -213,10 +218,16 @@ process_stub_stop:
     .globl process_stub_order
 process_stub_order:
     syscall
-    addq ${ORDER}, %r12
+6:  addq ${ORDER}, %r12
     testq %rax, %rax
     jns 2b
     xorl %ebp, %ebp
+    jmp 3f
+4:  movl %edi, %ebx
+    .globl process_stub_interrupt
+process_stub_interrupt:
+    int $0x80
+    jmp 6b
 3:  xorl %r8d, %r8d                     // why: what the last order came to
     movq %rax, %r9
     testq %rbp, %rbp
@@ -262,6 +273,7 @@ process_stub_end:
     SEGMENTS = const STACK.start,
     ORDERS = const ORDERS,
     ORDER = const size_of::<Order>(),
+    BY_INTERRUPT = const BY_INTERRUPT.trailing_zeros(),
     HEADER = const HEADER,
     frame = const offset_of!(Header, frame),
     end = const offset_of!(Header, end),

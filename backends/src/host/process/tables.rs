@@ -58,6 +58,8 @@ struct Programs {
     in_use: bool,
     budget: Budget,
     stale: Stale,
+    /// Pages that are mapped for certain: the top of the stack of a 32-bit program.
+    stack: Option<[u64; 2]>,
 }
 
 /// Where an address leads to.
@@ -138,7 +140,8 @@ impl Tables {
             budget,
             stale: Stale::NONE,
             has_own: false,
-            programs: [const { Programs { in_use: false, budget: Budget::new(0), stale: Stale::NONE } }; SPACES]
+            programs: [const { Programs { in_use: false, budget: Budget::new(0), stale: Stale::NONE, stack: None } };
+                SPACES]
                 .map(|programs| Programs { budget, ..programs }),
             lowest,
             users_end: (layout.kernel.first() as u64) << shift(4),
@@ -276,6 +279,7 @@ impl Tables {
         let programs = &mut self.programs[usize::from(self.space)];
         let everything = self.lowest..self.users_end;
         if !programs.stale.is_empty() {
+            programs.stack = None;
             match programs.stale.take() {
                 Some((ranges, count)) if ranges[..count].iter().all(|_| programs.budget.take()) => {
                     ranges[..count].iter().for_each(|range| orders.unmap(range, self.lowest));
@@ -293,18 +297,63 @@ impl Tables {
         let is_wanted = |at: usize| at == found.index || self.pool[found.table][at] & IN_PROGRAM == 0;
         let is_users = |at: usize| self.pool[found.table][at] & USER != 0;
         let leaves = Self::around(found).filter(|at| is_wanted(*at) && is_users(*at));
-        let (mut all, mut count) = ([None; BLOCK], 0);
-        for mapping in joined(leaves.filter_map(|at| self.mapping(found, at, true))) {
-            all[count] = Some(mapping);
-            count += 1;
+        let mappings = self.mappings(found, leaves);
+        self.order_mappings(found, &mappings, address, orders)
+    }
+
+    /// The same, behind it, for the page or two in which the top of a stack is, unless it is known
+    /// that they are mapped.
+    pub(super) fn order_stack(&mut self, ends: [u64; 2], orders: &mut Orders) {
+        let pages = ends.map(|address| address & !(PAGE - 1));
+        if self.programs[usize::from(self.space)].stack == Some(pages) {
+            return;
         }
+        self.programs[usize::from(self.space)].stack = Some(pages);
+        // Where thread areas are set, nothing stays.
+        let mut known = !pages.contains(&self.lowest);
+        for address in &pages[usize::from(pages[0] == pages[1])..] {
+            let found = self.find(self.roots[1], *address).filter(|found| found.entry & USER != 0);
+            known &= found.is_some_and(|found| {
+                let mappings = self.mappings(found, core::iter::once(found.index));
+                self.order_mappings(found, &mappings, *address, orders).is_ok()
+            });
+        }
+        if !known {
+            self.programs[usize::from(self.space)].stack = None;
+        }
+    }
+
+    /// Whether the tables have nothing at an address of a program's.
+    pub(super) fn lacks(&self, address: u64) -> bool {
+        self.find(self.roots[1], address).is_none()
+    }
+
+    /// What there is to map of leaves of a table, of which there are no more than in a block.
+    fn mappings(&self, found: Found, leaves: impl Iterator<Item = usize>) -> [Option<Mapping>; BLOCK] {
+        let mut all = [None; BLOCK];
+        let mappings = joined(leaves.filter_map(|at| self.mapping(found, at, true)));
+        all.iter_mut().zip(mappings).for_each(|(place, mapping)| *place = Some(mapping));
+        all
+    }
+
+    /// Has leaves of a table mapped in the programs' process of the current space. `Err` if one is
+    /// wanted that lies where Linux maps nothing.
+    fn order_mappings(
+        &mut self,
+        found: Found,
+        mappings: &[Option<Mapping>; BLOCK],
+        address: u64,
+        orders: &mut Orders,
+    ) -> Answer {
+        let everything = self.lowest..self.users_end;
         let programs = &mut self.programs[usize::from(self.space)];
-        if !(0..count).all(|_| programs.budget.take()) {
+        if !mappings.iter().flatten().all(|_| programs.budget.take()) {
             orders.unmap(&everything, self.lowest);
             programs.budget.reset();
+            programs.stack = None;
         }
         let mut refused = false;
-        for mapping in all.into_iter().flatten() {
+        for mapping in mappings.iter().flatten() {
             let first = index(mapping.address, found.level);
             for entry in &mut self.pool[found.table][first..first + (mapping.length >> shift(found.level)) as usize] {
                 *entry |= IN_PROGRAM;
@@ -322,6 +371,7 @@ impl Tables {
         let programs = &mut self.programs[usize::from(self.space)];
         programs.stale = Stale::NONE;
         programs.budget.reset();
+        programs.stack = None;
     }
 
     /// An entry is not what it was.

@@ -8,14 +8,16 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use wedge::cpu::{Context, syscall};
-use wedge::guest::linux::SYSTEM_CALL;
+use wedge::guest::linux::{SYSTEM_CALL, TLS_ENTRIES};
 use wedge::vm::{End, Exit, Host, Vcpu};
 use wedge::x86::paging::fault;
 use wedge::x86::{flags, vector};
 
 use linux_raw_sys::general as raw;
 
+use super::areas::ThreadAreas;
 use super::board::Board;
+use super::compatibility::{self, find_stack, is_behind_call};
 use super::cpu::CPU;
 use super::entry::{cause, process_gap, process_gap_end, process_restore};
 use super::guest::{Machine, Process, REAL_CS, REAL_SS, Vm};
@@ -267,7 +269,11 @@ impl Process {
             vm.machine.space.memory.begin();
         }
         let mut orders = Orders::new();
+        let stack = find_stack(vm, context);
         let mapped = vm.machine.space.memory.orders(vm.vcpu.processor.wanted.take(), &mut orders);
+        if let Some(ends) = stack {
+            vm.machine.space.memory.order_stack(ends, &mut orders);
+        }
         Self::order_and_run(vm, context, orders.as_slice(), mapped)
     }
 
@@ -291,11 +297,15 @@ impl Process {
         if waits {
             return Ok(None);
         }
+        let areas = Self::thread_areas(vm);
+        if !vm.machine.host.programs.set_thread_areas(space, areas)? {
+            return Ok(Some(Stop::Broken));
+        }
         let processor = &mut vm.vcpu.processor;
         let mut segments = Segments {
             fs_base: fs_base(),
             gs_base: processor.leave_kernel(),
-            selectors: processor.selectors.map(loadable),
+            selectors: processor.selectors.map(|selector| loadable(selector, &areas)),
         };
         let stop = vm.machine.host.programs.run(space, orders, context, &mut segments)?;
         if !matches!(stop, Stop::Broken) {
@@ -304,6 +314,16 @@ impl Process {
             set_fs_base(canonical(segments.fs_base));
         }
         Ok(Some(stop))
+    }
+
+    /// The thread areas that the kernel has in its table for the thread that goes on.
+    fn thread_areas(vm: &mut Vm) -> ThreadAreas {
+        let gdt = vm.vcpu.cpu.gdt;
+        if !vm.machine.host.programs.have_thread_areas() || usize::from(gdt.limit) < 8 * TLS_ENTRIES.end - 1 {
+            return ThreadAreas::default();
+        }
+        let found = vm.machine.space.words(gdt.base.wrapping_add(8 * TLS_ENTRIES.start as u64));
+        found.map_or_else(ThreadAreas::default, ThreadAreas::of)
     }
 
     /// Handles why a program has stopped.
@@ -316,6 +336,7 @@ impl Process {
                 vm.vcpu.processor.note_step();
                 Self::program_exception(vm, context, vector::DEBUG.into(), 0, 0);
             }
+            Stop::Exception { .. } if is_behind_call(context) => compatibility::call_without_argument(vm, context),
             Stop::Exception { vector, error, address } => Self::program_exception(vm, context, vector, error, address),
             Stop::Broken => Self::program_exception(vm, context, vector::PROTECTION.into(), 0, 0),
         }
@@ -328,6 +349,9 @@ impl Process {
         const SYSCALL: [u8; 2] = [0x0f, 0x05];
         const INT_80: [u8; 2] = [0xcd, 0x80];
         const CALLS: u64 = 0xffff_ffff_ff60_0000;
+        if is_behind_call(context) {
+            return compatibility::call(vm, context);
+        }
         if at & !(PAGE - 1) == CALLS {
             (context.rip, context.rsp) = (at, context.rsp.wrapping_sub(8));
             return Self::program_exception(vm, context, vector::PAGE_FAULT.into(), fault::FETCH.into(), at);
