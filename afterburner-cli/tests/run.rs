@@ -190,6 +190,7 @@ fn what_cannot_run_is_refused() {
         (&["vmlinux", "--host", "xen"], "vmlinux is a kernel without a wedge, which runs on --host none"),
         (&["vmlinux", "--mode", "native"], "--mode is for the wedge, and on --host none there is none"),
         (&["image", "--host", "none", "--mode", "native"], "--mode is for the wedge"),
+        (&["image", "--fast"], "--fast is for --host process"),
         (&["image", "--net", "user"], "--net is for --host process; QEMU has `--qemu-opts"),
         (&["image", "--share", "."], "--share is for --host process; QEMU has `--qemu-opts"),
         (&["image", "--disk", "disk"], "--disk is for --host process; QEMU has `--qemu-opts"),

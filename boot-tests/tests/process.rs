@@ -24,7 +24,8 @@ use boot_tests::qemu::Machine;
 use boot_tests::server;
 
 /// Programs that do what none should, and no more than a kernel in the lower half gives them.
-const HOSTILE: [&str; 7] = [
+const HOSTILE: [&str; 8] = [
+    "hostile-calls",
     "hostile-descriptors",
     "hostile-frames",
     "hostile-instructions",
@@ -58,6 +59,10 @@ const DIFFERENT: [(&str, &str); 13] = [
     ("traced-vsyscall", "the build machine's kernel has calls at fixed addresses (vsyscall)"),
 ];
 
+/// What the image is told to run programs in the process of their kernel, and what it says then.
+const FAST: &str = "--fast";
+const ONE_DOMAIN: &str = "afterburner: --fast: one trust domain";
+
 /// Boots a guest.
 fn boot(kernel: &Kernel, guest: &Guest, name: &str, expected: &str) -> Result<String> {
     boot_with(kernel, guest, name, expected, "")
@@ -68,6 +73,21 @@ fn boot_with(kernel: &Kernel, guest: &Guest, name: &str, expected: &str, append:
     let initramfs = guest.initramfs()?;
     let machine = Host::Process.machine(kernel, initramfs.path())?;
     let machine = Machine { append: append.to_owned(), timeout: Duration::from_secs(600), ..machine };
+    boot_machine(&machine, name, expected)
+}
+
+/// The same with programs in the process of their kernel.
+fn boot_fast(kernel: &Kernel, guest: &Guest, name: &str, expected: &str, append: &str) -> Result<String> {
+    let initramfs = guest.initramfs()?;
+    let machine = Host::Process.machine(kernel, initramfs.path())?;
+    let (options, append) = (vec![FAST.into()], append.to_owned());
+    let machine = Machine { options, append, timeout: Duration::from_secs(600), ..machine };
+    let log = boot_machine(&machine, &format!("fast-{name}"), expected)?;
+    ensure!(log.contains(ONE_DOMAIN), "the wedge did not say `{ONE_DOMAIN}`");
+    Ok(log)
+}
+
+fn boot_machine(machine: &Machine<'_>, name: &str, expected: &str) -> Result<String> {
     let log = machine.boot(&format!("process-{name}"), &Expectations::read(expected)?)?;
     let entered = "afterburner: backend process, entered by Linux's program loader";
     ensure!(log.contains(entered), "the wedge did not say `{entered}`");
@@ -134,9 +154,12 @@ fn a_mixed_load_succeeds_with_few_mappings() -> Result<()> {
     let kernel = Variant::LOW.build()?;
     let (mut guest, _programs) = programs::guest_with(Guest::script("mixed", Vec::new()), &["mixed", "timers"])?;
     guest.files.push(("seconds", "10".to_owned()));
-    let log = boot_with(&kernel, &guest, "mixed", "nothing", FEW_TABLES)?;
+    mixed_is_good(&boot_with(&kernel, &guest, "mixed", "nothing", FEW_TABLES)?)
+}
+
+fn mixed_is_good(log: &str) -> Result<()> {
     // How late timers are, and how often they come while one is handled, depends on the machine.
-    let verdicts = programs::verdicts(&log);
+    let verdicts = programs::verdicts(log);
     let mixed: Vec<_> = verdicts.iter().filter(|(name, _)| name.starts_with("mixed")).collect();
     let good = !mixed.is_empty() && mixed.iter().all(|(_, verdict)| verdict.starts_with("ok"));
     ensure!(good && log.contains("guest: mixed ended with status 0"), "{mixed:?}");
@@ -164,9 +187,60 @@ fn programs_get_nothing_of_each_other() -> Result<()> {
 fn all_are_ok(program: &str, fewest: usize) -> Result<()> {
     let kernel = Variant::LOW.build()?;
     let (guest, _programs) = programs::guest_with(Guest::script("hostile", Vec::new()), &[program])?;
-    let verdicts = programs::verdicts(&boot(&kernel, &guest, program, "nothing")?);
+    are_ok(&boot(&kernel, &guest, program, "nothing")?, fewest)
+}
+
+fn are_ok(log: &str, fewest: usize) -> Result<()> {
+    let verdicts = programs::verdicts(log);
     let failed: Vec<_> = verdicts.iter().filter(|(_, verdict)| !verdict.starts_with("ok")).collect();
     ensure!(verdicts.len() > fewest && failed.is_empty(), "{} verdicts, of these not ok {failed:?}", verdicts.len());
+    Ok(())
+}
+
+/// Where programs run in the process of their kernel, a boot to a shell and the virtual CPU are as
+/// ever.
+#[test]
+fn fast_boots_to_a_shell_and_the_virtual_cpu_is_sane() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?);
+    boot_fast(&kernel, &guest, "min", "shell", "")?;
+    boot_fast(&kernel, &Guest::script("virtual-cpu", Vec::new()), "cpu", "virtual-cpu", "").map(drop)
+}
+
+/// System calls are right by whatever form, however often, and whatever the program does to its
+/// text; with few mappings they are forgotten all the time.
+#[test]
+fn fast_calls_are_right() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let (guest, _programs) = programs::guest_with(Guest::script("hostile", Vec::new()), &["hostile-calls"])?;
+    for append in ["", FEW_TABLES] {
+        are_ok(&boot_fast(&kernel, &guest, "calls", "nothing", append)?, 17)?;
+    }
+    Ok(())
+}
+
+/// All at once, correct to the byte: processes that are made and end, signals, pipes, files.
+#[test]
+fn fast_a_mixed_load_succeeds() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let (mut guest, _programs) = programs::guest_with(Guest::script("mixed", Vec::new()), &["mixed", "timers"])?;
+    guest.files.push(("seconds", "10".to_owned()));
+    for append in ["", FEW_TABLES] {
+        mixed_is_good(&boot_fast(&kernel, &guest, "mixed", "nothing", append)?)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn fast_programs_find_the_processor_of_the_build_machine() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let directory = tempfile::tempdir()?;
+    let there = verdicts_here(&PROCESSOR, directory.path())?;
+    let modules = kernel.modules_named(&["msr"])?;
+    let (guest, _programs) = programs::guest_with(Guest::script("processor", modules), &PROCESSOR)?;
+    let here = programs::verdicts(&boot_fast(&kernel, &guest, "processor", "nothing", "")?);
+    let same = compare(&there, &here)?;
+    ensure!(same > 50, "only {same} verdicts are the same");
     Ok(())
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Machine {
     pub(crate) network: Option<String>,
     /// Directories of a process, likewise.
     pub(crate) shares: Vec<OsString>,
+    /// The programs of a process run in it, too, likewise.
+    pub(crate) fast: bool,
     /// Whether somebody can type.
     pub(crate) terminal: bool,
     /// The user's own options of QEMU.
@@ -85,6 +87,9 @@ impl Machine {
             }
             for share in &self.shares {
                 arguments.add([OsStr::new("--share"), share]);
+            }
+            if self.fast {
+                arguments.add(["--fast"]);
             }
             arguments.add([&self.append]);
             return arguments.0;
@@ -175,8 +180,8 @@ mod tests {
     fn machine(boot: Boot) -> Machine {
         let (cpu, append) = ("qemu64".to_owned(), "console=ttyS0".to_owned());
         let (disks, network, shares, options) = (Vec::new(), None, Vec::new(), Vec::new());
-        let (memory, cpus, initrd, terminal) = (256, 1, None, false);
-        Machine { boot, memory, cpus, cpu, append, initrd, disks, network, shares, terminal, options }
+        let (memory, cpus, initrd, fast, terminal) = (256, 1, None, false, false);
+        Machine { boot, memory, cpus, cpu, append, initrd, disks, network, shares, fast, terminal, options }
     }
 
     fn line(machine: &Machine) -> String {
@@ -213,9 +218,11 @@ mod tests {
         machine.disks = vec!["disk".into(), "c,ro".into()];
         machine.network = Some("user".to_owned());
         machine.shares = vec!["dir,ro".into()];
+        machine.fast = true;
         assert_eq!(
             line(&machine),
-            "./image --memory 256 --initrd '/a,b' --disk disk --disk 'c,ro' --net user --share 'dir,ro' 'console=ttyS0'\n"
+            "./image --memory 256 --initrd '/a,b' --disk disk --disk 'c,ro' --net user --share 'dir,ro' --fast \
+             'console=ttyS0'\n"
         );
     }
 

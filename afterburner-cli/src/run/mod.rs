@@ -106,6 +106,11 @@ pub(crate) struct MachineArguments {
     /// nothing in it can be changed; may be given several times
     #[arg(long, value_name = "DIR[,ro]")]
     share: Vec<OsString>,
+    /// For --host process: run the guest's programs in the process of its kernel. System calls,
+    /// faults and signals are several times as fast, and nothing keeps a program from the kernel,
+    /// the wedge, or another program: for one trust domain only
+    #[arg(long)]
+    fast: bool,
     /// Options of QEMU, quoted as for a shell; may be given several times
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     qemu_opts: Vec<String>,

@@ -67,6 +67,7 @@ impl Job<'_> {
             disks: arguments.disk.clone(),
             network: arguments.net.clone(),
             shares: arguments.share.clone(),
+            fast: arguments.fast,
             terminal: self.terminal,
             options: options(&arguments.qemu_opts)?,
         })
@@ -105,6 +106,7 @@ impl Job<'_> {
             host == Host::Process || self.machine.share.is_empty(),
             "--share is for --host process; QEMU has `--qemu-opts '-virtfs local,security_model=none,mount_tag=share0,path=...'`"
         );
+        ensure!(host == Host::Process || !self.machine.fast, "--fast is for --host process");
         if host == Host::Process {
             let MachineArguments { cpus, cpu, qemu_opts, .. } = self.machine;
             ensure!(*cpus == 1, "--cpus {cpus}: on --host process a guest has one CPU");

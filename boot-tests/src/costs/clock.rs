@@ -30,6 +30,8 @@ enum System {
     Native,
     /// The afterburnt kernel as a process.
     Process,
+    /// The same with its programs in it, too.
+    Fast,
     /// User-mode Linux, Debian's.
     DebiansUml,
     /// User-mode Linux of the afterburnt kernel's source, and of its configuration, as far as it
@@ -40,12 +42,13 @@ enum System {
 }
 
 impl System {
-    const ALL: [Self; 5] = [Self::Native, Self::Process, Self::DebiansUml, Self::Uml, Self::Gvisor];
+    const ALL: [Self; 6] = [Self::Native, Self::Process, Self::Fast, Self::DebiansUml, Self::Uml, Self::Gvisor];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
             Self::Process => "process",
+            Self::Fast => "process --fast",
             Self::DebiansUml => "Debian's UML",
             Self::Uml => "UML",
             Self::Gvisor => "gVisor",

@@ -13,8 +13,9 @@ const LEAST: u64 = 32;
 
 /// What is said of the way to say it.
 pub(super) const USAGE: &str = "usage: IMAGE [--memory MB] [--initrd FILE] [--disk FILE[,ro|,snapshot]]... [--net user|tap:NAME] \
-    [--share DIR[,ro]]... [WORD...]\r\n\
-    Words are added to the kernel's command line. The guest's serial port is standard input and output.\r\n";
+    [--share DIR[,ro]]... [--fast] [WORD...]\r\n\
+    Words are added to the kernel's command line. The guest's serial port is standard input and output.\r\n\
+    --fast runs the guest's programs in the process of its kernel: all of it is one trust domain then.\r\n";
 
 /// The name of a file, which Linux does not want to be UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +148,8 @@ pub(super) struct Arguments<'a> {
     pub(super) network: Option<Net>,
     /// The directories that it shares.
     pub(super) shares: Directories<'a>,
+    /// Its programs run in this process, too: nothing keeps them from the kernel or the wedge.
+    pub(super) fast: bool,
     words: [u8; SIZE],
     length: usize,
 }
@@ -178,7 +181,7 @@ impl fmt::Display for Invalid<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(option) => {
-                write!(f, "{option}: no such option; there are --memory, --initrd, --disk, --net and --share")
+                write!(f, "{option}: no such option; there are --memory, --initrd, --disk, --net, --share and --fast")
             }
             Self::NoValue(option) => write!(f, "{option}: a value is missing"),
             Self::Memory(value, most) => write!(f, "--memory {value}: not a number of MB from {LEAST} to {most}"),
@@ -209,6 +212,7 @@ impl<'a> Arguments<'a> {
             disks: [None; _],
             network: None,
             shares: [None; _],
+            fast: false,
             words: [0; SIZE],
             length: 0,
         };
@@ -235,6 +239,7 @@ impl<'a> Arguments<'a> {
                     let value = arguments.next().ok_or(Invalid::NoValue(text))?;
                     parsed.network = Some(Net::parse(value.to_str().map_err(|_| Invalid::Text)?)?);
                 }
+                "--fast" if parsed.length == 0 => parsed.fast = true,
                 // What is behind `--` is for init.
                 _ if text.starts_with("--") && text.len() > 2 && parsed.length == 0 => {
                     return Err(Invalid::Unknown(text));
@@ -342,12 +347,21 @@ mod tests {
     }
 
     #[test]
+    fn programs_are_kept_apart_unless_it_is_said() {
+        for (arguments, fast) in
+            [(&[c"quiet"][..], false), (&[c"--fast", c"quiet"], true), (&[c"--", c"--fast"], false)]
+        {
+            assert_eq!(Arguments::parse(arguments.iter().copied(), 1024).unwrap().fast, fast);
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused_with_a_reason() {
         let long = "x".repeat(SIZE);
         let many = ["--disk", "d"].repeat(MOST_DISKS + 1);
         let shares = ["--share", "d"].repeat(MOST_SHARES + 1);
         let cases: [(&[&str], &str); 15] = [
-            (&["--help"], "--help: no such option; there are --memory, --initrd, --disk, --net and --share"),
+            (&["--help"], "--help: no such option; there are --memory, --initrd, --disk, --net, --share and --fast"),
             (&["--share"], "--share: a value is missing"),
             (&shares, "--share: there may be 8 directories"),
             (&["--memory"], "--memory: a value is missing"),

@@ -15,6 +15,7 @@
 use core::ffi::CStr;
 use core::fmt::{self, Write as _};
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use linux_raw_sys::auxvec::{AT_HWCAP2, AT_NULL};
 use wedge::cpu::{Context, Registers};
@@ -30,13 +31,16 @@ use wedge::shadow::{Memory as ShadowMemory, Notes, OutOfTables, Shadow, TableInf
 use wedge::sites::{Deprivileged, Engine, Mode};
 use wedge::vm::Space;
 use wedge::x86::flags;
+use wedge::x86::paging::shift;
 
 use super::arguments::{Arguments, Invalid, USAGE};
 use super::board::{Board, now};
-use super::cpu::{CPU, address};
+use super::calls::{POINTERS, POINTERS_END};
+use super::cpu::{CPU, address, is_fast};
 use super::disk;
 use super::entry::{
     process_emulate, process_emulate_without_stack, process_interrupt, process_iret, process_resume, process_sysret,
+    process_sysret_here,
 };
 use super::filter::{OWN as OWN_CALLS, from_window};
 use super::guest::{REAL_CS, REAL_SS};
@@ -45,9 +49,11 @@ use super::names::{Names, TooLong};
 use super::network::{self, Found, Network};
 use super::processor::Processor;
 use super::programs::{self, Programs};
+use super::resident::Resident;
+use super::rewritten::Copies;
 use super::share;
 use super::system::{self, Errno, File};
-use super::tables::{Entries, Info, Parts, Tables};
+use super::tables::{Entries, Info, Parts, SPACES, Tables};
 use super::traps::{Kept, stay, take_signals};
 use crate::Backend;
 use crate::boot::options::{Options, Stack};
@@ -60,6 +66,9 @@ use crate::runtime::{PAGE, entropy, log, own_length, parameters, say, timestamp,
 /// Addresses that the guest cannot have: those of the wedge's mappings, and the GB that ends with
 /// the window.
 static RESERVED: Exclusive<[Range<u64>; 2]> = Exclusive::new([OWN, 0..0]);
+
+/// What spaces have mapped.
+static RESIDENT: Exclusive<[Resident; SPACES]> = Exclusive::new([Resident::NONE; SPACES]);
 
 /// A stack for the time until the guest has its own.
 static FIRST_STACK: Pages<1> = Pages::new();
@@ -291,6 +300,10 @@ impl Boot for Machine<'_> {
             return Err(Failure::Processor("XSAVE"));
         }
         say!("backend {}, entered by {}", Self::BACKEND, Protocol::Linux);
+        if self.arguments.fast {
+            CPU.fast.store(1, Ordering::Relaxed);
+            say!("--fast: one trust domain; nothing keeps the guest's programs from its kernel, or from the wedge");
+        }
         Ok(())
     }
 
@@ -398,10 +411,23 @@ fn number_in(file: &CStr) -> Option<u64> {
     core::str::from_utf8(&text[..length.ok()?]).ok()?.trim_ascii().parse().ok()
 }
 
-/// The lowest address that Linux maps anything at.
+/// Room for programs' text that is changed. Without it all works, and system calls are slower.
+fn copies() -> Option<Copies> {
+    let made = Copies::new();
+    if let Err(error) = made {
+        say!(
+            "--fast: system calls stay signals, for Linux does not map the wedge's pointers at {POINTERS:#x}, {error}"
+        );
+    }
+    made.ok()
+}
+
+/// The lowest address that is mapped for the guest: Linux maps nothing below, or there the wedge
+/// has something.
 fn lowest() -> u64 {
     const USUAL: u64 = 64 << 10;
-    number_in(c"/proc/sys/vm/mmap_min_addr").unwrap_or(USUAL).next_multiple_of(PAGE).max(PAGE)
+    let lowest = number_in(c"/proc/sys/vm/mmap_min_addr").unwrap_or(USUAL).next_multiple_of(PAGE).max(PAGE);
+    if is_fast() { lowest.max(POINTERS_END) } else { lowest }
 }
 
 /// How many mappings a process may have for the guest: some are the wedge's own. With few page
@@ -446,8 +472,12 @@ fn take_over(
 ) -> Result<(), Failure> {
     let contents = rewritten.loaded.contents;
     let layout = contents.payload.layout;
+    let apart = !is_fast();
     let kept = Kept {
-        programs: Programs::start(memory.file(), lowest()).map_err(Failure::Programs)?,
+        programs: apart
+            .then(|| Programs::start(memory.file(), lowest()))
+            .transpose()
+            .map_err(Failure::Programs)?,
         sysret: rewritten.engine.sysret().unwrap_or(usize::MAX),
     };
     let shares = share::start(&arguments.shares, memory).map_err(Failure::Share)?;
@@ -494,6 +524,9 @@ fn shadow_memory(contents: &Contents<'_>, memory: Memory) -> Result<(Tables, Sha
     let notes = SHADOW + (count * size_of::<Entries>()) as u64;
     let known = notes + (count * size_of::<Notes>()) as u64;
     let information = known + (count * size_of::<TableInfo>()) as u64;
+    let layout = contents.payload.layout;
+    CPU.users_end.store((layout.kernel.first() as u64) << shift(4), Ordering::Relaxed);
+    let copies = if is_fast() { copies() } else { None };
     // SAFETY: four pieces of what was mapped just now, that do not overlap, each aligned; any value
     // is valid for the numbers, and the others are written first.
     unsafe {
@@ -508,6 +541,9 @@ fn shadow_memory(contents: &Contents<'_>, memory: Memory) -> Result<(Tables, Sha
             layout: contents.payload.layout,
             mappings: mappings(contents.options.tables),
             lowest: lowest(),
+            fast: is_fast(),
+            copies,
+            resident: RESIDENT.take(),
         });
         let notes = core::slice::from_raw_parts_mut(pointer(notes), count);
         let known = core::slice::from_raw_parts_mut(pointer(known), count);
@@ -532,7 +568,7 @@ fn sites_see() -> Deprivileged {
         emulate_without_stack: routine(process_emulate_without_stack),
         interrupt: routine(process_interrupt),
         iret: routine(process_iret),
-        sysret: routine(process_sysret),
+        sysret: routine(if is_fast() { process_sysret_here } else { process_sysret }),
         code_selector: REAL_CS as u16,
         stack_selector: REAL_SS as u16,
         virtual_selectors: true,

@@ -3,7 +3,7 @@
 //! It lies at one address in the wedge's window. In front is what sites and entry points read and
 //! write. That is code which knows nothing of Rust's references, so it consists of atomic numbers.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use wedge::vm::Vcpu;
 
@@ -43,6 +43,21 @@ pub(super) struct Cpu {
     pub(super) ended: AtomicU8,
     /// 0xff: the virtual GS bases are exchanged: the active one is the program's.
     pub(super) gs_swapped: AtomicU8,
+    /// Not 0: programs run in this process, too,
+    pub(super) fast: AtomicU8,
+    /// and one does now.
+    pub(super) user: AtomicU8,
+    /// The GS base of the program, while the kernel runs,
+    pub(super) users_gs_base: AtomicU64,
+    /// and of the kernel, while a program runs in this process.
+    pub(super) kernels_gs_base: AtomicU64,
+    /// Where SYSCALL leads, if it does what Linux's does; 0 if not, or if there is none yet.
+    pub(super) system_call: AtomicU64,
+    /// RIP and RSP of the program that goes on,
+    pub(super) users_rip: AtomicU64,
+    pub(super) users_rsp: AtomicU64,
+    /// and the first address that is not a program's.
+    pub(super) users_end: AtomicU64,
     /// The wedge's stack.
     pub(super) stack: Pages<STACK_PAGES>,
     /// A copy of a program's extended state that no program can write to (`state.rs`).
@@ -64,10 +79,23 @@ pub(super) static CPU: Cpu = Cpu {
     signalled: AtomicU8::new(0),
     ended: AtomicU8::new(0),
     gs_swapped: AtomicU8::new(0),
+    fast: AtomicU8::new(0),
+    user: AtomicU8::new(0),
+    users_gs_base: AtomicU64::new(0),
+    kernels_gs_base: AtomicU64::new(0),
+    system_call: AtomicU64::new(0),
+    users_rip: AtomicU64::new(0),
+    users_rsp: AtomicU64::new(0),
+    users_end: AtomicU64::new(0),
     stack: Pages::new(),
     state: Exclusive::new(Pages::new()),
     vcpu: Exclusive::new(Late::Missing),
 };
+
+/// Whether programs run in this process.
+pub(super) fn is_fast() -> bool {
+    CPU.fast.load(Ordering::Relaxed) != 0
+}
 
 /// The address of a number of the processor's.
 pub(super) fn address<T>(of: &'static T) -> u64 {

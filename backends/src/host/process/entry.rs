@@ -26,6 +26,7 @@ use wedge::image::LOAD_ADDRESS;
 use wedge::x86::flags;
 
 use super::cpu::{CPU, Cpu, STACK_PAGES};
+use super::registers::Frame;
 use crate::runtime::PAGE;
 
 /// Why the wedge was entered, beside the vectors of exceptions.
@@ -49,6 +50,15 @@ unsafe extern "C" {
     pub(super) static process_gap_end: u8;
     /// Where a handler returns to (`sigreturn(2)`).
     pub(super) fn process_restore();
+    /// Where a program of this process calls.
+    pub(super) fn process_system_call();
+    pub(super) fn process_sysret_here();
+    /// From here on a program of this process is about to go on, up to
+    pub(super) static process_here_gap: u8;
+    /// here: RIP is in RCX, the flags are in R11, and RSP is in the processor's memory.
+    pub(super) static process_here_gap_end: u8;
+    /// Where signals lead.
+    pub(super) fn process_handle();
     pub(super) fn process_emulate();
     pub(super) fn process_emulate_without_stack();
     pub(super) fn process_interrupt();
@@ -121,8 +131,19 @@ process_in_window:
     .section .text.entry.process, "ax"
     .globl process_restore
 process_restore:
+    movl {rflags}(%rsp), %eax           // those flags of the frame that the call leaves as they are
+    andl ${LEFT}, %eax
+    pushq %rax
+    popfq
     movl ${SIGRETURN}, %eax
     syscall
+
+    // A handler: with none of the flags that a program may have set.
+    .globl process_handle
+process_handle:
+    pushq $2
+    popfq
+    jmp process_signal
 
     // The stack: vector, error code, rip, cs, rflags, rsp, ss; RAX is on it.
     .macro PROCESS_SAVE_REST
@@ -212,13 +233,82 @@ process_gap:
 process_gap_end:
 1:  iretq
 2:  movb $1, {cpu}+{mask}(%rip)
+    cmpb $0, {cpu}+{user}(%rip)
+    jne 3f
     movq ${KERNEL_CS}, 8(%rsp)
     movq ${KERNEL_DS}, 32(%rsp)
-    pushq $0
+3:  pushq $0
     pushq ${EVENT}
     pushq %rax
     PROCESS_SAVE_REST
     jmp process_enter
+
+    // A program of this process calls, by a trampoline (`text.rs`): RCX is where it goes on, and all
+    // else is as SYSCALL finds it.
+    .globl process_system_call
+process_system_call:
+    movb $1, {cpu}+{mask}(%rip)
+    movb $0, {cpu}+{user}(%rip)
+    movq %rsp, {cpu}+{users_rsp}(%rip)
+    leaq {cpu}+{stack_end}(%rip), %rsp
+    pushfq
+    popq %r11
+    pushq %rax
+    rdgsbaseq %rax
+    movq %rax, {cpu}+{users_gs_base}(%rip)
+    movq {cpu}+{kernels_gs_base}(%rip), %rax
+    wrgsbaseq %rax
+    popq %rax
+    testl ${MASKED}, %r11d
+    jz 1f
+    pushq $2
+    popfq
+1:  movq {cpu}+{users_rsp}(%rip), %rsp
+    jmpq *{cpu}+{system_call}(%rip)
+
+    // SYSRET to a program of this process: RCX is its RIP, R11 its flags. What is not plain is slow.
+    .globl process_sysret_here
+process_sysret_here:
+    testl ${NOT_PLAIN}, %r11d
+    jnz process_sysret
+    btl ${IF_NUMBER}, %r11d
+    jnc process_sysret
+    cmpb $0, {cpu}+{gs_swapped}(%rip)
+    je process_sysret
+    cmpq $0, {cpu}+{system_call}(%rip)
+    je process_sysret
+    cmpq {cpu}+{users_end}(%rip), %rcx
+    jae process_sysret
+    movq %rsp, {cpu}+{users_rsp}(%rip)
+    movq %rcx, {cpu}+{users_rip}(%rip)
+    leaq {cpu}+{stack_end}(%rip), %rsp
+    pushq %rax
+    rdgsbaseq %rax
+    movq %rax, {cpu}+{kernels_gs_base}(%rip)
+    movq {cpu}+{users_gs_base}(%rip), %rax
+    wrgsbaseq %rax
+    popq %rax
+    movb $1, {cpu}+{user}(%rip)
+    movb $0, {cpu}+{mask}(%rip)
+    .globl process_here_gap
+process_here_gap:
+    cmpb $0, {cpu}+{pending}(%rip)
+    jne process_here_gap_end
+    pushq %r11
+    popfq
+    movq {cpu}+{users_rsp}(%rip), %rsp
+    jmpq *{cpu}+{users_rip}(%rip)
+    .globl process_here_gap_end
+process_here_gap_end:
+    movb $1, {cpu}+{mask}(%rip)
+    movb $0, {cpu}+{user}(%rip)
+    leaq {cpu}+{stack_end}(%rip), %rsp
+    pushq %rax
+    movq {cpu}+{kernels_gs_base}(%rip), %rax
+    wrgsbaseq %rax
+    popq %rax
+    movq {cpu}+{users_rsp}(%rip), %rsp
+    jmp process_sysret
 
     .globl process_resume
 process_resume:
@@ -232,6 +322,19 @@ process_resume:
     saved_rsp = const offset_of!(Cpu, saved_rsp),
     mask = const offset_of!(Cpu, mask),
     pending = const offset_of!(Cpu, pending),
+    user = const offset_of!(Cpu, user),
+    gs_swapped = const offset_of!(Cpu, gs_swapped),
+    users_rip = const offset_of!(Cpu, users_rip),
+    users_rsp = const offset_of!(Cpu, users_rsp),
+    users_end = const offset_of!(Cpu, users_end),
+    users_gs_base = const offset_of!(Cpu, users_gs_base),
+    kernels_gs_base = const offset_of!(Cpu, kernels_gs_base),
+    system_call = const offset_of!(Cpu, system_call),
+    MASKED = const flags::TRAP | flags::DIRECTION | flags::NESTED | flags::ALIGNMENT,
+    NOT_PLAIN = const !(flags::STATUS | flags::DIRECTION | flags::IDENTIFICATION | flags::INTERRUPT | flags::FIXED)
+        as u32,
+    rflags = const Frame::RFLAGS,
+    LEFT = const flags::NESTED | flags::IDENTIFICATION,
     stack_end = const offset_of!(Cpu, stack) as u64 + STACK_PAGES as u64 * PAGE,
     WINDOW_LENGTH = const WINDOW_LENGTH,
     LOAD_ADDRESS = const LOAD_ADDRESS,

@@ -9,7 +9,9 @@
 //! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
 //! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console, [`disk`]s,
 //! [`network`], [`share`]d directories), [`affinity`] (the processor that all of it runs on).
-//! [`system`] is the way to Linux.
+//! [`system`] is the way to Linux. With `--fast` programs run in this process, too ([`fast`]), their
+//! calls go straight to the kernel ([`calls`], [`rewritten`]), and what is mapped changes with the
+//! space ([`resident`]).
 #![cfg_attr(
     any(target_os = "none", test),
     expect(unsafe_code, reason = "the machine is reached by system calls and addresses that Rust knows nothing of")
@@ -24,6 +26,7 @@ mod arguments;
 mod board;
 #[cfg(target_os = "none")]
 mod boot;
+mod calls;
 #[cfg(target_os = "none")]
 mod compatibility;
 #[cfg(target_os = "none")]
@@ -36,6 +39,8 @@ mod disk;
 mod end;
 #[cfg(target_os = "none")]
 mod entry;
+#[cfg(target_os = "none")]
+mod fast;
 #[cfg(any(target_os = "none", test))]
 mod files;
 mod filter;
@@ -66,6 +71,9 @@ mod programs;
 #[cfg(target_os = "none")]
 mod registers;
 mod requests;
+mod resident;
+#[cfg(target_os = "none")]
+mod rewritten;
 #[cfg(target_os = "none")]
 mod server;
 #[cfg(target_os = "none")]

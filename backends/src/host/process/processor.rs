@@ -2,9 +2,10 @@
 //!
 //! The kernel's GS base is really in force while the kernel runs, and so is the FS base of the
 //! program that it runs for, for the kernel reads both by instructions of its own. The program's GS
-//! base is kept here meanwhile. Selectors are kept here, too: what is in the real registers while
-//! the kernel runs is nobody's, and the guest's thread areas are in the table of a program's process
-//! only ([`areas`](super::areas)).
+//! base is kept meanwhile. Selectors are kept here, too: what is in the real registers while the
+//! kernel runs is nobody's, and the guest's thread areas are in the table of a program's process
+//! only ([`areas`](super::areas)). Where programs run in this process they load selectors
+//! themselves, and what the processor has in ES, DS, FS and GS is theirs while the kernel runs, too.
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -14,7 +15,7 @@ use wedge::vm::{self, Space};
 use wedge::x86::segment::Descriptor;
 
 use super::areas::ThreadAreas;
-use super::cpu::CPU;
+use super::cpu::{CPU, is_fast};
 use super::tables::Tables;
 use crate::runtime::{say, timestamp};
 
@@ -23,13 +24,13 @@ use crate::runtime::{say, timestamp};
 pub(super) struct Processor {
     /// ES, DS, FS and GS.
     pub(super) selectors: [u16; 4],
-    /// The GS base of the program, while the kernel runs.
-    pub(super) users_gs_base: u64,
     debug: [u64; 8],
     /// The log has been told that breakpoints do not break.
     told: bool,
     /// And that what is in a local descriptor table cannot be loaded.
     told_of_table: bool,
+    /// And that programs of this process have no thread areas.
+    told_of_areas: bool,
     /// What a program has accessed in vain: it may be mapped when it goes on.
     pub(super) wanted: Option<u64>,
 }
@@ -39,23 +40,86 @@ impl Processor {
     pub(super) const fn new() -> Self {
         let mut debug = [0; 8];
         (debug[6], debug[7]) = (0xffff_0ff0, 0x400);
-        Self { selectors: [0; 4], users_gs_base: 0, debug, told: false, told_of_table: false, wanted: None }
+        Self { selectors: [0; 4], debug, told: false, told_of_table: false, told_of_areas: false, wanted: None }
     }
 
-    /// The kernel is left for a program, whose GS base is the one in force. When it comes back, the
-    /// other is really in force, and virtually what the program had.
-    pub(super) fn leave_kernel(&mut self) -> u64 {
-        if CPU.gs_swapped.swap(0xff, Ordering::Relaxed) == 0 {
-            let active = real_gs_base();
-            set_real_gs_base(core::mem::replace(&mut self.users_gs_base, active));
+    /// The log is told once of a selector that would be a thread area, which a program of this process
+    /// has none of: it loads a null selector.
+    fn tell_of_area(&mut self, selector: u16) {
+        let is_area = ThreadAreas::default().can_load(selector).is_some();
+        if is_area && !core::mem::replace(&mut self.told_of_areas, true) {
+            say!("a program has a thread area, which it cannot load with --fast: 32-bit programs do not run");
         }
-        self.users_gs_base
     }
 
     /// A single step has ended (SDM Vol. 3B, 17.2.3, BS).
     pub(super) fn note_step(&mut self) {
         self.debug[6] |= 1 << 14;
     }
+}
+
+/// The kernel is left for a program, whose GS base is the one in force. When it comes back, the
+/// other is really in force, and virtually what the program had.
+pub(super) fn leave_kernel() -> u64 {
+    if CPU.gs_swapped.swap(0xff, Ordering::Relaxed) == 0 {
+        let active = real_gs_base();
+        set_real_gs_base(CPU.users_gs_base.swap(active, Ordering::Relaxed));
+    }
+    users_gs_base()
+}
+
+/// The kernel is left for a program that runs in this process.
+pub(super) fn enter_program() {
+    let base = leave_kernel();
+    CPU.kernels_gs_base.store(real_gs_base(), Ordering::Relaxed);
+    set_real_gs_base(base);
+    CPU.user.store(1, Ordering::Relaxed);
+}
+
+/// The kernel, or the wedge, goes on behind a program that ran in this process, if one did.
+pub(super) fn leave_program() {
+    if CPU.user.load(Ordering::Relaxed) != 0 {
+        CPU.user.store(0, Ordering::Relaxed);
+        CPU.users_gs_base.store(real_gs_base(), Ordering::Relaxed);
+        set_real_gs_base(CPU.kernels_gs_base.load(Ordering::Relaxed));
+    }
+}
+
+/// The GS base of the program, while the kernel runs.
+fn users_gs_base() -> u64 {
+    CPU.users_gs_base.load(Ordering::Relaxed)
+}
+
+/// The selector that is really in a segment register.
+fn real_selector(segment: Segment) -> u16 {
+    let selector: u64;
+    // SAFETY: it reads a register.
+    unsafe {
+        match segment {
+            Segment::Es => asm!("mov {}, es", out(reg) selector, options(nomem, nostack, preserves_flags)),
+            Segment::Ds => asm!("mov {}, ds", out(reg) selector, options(nomem, nostack, preserves_flags)),
+            Segment::Fs => asm!("mov {}, fs", out(reg) selector, options(nomem, nostack, preserves_flags)),
+            Segment::Gs => asm!("mov {}, gs", out(reg) selector, options(nomem, nostack, preserves_flags)),
+        }
+    }
+    selector as u16
+}
+
+/// Loads a segment register with what a program can have there. The base stays as it is.
+fn load_real_selector(segment: Segment, selector: u16) {
+    let selector = loadable(selector, &ThreadAreas::default());
+    let (fs, gs) = (fs_base(), real_gs_base());
+    // SAFETY: the selector can be loaded, and no memory is accessed by it in 64-bit mode.
+    unsafe {
+        match segment {
+            Segment::Es => asm!("mov es, {:e}", in(reg) selector, options(nomem, nostack, preserves_flags)),
+            Segment::Ds => asm!("mov ds, {:e}", in(reg) selector, options(nomem, nostack, preserves_flags)),
+            Segment::Fs => asm!("mov fs, {:e}", in(reg) selector, options(nomem, nostack, preserves_flags)),
+            Segment::Gs => asm!("mov gs, {:e}", in(reg) selector, options(nomem, nostack, preserves_flags)),
+        }
+    }
+    set_fs_base(fs);
+    set_real_gs_base(gs);
 }
 
 /// The FS base in force.
@@ -118,7 +182,12 @@ impl vm::Processor<Tables> for Processor {
     fn flushed(&mut self, _: Option<u64>) {}
 
     fn load_segment(&mut self, segment: Segment, selector: u16, descriptor: Option<u64>, _: &mut Space<Tables>) {
-        self.selectors[segment as usize] = selector;
+        if is_fast() {
+            self.tell_of_area(selector);
+            load_real_selector(segment, selector);
+        } else {
+            self.selectors[segment as usize] = selector;
+        }
         let base = descriptor.map(|descriptor| u64::from(Descriptor(descriptor).base()));
         match (segment, base) {
             (Segment::Fs, Some(base)) => set_fs_base(base),
@@ -128,7 +197,7 @@ impl vm::Processor<Tables> for Processor {
     }
 
     fn read_segment(&mut self, segment: Segment) -> u16 {
-        self.selectors[segment as usize]
+        if is_fast() { real_selector(segment) } else { self.selectors[segment as usize] }
     }
 
     fn fs_base(&mut self) -> u64 {
@@ -140,11 +209,11 @@ impl vm::Processor<Tables> for Processor {
     }
 
     fn gs_base(&mut self, other: bool) -> u64 {
-        if is_real(other) { real_gs_base() } else { self.users_gs_base }
+        if is_real(other) { real_gs_base() } else { users_gs_base() }
     }
 
     fn set_gs_base(&mut self, other: bool, base: u64) {
-        if is_real(other) { set_real_gs_base(base) } else { self.users_gs_base = base }
+        if is_real(other) { set_real_gs_base(base) } else { CPU.users_gs_base.store(base, Ordering::Relaxed) }
     }
 
     fn swap_gs(&mut self) {

@@ -608,14 +608,14 @@ fn frame_in(stack: u64, address: u64) -> Option<*mut Frame> {
 /// What Linux says of a signal, behind its frame (`sigaction(2)`, `siginfo_t`).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-struct Information {
+pub(super) struct Information {
     number: i32,
     error: i32,
     /// Above 0: it is Linux's own.
-    code: i32,
+    pub(super) code: i32,
     pad: i32,
     /// Of a system call, or of a fault.
-    address: u64,
+    pub(super) address: u64,
 }
 
 /// Why a program has stopped, by the number of the signal.

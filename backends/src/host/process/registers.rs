@@ -122,7 +122,6 @@ impl Frame {
     /// Has a program go on with a context, and with signals held off.
     pub(super) fn set_program(&mut self, context: &Context, mask: u64) {
         self.set(context);
-        (self.registers.cs, self.registers.ss) = (context.cs as u16, context.ss as u16);
         self.mask = mask;
     }
 
@@ -131,11 +130,11 @@ impl Frame {
         self.registers.rip = rip;
     }
 
-    /// Has the guest's kernel go on with a context.
+    /// Has what was interrupted go on with a context.
     pub(super) fn set(&mut self, context: &Context) {
         let cpu::Registers { r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax } =
             context.registers;
-        let Context { rip, rsp, rflags, .. } = *context;
+        let Context { rip, rsp, rflags, cs, ss, .. } = *context;
         self.registers = SignalRegisters {
             r8,
             r9,
@@ -155,6 +154,8 @@ impl Frame {
             rsp,
             rip,
             rflags: rflags | flags::INTERRUPT,
+            cs: cs as u16,
+            ss: ss as u16,
             ..self.registers
         };
     }

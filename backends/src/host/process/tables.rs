@@ -7,7 +7,8 @@
 //! by which of the two it may have been mapped. That is no more than a hint: a range that is not
 //! mapped may be unmapped.
 //!
-//! [`mappings`](super::mappings) says how many mappings there may be.
+//! [`mappings`](super::mappings) says how many mappings there may be. Where programs run in this
+//! process, too, [`fast`](super::fast) has what is different.
 
 use core::ops::Range;
 
@@ -20,12 +21,14 @@ use wedge::x86::paging::{PAGE, index, shift};
 use super::mappings::{Budget, Mapping, Rights, Stale, joined};
 use super::memory::{Memory, OWN, exchange};
 use super::orders::Orders;
+use super::resident::Resident;
+use super::rewritten::Copies;
 use super::system::{self, Answer};
 
 /// Marks an entry that leads to another table, whose number is where an address would be.
 const OWN_TABLE: u64 = 1 << 9;
 /// Marks a leaf that may be mapped in this process,
-const IN_KERNEL: u64 = 1 << 10;
+pub(super) const IN_KERNEL: u64 = 1 << 10;
 /// or in that of the space's programs.
 const IN_PROGRAM: u64 = 1 << 11;
 
@@ -64,17 +67,17 @@ struct Programs {
 
 /// Where an address leads to.
 #[derive(Clone, Copy, Debug)]
-struct Found {
-    table: usize,
+pub(super) struct Found {
+    pub(super) table: usize,
     index: usize,
-    entry: u64,
+    pub(super) entry: u64,
     /// Of the table: 1, or 2 for a large page.
-    level: u8,
+    pub(super) level: u8,
 }
 
 impl Found {
     /// The guest-physical address behind an address.
-    const fn physical(&self, address: u64) -> u64 {
+    pub(super) const fn physical(&self, address: u64) -> u64 {
         self.entry & ADDRESS | address & ((1 << shift(self.level)) - 1)
     }
 
@@ -87,7 +90,7 @@ impl Found {
 #[derive(Debug)]
 pub(super) struct Tables {
     pub(super) memory: Memory,
-    pool: &'static mut [Entries],
+    pub(super) pool: &'static mut [Entries],
     information: &'static mut [Info],
     /// Tables that were never in use begin here,
     fresh: u32,
@@ -95,20 +98,28 @@ pub(super) struct Tables {
     free: u32,
     layout: &'static Layout,
     /// The roots in force, and whose they are.
-    roots: [u32; 2],
-    space: u8,
+    pub(super) roots: [u32; 2],
+    pub(super) space: u8,
     /// The space that a root was made for last.
     latest: u8,
     /// Mappings in this process, and those of them that must go.
-    budget: Budget,
+    pub(super) budget: Budget,
     stale: Stale,
     /// Whether any of them are of the current space's own part.
-    has_own: bool,
+    pub(super) has_own: bool,
     programs: [Programs; SPACES],
+    /// What spaces have mapped of their own part in this process, where programs run in it,
+    pub(super) resident: &'static mut [Resident; SPACES],
+    /// and how often they have changed.
+    pub(super) switches: u32,
     /// The lowest address that Linux maps anything at,
-    lowest: u64,
+    pub(super) lowest: u64,
     /// and the first that is not a program's.
-    users_end: u64,
+    pub(super) users_end: u64,
+    /// Programs run in this process, too.
+    fast: bool,
+    /// Their text that has been changed.
+    pub(super) copies: Option<Copies>,
 }
 
 /// What the tables are made of.
@@ -121,11 +132,14 @@ pub(super) struct Parts {
     /// How many mappings a process may have.
     pub(super) mappings: u32,
     pub(super) lowest: u64,
+    pub(super) fast: bool,
+    pub(super) copies: Option<Copies>,
+    pub(super) resident: &'static mut [Resident; SPACES],
 }
 
 impl Tables {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { memory, pool, information, layout, mappings, lowest } = parts;
+        let Parts { memory, pool, information, layout, mappings, lowest, fast, copies, resident } = parts;
         let budget = Budget::new(mappings);
         Self {
             memory,
@@ -145,6 +159,10 @@ impl Tables {
                 .map(|programs| Programs { budget, ..programs }),
             lowest,
             users_end: (layout.kernel.first() as u64) << shift(4),
+            fast,
+            copies,
+            resident,
+            switches: 0,
         }
     }
 
@@ -154,7 +172,7 @@ impl Tables {
     }
 
     #[inline]
-    fn find(&self, root: u32, address: u64) -> Option<Found> {
+    pub(super) fn find(&self, root: u32, address: u64) -> Option<Found> {
         let mut table = root as usize;
         let mut level = 4;
         loop {
@@ -171,7 +189,7 @@ impl Tables {
     }
 
     #[inline]
-    fn find_kernel(&self, address: u64) -> Option<Found> {
+    pub(super) fn find_kernel(&self, address: u64) -> Option<Found> {
         self.find(self.roots[0], address)
     }
 
@@ -185,7 +203,7 @@ impl Tables {
         }
     }
 
-    fn mapping(&self, found: Found, at: usize, executable: bool) -> Option<Mapping> {
+    pub(super) fn mapping(&self, found: Found, at: usize, executable: bool) -> Option<Mapping> {
         let entry = self.pool[found.table][at];
         let size = 1_u64 << shift(found.level);
         (entry & PRESENT != 0 && entry & OWN_TABLE == 0).then(|| Mapping {
@@ -203,14 +221,19 @@ impl Tables {
     ///
     /// When Linux does not map it.
     pub(super) fn map(&mut self, address: u64, write: bool, fetch: bool) -> Answer<bool> {
-        let Some(found) = self.find_kernel(address).filter(|found| found.allows(write, fetch)) else {
+        self.map_found(self.find_kernel(address), address, write, fetch)
+    }
+
+    /// The same, of an address that was found to lead somewhere.
+    pub(super) fn map_found(&mut self, found: Option<Found>, address: u64, write: bool, fetch: bool) -> Answer<bool> {
+        let Some(found) = found.filter(|found| found.allows(write, fetch)) else {
             return Ok(false);
         };
-        // The kernel has no business in a program's text. What it maps for itself by single pages,
+        // The kernel has no business in a program's text, unless that runs here. What it maps for itself by single pages,
         // as in Linux's fixmap, it often unmaps at once.
         let is_users = found.entry & USER != 0 && !self.layout.kernel.contains(address);
         let leaves = if is_users { Self::around(found) } else { found.index..found.index + 1 };
-        let mut all = joined(leaves.filter_map(|at| self.mapping(found, at, !is_users)));
+        let mut all = joined(leaves.filter_map(|at| self.mapping(found, at, self.fast || !is_users)));
         let Some(mapping) = all.find(|mapping| address.wrapping_sub(mapping.address) < mapping.length) else {
             return Ok(false);
         };
@@ -221,9 +244,18 @@ impl Tables {
             *entry |= IN_KERNEL;
         }
         let mapping = mapping.from(self.lowest).filter(|mapping| mapping.address <= address);
-        mapping.ok_or(system::Errno(linux_raw_sys::errno::EPERM)).and_then(|mapping| self.carry_out(&mapping))?;
+        let mapping = mapping.ok_or(system::Errno(linux_raw_sys::errno::EPERM))?;
+        self.carry_out(&mapping)?;
+        if is_users && mapping.rights.executable && !mapping.rights.writable {
+            self.map_rewritten(&mapping)?;
+        }
         // Behind that, for to make room all may have gone.
-        self.has_own |= !self.layout.kernel.contains(address);
+        if !self.layout.kernel.contains(address) {
+            self.has_own = true;
+            if self.fast {
+                self.resident[usize::from(self.space)].add(&mapping);
+            }
+        }
         Ok(true)
     }
 
@@ -246,7 +278,7 @@ impl Tables {
     }
 
     /// Unmaps all that this process has of the guest's.
-    fn drop_all(&mut self) {
+    pub(super) fn drop_all(&mut self) {
         let window = self.layout.window();
         for range in [self.lowest..window.start, window.end..OWN.start, OWN.end..(1 << 47) - PAGE] {
             // SAFETY: nothing but the guest's is there.
@@ -258,7 +290,7 @@ impl Tables {
     }
 
     /// Unmaps a range in this process, if it may have any.
-    fn unmap(&mut self, range: Range<u64>) {
+    pub(super) fn unmap(&mut self, range: Range<u64>) {
         if !self.budget.is_used() {
             return;
         }
@@ -515,11 +547,17 @@ impl Host for Tables {
 
     fn switch(&mut self, kernel: Table, user: Table) {
         let space = self.information[kernel.0 as usize].owner;
-        if core::mem::replace(&mut self.space, space) != space && self.has_own {
+        let last = core::mem::replace(&mut self.space, space);
+        self.roots = [kernel.0, user.0];
+        if last == space {
+            return;
+        }
+        if self.fast {
+            self.change_space(last);
+        } else if self.has_own {
             self.unmap(self.lowest..self.users_end);
             self.has_own = false;
         }
-        self.roots = [kernel.0, user.0];
     }
 }
 

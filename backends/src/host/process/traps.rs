@@ -18,14 +18,17 @@ use linux_raw_sys::general as raw;
 use super::areas::ThreadAreas;
 use super::board::Board;
 use super::compatibility::{self, find_stack, is_behind_call};
-use super::cpu::CPU;
-use super::entry::{cause, process_gap, process_gap_end, process_restore};
+use super::cpu::{CPU, is_fast};
+use super::entry::{cause, process_gap, process_gap_end, process_handle, process_restore};
+use super::fast::direct_entry;
 use super::guest::{Machine, Process, REAL_CS, REAL_SS, Vm};
 use super::listener::{process_receive_call, process_receive_gap};
 use super::memory::pointer;
 use super::orders::{Order, Orders};
-use super::processor::{Processor, canonical, fs_base, loadable, set_fs_base};
-use super::programs::{Failure, Programs, Stop, interrupt};
+use super::processor::{
+    Processor, canonical, enter_program, fs_base, leave_kernel, leave_program, loadable, set_fs_base,
+};
+use super::programs::{Failure, Information, Programs, Stop, interrupt};
 use super::registers::Frame;
 use super::stub::Segments;
 use super::system::{self, Answer};
@@ -37,7 +40,8 @@ use crate::runtime::{PAGE, say};
 /// What a process adds to a guest.
 #[derive(Debug)]
 pub(super) struct Kept {
-    pub(super) programs: Programs,
+    /// The processes that programs run in; `None` if they run in this one.
+    pub(super) programs: Option<Programs>,
     /// The number of the site that returns from system calls. Its slot is a jump that says nothing
     /// of it.
     pub(super) sysret: usize,
@@ -63,7 +67,7 @@ const COMES_IN: u64 = 1 << (raw::SIGALRM - 1) | 1 << (raw::SIGIO - 1);
 pub(super) fn take_signals() -> Answer {
     let exceptions = [raw::SIGSEGV, raw::SIGBUS, raw::SIGILL, raw::SIGTRAP, raw::SIGFPE, raw::SIGSYS];
     for number in exceptions.into_iter().chain([raw::SIGALRM, raw::SIGIO, raw::SIGCHLD]).chain(ENDS) {
-        let handler = process_signal as *const ();
+        let handler = process_handle as *const ();
         // SAFETY: they are what they are taken for.
         unsafe { system::handle(number, handler, process_restore as *const (), COMES_IN)? };
     }
@@ -79,13 +83,14 @@ extern "C" fn process_entered(context: &mut Context) {
     }
 }
 
-/// Where signals lead. They are held off while this runs.
-unsafe extern "C" fn process_signal(number: u32, _: *const (), frame: *mut Frame) {
+/// Where signals lead ([`process_handle`]). They are held off while this runs.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn process_signal(number: u32, information: *const Information, frame: *mut Frame) {
     if ENDS.contains(&number) {
         super::end::by_signal(number);
     }
-    // SAFETY: the frame is Linux's, for this handler alone.
-    let frame = unsafe { &mut *frame };
+    // SAFETY: both are Linux's, for this handler alone.
+    let (frame, information) = unsafe { (&mut *frame, *information) };
     if number == raw::SIGCHLD {
         CPU.ended.store(1, Ordering::Relaxed);
         return Process::look_again(frame);
@@ -99,8 +104,11 @@ unsafe extern "C" fn process_signal(number: u32, _: *const (), frame: *mut Frame
         return Process::came_in(vm.as_mut(), frame);
     }
     match &mut vm {
-        Some(vm) if number == raw::SIGSYS => Process::refused_call(vm, frame),
-        Some(vm) => Process::exception(vm, frame),
+        Some(vm) => match Process::interrupted_program(frame) {
+            Some(context) => Process::program_stopped(vm, frame, context, (number, information)),
+            None if number == raw::SIGSYS => Process::refused_call(vm, frame),
+            None => Process::exception(vm, frame),
+        },
         None => Vm::die(&frame.context(false), "in the wedge"),
     }
 }
@@ -108,6 +116,7 @@ unsafe extern "C" fn process_signal(number: u32, _: *const (), frame: *mut Frame
 impl Process {
     /// A site has called.
     fn enter(vm: &mut Vm, context: &mut Context) {
+        leave_program();
         match context.vector {
             cause::EVENT => vm.event(context),
             cause::SITE => vm.site_called(context),
@@ -115,9 +124,23 @@ impl Process {
             cause::SYSRET => vm.site_jumped(context, vm.machine.host.sysret),
             _ => vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize),
         }
-        while vm.leave(context) == Exit::User {
+        while Self::leave(vm, context) == Exit::User {
+            if is_fast() {
+                return enter_program();
+            }
             Self::run(vm, context);
         }
+    }
+
+    /// Delivers what is due, and says where the guest goes on. A program of this process most
+    /// likely accesses next what the kernel has just mapped for it.
+    fn leave(vm: &mut Vm, context: &mut Context) -> Exit {
+        let wanted = vm.vcpu.wanted;
+        let exit = vm.leave(context);
+        if let Some(address) = wanted.filter(|_| exit == Exit::User && is_fast()) {
+            let _ = vm.machine.space.memory.map_for_program(address, false, false);
+        }
+        exit
     }
 
     /// The timer's moment has come, or a frame, wherever that is.
@@ -129,10 +152,12 @@ impl Process {
             return Self::look_again(frame);
         }
         let Some(vm) = vm else { return };
-        let gap = [&raw const process_gap, &raw const process_gap_end].map(|label| label.addr() as u64);
-        let context = if (gap[0]..=gap[1]).contains(&frame.rip()) {
-            // SAFETY: the frame of the IRETQ that was about to be executed, on the wedge's stack.
-            let [rip, _, rflags, rsp, _] = unsafe { pointer::<[u64; 5]>(frame.rsp()).read() };
+        let context = if let Some(context) = Self::interrupted_program(frame) {
+            if CPU.mask.load(Ordering::Relaxed) != 0 {
+                return;
+            }
+            context
+        } else if let Some([rip, _, rflags, rsp, _]) = Self::left_by(frame) {
             Context { rip, rflags, rsp, ..frame.context(true) }
         } else if CPU.mask.load(Ordering::Relaxed) != 0 || Self::is_in_wedge(vm, frame.rip()) {
             return;
@@ -140,6 +165,13 @@ impl Process {
             frame.context(true)
         };
         Self::handle(vm, frame, context, Vm::event);
+    }
+
+    /// The frame of an IRETQ, if one was about to be executed.
+    pub(super) fn left_by(frame: &Frame) -> Option<[u64; 5]> {
+        let gap = [&raw const process_gap, &raw const process_gap_end].map(|label| label.addr() as u64);
+        // SAFETY: it is on the wedge's stack.
+        (gap[0]..=gap[1]).contains(&frame.rip()).then(|| unsafe { pointer::<[u64; 5]>(frame.rsp()).read() })
     }
 
     /// If the wedge was about to wait for a program, it looks again whether it is to.
@@ -169,11 +201,11 @@ impl Process {
         }
         let interrupts = CPU.mask.load(Ordering::Relaxed) == 0;
         let context = frame.context(interrupts);
-        if Self::is_in_wedge(vm, frame.rip()) {
-            return Self::in_routine(vm, &context, is_page_fault);
-        }
         if Self::is_step_in_window(vm, &context) {
             return;
+        }
+        if Self::is_in_wedge(vm, frame.rip()) {
+            return Self::in_routine(vm, &context, is_page_fault);
         }
         if number == vector::DEBUG.into() {
             vm.vcpu.processor.note_step();
@@ -208,23 +240,33 @@ impl Process {
         }
     }
 
-    /// Whether a single step has ended in the window: within a site, which to the guest is one
-    /// instruction. It goes on to the next.
+    /// Whether a single step has ended in the window: within a site, or on the way of a call, which
+    /// to the guest is one instruction. It goes on to the next.
     fn is_step_in_window(vm: &Vm, context: &Context) -> bool {
         context.vector == vector::DEBUG.into() && vm.machine.text.window.contains(&context.rip)
     }
 
-    /// Handles what has come by a signal, and has the kernel go on.
-    fn handle<'a>(vm: &mut Vm<'a>, frame: &mut Frame, mut context: Context, how: fn(&mut Vm<'a>, &mut Context)) {
+    /// Handles what has come by a signal, and has the guest go on.
+    pub(super) fn handle<'a>(
+        vm: &mut Vm<'a>,
+        frame: &mut Frame,
+        mut context: Context,
+        how: impl FnOnce(&mut Vm<'a>, &mut Context),
+    ) {
         CPU.mask.store(1, Ordering::Relaxed);
+        leave_program();
         how(vm, &mut context);
         loop {
-            if vm.leave(&mut context) == Exit::User {
+            let exit = Self::leave(vm, &mut context);
+            if exit == Exit::User && !is_fast() {
                 Vm::die(&context, "to a program, by an instruction that nobody has annotated");
             }
             let interrupts = context.rflags & flags::INTERRUPT != 0;
             if !interrupts || CPU.pending.load(Ordering::Relaxed) == 0 {
                 frame.set(&context);
+                if exit == Exit::User {
+                    enter_program();
+                }
                 return CPU.mask.store(u8::from(!interrupts), Ordering::Relaxed);
             }
             vm.event(&mut context);
@@ -264,7 +306,8 @@ impl Process {
     /// Runs it, unless something has come in before.
     fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Option<Stop>, Failure> {
         let space = vm.machine.space.memory.space();
-        let is_new = vm.machine.host.programs.prepare(space, &vm.machine.board.affinity)?;
+        let programs = vm.machine.host.programs.as_mut().ok_or(Failure::Mother)?;
+        let is_new = programs.prepare(space, &vm.machine.board.affinity)?;
         if is_new {
             vm.machine.space.memory.begin();
         }
@@ -286,8 +329,10 @@ impl Process {
         mapped: Answer,
     ) -> Result<Option<Stop>, Failure> {
         let space = vm.machine.space.memory.space();
+        let areas = Self::thread_areas(vm);
+        let programs = vm.machine.host.programs.as_mut().ok_or(Failure::Mother)?;
         let waits = CPU.pending.load(Ordering::SeqCst) != 0;
-        if (waits || mapped.is_err()) && !orders.is_empty() && !vm.machine.host.programs.order(space, orders)? {
+        if (waits || mapped.is_err()) && !orders.is_empty() && !programs.order(space, orders)? {
             return Ok(Some(Stop::Broken));
         }
         if let Err(error) = mapped {
@@ -297,20 +342,19 @@ impl Process {
         if waits {
             return Ok(None);
         }
-        let areas = Self::thread_areas(vm);
-        if !vm.machine.host.programs.set_thread_areas(space, areas)? {
+        if !programs.set_thread_areas(space, areas)? {
             return Ok(Some(Stop::Broken));
         }
         let processor = &mut vm.vcpu.processor;
         let mut segments = Segments {
             fs_base: fs_base(),
-            gs_base: processor.leave_kernel(),
+            gs_base: leave_kernel(),
             selectors: processor.selectors.map(|selector| loadable(selector, &areas)),
         };
-        let stop = vm.machine.host.programs.run(space, orders, context, &mut segments)?;
+        let stop = programs.run(space, orders, context, &mut segments)?;
         if !matches!(stop, Stop::Broken) {
             processor.selectors = segments.selectors.map(|selector| selector as u16);
-            processor.users_gs_base = canonical(segments.gs_base);
+            CPU.users_gs_base.store(canonical(segments.gs_base), Ordering::Relaxed);
             set_fs_base(canonical(segments.fs_base));
         }
         Ok(Some(stop))
@@ -319,7 +363,8 @@ impl Process {
     /// The thread areas that the kernel has in its table for the thread that goes on.
     fn thread_areas(vm: &mut Vm) -> ThreadAreas {
         let gdt = vm.vcpu.cpu.gdt;
-        if !vm.machine.host.programs.have_thread_areas() || usize::from(gdt.limit) < 8 * TLS_ENTRIES.end - 1 {
+        let can_have = vm.machine.host.programs.as_ref().is_some_and(Programs::have_thread_areas);
+        if !can_have || usize::from(gdt.limit) < 8 * TLS_ENTRIES.end - 1 {
             return ThreadAreas::default();
         }
         let found = vm.machine.space.words(gdt.base.wrapping_add(8 * TLS_ENTRIES.start as u64));
@@ -345,7 +390,7 @@ impl Process {
     /// A system call, by one of three instructions of two bytes each (SDM Vol. 2, SYSCALL, INT n,
     /// SYSENTER), or at a fixed address (`vsyscall`), from which Linux has returned already, and
     /// where the guest has nothing.
-    fn system_call(vm: &mut Vm, context: &mut Context, at: u64) {
+    pub(super) fn system_call(vm: &mut Vm, context: &mut Context, at: u64) {
         const SYSCALL: [u8; 2] = [0x0f, 0x05];
         const INT_80: [u8; 2] = [0xcd, 0x80];
         const CALLS: u64 = 0xffff_ffff_ff60_0000;
@@ -372,7 +417,7 @@ impl Process {
 
     /// An exception of a program's, as the processor has told of it, or the program. Those that a
     /// program cannot cause, and what has no such vector, are one that it can.
-    fn program_exception(vm: &mut Vm, context: &mut Context, number: u64, error: u64, address: u64) {
+    pub(super) fn program_exception(vm: &mut Vm, context: &mut Context, number: u64, error: u64, address: u64) {
         (context.vector, context.error) = match number as u8 {
             vector::PAGE_FAULT => {
                 vm.vcpu.processor.wanted = Some(address);
@@ -441,6 +486,11 @@ impl Host for Process {
         let registers = [cpu.cr0, 0, cpu.cr2, cpu.cr3, cpu.cr4];
         for (place, value) in CPU.control.iter().zip(registers) {
             place.store(value, Ordering::Relaxed);
+        }
+        let entry = if is_fast() { direct_entry(cpu) } else { 0 };
+        let before = CPU.system_call.swap(entry, Ordering::Relaxed);
+        if before != 0 && before != entry {
+            vm.machine.space.memory.forget_calls();
         }
     }
 

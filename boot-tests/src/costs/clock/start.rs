@@ -56,7 +56,8 @@ impl Systems {
         let initramfs = self.initramfs.path();
         match system {
             System::Native => command::output(self.measure(&mut Command::new(&self.program))),
-            System::Process => said_by(process(&self.image, initramfs)),
+            System::Process => said_by(process(&self.image, initramfs, &[])),
+            System::Fast => said_by(process(&self.image, initramfs, &["--fast"])),
             System::DebiansUml => said_by(uml(Path::new(DEBIANS_UML), initramfs)?),
             System::Uml => said_by(uml(&self.uml, initramfs)?),
             System::Gvisor => command::output(self.measure(gvisor().arg(&self.program))),
@@ -68,9 +69,13 @@ impl Systems {
     }
 }
 
-fn process(image: &Path, initramfs: &Path) -> Command {
+fn process(image: &Path, initramfs: &Path, options: &[&str]) -> Command {
     let mut command = Command::new(image);
-    command.args(["--memory", "256", "--initrd"]).arg(initramfs).args(["loglevel=5", "printk.devkmsg=on", "panic=-1"]);
+    command.args(options).args(["--memory", "256", "--initrd"]).arg(initramfs).args([
+        "loglevel=5",
+        "printk.devkmsg=on",
+        "panic=-1",
+    ]);
     command
 }
 
