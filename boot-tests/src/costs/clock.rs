@@ -215,10 +215,11 @@ mod tests {
         let turn = |value: f64| BTreeMap::from([("read".to_owned(), value)]);
         let three = vec![turn(30.0), turn(10.0), turn(20.0)];
         let reason = Err("it is not installed".to_owned());
-        let clocked =
-            Clocked { columns: [Ok(vec![turn(5.0)]), Ok(three), Ok(vec![turn(60.0)]), Ok(Vec::new()), reason] };
+        let (native, fast, uml) = (Ok(vec![turn(5.0)]), Ok(vec![turn(2.0)]), Ok(vec![turn(60.0)]));
+        let clocked = Clocked { columns: [native, Ok(three), fast, uml, Ok(Vec::new()), reason] };
         let text = clocked.text();
-        let row = "| read of a byte | 5 (5 to 5) | 20 (10 to 30) | 60 (60 to 60) | - | - | 3.00 | - | - |\n";
+        let row =
+            "| read of a byte | 5 (5 to 5) | 20 (10 to 30) | 2 (2 to 2) | 60 (60 to 60) | - | - | 3.00 | - | - |\n";
         assert!(text.contains(row), "{text}");
         assert!(
             text.contains("| stat | - |") && text.ends_with("\ngVisor does not run here: it is not installed\n"),
