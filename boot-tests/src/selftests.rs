@@ -72,21 +72,8 @@ pub const NAMES: [&str; 48] = [
 ///
 /// When there is no Linux tree, or one does not compile.
 pub fn build(directory: &Path) -> Result<Vec<PathBuf>> {
-    Ok([build_named(NAMES, directory)?, programs::build(&["programs-32"], directory)?].concat())
-}
-
-/// Builds those for 64-bit programs as static programs into a directory, for a kernel that has no
-/// others.
-///
-/// # Errors
-///
-/// When there is no Linux tree, or one does not compile.
-pub fn build_64(directory: &Path) -> Result<Vec<PathBuf>> {
-    build_named(NAMES.into_iter().filter(|name| !name.ends_with("_32")), directory)
-}
-
-fn build_named(names: impl IntoIterator<Item = &'static str>, directory: &Path) -> Result<Vec<PathBuf>> {
     let tree = Release::Chosen.tree()?;
-    let there = names.into_iter().filter(|name| source::has_selftest(&tree, name));
-    there.map(|name| source::selftest(&tree, name, directory)).collect()
+    let there = NAMES.into_iter().filter(|name| source::has_selftest(&tree, name));
+    let theirs = there.map(|name| source::selftest(&tree, name, directory)).collect::<Result<Vec<_>>>()?;
+    Ok([theirs, programs::build(&["programs-32"], directory)?].concat())
 }

@@ -42,8 +42,11 @@ const FEW_TABLES: &str = "afterburn.tables=64";
 /// Programs about the processor.
 const PROCESSOR: [&str; 3] = ["frames", "sensitive", "xstate"];
 
+/// Programs of 32 bits, and 64-bit ones about what is there for such.
+const NARROW: [&str; 4] = ["calls-32", "programs-32", "segments", "thread-areas"];
+
 /// Verdicts that differ, by what their names start with, and why.
-const DIFFERENT: [(&str, &str); 13] = [
+const DIFFERENT: [(&str, &str); 14] = [
     ("frame-cs-local", "a kernel in the lower half is configured without local descriptor tables"),
     ("frame-local", "the same"),
     ("frame-ss-local", "the same"),
@@ -51,7 +54,8 @@ const DIFFERENT: [(&str, &str); 13] = [
     ("frame-rip-0xffffffffff600001", "the build machine's kernel has calls at fixed addresses (vsyscall)"),
     ("frame-rsp-push-0x7fffffff", "an address of the kernel's, in the lower half"),
     ("stack-", "0x7ffffffff000 is the kernel's, in the lower half"),
-    ("int-", "the kernel is configured without 32-bit programs"),
+    ("local-tables", "a kernel in the lower half is configured without local descriptor tables"),
+    ("segments-local", "the same"),
     ("not-needed", "the kernel is configured without `madvise`"),
     ("look-", "the limit of one segment is the number of the processor"),
     ("traced-watchpoint", "breakpoints in debug registers do not break"),
@@ -255,6 +259,22 @@ fn programs_find_the_processor_of_the_build_machine() -> Result<()> {
     let same = compare(&there, &here)?;
     ensure!(same > 50, "only {same} verdicts are the same");
     println!("processor: {same} verdicts as on the build machine");
+    Ok(())
+}
+
+/// Of a host that is on AMD's processors SYSCALL is theirs, and else SYSENTER.
+#[test]
+fn programs_of_32_bits_find_what_they_do_on_the_build_machine() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let directory = tempfile::tempdir()?;
+    let there = verdicts_here(&NARROW, directory.path())?;
+    for (name, append) in [("narrow", ""), ("narrow-few", FEW_TABLES)] {
+        let (guest, _programs) = programs::guest_with(Guest::script("processor", Vec::new()), &NARROW)?;
+        let here = programs::verdicts(&boot_with(&kernel, &guest, name, "nothing", append)?);
+        let same = compare(&there, &here)?;
+        ensure!(same > 30, "only {same} verdicts are the same");
+        println!("{name}: {same} verdicts as on the build machine");
+    }
     Ok(())
 }
 
