@@ -474,10 +474,7 @@ fn take_over(
     let layout = contents.payload.layout;
     let apart = !is_fast();
     let kept = Kept {
-        programs: apart
-            .then(|| Programs::start(memory.file(), lowest()))
-            .transpose()
-            .map_err(Failure::Programs)?,
+        programs: apart.then(|| Programs::start(memory.file(), lowest())).transpose().map_err(Failure::Programs)?,
         sysret: rewritten.engine.sysret().unwrap_or(usize::MAX),
     };
     let shares = share::start(&arguments.shares, memory).map_err(Failure::Share)?;

@@ -243,7 +243,7 @@ process_gap_end:
     PROCESS_SAVE_REST
     jmp process_enter
 
-    // A program of this process calls, by a trampoline (`text.rs`): RCX is where it goes on, and all
+    // A program of this process calls, by a trampoline (`rewritten.rs`): RCX is where it goes on, and all
     // else is as SYSCALL finds it.
     .globl process_system_call
 process_system_call:

@@ -52,7 +52,7 @@ impl Process {
             context.rsp = CPU.users_rsp.load(Ordering::Relaxed);
         } else if let Some((number, next)) = at_trampoline(frame.rip()) {
             context.registers.rax = number.unwrap_or(context.registers.rax);
-            context.rip = next - SYSCALL_LENGTH;
+            context.rip = next.wrapping_sub(SYSCALL_LENGTH);
         } else if frame.rip() == process_system_call as *const () as u64 {
             context.rip = context.registers.rcx.wrapping_sub(SYSCALL_LENGTH);
         }
@@ -66,8 +66,12 @@ impl Process {
     }
 
     /// A program has come upon what is no instruction. If it was one, before text was changed, it
-    /// is carried out. Whether it was.
+    /// is carried out. Whether it was. Only 64-bit code is changed: in 32-bit code SYSCALL itself is
+    /// none, on most processors.
     fn rewritten(vm: &mut Vm, context: &mut Context) -> bool {
+        if context.cs != REAL_CS {
+            return false;
+        }
         let mut bytes = [0; 15];
         let length = vm.fetch(context.rip, &mut bytes, true);
         if is_system_call(&bytes[..length]) {
@@ -225,7 +229,7 @@ impl Tables {
         if !self.copies.as_mut().is_some_and(|copies| copies.is_warm(next)) {
             return;
         }
-        let at = next - SYSCALL_LENGTH;
+        let at = next.wrapping_sub(SYSCALL_LENGTH);
         let is_text = |found: &Found| found.entry & USER != 0 && found.entry & (WRITABLE | NO_EXECUTE) == 0;
         let Some(found) = self.find(root, at).filter(is_text) else { return };
         let Some(copies) = &mut self.copies else { return };

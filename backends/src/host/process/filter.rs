@@ -57,7 +57,7 @@ pub(super) struct Sites {
 
 /// Instructions of the filter.
 pub(super) const LENGTH: usize = INTERRUPT + 7 + 3;
-/// Where the calls of the four sites are told apart.
+/// Where the calls of the four sites with SYSCALL are told apart.
 const STOP: usize = 9;
 const LEAVE: usize = STOP + 2;
 const STACK: usize = LEAVE + 2;

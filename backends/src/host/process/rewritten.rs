@@ -99,7 +99,7 @@ impl Copies {
     /// Changes a call of this number, which returns to `next`, in a page of the guest's memory, if
     /// that can be done.
     pub(super) fn change(&mut self, next: u64, number: u64, physical: u64, memory: Memory) -> Dropped {
-        let at = next - SYSCALL_LENGTH;
+        let at = next.wrapping_sub(SYSCALL_LENGTH);
         let of = Of { address: at & !(PAGE - 1), physical };
         let place = place_of(of);
         let Some(now) = page(memory, physical) else { return Dropped::None };

@@ -246,17 +246,17 @@ impl Tables {
         let mapping = mapping.from(self.lowest).filter(|mapping| mapping.address <= address);
         let mapping = mapping.ok_or(system::Errno(linux_raw_sys::errno::EPERM))?;
         self.carry_out(&mapping)?;
-        if is_users && mapping.rights.executable && !mapping.rights.writable {
-            self.map_rewritten(&mapping)?;
-        }
-        // Behind that, for to make room all may have gone.
+        let is_text = is_users && mapping.rights.executable && !mapping.rights.writable;
+        let rewritten = if is_text { self.map_rewritten(&mapping) } else { Ok(()) };
+        // Behind that, for to make room all may have gone; and whatever it came to, for the mapping is
+        // there.
         if !self.layout.kernel.contains(address) {
             self.has_own = true;
             if self.fast {
                 self.resident[usize::from(self.space)].add(&mapping);
             }
         }
-        Ok(true)
+        rewritten.map(|()| true)
     }
 
     fn carry_out(&mut self, mapping: &Mapping) -> Answer {
