@@ -8,6 +8,7 @@
 
 use core::ffi::CStr;
 use core::fmt;
+use core::ops::Range;
 
 use linux_raw_sys::errno::{EAGAIN, EINTR};
 use linux_raw_sys::general as raw;
@@ -181,17 +182,22 @@ impl Network {
 
     fn tell_of_drops(&mut self) {
         let (dropped, why) = either!(&self.kind, cable => drops(cable));
-        if dropped != core::mem::replace(&mut self.told, dropped) {
-            self.tell_dropped(dropped, format_args!("{why}"));
-        }
+        let told = core::mem::replace(&mut self.told, dropped);
+        self.tell_dropped(&(told..dropped), format_args!("{why}"));
     }
 
-    /// Tells the log of frames that were dropped, of so few that no guest can fill it.
-    fn tell_dropped(&self, count: u64, why: fmt::Arguments<'_>) {
-        if count.is_power_of_two() {
-            say!("{}: {why}: dropped, {count} so far", self.net);
+    /// Tells the log of frames that were dropped, so many until now: so seldom that no guest can
+    /// fill it.
+    fn tell_dropped(&self, count: &Range<u64>, why: fmt::Arguments<'_>) {
+        if reaches_power_of_two(count) {
+            say!("{}: {why}: dropped, {} so far", self.net, count.end);
         }
     }
+}
+
+/// Whether a power of two lies behind the first number, up to the second.
+fn reaches_power_of_two(count: &Range<u64>) -> bool {
+    count.start.checked_ilog2() < count.end.checked_ilog2()
 }
 
 fn ended<C: Cable>(_: &C) -> &'static str {
@@ -255,11 +261,38 @@ impl Device for Network {
     }
 
     fn dropped(&mut self, why: Dropped) {
+        let before = self.dropped;
         self.dropped += 1;
-        self.tell_dropped(self.dropped, format_args!("{why}"));
+        self.tell_dropped(&(before..self.dropped), format_args!("{why}"));
     }
 
     fn broken(&mut self, fault: Fault) {
         say!("{}: the guest's driver breaks virtio's rules: {fault}", self.net);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Several frames may have been dropped since the log was told.
+    #[test]
+    fn the_log_is_told_whenever_the_count_has_reached_a_power_of_two() {
+        for (count, expected) in [
+            (0..0, false),
+            (0..1, true),
+            (0..3, true),
+            (1..2, true),
+            (2..3, false),
+            (3..3, false),
+            (3..5, true),
+            (4..4, false),
+            (5..7, false),
+            (3..11, true),
+            (8..16, true),
+            (16..31, false),
+        ] {
+            assert_eq!(reaches_power_of_two(&count), expected, "{count:?}");
+        }
     }
 }
