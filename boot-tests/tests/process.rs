@@ -584,6 +584,8 @@ fn a_guest_outlives_whoever_serves_its_directories() -> Result<()> {
     }
     let (status, said) = guests.end()?;
     ensure!(status == Some(0) && said.contains("share: I/O errors"), "{status:?}\n{said}");
+    let log = format!("--share {share}: the process that serves it does not answer");
+    ensure!(said.contains(&log), "the log does not say so: {said}");
     Ok(())
 }
 

@@ -6,7 +6,8 @@
 //! directories, starts that process, and from then on hands each message over to it and waits. What
 //! a guest can do is what it can ask there.
 //!
-//! If that process has been ended, from outside, the guest's programs find I/O errors there.
+//! If that process has been ended, from outside, the guest's programs find I/O errors there, and the
+//! log says so.
 
 use core::fmt;
 
@@ -51,6 +52,8 @@ pub(super) struct Share {
     /// Where messages go, and answers come from.
     server: File,
     memory: Memory,
+    /// The log knows that nobody answers.
+    told: bool,
 }
 
 /// All directories of a guest.
@@ -75,7 +78,7 @@ pub(super) fn start(given: &Directories<'static>, memory: Memory) -> Result<Shar
     }
     let (server, process) = start_server(&opened, memory).map_err(|error| Refused { name: None, error })?;
     for ((number, place), directory) in (0..).zip(&mut shares.each).zip(given.iter().flatten()) {
-        *place = Some(Share { name: directory.name, number, server, memory });
+        *place = Some(Share { name: directory.name, number, server, memory, told: false });
     }
     shares.server = Some((process, None));
     Ok(shares)
@@ -152,7 +155,12 @@ impl GuestMemory for Share {
 
 impl Device for Share {
     fn answer(&mut self, request: &[Piece], reply: &[Piece]) -> u32 {
-        self.ask(request, reply).unwrap_or_else(|_| refuse(request, reply, p9::Errno::IO, self))
+        self.ask(request, reply).unwrap_or_else(|error| {
+            if !core::mem::replace(&mut self.told, true) {
+                say!("--share {}: the process that serves it does not answer, {error}: I/O errors", self.name);
+            }
+            refuse(request, reply, p9::Errno::IO, self)
+        })
     }
 
     fn broken(&mut self, fault: Fault) {
