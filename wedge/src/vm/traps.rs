@@ -7,7 +7,7 @@
 //! `MSR_MISC_FEATURES_ENABLES`; APM Vol. 3, `CpuidUserDis`) and a host has it do
 //! so: then the program sees what its kernel sees. All else is the guest's own.
 
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use crate::cpu::{Context, Event, Exception, Flow, decode, emulate};
 use crate::guest::linux::SYSTEM_CALL;
@@ -100,13 +100,12 @@ impl<H: Host> Vm<'_, H> {
         if user && !self.may_be_allowed(context, &instruction) {
             return self.deliver_own(context);
         }
+        let steps = user && context.rflags & flags::TRAP != 0 && !holds_off_steps(&instruction);
         let (cpu, mut behind) = self.processor();
         match emulate(cpu, context, &instruction, &mut behind) {
             Ok(Flow::Next) => {
                 context.rip = instruction.next_ip();
-                if user && context.rflags & flags::TRAP != 0 {
-                    return self.step_has_ended(context);
-                }
+                context.rflags &= !flags::RESUME;
             }
             Ok(Flow::Jumped) => {}
             Ok(Flow::Unhandled) => return self.deliver_own(context),
@@ -115,6 +114,10 @@ impl<H: Host> Vm<'_, H> {
         if !user {
             self.count_unannotated(instruction.ip(), &bytes[..instruction.len()]);
             H::registers_changed(self, true);
+        }
+        // A way into the kernel clears the flag.
+        if steps && context.is_user() {
+            self.step_has_ended(context);
         }
     }
 
@@ -216,6 +219,12 @@ fn concerns_tables_or_ports(instruction: &Instruction) -> bool {
         M::Call => instruction.is_call_far() || instruction.is_call_far_indirect(),
         _ => false,
     }
+}
+
+/// Whether a single step does not end behind an instruction, but behind the next: it loads SS (SDM
+/// Vol. 3A, 6.8.3).
+fn holds_off_steps(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop) && instruction.op0_register() == Register::SS
 }
 
 /// Whether an instruction that was decoded as one of 64-bit code does the same in compatibility

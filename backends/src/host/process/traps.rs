@@ -375,6 +375,8 @@ impl Process {
     fn stopped(vm: &mut Vm, context: &mut Context, stop: Stop) {
         match stop {
             Stop::SystemCall { at } => Self::system_call(vm, context, at),
+            // The event follows, for it is still pending.
+            Stop::Timer if is_behind_call(context) => compatibility::call_without_argument(vm, context),
             Stop::Timer => vm.event(context),
             Stop::Signal(_) => {}
             Stop::Step => {
