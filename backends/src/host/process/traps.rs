@@ -375,15 +375,16 @@ impl Process {
     fn stopped(vm: &mut Vm, context: &mut Context, stop: Stop) {
         match stop {
             Stop::SystemCall { at } => Self::system_call(vm, context, at),
-            // The event follows, for it is still pending.
-            Stop::Timer if is_behind_call(context) => compatibility::call_without_argument(vm, context),
+            // An event that has come meanwhile is still pending.
+            Stop::Timer | Stop::Exception { .. } if is_behind_call(context) => {
+                compatibility::call_without_argument(vm, context);
+            }
             Stop::Timer => vm.event(context),
             Stop::Signal(_) => {}
             Stop::Step => {
                 vm.vcpu.processor.note_step();
                 Self::program_exception(vm, context, vector::DEBUG.into(), 0, 0);
             }
-            Stop::Exception { .. } if is_behind_call(context) => compatibility::call_without_argument(vm, context),
             Stop::Exception { vector, error, address } => Self::program_exception(vm, context, vector, error, address),
             Stop::Broken => Self::program_exception(vm, context, vector::PROTECTION.into(), 0, 0),
         }
