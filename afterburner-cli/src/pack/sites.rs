@@ -1,5 +1,7 @@
 //! The table of sites as the wedge reads it.
 
+use std::collections::BTreeMap;
+
 use annotate::linux::originals::Originals;
 use annotate::linux::tables::{Alternative, alternatives};
 use annotate::object::elf::Place;
@@ -60,8 +62,8 @@ fn record(site: &Site<'_>, address: u64) -> Option<RawRecord> {
 
 /// The places that replacements are copied to (Linux 6.1, `arch/x86/kernel/alternative.c`,
 /// `apply_alternatives()`). Of a replacement that is a site of five bytes, these are all: a CALL at
-/// its start is adjusted to the new place. Of another it must be a single one, for a breakpoint in
-/// it says what it stands for by its place.
+/// its start is adjusted to the new place. Of another it must be a single one, where nothing else
+/// that is annotated comes to stand ([`told_by_place`]).
 fn copies(kernel: &Kernel<'_>, sites: &[&Site<'_>]) -> Vec<Copied> {
     let originals = Originals::of(alternatives(&kernel.elf));
     let mut copies = Vec::new();
@@ -83,6 +85,19 @@ fn copies(kernel: &Kernel<'_>, sites: &[&Site<'_>]) -> Vec<Copied> {
             copies.extend(alternatives.iter().filter(|alternative| is_whole(alternative)).map(whole));
         }
     }
+    told_by_place(copies, sites.iter().map(|site| site.site.address))
+}
+
+/// Those of the copies in which a breakpoint says by its place which site it is: no other site is
+/// there, of the text that is replaced, or of another replacement for it. A site that is all of its
+/// replacement becomes no breakpoint.
+fn told_by_place(mut copies: Vec<Copied>, sites: impl Iterator<Item = u64>) -> Vec<Copied> {
+    let parts = copies.iter().filter(|copied| copied.whole == 0);
+    let mut places: BTreeMap<u64, usize> = BTreeMap::new();
+    for place in parts.map(|copied| copied.address).chain(sites) {
+        *places.entry(place).or_default() += 1;
+    }
+    copies.retain(|copied| copied.whole != 0 || places.get(&copied.address) == Some(&1));
     copies
 }
 
@@ -93,4 +108,21 @@ const FREED: [&str; 2] = [".init.text", ".exit.text"];
 fn lasting(kernel: &Kernel<'_>, place: Place) -> u64 {
     let section = kernel.elf.sections().get(place.section).map_or("", |section| section.name);
     if FREED.contains(&section) { 0 } else { kernel.elf.address(place) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_where_something_else_may_stand_is_not_listed() {
+        let part = |record, address| Copied { record, address, whole: 0 };
+        let whole = |record, address| Copied { record, address, whole: 1 };
+        // Two replacements for one original; a site that is replaced; a site that is all of a
+        // replacement, which is no breakpoint.
+        let copies = vec![part(0, 0x1000), part(1, 0x1003), part(2, 0x2000), part(3, 0x1003), whole(4, 0x3000)];
+        let copies = [copies, vec![part(5, 0x3000), whole(6, 0x2000)]].concat();
+        let told = told_by_place(copies, [0x2000, 0x1001].into_iter());
+        assert_eq!(told, [part(0, 0x1000), whole(4, 0x3000), part(5, 0x3000), whole(6, 0x2000)]);
+    }
 }
