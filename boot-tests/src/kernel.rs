@@ -315,9 +315,6 @@ impl Variant {
         let jobs = thread::available_parallelism().map_or(1, NonZero::get);
         make.arg("-C").arg(tree).arg(assignment("O", output)).arg(format!("-j{jobs}"));
         make.args(self.toolchain.make_arguments()).args(self.config.make_arguments());
-        if self.half == Half::Lower {
-            make.arg(CODE_MODEL_OF_32_BITS);
-        }
         make.env("KBUILD_BUILD_TIMESTAMP", "2020-01-01T00:00:00")
             .env("KBUILD_BUILD_USER", "afterburner")
             .env("KBUILD_BUILD_HOST", "afterburner")
@@ -354,10 +351,6 @@ impl Variant {
         Ok(stamp)
     }
 }
-
-/// In the lower half C is compiled for another code model, which there is for 64-bit code only. One
-/// file in C is compiled for 32-bit programs, with the options of the kernel.
-const CODE_MODEL_OF_32_BITS: &str = "CFLAGS_REMOVE_vdso32/vclock_gettime.o=-mcmodel=small";
 
 /// The sources that decide what an object of the kernel looks like, and whether it is padded; the
 /// rest of the command may change without a new kernel.

@@ -10,6 +10,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -88,9 +89,18 @@ pub(super) fn flags(shims: &str) -> String {
     format!("{FLAGS} -include {shims}/{DIRECTORY}/{FORCED}")
 }
 
-/// The variable of make whose directories come before all others on the include path.
-pub(super) fn include_path(shims: &str) -> String {
-    format!("NOSTDINC_FLAGS=-nostdinc -I{shims}/{DIRECTORY}/include")
+/// C for 32-bit programs, in their vDSO (`arch/x86/entry/vdso/Makefile`; 6.12 has the second). It is
+/// compiled with the kernel's flags but for some that 32-bit code has not, and ours is one more. What
+/// make is told takes the place of what the tree says, so the tree's own is named as well.
+const OF_32_BITS: [&str; 2] = ["vdso32/vclock_gettime.o", "vdso32/vgetcpu.o"];
+const NOT_OF_32_BITS: &str = "-pg -mcmodel=small";
+
+/// What make is told: the directories that come before all others on the include path, and the flags
+/// that some files must not have.
+pub(super) fn variables(shims: &str) -> impl Iterator<Item = String> {
+    let path = format!("NOSTDINC_FLAGS=-nostdinc -I{shims}/{DIRECTORY}/include");
+    let removed = OF_32_BITS.map(|object| format!("CFLAGS_REMOVE_{object}={NOT_OF_32_BITS}"));
+    iter::once(path).chain(removed)
 }
 
 /// What the text stage has to know of the tree.

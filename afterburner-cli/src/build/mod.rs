@@ -103,7 +103,9 @@ fn build(arguments: &Arguments, interruption: &Interruption) -> anyhow::Result<E
     }
     let mut words = make.with(&toolchain.flags_with(&directory), is_low.then(|| low::flags(&directory)).as_deref());
     words.extend(toolchain.cc_with(&directory).map(|cc| make::variable("CC", &cc)));
-    words.extend(is_low.then(|| low::include_path(&directory).into()));
+    if is_low {
+        words.extend(low::variables(&directory).map(Into::into));
+    }
     let mut command = interruption::bound(&words);
     command.envs(shims::cache_environment(&directory)).envs([journal.variable()]);
     command.envs(make::environment(&format!("{directory}/{}", shims::MAKEFILE), &answers.path()));

@@ -13,6 +13,10 @@ vmlinux: a.o b.o
 \t$(CC) $(CFLAGS) -c -o $@ $<
 %.o: %.S
 \t$(CC) $(NOSTDINC_FLAGS) -Iinclude $(KAFLAGS) -c -o $@ $<
+CFLAGS_REMOVE_vdso32/vclock_gettime.o = -pg
+vdso32/vclock_gettime.o: vdso32.c
+\t@mkdir -p vdso32
+\t$(CC) -m32 $(filter-out $(CFLAGS_REMOVE_$@), -pg $(CFLAGS)) -c -o $@ $<
 kernelversion:
 \t@echo 6.1.0
 olddefconfig:
@@ -61,6 +65,16 @@ fn an_untouched_tree_is_linked_low() {
     // In the upper half it is another kernel: none of the objects serve.
     let other = build(&lab, &[], &["-B", "a.o"]).success();
     assert!(lab.run("objdump", &["-d", "a.o"]).stdout.contains("0xffffffff80000000"), "{other:?}");
+}
+
+/// There is no such code model in 32-bit code; and what the tree itself removes stays removed.
+#[test]
+fn code_for_32_bit_programs_is_compiled_without_the_flags_of_64_bit_code() {
+    let lab = tree();
+    lab.write("vdso32.c", "int f(void)\n{\n\treturn 1;\n}\n");
+    low(&lab, &[], &["vdso32/vclock_gettime.o"]).success();
+    let listed = lab.run("objdump", &["-dr", "vdso32/vclock_gettime.o"]).stdout;
+    assert!(listed.contains("elf32-i386") && !listed.contains("mcount"), "{listed}");
 }
 
 #[test]
