@@ -36,6 +36,7 @@ use wedge::x86::paging::shift;
 use super::arguments::{Arguments, Invalid, USAGE};
 use super::board::{Board, now};
 use super::calls::{POINTERS, POINTERS_END};
+use super::compatibility::has_syscall;
 use super::cpu::{CPU, address, is_fast};
 use super::disk;
 use super::entry::{
@@ -50,7 +51,7 @@ use super::network::{self, Found, Network};
 use super::processor::Processor;
 use super::programs::{self, Programs};
 use super::resident::Resident;
-use super::rewritten::Copies;
+use super::rewritten::{Copies, map_trampolines};
 use super::share;
 use super::system::{self, Errno, File};
 use super::tables::{Entries, Info, Parts, SPACES, Tables};
@@ -412,14 +413,15 @@ fn number_in(file: &CStr) -> Option<u64> {
 }
 
 /// Room for programs' text that is changed. Without it all works, and system calls are slower.
-fn copies() -> Option<Copies> {
+fn copies() -> Result<Option<Copies>, Failure> {
+    map_trampolines().map_err(refused("memory for the system calls of programs"))?;
     let made = Copies::new();
     if let Err(error) = made {
         say!(
             "--fast: system calls stay signals, for Linux does not map the wedge's pointers at {POINTERS:#x}, {error}"
         );
     }
-    made.ok()
+    Ok(made.ok())
 }
 
 /// The lowest address that is mapped for the guest: Linux maps nothing below, or there the wedge
@@ -476,6 +478,7 @@ fn take_over(
     let kept = Kept {
         programs: apart.then(|| Programs::start(memory.file(), lowest())).transpose().map_err(Failure::Programs)?,
         sysret: rewritten.engine.sysret().unwrap_or(usize::MAX),
+        has_syscall: has_syscall(),
     };
     let shares = share::start(&arguments.shares, memory).map_err(Failure::Share)?;
     let network = network.map(|found| Network::start(found, memory)).transpose().map_err(Failure::Network)?;
@@ -523,7 +526,7 @@ fn shadow_memory(contents: &Contents<'_>, memory: Memory) -> Result<(Tables, Sha
     let information = known + (count * size_of::<TableInfo>()) as u64;
     let layout = contents.payload.layout;
     CPU.users_end.store((layout.kernel.first() as u64) << shift(4), Ordering::Relaxed);
-    let copies = if is_fast() { copies() } else { None };
+    let copies = if is_fast() { copies()? } else { None };
     // SAFETY: four pieces of what was mapped just now, that do not overlap, each aligned; any value
     // is valid for the numbers, and the others are written first.
     unsafe {

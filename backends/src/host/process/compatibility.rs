@@ -38,7 +38,7 @@ pub(super) fn is_behind_call(context: &Context) -> bool {
 /// Linux has in other registers then is in `entry_SYSCALL_compat` and `do_SYSENTER_32`.
 pub(super) fn call(vm: &mut Vm, context: &mut Context) {
     context.rip &= LOWER;
-    if has_syscall() {
+    if vm.machine.host.has_syscall {
         context.registers.rbp = context.registers.rcx & LOWER;
         let next = context.rip;
         vm.transfer(context, |cpu, context| syscall(cpu, context, next, false));
@@ -76,8 +76,9 @@ pub(super) fn find_stack(vm: &mut Vm, context: &Context) -> Option<[u64; 2]> {
     Some(ends)
 }
 
-/// Whether 32-bit code has SYSCALL.
-fn has_syscall() -> bool {
+/// Whether 32-bit code has SYSCALL. It is asked once: where Linux is a guest itself, CPUID costs as
+/// much as a few system calls.
+pub(super) fn has_syscall() -> bool {
     const OF_THESE: [&[u8; 4]; 2] = [b"Auth", b"Hygo"];
     let name = core::arch::x86_64::__cpuid(0).ebx.to_le_bytes();
     OF_THESE.contains(&&name)

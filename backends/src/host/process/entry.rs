@@ -243,8 +243,8 @@ process_gap_end:
     PROCESS_SAVE_REST
     jmp process_enter
 
-    // A program of this process calls, by a trampoline (`rewritten.rs`): RCX is where it goes on, and all
-    // else is as SYSCALL finds it.
+    // A program of this process calls, by a trampoline (`rewritten.rs`): RCX is where it goes on,
+    // and all else is as SYSCALL finds it.
     .globl process_system_call
 process_system_call:
     movb $1, {cpu}+{mask}(%rip)
@@ -266,7 +266,8 @@ process_system_call:
 1:  movq {cpu}+{users_rsp}(%rip), %rsp
     jmpq *{cpu}+{system_call}(%rip)
 
-    // SYSRET to a program of this process: RCX is its RIP, R11 its flags. What is not plain is slow.
+    // SYSRET to a program of this process: RCX is its RIP, R11 its flags. What is not plain is
+    // slow.
     .globl process_sysret_here
 process_sysret_here:
     testl ${NOT_PLAIN}, %r11d

@@ -57,21 +57,33 @@ pub(super) enum Dropped {
     All,
 }
 
+/// Maps the trampolines, also where none of them will be used: a program may jump there.
+///
+/// # Errors
+///
+/// When Linux does not give the memory.
+pub(super) fn map_trampolines() -> Answer {
+    const ALL_RIGHTS: u32 = READ_AND_WRITE | raw::PROT_EXEC;
+    // SAFETY: nothing is there.
+    unsafe {
+        system::map(TRAMPOLINES, TRAMPOLINES_END - TRAMPOLINES, ALL_RIGHTS, None)?;
+        pointer::<u64>(TRAMPOLINES).write(process_system_call as *const () as u64);
+    }
+    Ok(())
+}
+
 impl Copies {
-    /// Without any.
+    /// Without any; the trampolines are mapped.
     ///
     /// # Errors
     ///
     /// When Linux does not give the memory; the pointers have to lie at low addresses.
     pub(super) fn new() -> Answer<Self> {
-        const ALL_RIGHTS: u32 = READ_AND_WRITE | raw::PROT_EXEC;
         let file = File::memory(c"afterburner text", 2 * ALL)?;
         // SAFETY: nothing is there.
         unsafe {
             system::map(COPIES, 2 * ALL, READ_AND_WRITE, Some((file, 0)))?;
-            system::map(TRAMPOLINES, TRAMPOLINES_END - TRAMPOLINES, ALL_RIGHTS, None)?;
             system::map(POINTERS, POINTERS_END - POINTERS, READ_AND_WRITE, None)?;
-            pointer::<u64>(TRAMPOLINES).write(process_system_call as *const () as u64);
         }
         let (pages, heat) = ROOM.take();
         Ok(Self { file, pages, used: 0, heat })
@@ -149,7 +161,8 @@ impl Copies {
 pub(super) fn at_trampoline(rip: u64) -> Option<(Option<u64>, u64)> {
     (FIRST..TRAMPOLINES_END).contains(&rip).then(|| {
         let place = rip - (rip - FIRST) % TRAMPOLINE;
-        // SAFETY: the trampolines are mapped when a program runs there.
+        // SAFETY: `map_trampolines` has mapped them before any program runs in this process, and any
+        // bytes are valid.
         calls::of_trampoline(unsafe { &*pointer(place) })
     })
 }

@@ -45,6 +45,8 @@ pub(super) struct Kept {
     /// The number of the site that returns from system calls. Its slot is a jump that says nothing
     /// of it.
     pub(super) sysret: usize,
+    /// Whether 32-bit code has SYSCALL.
+    pub(super) has_syscall: bool,
 }
 
 /// The guest: what its processors share.
