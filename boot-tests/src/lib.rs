@@ -18,6 +18,7 @@ pub mod distribution;
 pub mod domu;
 pub mod expect;
 pub mod guest;
+pub mod guest_process;
 pub mod host;
 pub mod icount;
 pub mod identity;

@@ -233,3 +233,23 @@ fn is_same_in_compatibility_mode(instruction: &Instruction) -> bool {
     let in_memory = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
     matches!(instruction.mnemonic(), Mnemonic::In | Mnemonic::Out | Mnemonic::Mov) && !in_memory
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_held_off_by_what_loads_ss() {
+        for (bytes, expected) in [
+            (&[0x8e, 0xd0][..], true),    // mov %eax, %ss
+            (&[0x8e, 0x10], true),        // mov (%rax), %ss
+            (&[0x8e, 0xd8], false),       // mov %eax, %ds
+            (&[0x8c, 0xd0], false),       // mov %ss, %eax
+            (&[0x0f, 0xb2, 0x08], false), // lss (%rax), %ecx
+            (&[0x0f, 0xa2], false),       // cpuid
+        ] {
+            let instruction = decode(bytes, 0x1000).expect("an instruction");
+            assert_eq!(holds_off_steps(&instruction), expected, "{bytes:02x?}");
+        }
+    }
+}

@@ -151,15 +151,15 @@ impl Stale {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::vec::Vec;
 
     use super::*;
 
-    const NONE: Rights = Rights { writable: false, executable: false };
-    const WRITABLE: Rights = Rights { writable: true, executable: false };
+    pub(in super::super) const NONE: Rights = Rights { writable: false, executable: false };
+    pub(in super::super) const WRITABLE: Rights = Rights { writable: true, executable: false };
 
-    const fn mapping(address: u64, length: u64, physical: u64, rights: Rights) -> Mapping {
+    pub(in super::super) const fn mapping(address: u64, length: u64, physical: u64, rights: Rights) -> Mapping {
         Mapping { address, length, physical, rights }
     }
 

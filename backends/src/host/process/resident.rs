@@ -72,14 +72,8 @@ impl Resident {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mappings::tests::{NONE, WRITABLE, mapping};
     use super::*;
-
-    const NONE: Rights = Rights { writable: false, executable: false };
-    const WRITABLE: Rights = Rights { writable: true, executable: false };
-
-    const fn mapping(address: u64, length: u64, physical: u64, rights: Rights) -> Mapping {
-        Mapping { address, length, physical, rights }
-    }
 
     #[test]
     fn what_is_mapped_over_is_not_whole_any_more() {
