@@ -8,7 +8,7 @@
 //!
 //! What a program may access is what Linux has mapped. There is one address space for all that the
 //! guest has, and so its lower part is that of the current space, and changes with it
-//! ([`Tables::change_space`]).
+//! ([`switch`](super::switch)).
 //!
 //! The extended state of the processor is the program's, also while the kernel runs, which saves it
 //! by its own instructions. The wedge uses none of it. In a handler it is in the frame, from which
@@ -20,20 +20,19 @@ use linux_raw_sys::general as raw;
 use wedge::cpu::{Context, VirtualCpu};
 use wedge::x86::control::efer;
 use wedge::x86::paging::entry::{NO_EXECUTE, USER, WRITABLE};
-use wedge::x86::paging::{PAGE, fault, index};
+use wedge::x86::paging::{PAGE, fault};
 use wedge::x86::{flags, vector};
 
 use super::calls::{SYSCALL_LENGTH, is_system_call, nop_length};
 use super::cpu::CPU;
 use super::entry::{process_here_gap, process_here_gap_end, process_system_call};
 use super::guest::{Process, REAL_CS, Vm};
-use super::mappings::{Mapping, joined};
+use super::mappings::Mapping;
 use super::programs::Information;
 use super::registers::Frame;
-use super::resident::Resident;
 use super::rewritten::{Dropped, at_trampoline};
 use super::system::{self, Answer};
-use super::tables::{Found, IN_KERNEL, Tables};
+use super::tables::{Found, Tables};
 use crate::runtime::say;
 
 impl Process {
@@ -149,60 +148,6 @@ impl Tables {
     pub(super) fn map_for_program(&mut self, address: u64, write: bool, fetch: bool) -> Answer<bool> {
         let found = self.find(self.roots[1], address).filter(|found| found.entry & USER != 0);
         self.map_found(found, address, write, fetch)
-    }
-
-    /// Another space's own part is to be in this process. What it has in common with the last stays
-    /// mapped, and what it had mapped when it was left is mapped, for that is most likely what it
-    /// needs; but now and then not, for nobody knows whether it did.
-    pub(super) fn change_space(&mut self, last: u8) {
-        const RARELY: u32 = 16;
-        let now = usize::from(self.space);
-        let before = core::mem::replace(&mut self.resident[now], Resident::NONE);
-        let last = self.resident[usize::from(last)];
-        let mappings = last.all().filter(|_| self.has_own).unwrap_or(&[]);
-        if self.has_own && last.all().is_none() {
-            self.unmap(self.lowest..self.users_end);
-        }
-        for (mapping, is_whole) in mappings {
-            if *is_whole && self.is_as_mapped(mapping) {
-                self.resident[now].add(mapping);
-            }
-        }
-        self.switches = self.switches.wrapping_add(1);
-        if !self.switches.is_multiple_of(RARELY) {
-            for address in before.addresses() {
-                if !self.resident[now].covers(address..address + 1) {
-                    let _ = self.map(address, false, false);
-                }
-            }
-        }
-        for (mapping, _) in mappings {
-            let range = mapping.address..mapping.address + mapping.length;
-            if !self.resident[now].covers(range.clone()) {
-                self.unmap(range);
-            }
-        }
-        self.has_own = true;
-    }
-
-    /// Whether the current space has, with the same rights, what is mapped; if so, it is known to be
-    /// mapped by its tables.
-    fn is_as_mapped(&mut self, mapping: &Mapping) -> bool {
-        let Some(found) = self.find_kernel(mapping.address).filter(|found| found.level == 1) else { return false };
-        let first = index(mapping.address, 1);
-        let leaves = first..first + (mapping.length / PAGE) as usize;
-        if leaves.end > self.pool[found.table].len() {
-            return false;
-        }
-        let mut parts = joined(leaves.clone().filter_map(|at| self.mapping(found, at, true)));
-        let is_same = parts.next() == Some(*mapping);
-        drop(parts);
-        if is_same {
-            for entry in &mut self.pool[found.table][leaves] {
-                *entry |= IN_KERNEL;
-            }
-        }
-        is_same
     }
 
     /// Maps the pages of a mapping that have a copy with changed text over it.

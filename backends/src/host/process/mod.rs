@@ -7,11 +7,11 @@
 //! which also runs programs ([`programs`]; [`areas`] and [`compatibility`] say what those of 32 bits
 //! take). Behind [`wedge::vm`] are, as the host: [`processor`]
 //! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
-//! what Linux has mapped by them ([`mappings`]), [`board`] (clock, timer, console, [`disk`]s,
-//! [`network`], [`share`]d directories), [`affinity`] (the processor that all of it runs on).
+//! what Linux has mapped by them ([`mappings`], [`resident`], [`switch`]), [`board`] (clock, timer,
+//! console, [`disk`]s, [`network`], [`share`]d directories), [`affinity`] (the processor that all of
+//! it runs on).
 //! [`system`] is the way to Linux. With `--fast` programs run in this process, too ([`fast`]), their
-//! calls go straight to the kernel ([`calls`], [`rewritten`]), and what is mapped changes with the
-//! space ([`resident`]).
+//! calls go straight to the kernel ([`calls`], [`rewritten`]).
 #![cfg_attr(
     any(target_os = "none", test),
     expect(unsafe_code, reason = "the machine is reached by system calls and addresses that Rust knows nothing of")
@@ -84,6 +84,8 @@ mod start;
 mod state;
 #[cfg(target_os = "none")]
 mod stub;
+#[cfg(target_os = "none")]
+mod switch;
 #[cfg(any(target_os = "none", test))]
 #[cfg_attr(test, expect(dead_code, reason = "only files are reached in tests"))]
 mod system;

@@ -1,8 +1,7 @@
-//! What of the guest's own part is mapped in this process, where programs run in it, too.
+//! What of the current space's own part is mapped in this process: what the kernel has read and
+//! written of its program's memory, and all that the program needs where it runs here, too.
 //!
-//! A change of spaces replaces it. Most of what two programs have mapped is the same (they were one
-//! before `fork`), or is in the same place; and what a program had mapped when it was left it needs
-//! again, at once. So it is known, as long as it is not much.
+//! It is known as long as it is not much, for the next change of spaces ([`switch`](super::switch)).
 
 use core::ops::Range;
 
@@ -62,6 +61,11 @@ impl Resident {
         let covers =
             |mapping: &Mapping| mapping.address <= range.start && range.end <= mapping.address + mapping.length;
         self.mappings[..self.count].iter().any(|(mapping, _)| covers(mapping))
+    }
+
+    /// Whether nothing is mapped.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.count == 0 && !self.more
     }
 
     /// The addresses of those that are known.

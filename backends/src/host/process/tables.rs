@@ -108,7 +108,7 @@ pub(super) struct Tables {
     /// Whether any of them are of the current space's own part.
     pub(super) has_own: bool,
     programs: [Programs; SPACES],
-    /// What spaces have mapped of their own part in this process, where programs run in it,
+    /// What spaces have mapped of their own part in this process,
     pub(super) resident: &'static mut [Resident; SPACES],
     /// and how often they have changed.
     pub(super) switches: u32,
@@ -117,7 +117,7 @@ pub(super) struct Tables {
     /// and the first that is not a program's.
     pub(super) users_end: u64,
     /// Programs run in this process, too.
-    fast: bool,
+    pub(super) fast: bool,
     /// Their text that has been changed.
     pub(super) copies: Option<Copies>,
 }
@@ -252,9 +252,7 @@ impl Tables {
         // there.
         if !self.layout.kernel.contains(address) {
             self.has_own = true;
-            if self.fast {
-                self.resident[usize::from(self.space)].add(&mapping);
-            }
+            self.resident[usize::from(self.space)].add(&mapping);
         }
         rewritten.map(|()| true)
     }
@@ -549,14 +547,8 @@ impl Host for Tables {
         let space = self.information[kernel.0 as usize].owner;
         let last = core::mem::replace(&mut self.space, space);
         self.roots = [kernel.0, user.0];
-        if last == space {
-            return;
-        }
-        if self.fast {
+        if last != space {
             self.change_space(last);
-        } else if self.has_own {
-            self.unmap(self.lowest..self.users_end);
-            self.has_own = false;
         }
     }
 }
