@@ -18,7 +18,7 @@ mod tests;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
-use linux_raw_sys::errno::{EBADF, EEXIST, EINVAL, ELOOP, ENXIO, EPERM};
+use linux_raw_sys::errno::{EAGAIN, EBADF, EEXIST, EINVAL, ELOOP, ENXIO, EPERM, EXDEV};
 use linux_raw_sys::general as raw;
 use wedge::platform::virtio::p9::{
     Answer, Attributes, Changes, Entry, Errno, Files, LONGEST_TARGET, Name, NewTime, Open, Space, Time,
@@ -83,13 +83,25 @@ fn without_rights(mode: u32, is_directory: bool) -> Answer<u32> {
     if mode & rights == 0 { Ok(mode) } else { Err(Errno(EPERM)) }
 }
 
-/// Opens what has a name in a directory (`openat2(2)`).
+/// Opens what has a name in a directory (`openat2(2)`). If somebody moves things about meanwhile, it
+/// may be where it must not be found, when it has been found: it is looked for again.
 fn open_at(directory: File, name: &CStr, flags: u32, mode: u32, resolve: u32) -> Answer<File> {
     let how = raw::open_how { flags: (flags | raw::O_CLOEXEC).into(), mode: mode.into(), resolve: resolve.into() };
     let length = size_of::<raw::open_how>() as u64;
     let how = (&raw const how).expose_provenance() as u64;
-    plain(raw::__NR_openat2, [directory.0.into(), place(name), how, length, 0, 0]).map(|file| File(file as u32))
+    let open = || plain(raw::__NR_openat2, [directory.0.into(), place(name), how, length, 0, 0]);
+    let mut opened = open();
+    for _ in 1..TRIES {
+        if !matches!(opened, Err(Errno(EXDEV | EAGAIN))) {
+            break;
+        }
+        opened = open();
+    }
+    opened.map(|file| File(file as u32))
 }
+
+/// How often a name is looked for at most.
+const TRIES: usize = 100;
 
 /// How a name is looked for.
 const WITHIN: u32 = raw::RESOLVE_BENEATH | raw::RESOLVE_NO_SYMLINKS | raw::RESOLVE_NO_MAGICLINKS;
