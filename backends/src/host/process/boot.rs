@@ -37,7 +37,7 @@ use super::arguments::{Arguments, Invalid, USAGE};
 use super::board::{Board, now};
 use super::calls::{POINTERS, POINTERS_END};
 use super::compatibility::has_syscall;
-use super::cpu::{CPU, address, is_fast};
+use super::cpu::{CPU, address, guard_stack, is_fast};
 use super::disk;
 use super::entry::{
     process_emulate, process_emulate_without_stack, process_interrupt, process_iret, process_resume, process_sysret,
@@ -183,6 +183,9 @@ impl Started {
 
 /// Boots the guest. Returns only if that fails.
 pub(super) fn boot(started: &Started) {
+    if let Err(error) = guard_stack() {
+        return say!("{}", refused("a page that nobody has")(error));
+    }
     match Arguments::parse(started.arguments(), LIMIT >> 20) {
         Ok(arguments) => {
             let machine = Machine { started, arguments, memory: None, network: None };

@@ -5,10 +5,12 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use linux_raw_sys::general as raw;
 use wedge::vm::Vcpu;
 
 use super::guest::Process;
 use super::stub::STACK_LENGTH;
+use super::system::{self, Answer};
 use crate::runtime::PAGE;
 use crate::runtime::exclusive::{Exclusive, Late, Pages};
 
@@ -58,6 +60,8 @@ pub(super) struct Cpu {
     pub(super) users_rsp: AtomicU64,
     /// and the first address that is not a program's.
     pub(super) users_end: AtomicU64,
+    /// Below the stack: nothing, once the wedge has begun.
+    guard: Pages<1>,
     /// The wedge's stack.
     pub(super) stack: Pages<STACK_PAGES>,
     /// A copy of a program's extended state that no program can write to (`state.rs`).
@@ -87,10 +91,18 @@ pub(super) static CPU: Cpu = Cpu {
     users_rip: AtomicU64::new(0),
     users_rsp: AtomicU64::new(0),
     users_end: AtomicU64::new(0),
+    guard: Pages::new(),
     stack: Pages::new(),
     state: Exclusive::new(Pages::new()),
     vcpu: Exclusive::new(Late::Missing),
 };
+
+/// Has a stack that grows too long come upon nothing, instead of what the processor has.
+pub(super) fn guard_stack() -> Answer {
+    let page = CPU.guard.as_ptr().addr() as u64;
+    // SAFETY: nobody accesses the page.
+    unsafe { system::map(page, PAGE, raw::PROT_NONE, None) }
+}
 
 /// Whether programs run in this process.
 pub(super) fn is_fast() -> bool {
