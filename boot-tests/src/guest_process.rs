@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 /// A guest, by its processes.
 #[derive(Debug)]
@@ -103,6 +103,21 @@ impl GuestProcess {
         let id = self.id();
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
         Ok(children.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// The memory of its guest.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub fn memory(&self) -> Result<File> {
+        for descriptor in fs::read_dir(format!("/proc/{}/fd", self.id()))? {
+            let path = descriptor?.path();
+            if fs::read_link(&path)?.as_os_str() == "/memfd:afterburner guest (deleted)" {
+                return Ok(File::options().write(true).open(path)?);
+            }
+        }
+        bail!("its memory is not open");
     }
 
     /// Ends it as nothing can prevent, and waits until processes that it has started are gone.

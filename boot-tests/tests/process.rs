@@ -321,5 +321,14 @@ fn what_others_do_to_its_processes_is_outlived_or_said() -> Result<()> {
 
     let guests = start()?;
     let stubs = guests.stubs()?;
-    guests.kill(&stubs)
+    guests.kill(&stubs)?;
+
+    // What is accessed next is mapped, and has nothing behind it.
+    let guests = start()?;
+    let stubs = guests.stubs()?;
+    guests.memory()?.set_len(0)?;
+    let (status, said) = guests.end()?;
+    ensure!(status == Some(1) && said.contains("Linux has no memory for "), "without memory: {status:?}\n{said}");
+    ensure!(!stubs.iter().any(runs), "something is left");
+    Ok(())
 }

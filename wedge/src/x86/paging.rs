@@ -42,6 +42,7 @@ pub mod fault {
     pub const USER: u32 = 1 << 2;
     pub const RESERVED: u32 = 1 << 3;
     pub const FETCH: u32 = 1 << 4;
+    pub const PROTECTION_KEY: u32 = 1 << 5;
 }
 
 use entry::{ACCESSED, ADDRESS, LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE};

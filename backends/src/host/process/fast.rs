@@ -100,31 +100,46 @@ impl Process {
         if number == vector::DEBUG.into() && Self::is_on_its_way(vm, frame) {
             return;
         }
-        let address = frame.fault_address();
-        let has = |bit: u32| error & u64::from(bit) != 0;
-        let mut access = (number == vector::PAGE_FAULT.into()).then(|| (has(fault::WRITE), has(fault::FETCH)));
-        if let Some((write, fetch)) = access {
-            match vm.machine.space.memory.map_for_program(address, write, fetch) {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(error) => {
-                    say!("Linux maps nothing at {address:#x}, {error}: a program's access is refused");
-                    access = None;
-                }
-            }
+        if number == vector::PAGE_FAULT.into() {
+            return Self::program_accessed(vm, frame, context, frame.is_without_memory(signal.0));
         }
-        let number =
-            if access.is_none() && number == vector::PAGE_FAULT.into() { vector::PROTECTION.into() } else { number };
+        let is_step = information.code.cast_unsigned() == raw::TRAP_TRACE;
         Self::handle(vm, frame, context, |vm, context| {
-            if number == vector::DEBUG.into() {
+            if number == vector::DEBUG.into() && is_step {
                 vm.vcpu.processor.note_step();
             }
             if number == vector::INVALID_OPCODE.into() && Self::rewritten(vm, context) {
                 return;
             }
+            Self::program_exception(vm, context, number, error, 0);
+        });
+    }
+
+    /// A program of this process has come upon a page fault. Most are accesses to what the tables
+    /// map and Linux does not, yet, or not any more.
+    fn program_accessed(vm: &mut Vm, frame: &mut Frame, context: Context, is_without_memory: bool) {
+        let (number, error) = frame.cause();
+        let address = frame.fault_address();
+        let has = |bit: u32| error & u64::from(bit) != 0;
+        let (write, fetch) = (has(fault::WRITE), has(fault::FETCH));
+        if is_without_memory {
+            say!("Linux has no memory for a program, at {address:#x}: its access is refused");
+            return Self::handle(vm, frame, context, Self::refused_access);
+        }
+        if !has(fault::PROTECTION_KEY) {
+            match vm.machine.space.memory.map_for_program(address, write, fetch) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    say!("Linux maps nothing at {address:#x}, {error}: a program's access is refused");
+                    return Self::handle(vm, frame, context, Self::refused_access);
+                }
+            }
+        }
+        Self::handle(vm, frame, context, |vm, context| {
             Self::program_exception(vm, context, number, error, address);
         });
-        if let Some((write, fetch)) = access.filter(|_| CPU.user.load(Ordering::Relaxed) != 0) {
+        if CPU.user.load(Ordering::Relaxed) != 0 {
             let _ = vm.machine.space.memory.map_for_program(address, write, fetch);
         }
     }

@@ -95,6 +95,8 @@ pub(super) enum Stop {
     Step,
     /// Another exception; as the processor has told of it, or as the program claims.
     Exception { vector: u64, error: u64, address: u64 },
+    /// An access to what is mapped, and Linux has no memory for; as it says, or as the program claims.
+    NoMemory { address: u64 },
     /// The timer.
     Timer,
     /// A signal from outside.
@@ -371,8 +373,16 @@ impl Programs {
         };
         *context = frame.program();
         let stop = why(number, &information, &frame);
-        if let Stop::Signal(number) = stop {
-            self.complain(format_args!("signal {number} for a program, from outside: it is ignored"));
+        match stop {
+            Stop::Signal(number) => {
+                self.complain(format_args!("signal {number} for a program, from outside: it is ignored"));
+            }
+            Stop::NoMemory { address } => {
+                self.complain(format_args!(
+                    "Linux has no memory for a program, at {address:#x}: its access is refused"
+                ));
+            }
+            _ => {}
         }
         Ok(stop)
     }
@@ -626,6 +636,7 @@ fn why(number: u32, information: &Information, frame: &Frame) -> Stop {
         raw::SIGALRM => Stop::Timer,
         raw::SIGSYS if is_linuxs => Stop::SystemCall { at: information.address },
         raw::SIGTRAP if information.code.cast_unsigned() == raw::TRAP_TRACE => Stop::Step,
+        number if is_linuxs && frame.is_without_memory(number) => Stop::NoMemory { address: frame.fault_address() },
         number if SIGNALS.contains(&number) && number != raw::SIGSYS && is_linuxs => {
             Stop::Exception { vector, error, address: frame.fault_address() }
         }

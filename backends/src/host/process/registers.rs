@@ -3,9 +3,10 @@
 
 use core::mem::offset_of;
 
+use linux_raw_sys::general as raw;
 use wedge::cpu::{self, Context};
 use wedge::guest::linux;
-use wedge::x86::flags;
+use wedge::x86::{flags, vector};
 
 use super::guest::REAL_CS;
 
@@ -87,6 +88,12 @@ impl Frame {
     /// Vector and error code of the exception that has caused the signal.
     pub(super) fn cause(&self) -> (u64, u64) {
         (self.registers.vector, self.registers.error)
+    }
+
+    /// Whether a signal of this number is about memory that is mapped, and that Linux cannot provide.
+    /// To the processor that is a page fault.
+    pub(super) fn is_without_memory(&self, number: u32) -> bool {
+        number == raw::SIGBUS && self.registers.vector == vector::PAGE_FAULT.into()
     }
 
     /// The address of the extended state.

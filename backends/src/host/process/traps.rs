@@ -20,6 +20,7 @@ use super::board::Board;
 use super::compatibility::{self, find_stack, is_behind_call};
 use super::cpu::{CPU, is_fast};
 use super::entry::{cause, process_gap, process_gap_end, process_handle, process_restore};
+use super::exceptions;
 use super::fast::direct_entry;
 use super::guest::{Machine, Process, REAL_CS, REAL_SS, Vm};
 use super::listener::{process_receive_call, process_receive_gap};
@@ -96,6 +97,10 @@ unsafe extern "C" fn process_signal(number: u32, information: *const Information
     if number == raw::SIGCHLD {
         CPU.ended.store(1, Ordering::Relaxed);
         return Process::look_again(frame);
+    }
+    if frame.is_without_memory(number) && CPU.user.load(Ordering::Relaxed) == 0 {
+        say!("Linux has no memory for the guest, at {:#x}", frame.fault_address());
+        Process::stop(End::Crash)
     }
     let (mut vcpu, mut machine) = (CPU.vcpu.try_borrow(), MACHINE.try_borrow());
     let mut vm = match (vcpu.as_deref_mut(), machine.as_deref_mut()) {
@@ -198,6 +203,9 @@ impl Process {
         CPU.fault_address.store(address, Ordering::Relaxed);
         let has = |bit: u32| error & u64::from(bit) != 0;
         let (write, fetch) = (has(fault::WRITE), has(fault::FETCH));
+        if is_page_fault && has(fault::PROTECTION_KEY) {
+            Vm::die(&frame.context(false), "at what a program has forbidden by a protection key");
+        }
         if is_page_fault && Self::map(vm, address, write, fetch) {
             return;
         }
@@ -378,7 +386,7 @@ impl Process {
         match stop {
             Stop::SystemCall { at } => Self::system_call(vm, context, at),
             // An event that has come meanwhile is still pending.
-            Stop::Timer | Stop::Exception { .. } if is_behind_call(context) => {
+            Stop::Timer | Stop::Exception { .. } | Stop::NoMemory { .. } if is_behind_call(context) => {
                 compatibility::call_without_argument(vm, context);
             }
             Stop::Timer => vm.event(context),
@@ -388,7 +396,7 @@ impl Process {
                 Self::program_exception(vm, context, vector::DEBUG.into(), 0, 0);
             }
             Stop::Exception { vector, error, address } => Self::program_exception(vm, context, vector, error, address),
-            Stop::Broken => Self::program_exception(vm, context, vector::PROTECTION.into(), 0, 0),
+            Stop::NoMemory { .. } | Stop::Broken => Self::refused_access(vm, context),
         }
     }
 
@@ -420,30 +428,19 @@ impl Process {
         }
     }
 
-    /// An exception of a program's, as the processor has told of it, or the program. Those that a
-    /// program cannot cause, and what has no such vector, are one that it can.
+    /// An exception of a program's, as the processor has told of it, or the program.
     pub(super) fn program_exception(vm: &mut Vm, context: &mut Context, number: u64, error: u64, address: u64) {
-        (context.vector, context.error) = match number as u8 {
-            vector::PAGE_FAULT => {
-                vm.vcpu.processor.wanted = Some(address);
-                CPU.fault_address.store(address, Ordering::Relaxed);
-                let error = error as u32 & (fault::WRITE | fault::FETCH) | fault::USER;
-                (number, error.into())
-            }
-            vector::PROTECTION | vector::STACK | vector::NOT_PRESENT => (number, error & 0xffff),
-            vector::DIVIDE_ERROR
-            | vector::DEBUG
-            | vector::BREAKPOINT
-            | vector::OVERFLOW
-            | vector::BOUND
-            | vector::INVALID_OPCODE
-            | vector::X87
-            | vector::SIMD => (number, 0),
-            // Without AC it would be a split lock (SDM Vol. 3A, 6.15), which the Linux below keeps
-            // to itself.
-            vector::ALIGNMENT if context.rflags & flags::ALIGNMENT != 0 => (number, 0),
-            _ => (vector::PROTECTION.into(), 0),
-        };
+        (context.vector, context.error) = exceptions::told(number, error, context.rflags);
+        if context.vector == vector::PAGE_FAULT.into() {
+            vm.vcpu.processor.wanted = Some(address);
+            CPU.fault_address.store(address, Ordering::Relaxed);
+        }
+        vm.exception(context);
+    }
+
+    /// An access of a program's has come to nothing, for reasons that its kernel knows nothing of.
+    pub(super) fn refused_access(vm: &mut Vm, context: &mut Context) {
+        (context.vector, context.error) = exceptions::REFUSED;
         vm.exception(context);
     }
 }
