@@ -4,8 +4,8 @@
 //! Linux starts the image as a program; [`entry`] moves the wedge to its window. [`boot`] makes the
 //! guest of what [`arguments`] say. What a site becomes is decided in `wedge` ([`wedge::sites`]);
 //! what is not done in place comes in by [`entry`] or as a signal, and is told apart in [`guest`],
-//! which also runs programs ([`programs`]; [`areas`] and [`compatibility`] say what those of 32 bits
-//! take). Behind [`wedge::vm`] are, as the host: [`processor`]
+//! which also runs programs ([`programs`], until they stop, [`stops`]; [`areas`] and [`compatibility`]
+//! say what those of 32 bits take). Behind [`wedge::vm`] are, as the host: [`processor`]
 //! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
 //! what Linux has mapped by them ([`mappings`], [`resident`], [`switch`]), [`board`] (clock, timer,
 //! console, [`disk`]s, [`network`], [`share`]d directories), [`affinity`] (the processor that all of
@@ -70,6 +70,8 @@ mod processor;
 #[cfg(target_os = "none")]
 mod programs;
 #[cfg(target_os = "none")]
+mod questions;
+#[cfg(target_os = "none")]
 mod registers;
 mod requests;
 mod resident;
@@ -83,6 +85,8 @@ mod share;
 mod start;
 #[cfg(target_os = "none")]
 mod state;
+#[cfg(target_os = "none")]
+mod stops;
 #[cfg(target_os = "none")]
 mod stub;
 #[cfg(target_os = "none")]

@@ -46,11 +46,13 @@ use super::cpu::CPU;
 use super::listener::{Listener, Question};
 use super::memory::{READ_AND_WRITE, STACKS, STUB, pointer};
 use super::mother;
-use super::orders::{BY_INTERRUPT, Order, Orders};
+use super::orders::{Order, Orders};
 use super::processes::{forget, has_ended, has_thread_areas, note, reap, reap_program};
+use super::questions::{is_order, is_stop, refused_order};
 use super::registers::Frame;
 use super::state::State;
-use super::stub::{self, ORDERS, SEGMENTS_LENGTH, SIGNALS, STACK, STACK_LENGTH, STOP, Segments};
+use super::stops::{Information, Stop};
+use super::stub::{self, ORDERS, SEGMENTS_LENGTH, SIGNALS, STACK, STACK_LENGTH, Segments};
 use super::system::{self, Errno, File};
 use super::tables::SPACES;
 use crate::runtime::{PAGE, say};
@@ -84,25 +86,6 @@ impl fmt::Display for Failure {
 /// Says what Linux has refused.
 fn refused(what: &'static str) -> impl Fn(Errno) -> Failure {
     move |error| Failure::Refused { what, error }
-}
-
-/// Why a program has stopped.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Stop {
-    /// It has executed a system call, by whatever instruction; where, Linux says.
-    SystemCall { at: u64 },
-    /// A single step.
-    Step,
-    /// Another exception; as the processor has told of it, or as the program claims.
-    Exception { vector: u64, error: u64, address: u64 },
-    /// An access to what is mapped, and Linux has no memory for; as it says, or as the program claims.
-    NoMemory { address: u64 },
-    /// The timer.
-    Timer,
-    /// A signal from outside.
-    Signal(u32),
-    /// Its process is of no use any more, by its own doing. Its registers are lost.
-    Broken,
 }
 
 /// What a process does next.
@@ -372,7 +355,7 @@ impl Programs {
             (place.read(), place.add(1).cast::<Information>().read())
         };
         *context = frame.program();
-        let stop = why(number, &information, &frame);
+        let stop = Stop::by(number, &information, &frame);
         match stop {
             Stop::Signal(number) => {
                 self.complain(format_args!("signal {number} for a program, from outside: it is ignored"));
@@ -588,60 +571,12 @@ pub(super) fn interrupt(process: u32) {
     system::signal(process, raw::SIGALRM);
 }
 
-/// Why Linux has refused an order, if that is what a process says: too many mappings, no memory.
-fn refused_order(question: &Question) -> Option<Errno> {
-    match question.arguments[5].cast_signed() {
-        error @ -4095..0 if is_stop(question) && question.arguments[4] == 0 => Some(Errno(error.unsigned_abs() as u32)),
-        _ => None,
-    }
-}
-
-/// Whether a process asks to stop.
-fn is_stop(question: &Question) -> bool {
-    question.number == u64::from(raw::__NR_rt_sigprocmask) && question.arguments[..4] == STOP
-}
-
-/// Whether a question is about an order.
-fn is_order(question: &Question, order: &Order) -> bool {
-    let arguments = if order[0] & BY_INTERRUPT == 0 { 6 } else { 1 };
-    question.number == order[0] && question.arguments[..arguments] == order[1..=arguments]
-}
-
 /// Where the wedge sees a frame that a process has at an address, if that is in its stack.
 fn frame_in(stack: u64, address: u64) -> Option<*mut Frame> {
     const INFORMATION: u64 = 128;
     let end = address.checked_add(size_of::<Frame>() as u64 + INFORMATION)?;
     let is_there = address >= STACK.start + SEGMENTS_LENGTH && end <= STACK.end && address.is_multiple_of(8);
     is_there.then(|| pointer(stack + (address - STACK.start)))
-}
-
-/// What Linux says of a signal, behind its frame (`sigaction(2)`, `siginfo_t`).
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(super) struct Information {
-    number: i32,
-    error: i32,
-    /// Above 0: it is Linux's own.
-    pub(super) code: i32,
-    pad: i32,
-    /// Of a system call, or of a fault.
-    pub(super) address: u64,
-}
-
-/// Why a program has stopped, by the number of the signal.
-fn why(number: u32, information: &Information, frame: &Frame) -> Stop {
-    let is_linuxs = information.code > 0;
-    let (vector, error) = frame.cause();
-    match number {
-        raw::SIGALRM => Stop::Timer,
-        raw::SIGSYS if is_linuxs => Stop::SystemCall { at: information.address },
-        raw::SIGTRAP if information.code.cast_unsigned() == raw::TRAP_TRACE => Stop::Step,
-        number if is_linuxs && frame.is_without_memory(number) => Stop::NoMemory { address: frame.fault_address() },
-        number if SIGNALS.contains(&number) && number != raw::SIGSYS && is_linuxs => {
-            Stop::Exception { vector, error, address: frame.fault_address() }
-        }
-        number => Stop::Signal(number),
-    }
 }
 
 /// The clock that counts what a process has used of a processor (`clock_getcpuclockid(3)`;

@@ -29,8 +29,9 @@ use super::orders::{Order, Orders};
 use super::processor::{
     Processor, canonical, enter_program, fs_base, leave_kernel, leave_program, loadable, set_fs_base,
 };
-use super::programs::{Failure, Information, Programs, Stop, interrupt};
+use super::programs::{Failure, Programs, interrupt};
 use super::registers::Frame;
+use super::stops::{Information, Stop};
 use super::stub::Segments;
 use super::system::{self, Answer};
 use super::tables::Tables;
