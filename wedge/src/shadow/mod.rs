@@ -32,12 +32,13 @@ mod tables;
 mod walk;
 
 pub use host::{BLOCK, Flush, Frame, Host, Leaf, Level, Linear, Link, Table};
+pub use spaces::SPACES;
 pub use tables::TableInfo;
 
 use core::ops::Range;
 
 use fill::Why;
-use spaces::{SPACES, Space};
+use spaces::Space;
 use tables::{LISTS, List, NONE, Stale};
 use walk::Walk;
 

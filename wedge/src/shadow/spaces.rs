@@ -1,18 +1,23 @@
-//! Spaces: the tagged part. One for each process-context identifier that the guest has used lately.
+//! Spaces: the part that is not the kernel's. One for each of the guest's roots that were used
+//! lately.
 //!
 //! A guest that changes its address space means "forget" or, with process-context identifiers,
-//! "these are the translations of number n". A TLB may keep several numbers at a time; so does the
-//! shadow, [`SPACES`] of them, each with roots of its own. Of a number that was told to be
-//! forgotten nothing is thrown away: its space is *stale*, and its tables are compared with the
-//! guest's when it is used again. Most of what it had still holds, since a number goes on to a
-//! process that shares its pages.
+//! "these are the translations of number n". It has few of these numbers (Linux uses six) and many
+//! processes, so a number goes from one to the next, and all that is known by it is to be
+//! forgotten. But nothing is thrown away: the space of the process that loses the number is kept
+//! for its root, *stale*. Its tables are compared with the guest's when that root is loaded again,
+//! by whatever number. What holds then is what a TLB that had forgotten would find. So it does not
+//! matter what has become of the root meanwhile: it may be another process's, or no root at all.
 //!
+//! * *A root that nobody knows* gets the space of a process that has ended, if there is one, that is
+//!   of a root that leads to nothing any more: most of what it had still holds, for processes that
+//!   follow on each other in a shell share most of their pages. Otherwise it gets a new one.
 //! * *Two roots.* A host that runs kernel and programs in the same ring tells them apart by the
 //!   root in force. The user root has nothing of the kernel's part, and links to a level-3 table of
 //!   the other part only if nothing under it is withheld from programs; which ones it links to is
 //!   noted in the space.
 //! * *One kernel's part.* It is in no space: all kernel roots link to the same level-3 tables.
-//! * *Without identifiers* there is one space, the current one, and each load makes it stale.
+//! * *Without identifiers* all loads are of one number, and all make the space stale.
 //! * *Room.* Page tables are finite. If they run out, the tables go that were filled least
 //!   recently, and then the space that was not used for longest. The current space stays, and so do
 //!   tables that were touched since the fault that needs room.
@@ -22,13 +27,13 @@ use super::host::{Host, Level, Link, Table};
 use super::tables::{MIXED, NONE};
 use super::{Mode, OutOfTables, Shadow};
 use crate::x86::control::cr3::PCID;
-use crate::x86::paging::entry::ADDRESS;
+use crate::x86::paging::entry::{ADDRESS, PRESENT};
 use crate::x86::paging::{index, shift};
 
 /// How many spaces are kept.
-pub(super) const SPACES: usize = 16;
+pub const SPACES: usize = 64;
 
-/// No process-context identifier.
+/// No process-context identifier: the space is nobody's, but its root's.
 const UNTAGGED: u16 = u16::MAX;
 
 /// An address space.
@@ -121,29 +126,60 @@ impl Shadow<'_> {
         if mode.pcid { (cr3 & PCID) as u16 } else { 0 }
     }
 
-    fn find(&self, tag: u16) -> Option<usize> {
-        self.spaces.iter().position(|space| space.tag == tag && space.is_live())
+    fn find(&self, is_it: impl Fn(&Space) -> bool) -> Option<usize> {
+        self.spaces.iter().position(|space| is_it(space) && space.is_live())
     }
 
     /// The space not used for longest, the current one excepted.
     pub(super) fn oldest(&self) -> Option<usize> {
-        let others = (0..SPACES).filter(|&at| at != self.current && self.spaces[at].is_live());
-        others.min_by_key(|&at| self.spaces[at].used)
+        self.oldest_that(|_| true)
     }
 
-    /// The space for a tag, one that is new or has been another's if need be, and then stale.
+    fn oldest_that(&self, is_it: impl Fn(&Space) -> bool) -> Option<usize> {
+        let others = (0..SPACES).filter(|&at| at != self.current && self.spaces[at].is_live());
+        others.filter(|&at| is_it(&self.spaces[at])).min_by_key(|&at| self.spaces[at].used)
+    }
+
+    /// The space for a tag and a root. If it was not theirs, it is stale.
     fn obtain(&mut self, cr3: u64, host: &mut impl Host) -> usize {
         let tag = Self::tag(self.mode, cr3);
-        if let Some(known) = self.find(tag) {
-            return known;
+        let root = cr3 & ADDRESS;
+        if let Some(last) = self.find(|space| space.tag == tag) {
+            let space = &mut self.spaces[last];
+            if space.root == root {
+                return last;
+            }
+            (space.tag, space.stale) = (UNTAGGED, true);
         }
-        let free = self.spaces.iter().position(|space| !space.is_live());
-        let made = free.filter(|&place| self.create(place, cr3, host).is_ok());
-        let place = made.or_else(|| self.oldest()).unwrap_or(self.current);
-        let space = &mut self.spaces[place];
-        space.tag = tag;
-        space.stale = true;
+        let known = self.find(|space| space.root == root);
+        let place = known.or_else(|| self.oldest_that(|space| self.is_abandoned(space, host)));
+        let place = place.or_else(|| self.make_space(cr3, host)).or_else(|| self.oldest()).unwrap_or(self.current);
+        (self.spaces[place].tag, self.spaces[place].stale) = (tag, true);
         place
+    }
+
+    /// Makes a space, if there is a place for it, and tables.
+    fn make_space(&mut self, cr3: u64, host: &mut impl Host) -> Option<usize> {
+        let free = self.spaces.iter().position(|space| !space.is_live())?;
+        self.create(free, cr3, host).ok().map(|()| free)
+    }
+
+    /// Whether a process has ended: its root leads to nothing where it has led to something, for
+    /// Linux clears it then; or it is no root any more, which all lead to the kernel by one table.
+    fn is_abandoned(&self, space: &Space, host: &impl Host) -> bool {
+        let entry = |root: u64, slot: usize| {
+            let entry = host.guest_entry(root + 8 * slot as u64).filter(|entry| entry & PRESENT != 0);
+            entry.map(|entry| entry & ADDRESS)
+        };
+        let present = self.memory.tables[space.kernel as usize].present;
+        let mut own = (0..512).filter(|slot| present[slot / 64] >> (slot % 64) & 1 != 0);
+        let kernels = (self.slots.first()..).zip(&self.kernel).filter(|&(_, &table)| table != NONE);
+        let same = kernels.filter_map(|(slot, _)| {
+            let now = entry(self.root(), slot)?;
+            Some(entry(space.root, slot) == Some(now))
+        });
+        let is_root = same.reduce(|some, same| some || same).unwrap_or(true);
+        !is_root || own.all(|slot| entry(space.root, slot).is_none())
     }
 
     /// Makes the tables at `cr3` the current ones. Those of the space are compared with the guest's
@@ -188,7 +224,7 @@ impl Shadow<'_> {
         }
     }
 
-    /// Without identifiers there is one space: the current one.
+    /// Without identifiers there is one number: that of the current space.
     pub(super) fn retag(&mut self) {
         if !self.mode.pcid {
             for space in &mut self.spaces {

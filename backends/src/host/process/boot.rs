@@ -54,7 +54,7 @@ use super::resident::Resident;
 use super::rewritten::{Copies, map_trampolines};
 use super::share;
 use super::system::{self, Errno, File};
-use super::tables::{Entries, Info, Parts, SPACES, Tables};
+use super::tables::{Entries, Info, Parts, ProgramsMappings, SPACES, Tables};
 use super::traps::{Kept, stay, take_signals};
 use crate::Backend;
 use crate::boot::options::{Options, Stack};
@@ -70,6 +70,7 @@ static RESERVED: Exclusive<[Range<u64>; 2]> = Exclusive::new([OWN, 0..0]);
 
 /// What spaces have mapped.
 static RESIDENT: Exclusive<[Resident; SPACES]> = Exclusive::new([Resident::NONE; SPACES]);
+static PROGRAMS: Exclusive<[ProgramsMappings; SPACES]> = Exclusive::new([ProgramsMappings::NONE; SPACES]);
 
 /// A stack for the time until the guest has its own.
 static FIRST_STACK: Pages<1> = Pages::new();
@@ -547,6 +548,7 @@ fn shadow_memory(contents: &Contents<'_>, memory: Memory) -> Result<(Tables, Sha
             fast: is_fast(),
             copies,
             resident: RESIDENT.take(),
+            programs: PROGRAMS.take(),
         });
         let notes = core::slice::from_raw_parts_mut(pointer(notes), count);
         let known = core::slice::from_raw_parts_mut(pointer(known), count);

@@ -14,7 +14,7 @@ use super::tables::{IN_KERNEL, SPACES, Tables};
 
 /// One change in so many maps nothing ahead. A prime that is more than there are spaces: so it comes
 /// to each of those that take turns.
-const RARELY: u32 = 19;
+const RARELY: u32 = 67;
 
 const _: () = assert!(SPACES < RARELY as usize);
 

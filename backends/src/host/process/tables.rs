@@ -33,7 +33,7 @@ pub(super) const IN_KERNEL: u64 = 1 << 10;
 const IN_PROGRAM: u64 = 1 << 11;
 
 /// As many spaces as there may be at a time: those that the shadow keeps, and one that it makes.
-pub(super) const SPACES: usize = 17;
+pub(super) const SPACES: usize = wedge::shadow::SPACES + 1;
 
 /// The owner of tables that are part of every space.
 const EVERYBODY: u8 = u8::MAX;
@@ -57,12 +57,17 @@ impl Info {
 
 /// What the processes of a space's programs has mapped.
 #[derive(Clone, Debug)]
-struct Programs {
+pub(super) struct ProgramsMappings {
     in_use: bool,
     budget: Budget,
     stale: Stale,
     /// Pages that are mapped for certain: the top of the stack of a 32-bit program.
     stack: Option<[u64; 2]>,
+}
+
+impl ProgramsMappings {
+    /// Nothing.
+    pub(super) const NONE: Self = Self { in_use: false, budget: Budget::new(0), stale: Stale::NONE, stack: None };
 }
 
 /// Where an address leads to.
@@ -107,7 +112,7 @@ pub(super) struct Tables {
     stale: Stale,
     /// Whether any of them are of the current space's own part.
     pub(super) has_own: bool,
-    programs: [Programs; SPACES],
+    programs: &'static mut [ProgramsMappings; SPACES],
     /// What spaces have mapped of their own part in this process,
     pub(super) resident: &'static mut [Resident; SPACES],
     /// and how often they have changed.
@@ -135,12 +140,14 @@ pub(super) struct Parts {
     pub(super) fast: bool,
     pub(super) copies: Option<Copies>,
     pub(super) resident: &'static mut [Resident; SPACES],
+    pub(super) programs: &'static mut [ProgramsMappings; SPACES],
 }
 
 impl Tables {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { memory, pool, information, layout, mappings, lowest, fast, copies, resident } = parts;
+        let Parts { memory, pool, information, layout, mappings, lowest, fast, copies, resident, programs } = parts;
         let budget = Budget::new(mappings);
+        programs.iter_mut().for_each(|programs| programs.budget = budget);
         Self {
             memory,
             pool,
@@ -154,9 +161,7 @@ impl Tables {
             budget,
             stale: Stale::NONE,
             has_own: false,
-            programs: [const { Programs { in_use: false, budget: Budget::new(0), stale: Stale::NONE, stack: None } };
-                SPACES]
-                .map(|programs| Programs { budget, ..programs }),
+            programs,
             lowest,
             users_end: (layout.kernel.first() as u64) << shift(4),
             fast,

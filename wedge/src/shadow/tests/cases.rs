@@ -33,7 +33,8 @@ fn guest_with(pool: usize) -> Machine {
 }
 
 fn with(mut machine: Machine, act: impl FnOnce(&mut Shadow<'_>, &mut Machine)) {
-    let (mut tables, mut notes) = (std::vec![TableInfo::UNUSED; 32], std::vec![[0; 512]; 32]);
+    let pool = machine.pool();
+    let (mut tables, mut notes) = (std::vec![TableInfo::UNUSED; pool], std::vec![[0; 512]; pool]);
     let memory = Memory { tables: &mut tables, notes: &mut notes };
     let reserved = reserved(&LAYOUT);
     let mut shadow = Shadow::new(memory, LAYOUT.kernel, &reserved, MODE, 0x1000, &mut machine).expect("enough tables");
@@ -119,8 +120,8 @@ fn what_is_unchanged_costs_nothing() {
         (0..8).for_each(|page| assert!(shadow.prefill(page << 12, machine)));
         machine.changes = 0;
         shadow.flush_all(true, machine);
-        shadow.load_root(0x2000, false, machine);
-        assert_eq!((machine.changes, machine.flushes.len()), (0, 0), "not even for another root");
+        shadow.load_root(0x1000, false, machine);
+        assert_eq!((machine.changes, machine.flushes.len()), (0, 0));
         *machine.entry(5, 3) = 0x20_9000 | ALL;
         shadow.flush_all(false, machine);
         assert_eq!((machine.changes, &machine.flushes[..]), (1, &[Flush::Page(0x3000)][..]));
@@ -128,6 +129,116 @@ fn what_is_unchanged_costs_nothing() {
         *machine.entry(5, 4) = 0;
         shadow.flush_all(false, machine);
         assert_eq!(machine.flushes[1..], [Flush::All]);
+    });
+}
+
+/// Processes with tables of their own, in pages 8 to 39: four each, from the root on.
+const PROCESSES: usize = 8;
+
+const fn root(process: usize) -> usize {
+    8 + 4 * process
+}
+
+/// Each process has a page of its own at 0, and shares one behind it with all.
+fn processes() -> Machine {
+    let mut machine = guest_with(96);
+    let kernel = (KERNEL >> 39) as usize & 511;
+    *machine.entry(5, 0) = 0x50_0000 | ALL;
+    for process in 0..PROCESSES {
+        let root = root(process);
+        for level in 0..3 {
+            *machine.entry(root + level, 0) = (root as u64 + level as u64 + 1) << 12 | ALL;
+        }
+        *machine.entry(root, kernel) = 0x3000 | ALL;
+        *machine.entry(root + 3, 0) = (0x200 + process as u64) << 12 | ALL;
+        *machine.entry(root + 3, 1) = 0x30_0000 | ALL;
+    }
+    machine
+}
+
+/// Loads a process by a number, as one that is new to it.
+fn enter(process: usize, tag: u64, shadow: &mut Shadow<'_>, machine: &mut Machine) {
+    shadow.load_root((root(process) as u64) << 12 | tag, false, machine);
+}
+
+/// Linux has six numbers. Eight processes in turn lose theirs all the time.
+#[test]
+fn processes_that_take_turns_keep_what_they_have() {
+    with(processes(), |shadow, machine| {
+        for turn in 0..5 * PROCESSES {
+            let process = turn % PROCESSES;
+            machine.changes = 0;
+            enter(process, 1 + turn as u64 % 6, shadow, machine);
+            if turn < PROCESSES {
+                assert_eq!(shadow.fault(0, USER, machine), Outcome::Filled);
+            } else {
+                assert_eq!(machine.changes, 0, "turn {turn}");
+            }
+            let mapped = [0, 0x1000].map(|page| machine.walk(page, true).map(|leaf| leaf.address - OFFSET));
+            assert_eq!(mapped, [Some((0x200 + process as u64) << 12), Some(0x30_0000)], "turn {turn}");
+        }
+    });
+}
+
+/// Nobody has flushed what changes while the root is known by no number.
+#[test]
+fn what_comes_back_is_as_its_tables_are_now() {
+    with(processes(), |shadow, machine| {
+        enter(0, 1, shadow, machine);
+        assert_eq!(shadow.fault(0, USER, machine), Outcome::Filled);
+        enter(1, 1, shadow, machine);
+        *machine.entry(root(0) + 3, 0) = 0x40_0000 | ALL;
+        *machine.entry(root(0) + 3, 1) = 0;
+        for keep in [false, true] {
+            shadow.load_root((root(0) as u64) << 12 | 2, keep, machine);
+            assert_eq!(machine.walk(0, true).map(|leaf| leaf.address - OFFSET), Some(0x40_0000));
+            assert_eq!(machine.walk(0x1000, true), None);
+        }
+        // The root is no table any more, but data; and then that of another process.
+        enter(1, 2, shadow, machine);
+        *machine.entry(root(0), 0) = 0x1234_5678_9abc_def0;
+        enter(0, 3, shadow, machine);
+        assert_eq!(machine.walk(0, true), None);
+        enter(1, 3, shadow, machine);
+        *machine.entry(root(0), 0) = *machine.entry(root(2), 0);
+        enter(0, 4, shadow, machine);
+        let _ = shadow.fault(0, USER, machine);
+        assert_eq!(machine.walk(0, true).map(|leaf| leaf.address - OFFSET), Some(0x20_2000));
+    });
+}
+
+#[test]
+fn a_new_process_gets_the_tables_of_one_that_has_ended() {
+    a_new_process_gets_the_tables_of_process_1(|machine| *machine.entry(root(1), 0) = 0);
+}
+
+#[test]
+fn a_new_process_gets_the_tables_of_one_whose_root_is_no_root_any_more() {
+    a_new_process_gets_the_tables_of_process_1(|machine| {
+        (0..512).for_each(|at| *machine.entry(root(1), at) = 0x9_0000_0067 + ((at as u64) << 12));
+    });
+}
+
+fn a_new_process_gets_the_tables_of_process_1(end: impl FnOnce(&mut Machine)) {
+    with(processes(), |shadow, machine| {
+        for process in 0..3 {
+            enter(process, 1 + process as u64, shadow, machine);
+            assert_eq!(shadow.fault(0, USER, machine), Outcome::Filled);
+        }
+        assert_eq!(shadow.fault(KERNEL, READ, machine), Outcome::Filled);
+        let tables = shadow.statistics().tables;
+        end(machine);
+        machine.changes = 0;
+        enter(3, 4, shadow, machine);
+        let mapped = [0, 0x1000].map(|page| machine.walk(page, true).map(|leaf| leaf.address - OFFSET));
+        assert_eq!(mapped, [Some(0x20_3000), Some(0x30_0000)]);
+        assert_eq!(machine.changes, 1, "what all share still holds");
+        assert_eq!(shadow.statistics().tables, tables);
+        for process in [0, 2] {
+            machine.changes = 0;
+            shadow.load_root((root(process) as u64) << 12 | (1 + process as u64), true, machine);
+            assert_eq!(machine.changes, 0, "those that run keep theirs");
+        }
     });
 }
 

@@ -81,6 +81,11 @@ impl Machine {
         }
     }
 
+    /// How many tables there are.
+    pub(super) fn pool(&self) -> usize {
+        self.tables.len()
+    }
+
     pub(super) fn entry(&mut self, table: usize, index: usize) -> &mut u64 {
         &mut self.guest[table * 512 + index]
     }
