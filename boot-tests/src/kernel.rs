@@ -365,6 +365,11 @@ const SHIM: [&str; 8] = [
     "afterburner-cli/src/includes.rs",
 ];
 
+/// Whether the file of a module has a name, as `modprobe` takes it: for it two characters are one.
+fn is_named(path: &Path, name: &str) -> bool {
+    path.file_stem().is_some_and(|stem| stem.to_string_lossy().replace('-', "_") == name)
+}
+
 /// The sum of what GNU time has written to a file.
 fn cpu_seconds(path: &Path) -> Result<f64> {
     let text = fs::read_to_string(path).context("reading the time of the build")?;
@@ -454,24 +459,34 @@ impl Kernel {
     pub fn modules_named(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let modules = self.modules()?;
         let find = |name: &&str| {
-            // `modprobe` takes the two characters for one.
-            let is_it = |path: &&PathBuf| {
-                path.file_stem().is_some_and(|stem| stem.to_string_lossy().replace('-', "_") == **name)
-            };
-            let module = modules.iter().find(is_it);
+            let module = modules.iter().find(|path| is_named(path, name));
             module.cloned().with_context(|| format!("no module {name} in {}", self.directory.display()))
         };
         names.iter().map(find).collect()
     }
 
-    /// The same with the modules that they depend on, each behind those.
+    /// Whether the kernel has a module built in.
+    fn has_built_in(&self, name: &str) -> Result<bool> {
+        let list = self.directory.join("modules.builtin");
+        let text = fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
+        Ok(text.lines().any(|path| is_named(Path::new(path), name)))
+    }
+
+    /// The same with the modules that they depend on, each behind those; and without what the
+    /// kernel has built in.
     ///
     /// # Errors
     ///
     /// When one is missing, or cannot be read.
     pub fn modules_in_order(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let mut ordered: Vec<PathBuf> = Vec::new();
-        for module in self.modules_named(names)? {
+        let mut wanted = Vec::new();
+        for name in names {
+            if !self.has_built_in(name)? {
+                wanted.push(*name);
+            }
+        }
+        for module in self.modules_named(&wanted)? {
             let depends = command::output(Command::new("/sbin/modinfo").args(["--field", "depends"]).arg(&module))?;
             let depends: Vec<_> = depends.trim().split(',').filter(|name| !name.is_empty()).collect();
             for module in self.modules_in_order(&depends)?.into_iter().chain([module]) {
