@@ -152,7 +152,7 @@ impl Shadow<'_> {
             (space.tag, space.stale) = (UNTAGGED, true);
         }
         let known = self.find(|space| space.root == root);
-        let place = known.or_else(|| self.oldest_that(|space| self.is_abandoned(space, host)));
+        let place = known.or_else(|| self.abandoned(host));
         let place = place.or_else(|| self.make_space(cr3, host)).or_else(|| self.oldest()).unwrap_or(self.current);
         (self.spaces[place].tag, self.spaces[place].stale) = (tag, true);
         place
@@ -164,22 +164,25 @@ impl Shadow<'_> {
         self.create(free, cr3, host).ok().map(|()| free)
     }
 
-    /// Whether a process has ended: its root leads to nothing where it has led to something, for
-    /// Linux clears it then; or it is no root any more, which all lead to the kernel by one table.
-    fn is_abandoned(&self, space: &Space, host: &impl Host) -> bool {
+    /// The space, of those of processes that have ended, that was not used for longest: its root
+    /// leads to nothing where it has led to something, for Linux clears it then; or it is no root any
+    /// more, which all lead to the kernel by one table.
+    fn abandoned(&self, host: &impl Host) -> Option<usize> {
         let entry = |root: u64, slot: usize| {
             let entry = host.guest_entry(root + 8 * slot as u64).filter(|entry| entry & PRESENT != 0);
             entry.map(|entry| entry & ADDRESS)
         };
-        let present = self.memory.tables[space.kernel as usize].present;
-        let mut own = (0..512).filter(|slot| present[slot / 64] >> (slot % 64) & 1 != 0);
-        let kernels = (self.slots.first()..).zip(&self.kernel).filter(|&(_, &table)| table != NONE);
-        let same = kernels.filter_map(|(slot, _)| {
-            let now = entry(self.root(), slot)?;
-            Some(entry(space.root, slot) == Some(now))
-        });
-        let is_root = same.reduce(|some, same| some || same).unwrap_or(true);
-        !is_root || own.all(|slot| entry(space.root, slot).is_none())
+        let slots = (self.slots.first()..).zip(&self.kernel).filter(|&(_, &table)| table != NONE);
+        let mut known = slots.filter_map(|(slot, _)| Some((slot, entry(self.root(), slot)?)));
+        let kernel: [_; 8] = core::array::from_fn(|_| known.next());
+        let is_root = |root| {
+            let mut known = kernel.iter().flatten();
+            kernel[0].is_none() || known.any(|&(slot, to)| entry(root, slot) == Some(to))
+        };
+        self.oldest_that(|space| {
+            let present = self.memory.tables[space.kernel as usize].present;
+            !is_root(space.root) || slots_in(present).all(|slot| entry(space.root, slot).is_none())
+        })
     }
 
     /// Makes the tables at `cr3` the current ones. Those of the space are compared with the guest's
@@ -303,4 +306,15 @@ impl Shadow<'_> {
             table = self.next(table);
         }
     }
+}
+
+/// The slots that a mask of a root's entries selects.
+fn slots_in(mask: [u64; 8]) -> impl Iterator<Item = usize> {
+    mask.into_iter().enumerate().flat_map(|(word, mut rest)| {
+        core::iter::from_fn(move || {
+            let bit = (rest != 0).then(|| rest.trailing_zeros() as usize)?;
+            rest &= rest - 1;
+            Some(64 * word + bit)
+        })
+    })
 }
