@@ -147,7 +147,9 @@ impl Tables {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { memory, pool, information, layout, mappings, lowest, fast, copies, resident, programs } = parts;
         let budget = Budget::new(mappings);
-        programs.iter_mut().for_each(|programs| programs.budget = budget);
+        for programs in programs.iter_mut() {
+            programs.budget = budget;
+        }
         Self {
             memory,
             pool,
