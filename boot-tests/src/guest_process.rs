@@ -1,7 +1,8 @@
 //! Guests that are processes of the build machine, seen from outside: what they say, what other
 //! processes they have, and how all of them end.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -41,8 +42,41 @@ impl GuestProcess {
     ///
     /// When it does not, within a minute.
     pub fn start_saying(image: &Path, initramfs: &Path, options: &[&str], first: &str) -> Result<Self> {
+        Self::start_by(Command::new(image), initramfs, options, first)
+    }
+
+    /// Starts one where Linux allows its user some twelve processes: another user's if this one may
+    /// do anything, and is not counted.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn start_among_few(image: &Path, initramfs: &Path, first: &str) -> Result<Self> {
+        const FEW: usize = 12;
+        const OTHER: &str = "54321";
+        let place = tempfile::tempdir()?;
+        fs::set_permissions(place.path(), Permissions::from_mode(0o755))?;
+        let [image, initramfs] =
+            [("image", image, 0o755), ("initramfs", initramfs, 0o644)].map(|(name, from, mode)| {
+                let to = place.path().join(name);
+                fs::copy(from, &to)?;
+                fs::set_permissions(&to, Permissions::from_mode(mode))?;
+                anyhow::Ok(to)
+            });
+        let user = fs::metadata("/proc/self")?.uid();
+        let count = if user == 0 { 0 } else { processes_of(user)? };
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nproc={}", count + FEW));
+        if user == 0 {
+            let ids = [format!("--reuid={OTHER}"), format!("--regid={OTHER}")];
+            command.arg("setpriv").args(ids).args(["--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+        }
+        command.arg(image?);
+        Self::start_by(command, &initramfs?, &[], first)
+    }
+
+    fn start_by(mut command: Command, initramfs: &Path, options: &[&str], first: &str) -> Result<Self> {
         let log = tempfile::NamedTempFile::new()?;
-        let mut command = Command::new(image);
         command.args(options).args(["--memory", "128", "--initrd"]).arg(initramfs).args([
             "quiet",
             "panic=-1",
@@ -158,6 +192,17 @@ impl Drop for GuestProcess {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// How many processes a user has.
+fn processes_of(user: u32) -> Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir("/proc")? {
+        let tasks = entry?.path().join("task");
+        let is_users = fs::metadata(&tasks).is_ok_and(|metadata| metadata.uid() == user);
+        count += if is_users { fs::read_dir(&tasks).map_or(0, Iterator::count) } else { 0 };
+    }
+    Ok(count)
 }
 
 /// Sends a signal.

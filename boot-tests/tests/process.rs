@@ -277,6 +277,18 @@ fn programs_of_32_bits_find_what_they_do_on_the_build_machine() -> Result<()> {
     Ok(())
 }
 
+/// Each program of the guest has a process of its own. Where Linux allows fewer, it has one when its
+/// turn comes.
+#[test]
+fn programs_share_the_processes_that_linux_allows() -> Result<()> {
+    let image = boot_tests::host::image(&Variant::LOW.build()?)?;
+    let initramfs = Guest::script("many", Vec::new()).initramfs()?;
+    let guest = GuestProcess::start_among_few(&image, initramfs.path(), "many: 40 have ended")?;
+    let (status, said) = guest.end()?;
+    ensure!(status == Some(0), "{status:?}\n{said}");
+    Ok(())
+}
+
 #[test]
 fn what_others_do_to_its_processes_is_outlived_or_said() -> Result<()> {
     let image = boot_tests::host::image(&Variant::LOW.build()?)?;

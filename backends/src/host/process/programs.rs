@@ -34,7 +34,7 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use linux_raw_sys::errno::{EINTR, ENOENT};
+use linux_raw_sys::errno::{EAGAIN, EINTR, ENOENT, ENOMEM};
 use linux_raw_sys::general as raw;
 use linux_raw_sys::prctl::PR_SET_PDEATHSIG;
 use wedge::cpu::Context;
@@ -235,11 +235,23 @@ impl Programs {
         let is_new = self.stubs[space].is_none();
         let mut stub = match self.stubs[space] {
             Some(stub) => stub,
-            None => self.bear(space)?,
+            None => self.bear_in_any_case(space)?,
         };
         stub.processor = affinity.fetch(stub.process, stub.processor);
         self.stubs[space] = Some(stub);
         Ok(is_new)
+    }
+
+    /// A child of the mother, for a space. Where Linux allows no more processes, another space's goes
+    /// for that: it gets a new one when its turn comes.
+    fn bear_in_any_case(&mut self, space: usize) -> Result<Stub, Failure> {
+        loop {
+            let other = self.stubs.iter().rposition(Option::is_some);
+            match (self.bear(space), other) {
+                (Err(Failure::Refused { error: Errno(EAGAIN | ENOMEM), .. }), Some(other)) => self.bury(other),
+                (result, _) => return result,
+            }
+        }
     }
 
     /// A child of the mother, for a space.
@@ -272,7 +284,10 @@ impl Programs {
             let question = self.mothers(parent.map(|question| question.arguments[5] as u32))?;
             match question.arguments[5].cast_signed() {
                 _ if !is_stop(&question) => return Err(Failure::Mother),
-                error @ ..0 => return Err(Failure::Refused { what, error: Errno(error.unsigned_abs() as u32) }),
+                error @ ..0 => {
+                    self.mother.question = question;
+                    return Err(Failure::Refused { what, error: Errno(error.unsigned_abs() as u32) });
+                }
                 _ if question.process == mother => parent = Some(question),
                 _ => child = Some(question),
             }
@@ -281,8 +296,11 @@ impl Programs {
         self.mother.question = parent;
         note(child.process);
         let mut stub = Stub::new(child.process, child);
-        self.settle(&mut stub, space)?;
-        Ok(stub)
+        let settled = self.settle(&mut stub, space);
+        if settled.is_err() {
+            end(&stub);
+        }
+        settled.map(|()| stub)
     }
 
     /// Has a new stub process end with this one, and have a stack of its own.
@@ -554,11 +572,16 @@ impl Programs {
             self.complain(format_args!("a program ends: its process says that Linux refuses what it needs, {error}"));
         }
         if let Some(stub) = self.stubs[space].take() {
-            system::signal(stub.process, raw::SIGKILL);
-            reap(stub.process, 0);
-            forget(stub.process);
+            end(&stub);
         }
     }
+}
+
+/// Ends a process, and waits until it is gone.
+fn end(stub: &Stub) {
+    system::signal(stub.process, raw::SIGKILL);
+    reap(stub.process, 0);
+    forget(stub.process);
 }
 
 /// As long as a program may take to come to the handler of a signal, by the clock of its process.
