@@ -9,9 +9,9 @@
 //! by whatever number. What holds then is what a TLB that had forgotten would find. So it does not
 //! matter what has become of the root meanwhile: it may be another process's, or no root at all.
 //!
-//! * *A root that nobody knows* gets the space of a process that has ended, if there is one, that is
-//!   of a root that leads to nothing any more: most of what it had still holds, for processes that
-//!   follow on each other in a shell share most of their pages. Otherwise it gets a new one.
+//! * *A root that nobody knows* gets the space of a process that has ended, if there is one: most of
+//!   what it had still holds, for processes that follow on each other in a shell share most of
+//!   their pages. Otherwise it gets a new one.
 //! * *Two roots.* A host that runs kernel and programs in the same ring tells them apart by the
 //!   root in force. The user root has nothing of the kernel's part, and links to a level-3 table of
 //!   the other part only if nothing under it is withheld from programs; which ones it links to is
@@ -164,17 +164,21 @@ impl Shadow<'_> {
         self.create(free, cr3, host).ok().map(|()| free)
     }
 
-    /// The space, of those of processes that have ended, that was not used for longest: its root
-    /// leads to nothing where it has led to something, for Linux clears it then; or it is no root any
-    /// more, which all lead to the kernel by one table.
+    /// The space, of those of processes that have ended, that was not used for longest. Their roots
+    /// lead to nothing where they have led to something, because Linux clears a root before it is
+    /// freed. Or they are no roots any more: all roots lead to the kernel by the same table.
+    ///
+    /// To be wrong costs no more than faults: a space is compared with its root before it is used.
     fn abandoned(&self, host: &impl Host) -> Option<usize> {
+        /// As many of the kernel's slots are looked at. Linux has some five in use.
+        const SOME: usize = 8;
         let entry = |root: u64, slot: usize| {
             let entry = host.guest_entry(root + 8 * slot as u64).filter(|entry| entry & PRESENT != 0);
             entry.map(|entry| entry & ADDRESS)
         };
         let slots = (self.slots.first()..).zip(&self.kernel).filter(|&(_, &table)| table != NONE);
         let mut known = slots.filter_map(|(slot, _)| Some((slot, entry(self.root(), slot)?)));
-        let kernel: [_; 8] = core::array::from_fn(|_| known.next());
+        let kernel: [_; SOME] = core::array::from_fn(|_| known.next());
         let is_root = |root| {
             let mut known = kernel.iter().flatten();
             kernel[0].is_none() || known.any(|&(slot, to)| entry(root, slot) == Some(to))

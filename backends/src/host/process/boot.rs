@@ -54,7 +54,7 @@ use super::resident::Resident;
 use super::rewritten::{Copies, map_trampolines};
 use super::share;
 use super::system::{self, Errno, File};
-use super::tables::{Entries, Info, Parts, ProgramsMappings, SPACES, Tables};
+use super::tables::{Entries, Info, Parts, SPACES, StubMappings, Tables};
 use super::traps::{Kept, stay, take_signals};
 use crate::Backend;
 use crate::boot::options::{Options, Stack};
@@ -68,9 +68,9 @@ use crate::runtime::{PAGE, entropy, log, own_length, parameters, say, timestamp,
 /// the window.
 static RESERVED: Exclusive<[Range<u64>; 2]> = Exclusive::new([OWN, 0..0]);
 
-/// What spaces have mapped.
+/// What spaces have mapped, in this process and in those of their programs.
 static RESIDENT: Exclusive<[Resident; SPACES]> = Exclusive::new([Resident::NONE; SPACES]);
-static PROGRAMS: Exclusive<[ProgramsMappings; SPACES]> = Exclusive::new([ProgramsMappings::NONE; SPACES]);
+static STUBS: Exclusive<[StubMappings; SPACES]> = Exclusive::new([StubMappings::NONE; SPACES]);
 
 /// A stack for the time until the guest has its own.
 static FIRST_STACK: Pages<1> = Pages::new();
@@ -548,7 +548,7 @@ fn shadow_memory(contents: &Contents<'_>, memory: Memory) -> Result<(Tables, Sha
             fast: is_fast(),
             copies,
             resident: RESIDENT.take(),
-            programs: PROGRAMS.take(),
+            programs: STUBS.take(),
         });
         let notes = core::slice::from_raw_parts_mut(pointer(notes), count);
         let known = core::slice::from_raw_parts_mut(pointer(known), count);

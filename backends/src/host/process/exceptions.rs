@@ -6,7 +6,7 @@
 use wedge::x86::paging::fault;
 use wedge::x86::{flags, vector};
 
-/// #GP, of no selector: for whatever is none of the guest's kernel's business.
+/// #GP without a selector: what a program gets for what its kernel knows nothing of.
 pub(super) const REFUSED: (u64, u64) = (vector::PROTECTION as u64, 0);
 
 /// What is told of an exception that a program has come upon with these flags.

@@ -83,8 +83,10 @@ fn without_rights(mode: u32, is_directory: bool) -> Answer<u32> {
     if mode & rights == 0 { Ok(mode) } else { Err(Errno(EPERM)) }
 }
 
-/// Opens what has a name in a directory (`openat2(2)`). If somebody moves things about meanwhile, it
-/// may be where it must not be found, when it has been found: it is looked for again.
+/// Opens what has a name in a directory (`openat2(2)`).
+///
+/// If somebody moves things about meanwhile, Linux says so, by one of two errors, and not whether
+/// the name is there: it is looked for again.
 fn open_at(directory: File, name: &CStr, flags: u32, mode: u32, resolve: u32) -> Answer<File> {
     let how = raw::open_how { flags: (flags | raw::O_CLOEXEC).into(), mode: mode.into(), resolve: resolve.into() };
     let length = size_of::<raw::open_how>() as u64;

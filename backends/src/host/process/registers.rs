@@ -90,8 +90,8 @@ impl Frame {
         (self.registers.vector, self.registers.error)
     }
 
-    /// Whether a signal of this number is about memory that is mapped, and that Linux cannot provide.
-    /// To the processor that is a page fault.
+    /// Whether a signal of this number is about memory that is mapped, and that Linux cannot
+    /// provide. To the processor that is a page fault.
     pub(super) fn is_without_memory(&self, number: u32) -> bool {
         number == raw::SIGBUS && self.registers.vector == vector::PAGE_FAULT.into()
     }

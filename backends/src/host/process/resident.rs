@@ -1,7 +1,8 @@
 //! What of the current space's own part is mapped in this process: what the kernel has read and
 //! written of its program's memory, and all that the program needs where it runs here, too.
 //!
-//! It is known as long as it is not much, for the next change of spaces ([`switch`](super::switch)).
+//! It is known as long as it is not much, for the next change of spaces
+//! ([`switch`](super::switch)).
 
 use core::ops::Range;
 

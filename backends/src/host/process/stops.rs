@@ -28,7 +28,8 @@ pub(super) enum Stop {
     Step,
     /// Another exception; as the processor has told of it, or as the program claims.
     Exception { vector: u64, error: u64, address: u64 },
-    /// An access to what is mapped, and Linux has no memory for; as it says, or as the program claims.
+    /// An access to what is mapped, and Linux has no memory for; as it says, or as the program
+    /// claims.
     NoMemory { address: u64 },
     /// The timer.
     Timer,

@@ -1,10 +1,11 @@
-//! A change of spaces: what of their own parts is mapped in this process ([`resident`](super::resident)).
+//! A change of spaces: what of their own parts is mapped in this process
+//! ([`resident`](super::resident)).
 //!
-//! Most of what two programs have mapped is the same (they were one before `fork`), or is in the same
-//! place; and what was mapped of a space when it was left is needed again, most likely at once. Each
-//! of these mappings would come by a fault otherwise, which costs as much as several that are made
-//! ahead. But nobody knows whether one was used. So now and then nothing is mapped ahead, and what is
-//! not missed then is forgotten.
+//! Most of what two programs have mapped is the same (they were one before `fork`), or is in the
+//! same place; and what was mapped of a space when it was left is most likely needed again at once.
+//! Each of these mappings would otherwise come by a fault, which costs as much as several that are
+//! made ahead. But nobody knows whether a mapping was used. So now and then nothing is mapped
+//! ahead, and what is not missed then is forgotten.
 
 use wedge::x86::paging::{PAGE, index};
 
@@ -12,8 +13,8 @@ use super::mappings::{Mapping, joined};
 use super::resident::Resident;
 use super::tables::{IN_KERNEL, SPACES, Tables};
 
-/// One change in so many maps nothing ahead. A prime that is more than there are spaces: so it comes
-/// to each of those that take turns.
+/// One change in so many maps nothing ahead. It is a prime, and more than there are spaces, so that
+/// each of those that take turns has its turn at that, too.
 const RARELY: u32 = 67;
 
 const _: () = assert!(SPACES < RARELY as usize);
@@ -51,8 +52,8 @@ impl Tables {
         self.has_own = !self.resident[now].is_empty();
     }
 
-    /// Whether the current space has, with the same rights, what is mapped; if so, it is known to be
-    /// mapped by its tables.
+    /// Whether the current space has, with the same rights, what is mapped; if so, it is known to
+    /// be mapped by its tables.
     fn is_as_mapped(&mut self, mapping: &Mapping) -> bool {
         let Some(found) = self.find_kernel(mapping.address).filter(|found| found.level == 1) else { return false };
         let first = index(mapping.address, 1);

@@ -57,7 +57,7 @@ impl Info {
 
 /// What the processes of a space's programs has mapped.
 #[derive(Clone, Debug)]
-pub(super) struct ProgramsMappings {
+pub(super) struct StubMappings {
     in_use: bool,
     budget: Budget,
     stale: Stale,
@@ -65,7 +65,7 @@ pub(super) struct ProgramsMappings {
     stack: Option<[u64; 2]>,
 }
 
-impl ProgramsMappings {
+impl StubMappings {
     /// Nothing.
     pub(super) const NONE: Self = Self { in_use: false, budget: Budget::new(0), stale: Stale::NONE, stack: None };
 }
@@ -112,7 +112,7 @@ pub(super) struct Tables {
     stale: Stale,
     /// Whether any of them are of the current space's own part.
     pub(super) has_own: bool,
-    programs: &'static mut [ProgramsMappings; SPACES],
+    programs: &'static mut [StubMappings; SPACES],
     /// What spaces have mapped of their own part in this process,
     pub(super) resident: &'static mut [Resident; SPACES],
     /// and how often they have changed.
@@ -140,7 +140,7 @@ pub(super) struct Parts {
     pub(super) fast: bool,
     pub(super) copies: Option<Copies>,
     pub(super) resident: &'static mut [Resident; SPACES],
-    pub(super) programs: &'static mut [ProgramsMappings; SPACES],
+    pub(super) programs: &'static mut [StubMappings; SPACES],
 }
 
 impl Tables {
