@@ -315,6 +315,11 @@ fn what_others_do_to_its_processes_is_outlived_or_said() -> Result<()> {
         kill(signal, &guests.stubs()?)?;
         guests.goes_on()?;
     }
+    for signal in ["ALRM", "CHLD", "IO", "SEGV", "BUS", "ILL", "TRAP", "FPE", "SYS"] {
+        kill(signal, &[guests.id().to_string()])?;
+        guests.goes_on()?;
+    }
+    ensure!(guests.said()?.matches("from outside: it is ignored").count() > 5, "nothing is said");
     let stubs = guests.stubs()?;
     kill("TERM", &[guests.id().to_string()])?;
     let (status, _) = guests.end()?;

@@ -87,9 +87,6 @@ impl Process {
     /// A program of this process has stopped.
     pub(super) fn program_stopped(vm: &mut Vm, frame: &mut Frame, context: Context, signal: (u32, Information)) {
         let (number, information) = signal;
-        if information.code <= 0 {
-            return say!("signal {number} from outside: it is ignored");
-        }
         if number == raw::SIGSYS {
             if context.cs == REAL_CS {
                 vm.machine.space.memory.note_call(context.rip, context.registers.rax);

@@ -12,11 +12,17 @@ use super::stub::SIGNALS;
 pub(super) struct Information {
     number: i32,
     error: i32,
-    /// Above 0: it is Linux's own.
     pub(super) code: i32,
     pad: i32,
     /// Of a system call, or of a fault.
     pub(super) address: u64,
+}
+
+impl Information {
+    /// Whether the signal was sent by a process, and is not Linux's own (`si_code`).
+    pub(super) const fn is_from_outside(&self) -> bool {
+        self.code <= 0
+    }
 }
 
 /// Why a program has stopped.
@@ -42,7 +48,7 @@ pub(super) enum Stop {
 impl Stop {
     /// By the number of the signal.
     pub(super) fn by(number: u32, information: &Information, frame: &Frame) -> Self {
-        let is_linuxs = information.code > 0;
+        let is_linuxs = !information.is_from_outside();
         let (vector, error) = frame.cause();
         match number {
             raw::SIGALRM => Self::Timer,

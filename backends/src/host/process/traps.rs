@@ -99,10 +99,6 @@ unsafe extern "C" fn process_signal(number: u32, information: *const Information
         CPU.ended.store(1, Ordering::Relaxed);
         return Process::look_again(frame);
     }
-    if frame.is_without_memory(number) && CPU.user.load(Ordering::Relaxed) == 0 {
-        say!("Linux has no memory for the guest, at {:#x}", frame.fault_address());
-        Process::stop(End::Crash)
-    }
     let (mut vcpu, mut machine) = (CPU.vcpu.try_borrow(), MACHINE.try_borrow());
     let mut vm = match (vcpu.as_deref_mut(), machine.as_deref_mut()) {
         (Some(Late::Made(vcpu)), Some(Some(machine))) => Some(machine.on(vcpu)),
@@ -110,6 +106,14 @@ unsafe extern "C" fn process_signal(number: u32, information: *const Information
     };
     if [raw::SIGALRM, raw::SIGIO].contains(&number) {
         return Process::came_in(vm.as_mut(), frame);
+    }
+    // What the frame says of an exception is then of the last one.
+    if information.is_from_outside() {
+        return say!("signal {number} from outside: it is ignored");
+    }
+    if frame.is_without_memory(number) && CPU.user.load(Ordering::Relaxed) == 0 {
+        say!("Linux has no memory for the guest, at {:#x}", frame.fault_address());
+        Process::stop(End::Crash)
     }
     match &mut vm {
         Some(vm) => match Process::interrupted_program(frame) {
