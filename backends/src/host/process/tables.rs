@@ -55,7 +55,7 @@ impl Info {
     pub(super) const UNUSED: Self = Self { base: 0, owner: EVERYBODY, next: u32::MAX };
 }
 
-/// What the processes of a space's programs has mapped.
+/// What the process of a space's programs has mapped.
 #[derive(Clone, Debug)]
 pub(super) struct StubMappings {
     in_use: bool,
