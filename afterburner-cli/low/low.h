@@ -5,3 +5,13 @@
 #if !defined(BUILD_VDSO) && !defined(__ASSEMBLY__)
 #pragma GCC visibility push(hidden)
 #endif
+/*
+ * What each processor has for itself lies where it is loaded (asm-generic/vmlinux.lds.h). In
+ * setup_percpu.c __per_cpu_load is the first processor's distance from that, which is 0.
+ */
+#ifdef CONFIG_SMP
+#define __per_cpu_start	__per_cpu_first
+#ifndef AFTERBURNER_SETUP_PERCPU
+#define __per_cpu_load	__per_cpu_first
+#endif
+#endif

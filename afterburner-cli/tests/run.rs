@@ -199,7 +199,7 @@ fn what_cannot_run_is_refused() {
         (&["damaged"], "damaged: the payload is damaged: its checksum is"),
         (&["damaged", "--host", "xen"], "damaged has no Xen PV entry"),
         (&["damaged-for-xen", "--host", "xen"], "damaged-for-xen: the payload is damaged: its checksum is"),
-        (&["of-tomorrow"], "an image of another version of Afterburner: its payload is of version 0005, not 0004"),
+        (&["of-tomorrow"], "an image of another version of Afterburner: its payload is of version 0006, not 0005"),
         (&["xen-image", "--host", "xen", "--mode", "identity"], "afterburn.mode=identity: modes are for bare hardware"),
         (
             &["xen-image", "--host", "xen", "--append", "afterburn.mode=profile"],

@@ -132,8 +132,12 @@ impl Disk {
         self.directory.join("disk")
     }
 
-    /// QEMU's options for the disk, which no boot changes, and for a network card.
-    fn options(&self) -> Vec<OsString> {
+    /// Options of QEMU, or of the image, for the disk, which no boot changes, and for a network card.
+    fn options(&self, host: Host) -> Vec<OsString> {
+        if host == Host::Process {
+            let disk = format!("{},snapshot", self.path().display());
+            return ["--disk", &disk, "--net", "user"].map(OsString::from).into();
+        }
         let drive = format!("file={},format=raw,if=none,id=disk,snapshot=on", self.path().display());
         let disk = ["-drive", &drive, "-device", "virtio-blk-pci,drive=disk"];
         let card = ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="];
@@ -151,14 +155,16 @@ impl Disk {
         let peer = Peer::listen()?;
         let nothing = no_initramfs()?;
         let machine = host.machine(kernel, initramfs.unwrap_or(nothing.path()))?;
-        let append = format!("{} {append} root=/dev/vda rw debian.port={}", machine.append, peer.port);
-        let options = machine.options.iter().cloned().chain(self.options()).collect();
+        let network = if host == Host::Process { Network::of_passt()? } else { Network::of_qemu() };
+        let append = format!("{} {append} root=/dev/vda rw {}", machine.append, network.words(peer.port));
+        let options = machine.options.iter().cloned().chain(self.options(host)).collect();
         let memory = if initramfs.is_some() { MEMORY_OF_A_LARGE_KERNEL } else { MEMORY };
         let machine = Machine { append, options, memory, cpus, timeout: TIMEOUT, ..machine };
         let log = converse(&machine, name, &Expectations::read(expected)?)?;
         let verdicts = programs::verdicts(&log);
-        let network = peer.transferred.try_recv().context("the guest did not end its transfer")??;
-        ensure!(verdicts.get("network") == Some(&network), "network: {network} here, {:?}", verdicts.get("network"));
+        let transferred = peer.transferred.try_recv().context("the guest did not end its transfer")??;
+        let network = verdicts.get("network");
+        ensure!(network == Some(&transferred), "network: {transferred} here, {network:?}");
         for (test, here) in self.verdicts()? {
             let there = verdicts.get(&test);
             ensure!(there == Some(&here), "{test}: {here} on the build machine, {there:?} on {host}");
@@ -174,6 +180,41 @@ pub struct Session {
     pub log: String,
     /// The verdicts, by name.
     pub verdicts: BTreeMap<String, String>,
+}
+
+/// How the guest reaches this process.
+struct Network {
+    /// Its own address, and how many bits of that are the network's.
+    address: String,
+    /// The address behind which the other end has the build machine's loopback interface.
+    peer: String,
+}
+
+impl Network {
+    /// QEMU's user network (QEMU documentation, "System Emulation", "Using the user mode network
+    /// stack").
+    fn of_qemu() -> Self {
+        Self { address: "10.0.2.15/24".to_owned(), peer: "10.0.2.2".to_owned() }
+    }
+
+    /// By passt the guest has the address of the build machine, and its gateway (passt(1)).
+    fn of_passt() -> Result<Self> {
+        let ask = |arguments: &[&str]| command::output(Command::new("ip").args(["-4", "-oneline"]).args(arguments));
+        let behind = |text: &str, word: &str| {
+            let mut words = text.split_whitespace();
+            words.find(|found| *found == word).and_then(|_| words.next()).map(str::to_owned)
+        };
+        let route = ask(&["route", "show", "default"])?;
+        let (peer, interface) = behind(&route, "via").zip(behind(&route, "dev")).context("no default route")?;
+        let addresses = ask(&["address", "show", "dev", &interface])?;
+        let address = behind(&addresses, "inet").with_context(|| format!("{interface} has no address"))?;
+        Ok(Self { address, peer })
+    }
+
+    /// What the session on the disk reads of it, and where this process listens.
+    fn words(&self, port: u16) -> String {
+        format!("debian.address={} debian.peer={} debian.port={port}", self.address, self.peer)
+    }
 }
 
 /// The server that the guest transfers to and from, for one connection.

@@ -27,7 +27,7 @@ use crate::x86::paging::PAGE;
 pub const PARAMETERS_SECTION: &str = ".parameters";
 
 /// First bytes of a payload.
-pub const MAGIC: [u8; 16] = *b"Afterburner 0004";
+pub const MAGIC: [u8; 16] = *b"Afterburner 0005";
 
 /// Physical address that the wedge is loaded at, and its distance from the start of its window: 1
 /// MB. That is where usable memory begins behind what firmware reserves, so that the memory map
@@ -159,6 +159,8 @@ pub struct Header {
     pub sites_address: u64,
     /// Where the kernel copies replacements to: [`Copied`], ordered by record.
     pub copies: Span,
+    /// Where the vDSO asks for the number of the processor: [`Question`].
+    pub questions: Span,
     /// What has to be changed in the kernel to run it at another address (Linux's
     /// `vmlinux.relocs`); may be empty.
     pub relocations: Span,
@@ -194,6 +196,42 @@ impl Copied {
             *word = value.to_le_bytes();
         }
         bytes
+    }
+}
+
+/// An instruction of the vDSO that asks the processor for its number, and what says 0 in its place.
+///
+/// Programs execute it, so it is no site. Where the guest has one processor, and the real one is not
+/// the guest's, its number is 0 whatever that says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Question {
+    /// Link-time address of the instruction.
+    pub address: u64,
+    /// Its length in bytes; no more than 8.
+    pub length: u64,
+    /// What has the same length, and says 0.
+    pub zero: [u8; 8],
+}
+
+impl Question {
+    /// Its bytes in a payload.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        let (words, _) = bytes.as_chunks_mut::<8>();
+        for (word, value) in words.iter_mut().zip([self.address.to_le_bytes(), self.length.to_le_bytes(), self.zero]) {
+            *word = value;
+        }
+        bytes
+    }
+
+    /// Where it is in a kernel's image at these addresses, if it is.
+    fn within(&self, image: &Range<u64>) -> Option<Range<usize>> {
+        let start = self.address.checked_sub(image.start)?;
+        let end = start.checked_add(self.length).filter(|end| *end <= image.end - image.start)?;
+        let is_short = self.length <= self.zero.len() as u64;
+        is_short.then_some(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
     }
 }
 
@@ -240,7 +278,7 @@ impl GuestFacts {
     }
 }
 
-const _: () = assert!(size_of::<Header>() == 32 + 16 * 6 + 8 + 48 && size_of::<Parameters>() == 40);
+const _: () = assert!(size_of::<Header>() == 32 + 16 * 7 + 8 + 48 && size_of::<Parameters>() == 40);
 
 /// A checksum that finds every changed word, every swap of words, and a change of length: each
 /// 8-byte word is mixed into one of four sums (so that a CPU can work on four at a time) by a
@@ -274,6 +312,8 @@ pub struct Payload<'a> {
     pub sites_address: u64,
     /// The copies of replacements, raw.
     pub copies: &'a [u8],
+    /// The questions for the number of the processor, raw.
+    pub questions: &'a [u8],
     /// The relocations, raw.
     pub relocations: &'a [u8],
     /// The initramfs.
@@ -320,6 +360,10 @@ pub enum Damage {
         /// How many records there are.
         records: u64,
     },
+    /// The list of questions does not consist of whole entries.
+    QuestionsLength(usize),
+    /// A question is longer than its answer, or lies outside the kernel.
+    Question(Question),
     /// No kernel's image is mapped from there on.
     Layout(u64),
     /// The kernel does not lie where its layout has it.
@@ -375,6 +419,16 @@ impl fmt::Display for Damage {
                 f,
                 "number {number} of the payload's copies is of record {record}; there are {records}, and they come in order"
             ),
+            Self::QuestionsLength(length) => write!(
+                f,
+                "the payload's list of questions has {length} bytes, no multiple of {}",
+                size_of::<Question>()
+            ),
+            Self::Question(Question { address, length, .. }) => write!(
+                f,
+                "the payload says that the vDSO asks for the processor's number at {address:#x}, in {length} bytes, which \
+                 cannot be"
+            ),
             Self::Layout(image) => {
                 write!(f, "the payload has a kernel whose image is mapped from {image:#x} on; there are {Layouts}")
             }
@@ -420,6 +474,7 @@ impl Header {
             sites: words.span(),
             sites_address: words.next(),
             copies: words.span(),
+            questions: words.span(),
             relocations: words.span(),
             initramfs: words.span(),
             command_line: words.span(),
@@ -438,21 +493,14 @@ impl Header {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
         let span = |span: Span| [span.offset, span.length];
-        let [[k0, k1], [s0, s1], [c0, c1]] = [self.kernel, self.sites, self.copies].map(span);
+        let [[k0, k1], [s0, s1], [c0, c1], [q0, q1]] = [self.kernel, self.sites, self.copies, self.questions].map(span);
         let [[r0, r1], [i0, i1], [l0, l1]] = [self.relocations, self.initramfs, self.command_line].map(span);
         let facts = self.guest;
         let words = [
             [self.length, self.checksum, k0, k1, s0, s1, self.sites_address],
-            [c0, c1, r0, r1, i0, i1, l0],
-            [
-                l1,
-                facts.image,
-                facts.window_entry,
-                facts.user_window_entry,
-                facts.modules_start,
-                facts.modules_end,
-                facts.stack_switch,
-            ],
+            [c0, c1, q0, q1, r0, r1, i0],
+            [i1, l0, l1, facts.image, facts.window_entry, facts.user_window_entry, facts.modules_start],
+            [facts.modules_end, facts.stack_switch, 0, 0, 0, 0, 0],
         ];
         let mut bytes = [0; size_of::<Self>()];
         bytes[..16].copy_from_slice(&self.magic);
@@ -505,6 +553,7 @@ impl<'a> Payload<'a> {
             sites: part("table of sites", header.sites)?,
             sites_address: header.sites_address,
             copies: part("list of copies", header.copies)?,
+            questions: part("list of questions", header.questions)?,
             relocations: part("relocations", header.relocations)?,
             initramfs: part("initramfs", header.initramfs)?,
             command_line: core::str::from_utf8(part("command line", header.command_line)?)
@@ -540,13 +589,19 @@ impl<'a> Payload<'a> {
     ///
     /// # Errors
     ///
-    /// When it does not lie where the layout has it.
+    /// When it does not lie where the layout has it, or something that is said of it lies elsewhere.
     pub fn check_kernel(&self, image: &Range<u64>) -> Result<(), Damage> {
         let (text, layout) = (self.layout.text(), self.layout);
-        if text.start <= image.start && image.end <= text.end {
-            return Ok(());
+        if image.start < text.start || image.end > text.end {
+            return Err(Damage::Kernel { start: image.start, end: image.end, layout });
         }
-        Err(Damage::Kernel { start: image.start, end: image.end, layout })
+        if !self.questions.len().is_multiple_of(size_of::<Question>()) {
+            return Err(Damage::QuestionsLength(self.questions.len()));
+        }
+        match self.questions().find(|question| question.within(image).is_none()) {
+            Some(question) => Err(Damage::Question(question)),
+            None => Ok(()),
+        }
     }
 
     /// Holds the window that the wedge finds itself in against the kernel's layout.
@@ -567,6 +622,26 @@ impl<'a> Payload<'a> {
     pub fn check_arena(&self, arena: Span) -> Result<(), Damage> {
         let (length, sites) = (arena.length, self.site_count());
         if length == arena_length(sites) { Ok(()) } else { Err(Damage::Arena { length, sites }) }
+    }
+
+    /// The questions for the number of the processor.
+    fn questions(&self) -> impl Iterator<Item = Question> {
+        let (questions, _) = self.questions.as_chunks::<{ size_of::<Question>() }>();
+        questions.iter().map(|bytes| {
+            let mut words = Words(bytes);
+            Question { address: words.next(), length: words.next(), zero: words.next().to_le_bytes() }
+        })
+    }
+
+    /// Has the vDSO say that the processor's number is 0. `image` are the bytes of the kernel, which
+    /// is linked at this address.
+    pub fn answer_zero(&self, image: &mut [u8], address: u64) {
+        for question in self.questions() {
+            let range = question.within(&(address..address.saturating_add(image.len() as u64)));
+            if let Some(bytes) = range.and_then(|range| image.get_mut(range)) {
+                bytes.copy_from_slice(&question.zero[..bytes.len()]);
+            }
+        }
     }
 
     /// The copies of replacements.

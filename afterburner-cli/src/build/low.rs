@@ -10,7 +10,6 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -35,11 +34,13 @@ pub(crate) enum Layout {
 pub(super) const DIRECTORY: &str = "low";
 
 /// What is in it.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 7] = [
     (FORCED, include_str!("../../low/low.h")),
+    ("include/asm-generic/vmlinux.lds.h", include_str!("../../low/asm-generic/vmlinux.lds.h")),
     ("include/asm/page_64_types.h", include_str!("../../low/asm/page_64_types.h")),
     ("include/asm/pgtable_64_types.h", include_str!("../../low/asm/pgtable_64_types.h")),
     ("include/asm/pgtable_64.h", include_str!("../../low/asm/pgtable_64.h")),
+    ("include/asm/processor.h", include_str!("../../low/asm/processor.h")),
     ("include/uapi/asm/vsyscall.h", include_str!("../../low/uapi/asm/vsyscall.h")),
 ];
 
@@ -50,9 +51,13 @@ const FORCED: &str = "low.h";
 /// the compiler is told, and its sources ask.
 const FLAGS: &str = "-fPIE -mcmodel=small -fno-jump-tables -U__pic__ -U__PIC__ -U__pie__ -U__PIE__ -Wno-attributes";
 
+/// Where code finds the canary of its stack: at GS plus 40, where compilers look for it in the
+/// kernel's code model, is what belongs to the processor, less the distance that GS has
+/// (`low/asm-generic/vmlinux.lds.h`; `arch/x86/include/asm/processor.h`, `struct fixed_percpu_data`).
+const CANARY: &str = "-mstack-protector-guard-reg=gs -mstack-protector-guard-symbol=fixed_percpu_data+40";
+
 /// Options of the configuration that a kernel in the lower half must not have, and why.
-const REFUSED: [(&str, &str); 14] = [
-    ("SMP", "before Linux 6.15, data of each CPU is linked at address 0, too far from the image"),
+const REFUSED: [(&str, &str); 13] = [
     ("X86_5LEVEL", "the top-level page table has another form"),
     ("RELOCATABLE", "what moves the image knows addresses of 32 bits only"),
     ("X86_VSYSCALL_EMULATION", "its page is at the end of the upper half"),
@@ -67,6 +72,12 @@ const REFUSED: [(&str, &str); 14] = [
     ("KEXEC_CORE", UNTRIED),
     ("HIBERNATION", UNTRIED),
 ];
+
+/// What a kernel for one processor must not have either.
+const REFUSED_FOR_ONE: [(&str, &str); 1] = [(
+    "STACKPROTECTOR",
+    "with one processor (CONFIG_SMP=n), GS leads to an address below 2^47, which the kernel takes for a program's",
+)];
 
 const UNTRIED: &str = "nobody has tried it there";
 
@@ -86,8 +97,11 @@ pub(super) fn write(directory: &Path) -> anyhow::Result<()> {
 
 /// The flags for C, with the headers among these shims.
 pub(super) fn flags(shims: &str) -> String {
-    format!("{FLAGS} -include {shims}/{DIRECTORY}/{FORCED}")
+    format!("{FLAGS} {CANARY} -include {shims}/{DIRECTORY}/{FORCED}")
 }
+
+/// Says to [`FORCED`] that the file is `arch/x86/kernel/setup_percpu.c`.
+const OF_SETUP: &str = "AFTERBURNER_SETUP_PERCPU";
 
 /// C for 32-bit programs, in their vDSO (`arch/x86/entry/vdso/Makefile`; 6.12 has the second). It is
 /// compiled with the kernel's flags but for some that 32-bit code has not, and ours is one more. What
@@ -96,11 +110,12 @@ const OF_32_BITS: [&str; 2] = ["vdso32/vclock_gettime.o", "vdso32/vgetcpu.o"];
 const NOT_OF_32_BITS: &str = "-pg -mcmodel=small";
 
 /// What make is told: the directories that come before all others on the include path, and the flags
-/// that some files must not have.
+/// that some files must not have, or have alone.
 pub(super) fn variables(shims: &str) -> impl Iterator<Item = String> {
     let path = format!("NOSTDINC_FLAGS=-nostdinc -I{shims}/{DIRECTORY}/include");
+    let first = format!("CFLAGS_setup_percpu.o=-D{OF_SETUP}");
     let removed = OF_32_BITS.map(|object| format!("CFLAGS_REMOVE_{object}={NOT_OF_32_BITS}"));
-    iter::once(path).chain(removed)
+    [path, first].into_iter().chain(removed)
 }
 
 /// What the text stage has to know of the tree.
@@ -166,8 +181,7 @@ impl Configuration {
     /// The options that it has and must not have.
     fn refused(&self) -> anyhow::Result<Vec<(&'static str, &'static str)>> {
         let text = self.read()?;
-        let has = |option: &str| text.lines().any(|line| line == set(option));
-        Ok(REFUSED.into_iter().filter(|(option, _)| has(option)).collect())
+        Ok(refused(&text))
     }
 
     /// Refuses a configuration that does not fit.
@@ -212,9 +226,17 @@ impl Configuration {
     }
 }
 
+/// The options in the text of a configuration that must not be there, and why.
+fn refused(text: &str) -> Vec<(&'static str, &'static str)> {
+    let has = |option: &str| text.lines().any(|line| line == set(option));
+    let for_one = REFUSED_FOR_ONE.into_iter().filter(|_| !has("SMP"));
+    REFUSED.into_iter().chain(for_one).filter(|(option, _)| has(option)).collect()
+}
+
 /// A configuration with the refused options off.
 fn without(text: &str) -> String {
-    let off = |line: &str| REFUSED.into_iter().find(|(option, _)| line == set(option));
+    let refused = refused(text);
+    let off = |line: &str| refused.iter().find(|(option, _)| line == set(option));
     let lines = text.lines().map(|line| match off(line) {
         Some((option, _)) => format!("# CONFIG_{option} is not set\n"),
         None => format!("{line}\n"),
@@ -262,13 +284,13 @@ mod tests {
     fn what_a_configuration_must_not_have_is_told_by_name() -> anyhow::Result<()> {
         let lab = tempfile::tempdir()?;
         let path = lab.path().join(".config");
-        fs::write(&path, "CONFIG_SMP_SOMETHING=y\n# CONFIG_KASAN is not set\nCONFIG_X86_5LEVEL=n\n")?;
+        fs::write(&path, "CONFIG_XEN_SOMETHING=y\n# CONFIG_KASAN is not set\nCONFIG_X86_5LEVEL=n\n")?;
         let configuration = Configuration { path: path.clone() };
         configuration.check()?;
-        fs::write(&path, "CONFIG_SMP=y\nCONFIG_KASAN_GENERIC=y\nCONFIG_RELOCATABLE=y\n")?;
+        fs::write(&path, "CONFIG_XEN=y\nCONFIG_KASAN_GENERIC=y\nCONFIG_RELOCATABLE=y\n")?;
         let error = configuration.check().map_err(|error| error.to_string());
         let message = error.err().unwrap_or_default();
-        assert!(message.contains("CONFIG_SMP: ") && message.contains("CONFIG_RELOCATABLE: "), "{message}");
+        assert!(message.contains("CONFIG_XEN: ") && message.contains("CONFIG_RELOCATABLE: "), "{message}");
         assert_eq!(message.matches("CONFIG_").count(), 2, "{message}");
         Ok(())
     }
@@ -276,8 +298,13 @@ mod tests {
     #[test]
     fn refused_options_are_switched_off_and_nothing_else() {
         for (text, expected) in [
-            ("CONFIG_SMP=y\nCONFIG_A=\"x\"\n", "# CONFIG_SMP is not set\nCONFIG_A=\"x\"\n"),
+            ("CONFIG_KASAN=y\nCONFIG_A=\"x\"\n", "# CONFIG_KASAN is not set\nCONFIG_A=\"x\"\n"),
             ("CONFIG_A=y\nCONFIG_XEN=y", "CONFIG_A=y\n# CONFIG_XEN is not set\n"),
+            (
+                "CONFIG_STACKPROTECTOR=y\nCONFIG_STACKPROTECTOR_STRONG=y\n",
+                "# CONFIG_STACKPROTECTOR is not set\nCONFIG_STACKPROTECTOR_STRONG=y\n",
+            ),
+            ("CONFIG_SMP=y\nCONFIG_STACKPROTECTOR=y\n", "CONFIG_SMP=y\nCONFIG_STACKPROTECTOR=y\n"),
             ("CONFIG_KASAN=y\r\n", "# CONFIG_KASAN is not set\n"),
             ("CONFIG_XEN_X=y\n# CONFIG_XEN=y\nCONFIG_KASAN=n\n", "CONFIG_XEN_X=y\n# CONFIG_XEN=y\nCONFIG_KASAN=n\n"),
         ] {
@@ -292,6 +319,7 @@ mod tests {
         for address in [layout.image, layout.modules_end()] {
             assert!(text.contains(&format!("{address:#018x}")), "{address:#x}");
         }
+        assert!(text.contains(&format!("#ifndef {OF_SETUP}\n")));
         let first = layout.kernel.first();
         assert!(text.contains(&format!("#define PGD_KERNEL_START\t{first}\n")));
         assert_eq!(annotate::linux::low::LOW_IMAGE_INDEX, (layout.image >> 39).cast_signed() & 511);

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context as _, ensure};
 use backends::boot::options::Options;
-use wedge::image::{CHECKED_FROM, Copied, GuestFacts, Header, MAGIC, Payload, Span, checksum};
+use wedge::image::{CHECKED_FROM, Copied, GuestFacts, Header, MAGIC, Payload, Question, Span, checksum};
 use wedge::loader::command_line::CommandLine;
 use wedge::loader::elf;
 use wedge::sites::{Applied, Engine, Hooks, Memory, Mode, Piece, Refusal, STUB_SIZE, SiteTable};
@@ -28,6 +28,7 @@ pub(super) struct Contents {
     pub(super) initramfs: Vec<u8>,
     pub(super) command_line: String,
     facts: GuestFacts,
+    questions: Vec<Question>,
 }
 
 impl Contents {
@@ -40,8 +41,10 @@ impl Contents {
     ) -> anyhow::Result<Self> {
         CommandLine::join(command_line, "").context("--cmdline")?;
         Options::parse(command_line).map_err(|error| anyhow::anyhow!("--cmdline: {error}"))?;
-        let mut contents = Self {
-            kernel: reduced(kernel.data)?,
+        let reduced = reduced(kernel.data)?;
+        let contents = Self {
+            questions: vdso::questions(kernel, &reduced)?,
+            kernel: reduced,
             extent: kernel.loaded.extent(),
             sites: Sites::of(kernel)?,
             relocations,
@@ -50,7 +53,6 @@ impl Contents {
             facts: facts(kernel)?,
         };
         contents.check(kernel)?;
-        vdso::count_one_processor(kernel, &mut contents.kernel)?;
         Ok(contents)
     }
 
@@ -81,6 +83,7 @@ impl Contents {
             Span { offset, length: part.len() as u64 }
         };
         let copies: Vec<u8> = self.sites.copies.iter().flat_map(Copied::to_bytes).collect();
+        let questions: Vec<u8> = self.questions.iter().flat_map(Question::to_bytes).collect();
         let mut header = Header {
             magic: MAGIC,
             length: 0,
@@ -88,6 +91,7 @@ impl Contents {
             sites: part(&self.sites.table, WORD),
             sites_address: self.sites.address,
             copies: part(&copies, WORD),
+            questions: part(&questions, WORD),
             relocations: part(self.relocations.bytes(), WORD),
             command_line: part(self.command_line.as_bytes(), WORD),
             // By pages, for a guest may use them where they are.

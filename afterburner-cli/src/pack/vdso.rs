@@ -1,11 +1,10 @@
-//! The number of the processor, in the vDSO of a kernel for one.
+//! The number of the processor, in the vDSO.
 //!
 //! `getcpu` in the vDSO asks the processor: by the limit of a segment, or by RDPID where there is
 //! that (Linux, `arch/x86/include/asm/segment.h`, `vdso_read_cpunode`). Where the kernel is a
 //! process, no site is in between: what it finds there is the number of a processor of the machine,
 //! and a program that keeps something for each of the guest's processors, which is one, would go
-//! beyond its end. A kernel of the lower half has one processor everywhere, so that the answer is
-//! known when the image is made: 0.
+//! beyond its end. So the image says where the instructions are, and what says 0 instead.
 
 use std::ops::Range;
 
@@ -16,24 +15,31 @@ use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _};
 use wedge::guest::layout::Layout;
 use wedge::guest::linux::symbol::{self, GETCPU};
+use wedge::image::Question;
 
 use super::kernel::Kernel;
 
 /// Where its other form is, until the kernel has looked at the processor.
 const ALTERNATIVES: &str = ".altinstr_replacement";
 
-/// Has the vDSO of a kernel for one processor in the lower half, reduced, say 0.
-pub(super) fn count_one_processor(kernel: &Kernel<'_>, reduced: &mut [u8]) -> anyhow::Result<()> {
-    if kernel.layout != &Layout::LOW || kernel.is_configured("CONFIG_SMP=y") {
-        return Ok(());
+/// Where the vDSOs of a kernel that may run as a process, reduced, ask for the number.
+pub(super) fn questions(kernel: &Kernel<'_>, reduced: &[u8]) -> anyhow::Result<Vec<Question>> {
+    let mut questions = Vec::new();
+    if kernel.layout != &Layout::LOW {
+        return Ok(questions);
     }
     for name in symbol::VDSOS.into_iter().filter(|name| kernel.has(name)) {
         let (address, length) = (kernel.word(name, 0)?, kernel.word(name, 1)?);
-        let range = in_file(reduced, address, length)
-            .with_context(|| kernel.error(format_args!("{name} is not about something in the file")))?;
-        say_zero(&mut reduced[range]).map_err(|error| kernel.error(format_args!("{name}: {error:#}")))?;
+        let vdso = in_file(reduced, address, length).and_then(|range| reduced.get(range));
+        let vdso = vdso.with_context(|| kernel.error(format_args!("{name} is not about something in the file")))?;
+        let asked = asked(vdso).map_err(|error| kernel.error(format_args!("{name}: {error:#}")))?;
+        questions.extend(asked.into_iter().map(|(offset, zero)| {
+            let mut padded = [0; 8];
+            padded[..zero.len()].copy_from_slice(&zero);
+            Question { address: address + offset as u64, length: zero.len() as u64, zero: padded }
+        }));
     }
-    Ok(())
+    Ok(questions)
 }
 
 /// Where a range of addresses is in a file.
@@ -51,24 +57,19 @@ fn in_file(file: &[u8], address: u64, length: u64) -> Option<Range<usize>> {
     Some(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
 }
 
-/// Has `getcpu` of a vDSO say 0, in both of its forms.
-fn say_zero(vdso: &mut [u8]) -> anyhow::Result<()> {
-    let pieces = pieces(vdso)?;
-    let mut asks = Vec::new();
-    for piece in pieces {
+/// Where in a vDSO, in both of the forms of its `getcpu`, the number is asked for, and what says 0.
+fn asked(vdso: &[u8]) -> anyhow::Result<Vec<(usize, Vec<u8>)>> {
+    let mut asked = Vec::new();
+    for piece in pieces(vdso)? {
         let bytes = vdso.get(piece.clone()).context("a part lies outside")?;
         let decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
         let is_question = |instruction: &Instruction| matches!(instruction.mnemonic(), Mnemonic::Lsl | Mnemonic::Rdpid);
         for instruction in decoder.into_iter().filter(is_question) {
-            let start = piece.start + usize::try_from(instruction.ip())?;
-            asks.push((start..start + instruction.len(), zero(&instruction)?));
+            asked.push((piece.start + usize::try_from(instruction.ip())?, zero(&instruction)?));
         }
     }
-    ensure!(!asks.is_empty(), "{GETCPU} does not ask for the number of the processor by LSL or RDPID");
-    for (range, zero) in asks {
-        vdso[range].copy_from_slice(&zero);
-    }
-    Ok(())
+    ensure!(!asked.is_empty(), "{GETCPU} does not ask for the number of the processor by LSL or RDPID");
+    Ok(asked)
 }
 
 /// Where in a vDSO `getcpu` is, and the forms that the kernel may give it.
@@ -99,7 +100,7 @@ fn zero(instruction: &Instruction) -> anyhow::Result<Vec<u8>> {
     let number = u8::try_from(instruction.op0_register().number())?;
     let mut bytes = if number < 8 { vec![] } else { vec![REX_RB] };
     bytes.extend([XOR, 0xc0 | (number & 7) << 3 | number & 7]);
-    ensure!(bytes.len() <= instruction.len(), "an instruction of {GETCPU} is too short to be replaced");
+    ensure!((bytes.len()..=8).contains(&instruction.len()), "an instruction of {GETCPU} has no room for another");
     bytes.resize(instruction.len(), NOP);
     Ok(bytes)
 }
@@ -151,7 +152,9 @@ mod tests {
         ] {
             for is_x32 in [false, true] {
                 let mut after = vdso(asks, other, is_x32);
-                say_zero(&mut after).unwrap();
+                for (offset, zero) in asked(&after).unwrap() {
+                    after[offset..offset + zero.len()].copy_from_slice(&zero);
+                }
                 let expected =
                     format!("nop; mov$0x7b,%eax; {now}; mov%eax,(%rdi); ret; lsl%ecx,%ecx; lfence; {other_now}");
                 assert_eq!(listed(&after), expected, "{asks} {is_x32}");
@@ -161,15 +164,12 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused() {
-        let mut asks_nobody = vdso("nop", "lfence", false);
-        for (bytes, expected) in [
-            (&mut asks_nobody[..], "does not ask for the number of the processor"),
-            (&mut [0; 64][..], "Unknown file magic"),
-        ] {
-            let before = bytes.to_vec();
-            let message = format!("{:#}", say_zero(bytes).unwrap_err());
+        let asks_nobody = vdso("nop", "lfence", false);
+        for (bytes, expected) in
+            [(&asks_nobody[..], "does not ask for the number of the processor"), (&[0; 64][..], "Unknown file magic")]
+        {
+            let message = format!("{:#}", asked(bytes).unwrap_err());
             assert!(message.contains(expected), "{message}");
-            assert_eq!(bytes, before);
         }
     }
 }

@@ -26,3 +26,8 @@ pub const IMAGE_TABLE: &str = "level3_kernel_pgt";
 /// them, for its kernel is linked where it runs: without that it would be in these. (It knows
 /// `.data.rel.ro`.)
 pub const SECTIONS_WITH_ADDRESSES: [(&str, &str); 2] = [(".data.rel.local", ".data"), (".data.rel", ".data")];
+
+/// What the linker script says in a number: how far what belongs to the first processor is from
+/// where it is loaded, which GS has (`vmlinux.lds.S`; 6.12's `head_64.S` asks for it as for an
+/// address).
+pub const DISTANCE_OF_FIRST_PROCESSOR: &str = "init_per_cpu__fixed_percpu_data";

@@ -28,6 +28,7 @@ fn header() -> Header {
         sites: span(7, 24),
         sites_address: 0xffff_ffff_8160_0000,
         copies: span(32, 24),
+        questions: span(PARTS.len(), 0),
         relocations: span(57, 5),
         initramfs: span(63, 9),
         command_line: span(73, 8),
@@ -74,6 +75,7 @@ fn a_part_that_does_not_lie_in_the_payload_is_named() {
         (Header { kernel: outside(1), ..header() }, Damage::Part("kernel")),
         (Header { sites: outside(u64::MAX), ..header() }, Damage::Part("table of sites")),
         (Header { copies: outside(2), ..header() }, Damage::Part("list of copies")),
+        (Header { questions: outside(1), ..header() }, Damage::Part("list of questions")),
         (Header { relocations: Span { offset: u64::MAX, length: 1 }, ..header() }, Damage::Part("relocations")),
         (Header { initramfs: Span { offset: 0, length: u64::MAX }, ..header() }, Damage::Part("initramfs")),
         (Header { command_line: outside(1), ..header() }, Damage::Part("command line")),
@@ -90,18 +92,56 @@ fn a_part_that_does_not_lie_in_the_payload_is_named() {
     assert!(Payload::check(&payload(Header { kernel: outside(0), ..header() })).is_ok());
 }
 
+/// The same with something behind it that the header is told of.
+fn extended(more: &[u8], header: impl FnOnce(Span) -> Header) -> Vec<u8> {
+    let header = header(span(PARTS.len(), more.len() as u64));
+    let sealed = Header { length: header.length + more.len() as u64, ..header };
+    let mut bytes = [&sealed.to_bytes()[..], PARTS, more].concat();
+    let checksum = checksum(&bytes[CHECKED_FROM..]);
+    bytes[..HEADER_SIZE].copy_from_slice(&Header { checksum, ..sealed }.to_bytes());
+    bytes
+}
+
+#[test]
+fn questions_lie_in_the_kernel_and_are_answered_there() {
+    let image = 0xffff_ffff_8100_0000..0xffff_ffff_8100_0010;
+    let ask = |address, length| Question { address, length, zero: *b"ABCDEFGH" };
+    let with = |questions: &[Question]| {
+        let bytes: Vec<_> = questions.iter().flat_map(Question::to_bytes).collect();
+        extended(&bytes, |questions| Header { questions, ..header() })
+    };
+    let bytes = with(&[ask(image.start, 3), ask(image.end - 8, 8)]);
+    let payload = Payload::check(&bytes).unwrap();
+    assert_eq!(payload.check_kernel(&image), Ok(()));
+    let mut text = *b"0123456789abcdef";
+    payload.answer_zero(&mut text, image.start);
+    assert_eq!(&text, b"ABC34567ABCDEFGH");
+    for question in [
+        ask(image.start - 1, 3),
+        ask(image.end, 1),
+        ask(image.end - 2, 3),
+        ask(image.start, 9),
+        ask(u64::MAX, 8),
+        ask(image.start, u64::MAX),
+        ask(0, 1),
+    ] {
+        let bytes = with(&[ask(image.start, 3), question]);
+        let payload = Payload::check(&bytes).unwrap();
+        let damage = Damage::Question(question);
+        assert_eq!(payload.check_kernel(&image), Err(damage), "{damage}");
+        payload.answer_zero(&mut text, image.start);
+        assert_eq!(&text, b"ABC34567ABCDEFGH");
+    }
+    let bytes = extended(&[0; 23], |questions| Header { questions, ..header() });
+    assert_eq!(Payload::check(&bytes).unwrap().check_kernel(&image), Err(Damage::QuestionsLength(23)));
+}
+
 #[test]
 fn copies_come_in_the_order_of_the_records() {
     let of = |records: &[u64]| {
         let copies: Vec<_> =
             records.iter().flat_map(|record| Copied { record: *record, address: 0, whole: 1 }.to_bytes()).collect();
-        let spans = Header { sites: span(7, 24), copies: span(PARTS.len(), copies.len() as u64), ..header() };
-        let mut bytes = [&spans.to_bytes()[..], PARTS, &copies].concat();
-        let length = bytes.len() as u64;
-        let sealed = Header { length, ..spans };
-        bytes[..HEADER_SIZE].copy_from_slice(&sealed.to_bytes());
-        let checksum = checksum(&bytes[CHECKED_FROM..]);
-        bytes[..HEADER_SIZE].copy_from_slice(&Header { checksum, ..sealed }.to_bytes());
+        let bytes = extended(&copies, |copies| Header { copies, ..header() });
         Payload::check(&bytes).map(|payload| payload.copies().count())
     };
     assert_eq!(of(&[]).unwrap(), 0);

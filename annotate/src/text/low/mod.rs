@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | memory by address alone | relative to the instruction | `.S`, inline assembly |
 //! | an address with registers | the address in a register first | `.S` |
+//! | a number that looks like an address | a MOV with 64 bits | `head_64.S` |
 //! | an address as a number | a MOV with 64 bits, or a constant in memory | `.S`, inline assembly |
 //! | a number that was small only in the upper half | the same | `.S` |
 //! | an entry of the global offset table | the address itself: there is no dynamic linker | weak symbols, calls of ftrace |
@@ -220,6 +221,10 @@ mod tests {
                 "movzbl word(%rdi), %ecx",
                 "pushq %r11; movabsq $word, %r11; movzbl (%rdi,%r11), %ecx; popq %r11".to_owned(),
             ),
+            (
+                ".macro m to; movq word(, \\to, 8), \\to; .endm",
+                ".macro m to; pushq \\to; pushq %r10; pushq %r11; movq 16(%rsp), %r10; movabsq $word, %r11; movq (%r11,%r10, 8), %r10; movq %r10, 16(%rsp); popq %r11; popq %r10; popq \\to; .endm".to_owned(),
+            ),
             ("addq word(%rsp), %r11", "pushq %r10; movabsq $word, %r10; addq 8(%rsp,%r10), %r11; popq %r10".to_owned()),
             // An address as a number.
             ("movq $word+8, %rdi", "movabsq $word+8, %rdi".to_owned()),
@@ -246,6 +251,11 @@ mod tests {
             (".weak w; leaq w(%rip), %rax", ".weak w; movabsq $w, %rax".to_owned()),
             (".weak w; movq w(%rip), %rax", ".weak w; movabsq $w, %rax; movq (%rax), %rax".to_owned()),
             (".weak w; call w", format!(".weak w; {}call *28120b(%rip)", constant("w"))),
+            // What is a number, and looks like an address.
+            (
+                "leaq init_per_cpu__fixed_percpu_data(%rip), %rdx",
+                "movabsq $init_per_cpu__fixed_percpu_data, %rdx".to_owned(),
+            ),
             // Page tables.
             ("movq init_top_pgt+4088(%rip), %rax", "movq init_top_pgt+1528(%rip), %rax".to_owned()),
             (
@@ -270,6 +280,8 @@ mod tests {
             "n = 5; movq $n, %rax",
             ".set state, %xmm0; movups 8(%rax), state; paddd state, state",
             ".macro m to; movq $word, \\to; .endm; m %rax",
+            // The table's address would need a register, which may be any of these.
+            ".macro m to; movq word(, \\to, 8), %rax; movq word(\\to), \\to; movq \\to(, \\to, 8), \\to; lock movq word(,\\to,8), \\to; .endm",
             ".macro incl x; .endm; incl word",
             ".code32; movl word, %eax; .code64",
             ".intel_syntax noprefix; mov rax, word",

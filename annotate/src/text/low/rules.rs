@@ -13,7 +13,7 @@ use super::super::scan::is_word;
 use super::facts::Facts;
 use super::operands::{Memory, Operand, Value, register64, resolved, symbol};
 use super::scratch::{STACK_POINTER, Scratch};
-use crate::linux::low::{BOUNDS_OF_TEXT, FIRST_PAGE_TABLES, IMAGE_INDEX, LOW_IMAGE_INDEX};
+use crate::linux::low::{BOUNDS_OF_TEXT, DISTANCE_OF_FIRST_PROCESSOR, FIRST_PAGE_TABLES, IMAGE_INDEX, LOW_IMAGE_INDEX};
 
 /// The numeric label of the constants. A text that defines it itself is left alone.
 pub(super) const LABEL: &str = "28120";
@@ -105,11 +105,14 @@ impl<'a> Instruction<'a> {
 
     /// The same for the lower half, if that is something else.
     pub(super) fn rewrite(mut self, facts: &Facts<'_>, is_compiled: bool, runs_where_loaded: bool) -> Option<Self> {
-        let has_parameter = || self.operands.iter().any(|operand| operand.contains(&b'\\'));
-        if self.mnemonic.starts_with(b"movabs") || has_parameter() {
+        if self.mnemonic.starts_with(b"movabs") {
             return None;
         }
+        if self.operands.iter().any(|operand| operand.contains(&b'\\')) {
+            return self.loads_over_its_index(facts).then_some(self);
+        }
         let mut is_changed = is_compiled && self.compiled_address(facts, runs_where_loaded);
+        is_changed |= self.distance();
         is_changed |= self.entry_of_image();
         is_changed |= self.global_offset_table(facts);
         is_changed |= self.weak_symbol(facts);
@@ -172,6 +175,40 @@ impl<'a> Instruction<'a> {
             self.load_address(&displacement);
         }
         is_meant
+    }
+
+    /// A number that somebody asks for as for an address.
+    fn distance(&mut self) -> bool {
+        let Some((0, memory)) = self.relative() else { return false };
+        let is_distance = memory.displacement == DISTANCE_OF_FIRST_PROCESSOR.as_bytes();
+        if !is_distance || !self.is(b"lea") || !self.has_destination() {
+            return false;
+        }
+        self.load_address(DISTANCE_OF_FIRST_PROCESSOR.as_bytes());
+        true
+    }
+
+    /// In a macro, a load from a table into the register that has the index, whichever that is
+    /// (`GET_PERCPU_BASE`, `arch/x86/entry/calling.h`). The stack has it meanwhile, for the
+    /// registers that are saved may be that one.
+    fn loads_over_its_index(&mut self, facts: &Facts<'_>) -> bool {
+        let Some((0, memory)) = self.memory().find(|(_, memory)| memory.registers.is_some()) else { return false };
+        let (base, index) = memory.base_and_index();
+        let (register, scale) = index.split_at(memchr::memchr(b',', index).unwrap_or(index.len()));
+        let is_parameter = register.strip_prefix(b"\\").is_some_and(|name| name.iter().copied().all(is_word));
+        let is_over = self.is(b"mov") && self.operands.get(1).is_some_and(|to| **to == *register);
+        let is_address = !memory.displacement.contains(&b'\\') && facts.is_address(memory.displacement);
+        if !(self.prefixes.is_empty() && base.is_empty() && is_parameter && is_over && is_address) {
+            return false;
+        }
+        let save = [b"pushq ", register, b"; pushq %r10; pushq %r11; movq 16(%rsp), %r10; "].concat();
+        let load = [b"movabsq $", memory.displacement, b", %r11; "].concat();
+        let restore = [b"; movq %r10, 16(%rsp); popq %r11; popq %r10; popq ", register].concat();
+        let entry = [memory.prefix, b"(%r11,%r10", scale, b")"].concat();
+        (self.before, self.behind) = ([save, load].concat(), restore);
+        self.operands = vec![Cow::Owned(entry), Cow::Borrowed(b"%r10")];
+        self.has_others_before = true;
+        true
     }
 
     /// The entry of the image's map in a page table that the kernel starts on.

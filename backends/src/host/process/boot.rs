@@ -340,7 +340,9 @@ impl Boot for Machine<'_> {
         Ok(unsafe { Usable::new(map, self.made()?) })
     }
 
-    fn prepare(&mut self, _: &Loaded<'_>, _: &mut [u8]) -> Result<(), Failure> {
+    fn prepare(&mut self, loaded: &Loaded<'_>, image: &mut [u8]) -> Result<(), Failure> {
+        // Linux has the guest on whichever processor it likes.
+        loaded.contents.payload.answer_zero(image, loaded.kernel.start);
         let memory = self.made()?;
         for (address, word) in handover::words() {
             memory.store(address, &word.to_le_bytes());
