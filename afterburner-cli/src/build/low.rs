@@ -79,6 +79,13 @@ const REFUSED_FOR_ONE: [(&str, &str); 1] = [(
     "with one processor (CONFIG_SMP=n), GS leads to an address below 2^47, which the kernel takes for a program's",
 )];
 
+/// Options that switch others on, which nobody can switch off meanwhile (`select`, in
+/// `arch/x86/Kconfig` and `kernel/Kconfig.kexec`).
+const SELECTING: [(&str, &[&str]); 2] = [("RELOCATABLE", &["EFI_STUB"]), ("KEXEC_CORE", &["KEXEC", "KEXEC_FILE"])];
+
+/// What only experts may switch off (`if EXPERT`, in `arch/x86/Kconfig`).
+const FOR_EXPERTS: [&str; 2] = ["X86_VSYSCALL_EMULATION", "MODIFY_LDT_SYSCALL"];
+
 const UNTRIED: &str = "nobody has tried it there";
 
 /// The release since which Linux adjusts the distances in alternative instructions
@@ -233,15 +240,28 @@ fn refused(text: &str) -> Vec<(&'static str, &'static str)> {
     REFUSED.into_iter().chain(for_one).filter(|(option, _)| has(option)).collect()
 }
 
-/// A configuration with the refused options off.
+/// A configuration with the refused options off, and what it takes for that.
 fn without(text: &str) -> String {
     let refused = refused(text);
-    let off = |line: &str| refused.iter().find(|(option, _)| line == set(option));
-    let lines = text.lines().map(|line| match off(line) {
-        Some((option, _)) => format!("# CONFIG_{option} is not set\n"),
-        None => format!("{line}\n"),
+    let is_refused = |option: &str| refused.iter().any(|(refused, _)| *refused == option);
+    let selecting = SELECTING.iter().filter(|(option, _)| is_refused(option)).flat_map(|(_, selecting)| *selecting);
+    let all: Vec<&str> = refused.iter().map(|(option, _)| *option).chain(selecting.copied()).collect();
+    let is_expert = text.lines().any(|line| line == set(EXPERT));
+    let takes_expert = !is_expert && FOR_EXPERTS.iter().any(|option| is_refused(option));
+    let lines = text.lines().filter(|line| !(takes_expert && *line == unset(EXPERT)));
+    let lines = lines.map(|line| match all.iter().find(|option| line == set(option)) {
+        Some(option) => unset(option),
+        None => line.to_owned(),
     });
-    lines.collect()
+    lines.chain(takes_expert.then(|| set(EXPERT))).map(|line| line + "\n").collect()
+}
+
+/// Whoever has this is shown more options.
+const EXPERT: &str = "EXPERT";
+
+/// The line of an option that is off.
+fn unset(option: &str) -> String {
+    format!("# CONFIG_{option} is not set")
 }
 
 /// The line of an option that is built in.
@@ -303,6 +323,23 @@ mod tests {
             (
                 "CONFIG_STACKPROTECTOR=y\nCONFIG_STACKPROTECTOR_STRONG=y\n",
                 "# CONFIG_STACKPROTECTOR is not set\nCONFIG_STACKPROTECTOR_STRONG=y\n",
+            ),
+            (
+                "CONFIG_KEXEC=y\nCONFIG_KEXEC_FILE=y\nCONFIG_KEXEC_CORE=y\nCONFIG_EFI_STUB=y\n",
+                "# CONFIG_KEXEC is not set\n# CONFIG_KEXEC_FILE is not set\n# CONFIG_KEXEC_CORE is not set\nCONFIG_EFI_STUB=y\n",
+            ),
+            (
+                "CONFIG_RELOCATABLE=y\nCONFIG_EFI_STUB=y\n",
+                "# CONFIG_RELOCATABLE is not set\n# CONFIG_EFI_STUB is not set\n",
+            ),
+            ("CONFIG_X86_VSYSCALL_EMULATION=y\n", "# CONFIG_X86_VSYSCALL_EMULATION is not set\nCONFIG_EXPERT=y\n"),
+            (
+                "# CONFIG_EXPERT is not set\nCONFIG_MODIFY_LDT_SYSCALL=y\n",
+                "# CONFIG_MODIFY_LDT_SYSCALL is not set\nCONFIG_EXPERT=y\n",
+            ),
+            (
+                "CONFIG_EXPERT=y\nCONFIG_MODIFY_LDT_SYSCALL=y\n",
+                "CONFIG_EXPERT=y\n# CONFIG_MODIFY_LDT_SYSCALL is not set\n",
             ),
             ("CONFIG_SMP=y\nCONFIG_STACKPROTECTOR=y\n", "CONFIG_SMP=y\nCONFIG_STACKPROTECTOR=y\n"),
             ("CONFIG_KASAN=y\r\n", "# CONFIG_KASAN is not set\n"),
