@@ -26,7 +26,7 @@
  * head64.c takes the image's entry of the top-level page table for the last, and clears those
  * before it. __KBUILD_MODNAME is the file's name, which is a number here and undefined elsewhere.
  */
-#if !defined(__ASSEMBLY__) && defined(__KBUILD_MODNAME)
+#if !defined(__ASSEMBLY__) && !defined(__GENKSYMS__) && defined(__KBUILD_MODNAME)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wundef"
 #define kmod_head64 7001

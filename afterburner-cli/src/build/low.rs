@@ -57,12 +57,10 @@ const FLAGS: &str = "-fPIE -mcmodel=small -fno-jump-tables -U__pic__ -U__PIC__ -
 const CANARY: &str = "-mstack-protector-guard-reg=gs -mstack-protector-guard-symbol=fixed_percpu_data+40";
 
 /// Options of the configuration that a kernel in the lower half must not have, and why.
-const REFUSED: [(&str, &str); 13] = [
+const REFUSED: [(&str, &str); 11] = [
     ("X86_5LEVEL", "the top-level page table has another form"),
     ("RELOCATABLE", "what moves the image knows addresses of 32 bits only"),
     ("X86_VSYSCALL_EMULATION", "its page is at the end of the upper half"),
-    ("MODIFY_LDT_SYSCALL", "where LDTs are mapped is taken for a part of the upper half"),
-    ("X86_ESPFIX64", "its stacks are told by an address of the upper half"),
     ("PAGE_TABLE_ISOLATION", UNTRIED),
     ("MITIGATION_PAGE_TABLE_ISOLATION", UNTRIED),
     ("KASAN", "its shadow is in the upper half"),
@@ -84,7 +82,7 @@ const REFUSED_FOR_ONE: [(&str, &str); 1] = [(
 const SELECTING: [(&str, &[&str]); 2] = [("RELOCATABLE", &["EFI_STUB"]), ("KEXEC_CORE", &["KEXEC", "KEXEC_FILE"])];
 
 /// What only experts may switch off (`if EXPERT`, in `arch/x86/Kconfig`).
-const FOR_EXPERTS: [&str; 2] = ["X86_VSYSCALL_EMULATION", "MODIFY_LDT_SYSCALL"];
+const FOR_EXPERTS: [&str; 1] = ["X86_VSYSCALL_EMULATION"];
 
 const UNTRIED: &str = "nobody has tried it there";
 
@@ -334,12 +332,12 @@ mod tests {
             ),
             ("CONFIG_X86_VSYSCALL_EMULATION=y\n", "# CONFIG_X86_VSYSCALL_EMULATION is not set\nCONFIG_EXPERT=y\n"),
             (
-                "# CONFIG_EXPERT is not set\nCONFIG_MODIFY_LDT_SYSCALL=y\n",
-                "# CONFIG_MODIFY_LDT_SYSCALL is not set\nCONFIG_EXPERT=y\n",
+                "# CONFIG_EXPERT is not set\nCONFIG_X86_VSYSCALL_EMULATION=y\n",
+                "# CONFIG_X86_VSYSCALL_EMULATION is not set\nCONFIG_EXPERT=y\n",
             ),
             (
-                "CONFIG_EXPERT=y\nCONFIG_MODIFY_LDT_SYSCALL=y\n",
-                "CONFIG_EXPERT=y\n# CONFIG_MODIFY_LDT_SYSCALL is not set\n",
+                "CONFIG_EXPERT=y\nCONFIG_X86_VSYSCALL_EMULATION=y\n",
+                "CONFIG_EXPERT=y\n# CONFIG_X86_VSYSCALL_EMULATION is not set\n",
             ),
             ("CONFIG_SMP=y\nCONFIG_STACKPROTECTOR=y\n", "CONFIG_SMP=y\nCONFIG_STACKPROTECTOR=y\n"),
             ("CONFIG_KASAN=y\r\n", "# CONFIG_KASAN is not set\n"),

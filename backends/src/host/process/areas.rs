@@ -16,6 +16,8 @@
 use wedge::guest::linux::TLS_ENTRIES;
 use wedge::x86::segment::{Descriptor, Selector};
 
+use super::descriptions::description;
+
 /// The number of `set_thread_area`, by INT 80H (`arch/x86/entry/syscalls/syscall_32.tbl`).
 pub(super) const SET_THREAD_AREA: u32 = 243;
 
@@ -53,43 +55,12 @@ fn is_given(descriptor: Descriptor) -> bool {
     is_data && descriptor.is_present() && descriptor.dpl() == 3 && descriptor.is_big() && !descriptor.is_long()
 }
 
-/// A descriptor as Linux is told of it (`struct user_desc`, `arch/x86/include/uapi/asm/ldt.h`).
-fn description(entry: usize, descriptor: Descriptor) -> [u64; 2] {
-    const IS_32_BIT: u64 = 1 << 0;
-    const EXPANDS_DOWN: u64 = 1 << 1;
-    const READ_ONLY: u64 = 1 << 3;
-    const IN_PAGES: u64 = 1 << 4;
-    const NOT_PRESENT: u64 = 1 << 5;
-    const AVAILABLE: u64 = 1 << 6;
-    let entry = entry as u64;
-    if descriptor.0 == 0 {
-        return [entry, (READ_ONLY | NOT_PRESENT) << 32];
-    }
-    let flag = |number: u32, flag: u64| if descriptor.0 >> number & 1 != 0 { flag } else { 0 };
-    let writable = if descriptor.is_writable() { 0 } else { READ_ONLY };
-    let flags = IS_32_BIT | writable | flag(42, EXPANDS_DOWN) | flag(52, AVAILABLE) | flag(55, IN_PAGES);
-    let limit = descriptor.0 & 0xffff | descriptor.0 >> 32 & 0xf_0000;
-    [entry | u64::from(descriptor.base()) << 32, limit | flags << 32]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// 4 GB, to be read and written, as Linux writes it for a C library.
     const USUAL: u64 = 0xf7df_f3c4_0940_ffff;
-
-    #[test]
-    fn a_description_says_what_a_descriptor_does() {
-        for (descriptor, expected) in [
-            (0, [12, 0x28_0000_0000]),
-            (USUAL, [0xf7c4_0940 << 32 | 0xc, 0x51_000f_ffff]),
-            // Of bytes, to be read only, that expands down.
-            (0x0042_f400_1000_0555, [0x1000 << 32 | 0xc, 0x0b_0002_0555]),
-        ] {
-            assert_eq!(description(12, Descriptor(descriptor)), expected, "{descriptor:#x}");
-        }
-    }
 
     #[test]
     fn only_what_is_different_is_described() {

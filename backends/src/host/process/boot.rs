@@ -481,11 +481,9 @@ fn take_over(
     let contents = rewritten.loaded.contents;
     let layout = contents.payload.layout;
     let apart = !is_fast();
-    let kept = Kept {
-        programs: apart.then(|| Programs::start(memory.file(), lowest())).transpose().map_err(Failure::Programs)?,
-        sysret: rewritten.engine.sysret().unwrap_or(usize::MAX),
-        has_syscall: has_syscall(),
-    };
+    let programs = apart.then(|| Programs::start(memory.file(), lowest())).transpose().map_err(Failure::Programs)?;
+    let has_locals = programs.as_ref().is_some_and(|programs| programs.locals.is_some());
+    let kept = Kept { programs, sysret: rewritten.engine.sysret().unwrap_or(usize::MAX), has_syscall: has_syscall() };
     let shares = share::start(&arguments.shares, memory).map_err(Failure::Share)?;
     let network = network.map(|found| Network::start(found, memory)).transpose().map_err(Failure::Network)?;
     let disks = disk::open(&arguments.disks, memory).map_err(Failure::Disk)?;
@@ -499,7 +497,7 @@ fn take_over(
         space: Space { shadow: shadow.map_err(Failure::Shadow)?, memory: tables },
         pci,
         board: Board::new(disks, network, shares).map_err(refused("a timer"))?,
-        processor: Processor::new(),
+        processor: Processor::new(has_locals),
         kept,
         regions: crate::runtime::modules::WATCHED.take(),
     };

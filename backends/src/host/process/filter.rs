@@ -37,8 +37,15 @@ const RETURN: u16 = 0x06;
 const AND: u16 = 0x54;
 
 /// The calls that the wedge orders.
-const ORDERED: [u32; 6] =
-    [raw::__NR_mmap, raw::__NR_munmap, raw::__NR_clone, raw::__NR_prctl, raw::__NR_unshare, raw::__NR_close_range];
+const ORDERED: [u32; 7] = [
+    raw::__NR_mmap,
+    raw::__NR_munmap,
+    raw::__NR_clone,
+    raw::__NR_prctl,
+    raw::__NR_unshare,
+    raw::__NR_close_range,
+    raw::__NR_modify_ldt,
+];
 
 /// What the calls of the wedge's in a program's process return to: all in one page.
 #[derive(Clone, Copy, Debug)]

@@ -4,8 +4,9 @@
 //! Linux starts the image as a program; [`entry`] moves the wedge to its window. [`boot`] makes the
 //! guest of what [`arguments`] say. What a site becomes is decided in `wedge` ([`wedge::sites`]);
 //! what is not done in place comes in by [`entry`] or as a signal, and is told apart in [`guest`],
-//! which also runs programs ([`programs`], until they stop, [`stops`]; [`areas`] and
-//! [`compatibility`] say what those of 32 bits take). Behind [`wedge::vm`] are, as the host: [`processor`]
+//! which also runs programs ([`programs`], until they stop, [`stops`]; [`areas`],
+//! [`locals`] and [`compatibility`] say what those of 32 bits take, and [`descriptions`] how Linux
+//! is told). Behind [`wedge::vm`] are, as the host: [`processor`]
 //! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
 //! what Linux has mapped by them ([`mappings`], [`resident`], [`switch`]), [`board`] (clock, timer,
 //! console, [`disk`]s, [`network`], [`share`]d directories), [`affinity`] (the processor that all
@@ -33,6 +34,7 @@ mod compatibility;
 mod console;
 #[cfg(target_os = "none")]
 mod cpu;
+mod descriptions;
 #[cfg(target_os = "none")]
 mod disk;
 #[cfg(target_os = "none")]
@@ -50,6 +52,8 @@ mod frames;
 mod guest;
 #[cfg(target_os = "none")]
 mod listener;
+#[cfg(any(target_os = "none", test))]
+mod locals;
 mod mappings;
 #[cfg(any(target_os = "none", test))]
 #[cfg_attr(test, expect(dead_code, reason = "only files are reached in tests"))]

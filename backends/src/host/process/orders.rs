@@ -24,9 +24,15 @@ pub(super) const HEAD: usize = 32;
 /// A system call: its number, and six arguments.
 pub(super) type Order = [u64; 7];
 
+/// Has `modify_ldt(2)` write an entry (`arch/x86/kernel/ldt.c`).
+pub(super) const WRITE_LDT: u64 = 0x11;
+
 /// Marks the number of a system call of 32-bit programs, which has one argument; what is behind
 /// that is for whom the argument leads there.
 pub(super) const BY_INTERRUPT: u64 = 1 << 32;
+
+/// Marks one whose result has 32 bits: `modify_ldt(2)` returns errors so.
+pub(super) const OF_32_BITS: u64 = 1 << 33;
 
 /// A few of them.
 #[derive(Clone, Debug)]
@@ -69,6 +75,20 @@ impl Orders {
         self.push(BY_INTERRUPT | u64::from(SET_THREAD_AREA), [place, first, second, 0, 0, 0]);
     }
 
+    /// Sets an entry of the local descriptor table, by the page of orders at an address. Another order
+    /// has to follow, as with [`Self::set_thread_area`]: what is read there is gone with the last.
+    pub(super) fn set_local(&mut self, [first, second]: [u64; 2], page: u64) {
+        const DESCRIPTION: usize = 4 * size_of::<u64>();
+        let place = page + (HEAD + self.count * size_of::<Order>() + DESCRIPTION) as u64;
+        let length = size_of::<[u64; 2]>() as u64;
+        self.push(OF_32_BITS | u64::from(raw::__NR_modify_ldt), [WRITE_LDT, place, length, first, second, 0]);
+    }
+
+    /// Whether there is room for one more at most.
+    pub(super) fn is_full(&self) -> bool {
+        self.count + 1 >= Self::CAPACITY
+    }
+
     /// Unmaps a range, from the lowest address on that Linux maps anything at.
     pub(super) fn unmap(&mut self, range: &Range<u64>, lowest: u64) {
         let start = range.start.max(lowest);
@@ -99,6 +119,15 @@ mod tests {
         let rights = Rights { writable: true, executable: false };
         orders.map(&Mapping { address: 0x5000, length: 0x2000, physical: 0x7000, rights }, 3);
         assert_eq!(orders.as_slice(), [[11, 0x1000, 0x2000, 0, 0, 0, 0], [9, 0x5000, 0x2000, 3, 0x11, 3, 0x7000]]);
+    }
+
+    #[test]
+    fn a_local_descriptor_is_described_in_its_order() {
+        let mut orders = Orders::new();
+        orders.add(raw::__NR_munmap, [0; 6]);
+        orders.set_local([12, 34], 0x10000);
+        let [_, order] = orders.as_slice() else { panic!() };
+        assert_eq!(order, &[OF_32_BITS + 154, 0x11, 0x10000 + 32 + 56 + 32, 16, 12, 34, 0]);
     }
 
     #[test]

@@ -5,9 +5,13 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use linux_raw_sys::errno::{EFAULT, EINTR};
 use linux_raw_sys::general as raw;
+use wedge::x86::segment::Descriptor;
 
 use super::areas::SET_THREAD_AREA;
 use super::cpu::CPU;
+use super::descriptions::description;
+use super::locals::Given;
+use super::orders::WRITE_LDT;
 use super::system::{self, Errno, call};
 use super::tables::SPACES;
 
@@ -93,6 +97,29 @@ pub(super) fn has_thread_areas() -> bool {
         system::exit(u8::from(result != -i64::from(EFAULT)));
     }
     reap(child, 0) == Some(0)
+}
+
+/// What Linux gives programs in local descriptor tables, if it has any
+/// (`CONFIG_MODIFY_LDT_SYSCALL`): a child tries, for it is given a table by that.
+pub(super) fn given_in_local_tables() -> Option<Given> {
+    let child = system::fork().ok()?;
+    if child == 0 {
+        const NARROW: Descriptor = Descriptor(0x0000_f300_0000_ffff);
+        const WIDE: Descriptor = Descriptor(0x0040_f300_0000_ffff);
+        let is_taken = |descriptor| {
+            let description = description(0, descriptor);
+            let arguments = [WRITE_LDT, (&raw const description).addr() as u64, 16, 0, 0, 0];
+            // SAFETY: it reads the description; nothing loads the entry.
+            let result = unsafe { call(raw::__NR_modify_ldt, arguments) };
+            result.is_ok_and(|result| result as i32 == 0)
+        };
+        system::exit(u8::from(is_taken(WIDE)) | u8::from(is_taken(NARROW)) << 1);
+    }
+    match reap(child, 0)? >> 8 {
+        1 => Some(Given { narrow: false }),
+        3 => Some(Given { narrow: true }),
+        _ => None,
+    }
 }
 
 /// Whether a process has ended.

@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering;
 
 use wedge::cpu::{ControlRegister, CpuidResult, DescriptorTable, Segment, VirtualCpu};
 use wedge::vm::{self, Space};
-use wedge::x86::segment::Descriptor;
+use wedge::x86::segment::{Descriptor, Selector};
 
 use super::areas::ThreadAreas;
 use super::cpu::{CPU, is_fast};
@@ -27,7 +27,7 @@ pub(super) struct Processor {
     debug: [u64; 8],
     /// The log has been told that breakpoints do not break.
     told: bool,
-    /// And that what is in a local descriptor table cannot be loaded.
+    /// And that what is in a local descriptor table cannot be loaded, if it cannot.
     told_of_table: bool,
     /// And that programs of this process have no thread areas.
     told_of_areas: bool,
@@ -36,11 +36,13 @@ pub(super) struct Processor {
 }
 
 impl Processor {
-    /// With nothing in any register.
-    pub(super) const fn new() -> Self {
+    /// With nothing in any register. `has_locals` says whether programs can load what is in a local
+    /// descriptor table.
+    pub(super) const fn new(has_locals: bool) -> Self {
         let mut debug = [0; 8];
         (debug[6], debug[7]) = (0xffff_0ff0, 0x400);
-        Self { selectors: [0; 4], debug, told: false, told_of_table: false, told_of_areas: false, wanted: None }
+        let (told, told_of_table, told_of_areas) = (false, has_locals, false);
+        Self { selectors: [0; 4], debug, told, told_of_table, told_of_areas, wanted: None }
     }
 
     /// The log is told once of a selector that would be a thread area, which a program of this process
@@ -107,7 +109,7 @@ fn real_selector(segment: Segment) -> u16 {
 
 /// Loads a segment register with what a program can have there. The base stays as it is.
 fn load_real_selector(segment: Segment, selector: u16) {
-    let selector = loadable(selector, &ThreadAreas::default());
+    let selector = loadable(selector, &ThreadAreas::default(), |_| false);
     let (fs, gs) = (fs_base(), real_gs_base());
     // SAFETY: the selector can be loaded, and no memory is accessed by it in 64-bit mode.
     unsafe {
@@ -136,9 +138,12 @@ pub(super) const fn canonical(base: u64) -> u64 {
 }
 
 /// A selector that a program with these thread areas can have in ES, DS, FS or GS: those that the
-/// tables of this Linux do not have are none.
-pub(super) fn loadable(selector: u16, areas: &ThreadAreas) -> u32 {
+/// tables of this Linux do not have are none. `local` says so of its local table.
+pub(super) fn loadable(selector: u16, areas: &ThreadAreas, local: impl FnOnce(u16) -> bool) -> u32 {
     const NULL: u16 = 3;
+    if Selector(selector).is_local() {
+        return if local(selector) { selector.into() } else { 0 };
+    }
     if let Some(is_there) = areas.can_load(selector) {
         return if is_there { selector.into() } else { 0 };
     }
@@ -220,14 +225,15 @@ impl vm::Processor<Tables> for Processor {
         CPU.gs_swapped.fetch_xor(0xff, Ordering::Relaxed);
     }
 
-    /// What a local table has, nobody can load.
+    /// What a program finds in its local table is set when it goes on, if Linux has such tables.
     fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable, _: &mut Space<Tables>) {
         if what == DescriptorTable::Ldt
             && !cpu.ldt.selector.is_null()
             && !core::mem::replace(&mut self.told_of_table, true)
         {
             say!(
-                "the guest has a local descriptor table, from which its programs can load nothing in a process of Linux"
+                "the guest has a local descriptor table, from which its programs can load nothing here: with --fast, or \
+                 below a Linux without them (CONFIG_MODIFY_LDT_SYSCALL)"
             );
         }
     }

@@ -44,10 +44,11 @@ use super::affinity::Affinity;
 use super::areas::ThreadAreas;
 use super::cpu::CPU;
 use super::listener::{Listener, Question};
+use super::locals::Locals;
 use super::memory::{READ_AND_WRITE, STACKS, STUB, pointer};
 use super::mother;
 use super::orders::{Order, Orders};
-use super::processes::{forget, has_ended, has_thread_areas, note, reap, reap_program};
+use super::processes::{forget, given_in_local_tables, has_ended, has_thread_areas, note, reap, reap_program};
 use super::questions::{is_order, is_stop, refused_order};
 use super::registers::Frame;
 use super::state::State;
@@ -56,6 +57,9 @@ use super::stub::{self, ORDERS, SEGMENTS_LENGTH, SIGNALS, STACK, STACK_LENGTH, S
 use super::system::{self, Errno, File};
 use super::tables::SPACES;
 use crate::runtime::{PAGE, say};
+
+/// Has a process end with the one that has made it (`prctl(2)`).
+const END_WITH_THIS: [u64; 6] = [PR_SET_PDEATHSIG as u64, raw::SIGKILL as u64, 0, 0, 0, 0];
 
 /// The stack of the mother, behind those of the stub processes.
 const MOTHERS: usize = SPACES;
@@ -132,6 +136,8 @@ pub(super) struct Programs {
     state: State,
     /// The lowest address that Linux maps anything at, if it has system calls of 32-bit programs.
     lowest: Option<u64>,
+    /// The local descriptor tables, if Linux has them.
+    pub(super) locals: Option<Locals>,
     /// Why the last order was not carried out, as the process says.
     refused: Option<Errno>,
     /// How many lines of what programs may have caused are still said.
@@ -189,6 +195,10 @@ impl Programs {
             template,
             state,
             lowest: has_thread_areas().then_some(lowest),
+            locals: given_in_local_tables()
+                .map(|given| Locals::new(given, SPACES))
+                .transpose()
+                .map_err(refused("memory for descriptors"))?,
             refused: None,
             complaints: 16,
         };
@@ -233,6 +243,9 @@ impl Programs {
     /// Has a process for a space, where the guest runs. Whether it is new.
     pub(super) fn prepare(&mut self, space: usize, affinity: &Affinity) -> Result<bool, Failure> {
         let is_new = self.stubs[space].is_none();
+        if let Some(locals) = self.locals.as_mut().filter(|_| is_new) {
+            locals.forget(space);
+        }
         let mut stub = match self.stubs[space] {
             Some(stub) => stub,
             None => self.bear_in_any_case(space)?,
@@ -306,7 +319,7 @@ impl Programs {
     /// Has a new stub process end with this one, and have a stack of its own.
     fn settle(&mut self, stub: &mut Stub, space: usize) -> Result<(), Failure> {
         let mut orders = Orders::new();
-        orders.add(raw::__NR_prctl, [PR_SET_PDEATHSIG.into(), raw::SIGKILL.into(), 0, 0, 0, 0]);
+        orders.add(raw::__NR_prctl, END_WITH_THIS);
         let shared = u64::from(raw::MAP_SHARED | raw::MAP_FIXED);
         let offset = 2 * PAGE + view(space) - STACKS;
         orders.add(
@@ -493,6 +506,20 @@ impl Programs {
             stub.areas = areas;
         }
         Ok(done)
+    }
+
+    /// Has the process of a space have the local descriptors that are wanted. Whether it has; if not,
+    /// it is none any more.
+    pub(super) fn set_locals(&mut self, space: usize) -> Result<bool, Failure> {
+        while let Some(locals) = self.locals.as_mut().filter(|locals| !locals.is_set(space)) {
+            let mut orders = locals.orders(space, ORDERS);
+            // The page is cleared when the last begins, and those before read it.
+            orders.add(raw::__NR_prctl, END_WITH_THIS);
+            if !self.order(space, orders.as_slice())? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Has the process of a space carry out orders. Whether it has; if not, it is none any more.

@@ -3,7 +3,7 @@
 use linux_raw_sys::general as raw;
 
 use super::listener::Question;
-use super::orders::{BY_INTERRUPT, Order};
+use super::orders::{BY_INTERRUPT, OF_32_BITS, Order};
 use super::stub::STOP;
 use super::system::Errno;
 
@@ -23,5 +23,5 @@ pub(super) fn is_stop(question: &Question) -> bool {
 /// Whether a question is about an order.
 pub(super) fn is_order(question: &Question, order: &Order) -> bool {
     let arguments = if order[0] & BY_INTERRUPT == 0 { 6 } else { 1 };
-    question.number == order[0] && question.arguments[..arguments] == order[1..=arguments]
+    question.number == order[0] & !OF_32_BITS && question.arguments[..arguments] == order[1..=arguments]
 }

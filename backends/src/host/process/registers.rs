@@ -6,6 +6,7 @@ use core::mem::offset_of;
 use linux_raw_sys::general as raw;
 use wedge::cpu::{self, Context};
 use wedge::guest::linux;
+use wedge::x86::segment::Selector;
 use wedge::x86::{flags, vector};
 
 use super::guest::REAL_CS;
@@ -119,10 +120,19 @@ impl Frame {
             vector,
             error,
             rip: self.registers.rip,
-            cs: if self.registers.cs == COMPATIBILITY_CS { COMPATIBILITY_CS.into() } else { REAL_CS },
+            cs: self.programs_cs(),
             rflags: self.registers.rflags & (flags::OF_USER | flags::RESUME) | flags::FIXED | flags::INTERRUPT,
             rsp: self.registers.rsp,
             ss: u64::from(self.registers.ss) | USER_LEVEL,
+        }
+    }
+
+    /// What a program has in CS: one of two, or a selector of its local descriptor table.
+    fn programs_cs(&self) -> u64 {
+        match self.registers.cs {
+            COMPATIBILITY_CS => COMPATIBILITY_CS.into(),
+            local if Selector(local).is_local() => u64::from(local) | USER_LEVEL,
+            _ => REAL_CS,
         }
     }
 

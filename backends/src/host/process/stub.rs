@@ -32,7 +32,7 @@ use wedge::x86::flags;
 
 use super::filter::{LENGTH, Sites, filter};
 use super::memory::{OWN, STUB, pointer};
-use super::orders::{BY_INTERRUPT, HEAD, Order};
+use super::orders::{BY_INTERRUPT, HEAD, OF_32_BITS, Order};
 use super::registers::Frame;
 use crate::runtime::PAGE;
 
@@ -215,10 +215,14 @@ process_stub_stop:
     movq 32(%r12), %r10
     movq 40(%r12), %r8
     movq 48(%r12), %r9
+    movl %eax, %eax
     .globl process_stub_order
 process_stub_order:
     syscall
-6:  addq ${ORDER}, %r12
+6:  btq ${OF_32_BITS}, (%r12)
+    jnc 7f
+    cltq
+7:  addq ${ORDER}, %r12
     testq %rax, %rax
     jns 2b
     xorl %ebp, %ebp
@@ -274,6 +278,7 @@ process_stub_end:
     ORDERS = const ORDERS,
     ORDER = const size_of::<Order>(),
     BY_INTERRUPT = const BY_INTERRUPT.trailing_zeros(),
+    OF_32_BITS = const OF_32_BITS.trailing_zeros(),
     HEADER = const HEADER,
     frame = const offset_of!(Header, frame),
     end = const offset_of!(Header, end),

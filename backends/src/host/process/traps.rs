@@ -11,6 +11,7 @@ use wedge::cpu::{Context, syscall};
 use wedge::guest::linux::{SYSTEM_CALL, TLS_ENTRIES};
 use wedge::vm::{End, Exit, Host, Vcpu};
 use wedge::x86::paging::fault;
+use wedge::x86::segment::Selector;
 use wedge::x86::{flags, vector};
 
 use linux_raw_sys::general as raw;
@@ -345,6 +346,7 @@ impl Process {
     ) -> Result<Option<Stop>, Failure> {
         let space = vm.machine.space.memory.space();
         let areas = Self::thread_areas(vm);
+        Self::want_locals(vm);
         let programs = vm.machine.host.programs.as_mut().ok_or(Failure::Mother)?;
         let waits = CPU.pending.load(Ordering::SeqCst) != 0;
         if (waits || mapped.is_err()) && !orders.is_empty() && !programs.order(space, orders)? {
@@ -357,14 +359,15 @@ impl Process {
         if waits {
             return Ok(None);
         }
-        if !programs.set_thread_areas(space, areas)? {
+        if !programs.set_thread_areas(space, areas)? || !programs.set_locals(space)? {
             return Ok(Some(Stop::Broken));
         }
+        let local = |selector| programs.locals.as_ref().is_some_and(|locals| locals.can_load(space, selector));
         let processor = &mut vm.vcpu.processor;
         let mut segments = Segments {
             fs_base: fs_base(),
             gs_base: leave_kernel(),
-            selectors: processor.selectors.map(|selector| loadable(selector, &areas)),
+            selectors: processor.selectors.map(|selector| loadable(selector, &areas, local)),
         };
         let stop = programs.run(space, orders, context, &mut segments)?;
         if !matches!(stop, Stop::Broken) {
@@ -384,6 +387,25 @@ impl Process {
         }
         let found = vm.machine.space.words(gdt.base.wrapping_add(8 * TLS_ENTRIES.start as u64));
         found.map_or_else(ThreadAreas::default, ThreadAreas::of)
+    }
+
+    /// Reads the local descriptor table of the program that goes on.
+    fn want_locals(vm: &mut Vm) {
+        let table = vm.vcpu.cpu.ldt;
+        let length = if table.selector.is_null() { 0 } else { table.limit as usize + 1 };
+        let space = &mut vm.machine.space;
+        if let Some(locals) = vm.machine.host.programs.as_mut().and_then(|programs| programs.locals.as_mut()) {
+            locals.want(length, |at, bytes| space.read(table.base.wrapping_add(at as u64), bytes, false).is_ok());
+        }
+    }
+
+    /// Where a program's code segment begins.
+    fn code_base(vm: &Vm, context: &Context) -> u64 {
+        let selector = context.cs as u16;
+        let programs = vm.machine.host.programs.as_ref().filter(|_| Selector(selector).is_local());
+        let space = vm.machine.space.memory.space();
+        let locals = programs.and_then(|programs| programs.locals.as_ref());
+        locals.map_or(0, |locals| locals.descriptor(space, selector).base().into())
     }
 
     /// Handles why a program has stopped.
@@ -420,7 +442,9 @@ impl Process {
             return Self::program_exception(vm, context, vector::PAGE_FAULT.into(), fault::FETCH.into(), at);
         }
         let mut bytes = [0; 2];
-        let read = vm.machine.space.read(context.rip.wrapping_sub(2), &mut bytes, true);
+        let at = Self::code_base(vm, context).wrapping_add(context.rip.wrapping_sub(2));
+        let at = if context.cs == REAL_CS { at } else { at & 0xffff_ffff };
+        let read = vm.machine.space.read(at, &mut bytes, true);
         let next = context.rip;
         match (read, bytes) {
             (Ok(()), SYSCALL) => vm.transfer(context, |cpu, context| syscall(cpu, context, next, true)),
