@@ -175,6 +175,7 @@ mod tests {
     }
 
     /// Tables that nobody has mapped.
+    #[expect(clippy::large_stack_arrays, reason = "a table is as large as that")]
     fn locals() -> Locals {
         let wanted = std::vec![[[[0; 8]; 512]; 16]].leak().first_mut().unwrap();
         let sets = std::vec![Set { count: 0, table: [[[0; 8]; 512]; 16] }; 5].leak();
