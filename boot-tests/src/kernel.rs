@@ -159,8 +159,8 @@ impl Variant {
     pub const MIN_PLAIN: Self = Self::new(Config::Min, Toolchain::Gcc, Treatment::Plain);
     /// `min`, annotated.
     pub const MIN: Self = Self::new(Config::Min, Toolchain::Gcc, Treatment::Afterburnt);
-    /// `net`, annotated and compared.
-    pub const NET: Self = Self::new(Config::Net, Toolchain::Gcc, Treatment::Checked);
+    /// `net`, annotated. [`Self::LOW`] is compared, which has the same drivers and protocols.
+    pub const NET: Self = Self::new(Config::Net, Toolchain::Gcc, Treatment::Afterburnt);
     /// `hard`, annotated and compared.
     pub const HARD: Self = Self::new(Config::Hard, Toolchain::Gcc, Treatment::Checked);
     /// `tiny` by clang and its own assembler, annotated and compared.
