@@ -109,8 +109,8 @@ impl Locals {
         self.wanted[..pages] == set.table[..pages]
     }
 
-    /// Orders for the process of a space, as many as there is room for in the page at an address, that
-    /// bring it nearer to what is wanted.
+    /// Orders for the process of a space that bring it nearer to what is wanted: as many as there is
+    /// room for in the page at an address.
     pub(super) fn orders(&mut self, space: usize, page: u64) -> Orders {
         let mut orders = Orders::new();
         let set = &mut self.sets[space];

@@ -75,8 +75,9 @@ impl Orders {
         self.push(BY_INTERRUPT | u64::from(SET_THREAD_AREA), [place, first, second, 0, 0, 0]);
     }
 
-    /// Sets an entry of the local descriptor table, by the page of orders at an address. Another order
-    /// has to follow, as with [`Self::set_thread_area`]: what is read there is gone with the last.
+    /// Sets an entry of the local descriptor table, by the page of orders at an address. Another
+    /// order has to follow, as with [`Self::set_thread_area`]: what is read there is gone with the
+    /// last.
     pub(super) fn set_local(&mut self, [first, second]: [u64; 2], page: u64) {
         const DESCRIPTION: usize = 4 * size_of::<u64>();
         let place = page + (HEAD + self.count * size_of::<Order>() + DESCRIPTION) as u64;

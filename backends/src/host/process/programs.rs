@@ -388,8 +388,8 @@ impl Programs {
         Ok(done)
     }
 
-    /// Has the process of a space have the local descriptors that are wanted. Whether it has; if not,
-    /// it is none any more.
+    /// Has the process of a space have the local descriptors that are wanted. Whether it has; if
+    /// not, it is none any more.
     pub(super) fn set_locals(&mut self, space: usize) -> Result<bool, Failure> {
         while let Some(locals) = self.locals.as_mut().filter(|locals| !locals.is_set(space)) {
             let mut orders = locals.orders(space, ORDERS);
