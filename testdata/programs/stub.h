@@ -38,7 +38,7 @@ static uint64_t site_before(const void *bytes, size_t length)
 __attribute__((unused)) static bool find_sites(void)
 {
 	stop_site = site_before("\x48\x85\xc0", 3); /* test %rax, %rax */
-	order_site = site_before("\x49\x83\xc4", 3); /* add $56, %r12 */
+	order_site = site_before("\x49\x0f\xba\x24\x24", 5); /* bt $33, (%r12) */
 	interrupt_site = site_of("\xcd\x80", "\xeb", 1); /* jmp */
 	leave_site = site_before("\x0f\x0b", 2); /* ud2 */
 	return stop_site && order_site && interrupt_site && leave_site;

@@ -45,9 +45,11 @@ use super::entry::{
 };
 use super::filter::{OWN as OWN_CALLS, from_window};
 use super::guest::{REAL_CS, REAL_SS};
+use super::locals::Locals;
 use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, Usable, pointer};
 use super::names::{Names, TooLong};
 use super::network::{self, Found, Network};
+use super::processes::given_in_local_tables;
 use super::processor::Processor;
 use super::programs::{self, Programs};
 use super::resident::Resident;
@@ -482,7 +484,9 @@ fn take_over(
     let layout = contents.payload.layout;
     let apart = !is_fast();
     let programs = apart.then(|| Programs::start(memory.file(), lowest())).transpose().map_err(Failure::Programs)?;
-    let has_locals = programs.as_ref().is_some_and(|programs| programs.locals.is_some());
+    let own = given_in_local_tables().filter(|_| !apart).map(|given| Locals::new(given, 1)).transpose();
+    let own = own.map_err(refused("memory for descriptors"))?;
+    let has_locals = own.is_some() || programs.as_ref().is_some_and(|programs| programs.locals.is_some());
     let kept = Kept { programs, sysret: rewritten.engine.sysret().unwrap_or(usize::MAX), has_syscall: has_syscall() };
     let shares = share::start(&arguments.shares, memory).map_err(Failure::Share)?;
     let network = network.map(|found| Network::start(found, memory)).transpose().map_err(Failure::Network)?;
@@ -497,7 +501,7 @@ fn take_over(
         space: Space { shadow: shadow.map_err(Failure::Shadow)?, memory: tables },
         pci,
         board: Board::new(disks, network, shares).map_err(refused("a timer"))?,
-        processor: Processor::new(has_locals),
+        processor: Processor::new(has_locals, own),
         kept,
         regions: crate::runtime::modules::WATCHED.take(),
     };

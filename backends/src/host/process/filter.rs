@@ -119,7 +119,7 @@ pub(super) fn filter(sites: &Sites) -> [sock_filter; LENGTH] {
 }
 
 /// The calls that the wedge makes once the guest runs.
-pub(super) const OWN: [u32; 17] = [
+pub(super) const OWN: [u32; 18] = [
     raw::__NR_ioctl,
     raw::__NR_rt_sigreturn,
     raw::__NR_mmap,
@@ -136,6 +136,7 @@ pub(super) const OWN: [u32; 17] = [
     raw::__NR_fdatasync,
     raw::__NR_sched_setaffinity,
     raw::__NR_getcpu,
+    raw::__NR_modify_ldt,
     raw::__NR_exit_group,
 ];
 

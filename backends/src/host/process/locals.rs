@@ -7,6 +7,9 @@
 //! [order](super::orders). That costs nothing where neither has a table. All entries are set, and
 //! not only those that somebody loads, for LSL and LAR ask without an exception.
 //!
+//! With `--fast` all programs run in the wedge's process, which makes the call itself when the kernel
+//! loads a table.
+//!
 //! Linux sets the accessed bit of all its entries. Whatever it gives nobody is no entry here
 //! (`arch/x86/kernel/ldt.c`, `write_ldt`), for the guest is one itself; a Linux below that was
 //! built without segments of 16 bits gives fewer.
@@ -127,6 +130,25 @@ impl Locals {
         }
         set.count = self.count;
         orders
+    }
+
+    /// Brings this process, whose programs run in it, to what is wanted, as far as Linux does that.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not; the entry is none then.
+    pub(super) fn set_here(&mut self) -> Answer {
+        let set = &mut self.sets[0];
+        let entries = set.table.as_flattened_mut()[..self.count.max(set.count)].iter_mut();
+        set.count = self.count;
+        for (number, (entry, wanted)) in entries.zip(self.wanted.as_flattened()).enumerate() {
+            if entry != wanted {
+                *entry = [0; 8];
+                system::set_local(&description(number, self.given.descriptor(*wanted)))?;
+                *entry = *wanted;
+            }
+        }
+        Ok(())
     }
 
     /// The descriptor that the process of a space has for a selector of its table.

@@ -13,6 +13,7 @@ use wedge::x86::paging::PAGE;
 
 use super::areas::SET_THREAD_AREA;
 use super::mappings::{Mapping, Stale};
+use super::system::WRITE_LDT;
 
 /// Ranges that are stale, a block of pages, each in a range of its own, the top of a stack in two
 /// pages, and the whole address space up to three times: what one run of a program may take.
@@ -23,9 +24,6 @@ pub(super) const HEAD: usize = 32;
 
 /// A system call: its number, and six arguments.
 pub(super) type Order = [u64; 7];
-
-/// Has `modify_ldt(2)` write an entry (`arch/x86/kernel/ldt.c`).
-pub(super) const WRITE_LDT: u64 = 0x11;
 
 /// Marks the number of a system call of 32-bit programs, which has one argument; what is behind
 /// that is for whom the argument leads there.

@@ -11,7 +11,6 @@ use super::areas::SET_THREAD_AREA;
 use super::cpu::CPU;
 use super::descriptions::description;
 use super::locals::Given;
-use super::orders::WRITE_LDT;
 use super::system::{self, Errno, call};
 use super::tables::SPACES;
 
@@ -106,13 +105,7 @@ pub(super) fn given_in_local_tables() -> Option<Given> {
     if child == 0 {
         const NARROW: Descriptor = Descriptor(0x0000_f300_0000_ffff);
         const WIDE: Descriptor = Descriptor(0x0040_f300_0000_ffff);
-        let is_taken = |descriptor| {
-            let description = description(0, descriptor);
-            let arguments = [WRITE_LDT, (&raw const description).addr() as u64, 16, 0, 0, 0];
-            // SAFETY: it reads the description; nothing loads the entry.
-            let result = unsafe { call(raw::__NR_modify_ldt, arguments) };
-            result.is_ok_and(|result| result as i32 == 0)
-        };
+        let is_taken = |descriptor| system::set_local(&description(0, descriptor)).is_ok();
         system::exit(u8::from(is_taken(WIDE)) | u8::from(is_taken(NARROW)) << 1);
     }
     match reap(child, 0)? >> 8 {

@@ -16,6 +16,7 @@ use wedge::x86::segment::{Descriptor, Selector};
 
 use super::areas::ThreadAreas;
 use super::cpu::{CPU, is_fast};
+use super::locals::Locals;
 use super::tables::Tables;
 use crate::runtime::{say, timestamp};
 
@@ -33,16 +34,18 @@ pub(super) struct Processor {
     told_of_areas: bool,
     /// What a program has accessed in vain: it may be mapped when it goes on.
     pub(super) wanted: Option<u64>,
+    /// The local descriptor table of this process, if it has one and programs run in it.
+    locals: Option<Locals>,
 }
 
 impl Processor {
     /// With nothing in any register. `has_locals` says whether programs can load what is in a local
-    /// descriptor table.
-    pub(super) const fn new(has_locals: bool) -> Self {
+    /// descriptor table; `locals` is that of this process, if they run in it.
+    pub(super) const fn new(has_locals: bool, locals: Option<Locals>) -> Self {
         let mut debug = [0; 8];
         (debug[6], debug[7]) = (0xffff_0ff0, 0x400);
         let (told, told_of_table, told_of_areas) = (false, has_locals, false);
-        Self { selectors: [0; 4], debug, told, told_of_table, told_of_areas, wanted: None }
+        Self { selectors: [0; 4], debug, told, told_of_table, told_of_areas, wanted: None, locals }
     }
 
     /// The log is told once of a selector that would be a thread area, which a program of this process
@@ -107,9 +110,10 @@ fn real_selector(segment: Segment) -> u16 {
     selector as u16
 }
 
-/// Loads a segment register with what a program can have there. The base stays as it is.
-fn load_real_selector(segment: Segment, selector: u16) {
-    let selector = loadable(selector, &ThreadAreas::default(), |_| false);
+/// Loads a segment register with what a program can have there, whose local table `local` knows. The
+/// base stays as it is.
+fn load_real_selector(segment: Segment, selector: u16, local: impl FnOnce(u16) -> bool) {
+    let selector = loadable(selector, &ThreadAreas::default(), local);
     let (fs, gs) = (fs_base(), real_gs_base());
     // SAFETY: the selector can be loaded, and no memory is accessed by it in 64-bit mode.
     unsafe {
@@ -159,6 +163,13 @@ pub(super) fn set_fs_base(base: u64) {
     unsafe { asm!("wrfsbase {}", in(reg) base, options(nomem, nostack)) };
 }
 
+/// Reads the local descriptor table that the guest's kernel has loaded.
+pub(super) fn want(locals: &mut Locals, cpu: &VirtualCpu, space: &mut Space<Tables>) {
+    let table = cpu.ldt;
+    let length = if table.selector.is_null() { 0 } else { table.limit as usize + 1 };
+    locals.want(length, |at, bytes| space.read(table.base.wrapping_add(at as u64), bytes, false).is_ok());
+}
+
 fn real_gs_base() -> u64 {
     let base;
     // SAFETY: as above.
@@ -189,7 +200,8 @@ impl vm::Processor<Tables> for Processor {
     fn load_segment(&mut self, segment: Segment, selector: u16, descriptor: Option<u64>, _: &mut Space<Tables>) {
         if is_fast() {
             self.tell_of_area(selector);
-            load_real_selector(segment, selector);
+            let locals = self.locals.as_ref();
+            load_real_selector(segment, selector, |local| locals.is_some_and(|locals| locals.can_load(0, local)));
         } else {
             self.selectors[segment as usize] = selector;
         }
@@ -225,15 +237,22 @@ impl vm::Processor<Tables> for Processor {
         CPU.gs_swapped.fetch_xor(0xff, Ordering::Relaxed);
     }
 
-    /// What a program finds in its local table is set when it goes on, if Linux has such tables.
-    fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable, _: &mut Space<Tables>) {
+    /// What a program finds in its local table is set when it goes on, or here, if programs run in
+    /// this process; and never where Linux has no such tables.
+    fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable, space: &mut Space<Tables>) {
+        if let Some(locals) = self.locals.as_mut().filter(|_| what == DescriptorTable::Ldt) {
+            want(locals, cpu, space);
+            if let Err(error) = locals.set_here() {
+                say!("Linux refuses a program's local descriptor, {error}: it cannot be loaded");
+            }
+        }
         if what == DescriptorTable::Ldt
             && !cpu.ldt.selector.is_null()
             && !core::mem::replace(&mut self.told_of_table, true)
         {
             say!(
-                "the guest has a local descriptor table, from which its programs can load nothing here: with --fast, or \
-                 below a Linux without them (CONFIG_MODIFY_LDT_SYSCALL)"
+                "the guest has a local descriptor table, from which its programs can load nothing: this Linux has none \
+                 (CONFIG_MODIFY_LDT_SYSCALL)"
             );
         }
     }

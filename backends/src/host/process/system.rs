@@ -480,6 +480,17 @@ pub(super) unsafe fn use_signal_stack(address: u64, length: u64) -> Answer {
     unsafe { call(raw::__NR_sigaltstack, [(&raw const stack).addr() as u64, 0, 0, 0, 0, 0]) }.map(drop)
 }
 
+/// Has `modify_ldt(2)` write an entry (`arch/x86/kernel/ldt.c`).
+pub(super) const WRITE_LDT: u64 = 0x11;
+
+/// Sets an entry of this process's local descriptor table (`modify_ldt(2)`, which returns errors in
+/// 32 bits).
+pub(super) fn set_local(description: &[u64; 2]) -> Answer {
+    let arguments = [WRITE_LDT, description.as_ptr().addr() as u64, size_of_val(description) as u64, 0, 0, 0];
+    let result = plain(raw::__NR_modify_ldt, arguments)? as i32;
+    if result < 0 { Err(Errno(result.unsigned_abs())) } else { Ok(()) }
+}
+
 /// Has CPUID refused (#GP) to this process and to all copies that are made of it, or not any more
 /// (`arch_prctl(2)`).
 pub(super) fn refuse_cpuid(refused: bool) -> Answer {

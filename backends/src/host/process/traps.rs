@@ -28,7 +28,7 @@ use super::listener::{process_receive_call, process_receive_gap};
 use super::memory::pointer;
 use super::orders::{Order, Orders};
 use super::processor::{
-    Processor, canonical, enter_program, fs_base, leave_kernel, leave_program, loadable, set_fs_base,
+    Processor, canonical, enter_program, fs_base, leave_kernel, leave_program, loadable, set_fs_base, want,
 };
 use super::programs::{Failure, Programs, interrupt};
 use super::registers::Frame;
@@ -391,11 +391,8 @@ impl Process {
 
     /// Reads the local descriptor table of the program that goes on.
     fn want_locals(vm: &mut Vm) {
-        let table = vm.vcpu.cpu.ldt;
-        let length = if table.selector.is_null() { 0 } else { table.limit as usize + 1 };
-        let space = &mut vm.machine.space;
         if let Some(locals) = vm.machine.host.programs.as_mut().and_then(|programs| programs.locals.as_mut()) {
-            locals.want(length, |at, bytes| space.read(table.base.wrapping_add(at as u64), bytes, false).is_ok());
+            want(locals, &vm.vcpu.cpu, &mut vm.machine.space);
         }
     }
 
