@@ -8,6 +8,10 @@
 //! begins or ends, it may never come to an end, as was seen. So what begins or ends one is sent
 //! when all before it has been read, and so are the next two frames.
 //!
+//! What does not fit into the socket passt forgets, and the guest has to ask for it again; of a stream
+//! that goes both ways Debian 12's may then send most twice, and reset it. So the socket holds as
+//! much as it may (`net.core.wmem_max`), as passt has it with QEMU.
+//!
 //! passt ends with the wedge: the wedge ends it, and if the wedge cannot, its end of the socket is
 //! gone, and Linux has been asked to end passt then (`PR_SET_PDEATHSIG`; passt may lose that when
 //! it gives up its rights).
@@ -82,6 +86,7 @@ impl Passt {
     pub(super) fn start(program: &CStr) -> Result<Self, Refused> {
         let refused = |what| refused(Net::User, what);
         let [socket, theirs] = system::socket_pair(Carries::Bytes).map_err(refused("Linux has no socket"))?;
+        theirs.hold_much().and(socket.hold_much()).map_err(refused("a socket has no buffer"))?;
         let child = start(program, theirs).map_err(refused("passt cannot be started"))?;
         theirs.close();
         note(child);

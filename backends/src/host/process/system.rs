@@ -245,6 +245,17 @@ impl File {
         let _ = plain(raw::__NR_ioctl, [self.0.into(), TCSETS.into(), place, 0, 0, 0]);
     }
 
+    /// Has a socket hold as much of what is sent as Linux allows (`socket(7)`;
+    /// `include/uapi/asm-generic/socket.h`).
+    pub(super) fn hold_much(self) -> Answer {
+        const SOL_SOCKET: u64 = 1;
+        const SO_SNDBUF: u64 = 7;
+        let most = i32::MAX / 2;
+        let place = (&raw const most).addr() as u64;
+        let arguments = [self.0.into(), SOL_SOCKET, SO_SNDBUF, place, size_of_val(&most) as u64, 0];
+        plain(raw::__NR_setsockopt, arguments).map(drop)
+    }
+
     /// Closes it.
     pub(super) fn close(self) {
         let _ = plain(raw::__NR_close, [self.0.into(), 0, 0, 0, 0, 0]);
