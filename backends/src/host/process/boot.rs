@@ -33,7 +33,7 @@ use wedge::vm::Space;
 use wedge::x86::flags;
 use wedge::x86::paging::shift;
 
-use super::arguments::{Arguments, Invalid, USAGE};
+use super::arguments::{Arguments, Invalid, Net, USAGE};
 use super::board::{Board, now};
 use super::calls::{POINTERS, POINTERS_END};
 use super::compatibility::has_syscall;
@@ -49,6 +49,7 @@ use super::locals::Locals;
 use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, Usable, pointer};
 use super::names::{Names, TooLong};
 use super::network::{self, Found, Network};
+use super::passt;
 use super::processes::given_in_local_tables;
 use super::processor::Processor;
 use super::programs::{self, Programs};
@@ -278,14 +279,18 @@ impl Boot for Machine<'_> {
     }
 
     /// In front is what the guest would otherwise have to measure, and what it can know from nobody
-    /// else: the lowest address that programs can have. Behind, where it counts, the guest is told
+    /// else: the lowest address that programs can have, and how much passt can send at once. Behind, where it counts, the guest is told
     /// not to isolate its page tables, for programs run in a process without the kernel anyway.
     fn command_line(&self, of_image: &str) -> Result<CommandLine, session::Failure<'static, Failure>> {
         let join = |front: &str, behind: &str| CommandLine::join(front, behind).map_err(session::Failure::CommandLine);
-        let mut own = Words { bytes: [0; 96], length: 0 };
+        let mut own = Words { bytes: [0; 160], length: 0 };
         let (ticks, lowest) = (self.ticks_per_millisecond(), lowest());
         let _ = write!(own, "{}={ticks} {} ", word::TSC_FREQUENCY, word::TSC_IS_RELIABLE);
         let _ = write!(own, "{}={lowest}", word::LOWEST_ADDRESS);
+        if let Some([least, usual, most]) = self.arguments.network.filter(|net| *net == Net::User).and(passt::window())
+        {
+            let _ = write!(own, " {}=\"{least} {usual} {most}\"", word::RECEIVE_MEMORY);
+        }
         let joined = join(of_image, self.arguments.words())?;
         let joined = join(own.as_str(), joined.as_str())?;
         join(joined.as_str(), word::NO_ISOLATION)
@@ -454,7 +459,7 @@ fn mappings(tables: Option<u32>) -> u32 {
 
 /// Words for the guest.
 struct Words {
-    bytes: [u8; 96],
+    bytes: [u8; 160],
     length: usize,
 }
 

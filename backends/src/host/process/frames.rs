@@ -62,6 +62,27 @@ impl<'a> Incoming<'a> {
         Ok(self.frame().is_some())
     }
 
+    /// Whether there is room for another portion.
+    pub(super) fn has_room(&self) -> bool {
+        self.end - self.start <= self.bytes.len() / 2
+    }
+
+    /// Reads all that has come, while there is room.
+    ///
+    /// # Errors
+    ///
+    /// That of the function, as when nothing more has come.
+    pub(super) fn fill<E>(&mut self, mut read: impl FnMut(&mut [u8]) -> Result<usize, E>) -> Result<(), E> {
+        while self.has_room() {
+            if self.end > self.bytes.len() / 2 {
+                self.bytes.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.end - self.start);
+            }
+            self.end += read(&mut self.bytes[self.end..])?;
+        }
+        Ok(())
+    }
+
     /// Takes the frame that there is. Its length; 0 if there is none.
     pub(super) fn take(&mut self, frame: &mut [u8; LONGEST_FRAME]) -> usize {
         let Some(next) = self.frame() else { return 0 };

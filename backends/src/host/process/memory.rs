@@ -33,8 +33,10 @@ pub(super) const STACKS: u64 = 0x7500_0000_0000;
 pub(super) const SNAPSHOTS: u64 = 0x7600_0000_0000;
 /// How long such a disk may be.
 pub(super) const SNAPSHOT_LENGTH: u64 = 1 << 40;
-/// What the local descriptor tables of programs' processes have.
+/// The local descriptor tables that were set in programs' processes.
 pub(super) const LOCALS: u64 = 0x7700_0000_0000;
+/// Frames that have come from passt.
+pub(super) const FRAMES: u64 = 0x7780_0000_0000;
 /// Tables of fids, in the process that serves directories.
 pub(super) const FIDS: u64 = 0x7480_0000_0000;
 /// The stack that signals are handled on.

@@ -2,7 +2,8 @@
 //! or a [TAP interface](super::tap).
 //!
 //! The other end is a file that never blocks. While it takes nothing, the guest's frames stay in
-//! the guest's queue, and while the guest has no buffer, those for it stay in the file. Linux tells
+//! the guest's queue, and while the guest has no buffer, those for it stay in the file, or with the
+//! cable. Linux tells
 //! of frames that come by a signal (SIGIO), as it does of the timer. When the other end is gone,
 //! the guest's link is down.
 
@@ -61,6 +62,9 @@ pub(super) trait Cable {
 
     /// Whether all that was put in is written: then there is room for a frame.
     fn can_put(&self) -> bool;
+
+    /// Whether frames are taken that the guest has no room for.
+    fn takes_more(&self) -> bool;
 
     /// Whether frames wait of which Linux does not tell when they can be written.
     fn frames_wait(&self) -> bool;
@@ -144,11 +148,12 @@ impl Network {
         Ok(Self { net, kind, address, memory, is_up: true, changed: false, dropped: 0, told: 0 })
     }
 
-    /// Its file, to be waited for: for frames, if the guest has room for one, and until what is put
-    /// in can be written.
+    /// Its file, to be waited for: for frames, if there is room for one, and until what is put in can
+    /// be written.
     pub(super) fn polled(&self, has_room: bool) -> raw::pollfd {
         let (file, writes) = either!(&self.kind, cable => (cable.file(), !cable.can_put() && !cable.frames_wait()));
-        let events = if has_room { raw::POLLIN } else { 0 } | if writes { raw::POLLOUT } else { 0 };
+        let reads = has_room || either!(&self.kind, cable => cable.takes_more());
+        let events = if reads { raw::POLLIN } else { 0 } | if writes { raw::POLLOUT } else { 0 };
         let mut file = file.polled(events);
         if !self.is_up || events == 0 {
             file.fd = -1;

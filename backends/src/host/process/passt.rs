@@ -8,9 +8,11 @@
 //! begins or ends, it may never come to an end, as was seen. So what begins or ends one is sent
 //! when all before it has been read, and so are the next two frames.
 //!
-//! What does not fit into the socket passt forgets, and the guest has to ask for it again; of a stream
-//! that goes both ways Debian 12's may then send most twice, and reset it. So the socket holds as
-//! much as it may (`net.core.wmem_max`), as passt has it with QEMU.
+//! What does not fit into the socket passt forgets, and the guest has to ask for it again. Debian
+//! 12's may then send most of a stream many times, and in the end reset it, as it does with QEMU. So
+//! the socket holds as much as it may (`net.core.wmem_max`), what is in there is taken out as soon
+//! as the wedge gets round to it, and the guest is told to let nobody send it more at once than
+//! would fit.
 //!
 //! passt ends with the wedge: the wedge ends it, and if the wedge cannot, its end of the socket is
 //! gone, and Linux has been asked to end passt then (`PR_SET_PDEATHSIG`; passt may lose that when
@@ -18,13 +20,14 @@
 
 use core::ffi::CStr;
 
-use linux_raw_sys::errno::ENOENT;
+use linux_raw_sys::errno::{EAGAIN, EINTR, ENOENT};
 use linux_raw_sys::general as raw;
 use linux_raw_sys::prctl::PR_SET_PDEATHSIG;
 use wedge::platform::virtio::LONGEST_FRAME;
 
 use super::arguments::Net;
 use super::frames::{Incoming, Outgoing, begins_or_ends};
+use super::memory::{FRAMES, READ_AND_WRITE, pointer};
 use super::network::{Cable, Refused, refused};
 use super::processes::note;
 use super::system::{self, Answer, Carries, Errno, File, ignore};
@@ -40,8 +43,8 @@ const USUAL: &CStr = c"/usr/local/bin:/usr/bin:/bin";
 /// Where passt was found.
 static PROGRAM: Exclusive<[u8; NAME_LENGTH]> = Exclusive::new([0; _]);
 
-/// What comes is read in portions.
-static INCOMING: Exclusive<[u8; 1 << 16]> = Exclusive::new([0; _]);
+/// As much of what comes is kept here, whether or not the guest takes it.
+const KEPT: u64 = 16 << 20;
 
 /// Looks for passt, in the directories that the environment names.
 pub(super) fn find(path: Option<&CStr>) -> Result<&'static CStr, Refused> {
@@ -60,6 +63,20 @@ pub(super) fn find(path: Option<&CStr>) -> Result<&'static CStr, Refused> {
         }
     }
     Err(missing)
+}
+
+/// What the guest is to keep of each connection, so that the socket holds what passt sends at once:
+/// the least, the usual, and the most. `None` if what Linux does by itself is no more.
+pub(super) fn window() -> Option<[u64; 3]> {
+    /// Linux's own, where there is much memory (`tcp_init`, `net/ipv4/tcp.c`).
+    const LEAST: u64 = 4096;
+    const USUAL: u64 = 131_072;
+    const MOST: u64 = 6 << 20;
+    let sockets = system::socket_pair(Carries::Bytes).ok()?;
+    let held = sockets[0].hold_much();
+    sockets.map(File::close);
+    let most = held.ok()? / 2;
+    (most < MOST).then_some([LEAST, USUAL.min(most), most])
 }
 
 /// How often, and how long each time, in nanoseconds, passt is waited for to read a frame.
@@ -93,7 +110,12 @@ impl Passt {
         socket.tell_of_input(system::process()).map_err(refused("Linux does not tell of frames"))?;
         // Who writes to passt when that has ended finds an error, and not the end.
         ignore(raw::SIGPIPE);
-        let incoming = Incoming::new(INCOMING.take());
+        // SAFETY: nothing is there, and nobody else is given it.
+        let kept = unsafe {
+            system::map(FRAMES, KEPT, READ_AND_WRITE, None)
+                .map(|()| core::slice::from_raw_parts_mut(pointer(FRAMES), KEPT as usize))
+        };
+        let incoming = Incoming::new(kept.map_err(refused("there is no memory for frames"))?);
         Ok(Self { socket, incoming, outgoing: Outgoing::new(), frames_wait: false, alone: 0 })
     }
 
@@ -120,6 +142,10 @@ impl Cable for Passt {
         self.outgoing.is_empty()
     }
 
+    fn takes_more(&self) -> bool {
+        self.incoming.has_room()
+    }
+
     fn frames_wait(&self) -> bool {
         self.frames_wait
     }
@@ -131,17 +157,17 @@ impl Cable for Passt {
 
     fn flush(&mut self) -> Answer {
         let socket = self.socket;
+        match self.incoming.fill(|bytes| read(socket, bytes)) {
+            Err(Errno(EAGAIN | EINTR)) => {}
+            other => other?,
+        }
         self.frames_wait = self.alone > 0 && self.outgoing.is_whole() && !self.has_read_all();
         if self.frames_wait { Ok(()) } else { self.outgoing.flush(|bytes| socket.write_some(bytes)) }
     }
 
     fn has_frame(&mut self) -> Answer<bool> {
-        const END: Errno = Errno(0);
         let socket = self.socket;
-        self.incoming.has_frame(|bytes| match socket.read(bytes) {
-            Ok(0) => Err(END),
-            other => other,
-        })
+        self.incoming.has_frame(|bytes| read(socket, bytes))
     }
 
     fn take(&mut self, frame: &mut [u8; LONGEST_FRAME]) -> usize {
@@ -150,6 +176,15 @@ impl Cable for Passt {
 
     fn dropped(&self) -> u64 {
         self.incoming.dropped()
+    }
+}
+
+/// Reads what has come. When passt has closed its end, that is an error.
+fn read(socket: File, bytes: &mut [u8]) -> Answer<usize> {
+    const END: Errno = Errno(0);
+    match socket.read(bytes) {
+        Ok(0) => Err(END),
+        other => other,
     }
 }
 

@@ -245,15 +245,21 @@ impl File {
         let _ = plain(raw::__NR_ioctl, [self.0.into(), TCSETS.into(), place, 0, 0, 0]);
     }
 
-    /// Has a socket hold as much of what is sent as Linux allows (`socket(7)`;
-    /// `include/uapi/asm-generic/socket.h`).
-    pub(super) fn hold_much(self) -> Answer {
+    /// Has a socket hold as much of what is sent as Linux allows: how much that is, in bytes
+    /// (`socket(7)`; `include/uapi/asm-generic/socket.h`).
+    pub(super) fn hold_much(self) -> Answer<u64> {
         const SOL_SOCKET: u64 = 1;
         const SO_SNDBUF: u64 = 7;
-        let most = i32::MAX / 2;
-        let place = (&raw const most).addr() as u64;
-        let arguments = [self.0.into(), SOL_SOCKET, SO_SNDBUF, place, size_of_val(&most) as u64, 0];
-        plain(raw::__NR_setsockopt, arguments).map(drop)
+        let mut value = i32::MAX / 2;
+        let mut length = size_of_val(&value) as u32;
+        let place = (&raw mut value).expose_provenance() as u64;
+        let place_of_length = (&raw mut length).expose_provenance() as u64;
+        let file = u64::from(self.0);
+        plain(raw::__NR_setsockopt, [file, SOL_SOCKET, SO_SNDBUF, place, length.into(), 0])?;
+        // SAFETY: it writes to both.
+        unsafe { call(raw::__NR_getsockopt, [file, SOL_SOCKET, SO_SNDBUF, place, place_of_length, 0])? };
+        // SAFETY: written by Linux.
+        Ok(unsafe { (&raw const value).read_volatile() }.unsigned_abs().into())
     }
 
     /// Closes it.

@@ -104,6 +104,10 @@ impl Cable for Tap {
         self.goes == 0
     }
 
+    fn takes_more(&self) -> bool {
+        false
+    }
+
     fn frames_wait(&self) -> bool {
         false
     }

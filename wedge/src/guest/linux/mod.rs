@@ -77,6 +77,9 @@ pub mod word {
     pub const NO_MESSAGES: &str = "pci=nomsi";
     /// The lowest address that programs can have.
     pub const LOWEST_ADDRESS: &str = "sysctl.vm.mmap_min_addr";
+    /// How much each TCP connection keeps of what has come: the least, the usual, the most, in bytes
+    /// (`Documentation/networking/ip-sysctl.rst`).
+    pub const RECEIVE_MEMORY: &str = "sysctl.net.ipv4.tcp_rmem";
 }
 
 /// The entry of the root that is the first behind a hypervisor's own. Linux leaves it empty unless
