@@ -158,6 +158,7 @@ mod tests {
             "hostile-stacks",
             "hostile-traced",
             "load",
+            "local-code-32",
             "mixed",
             "msr",
             "narrow-stack",

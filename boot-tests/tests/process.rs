@@ -42,7 +42,7 @@ const FEW_TABLES: &str = "afterburn.tables=64";
 const PROCESSOR: [&str; 3] = ["frames", "sensitive", "xstate"];
 
 /// Programs of 32 bits, and 64-bit ones about what is there for such.
-const NARROW: [&str; 4] = ["calls-32", "programs-32", "segments", "thread-areas"];
+const NARROW: [&str; 5] = ["calls-32", "local-code-32", "programs-32", "segments", "thread-areas"];
 
 /// Verdicts that differ, by what their names start with, and why.
 const DIFFERENT: [(&str, &str); 14] = [

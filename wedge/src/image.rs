@@ -202,7 +202,7 @@ impl Copied {
 /// An instruction of the vDSO that asks the processor for its number, and what says 0 in its place.
 ///
 /// Programs execute it, so it is no site. Where the guest has one processor, and the real one is not
-/// the guest's, its number is 0 whatever that says.
+/// the guest's, programs have to find 0, whatever number the real one has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Question {

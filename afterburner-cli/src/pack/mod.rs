@@ -10,8 +10,8 @@
 //!   symbols tell.
 //! * [`layout`]: whether it lies as the wedge needs it; [`relocations`]: what lets it be moved, if
 //!   that is its own.
-//! * [`reduced`]: the vmlinux without what is not loaded. [`vdso`]: what programs may have to be
-//!   told otherwise. [`payload`]: all that is the guest's, in one piece.
+//! * [`reduced`]: the vmlinux without what is not loaded. [`vdso`]: where programs
+//!   ask for the number of their processor. [`payload`]: all that is the guest's, in one piece.
 //! * [`wedge_file`]: the wedge, found and checked. [`image`]: both in one ELF file. [`iso`]: that
 //!   file behind GRUB.
 

@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
-use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _};
+use object::{Architecture, LittleEndian, Object as _, ObjectSection as _, ObjectSymbol};
 use wedge::guest::layout::Layout;
 use wedge::guest::linux::symbol::{self, GETCPU};
 use wedge::image::Question;
@@ -60,9 +60,16 @@ fn in_file(file: &[u8], address: u64, length: u64) -> Option<Range<usize>> {
 /// Where in a vDSO, in both of the forms of its `getcpu`, the number is asked for, and what says 0.
 fn asked(vdso: &[u8]) -> anyhow::Result<Vec<(usize, Vec<u8>)>> {
     let mut asked = Vec::new();
-    for piece in pieces(vdso)? {
+    let file = object::File::parse(vdso)?;
+    let is_narrow = file.architecture() == Architecture::I386;
+    let symbol = file.dynamic_symbols().find(|symbol| symbol.name() == Ok(GETCPU));
+    if is_narrow && symbol.is_none() {
+        return Ok(asked);
+    }
+    let symbol = symbol.with_context(|| format!("it has no {GETCPU}"))?;
+    for piece in pieces(&file, &symbol)? {
         let bytes = vdso.get(piece.clone()).context("a part lies outside")?;
-        let decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+        let decoder = Decoder::new(if is_narrow { 32 } else { 64 }, bytes, DecoderOptions::NONE);
         let is_question = |instruction: &Instruction| matches!(instruction.mnemonic(), Mnemonic::Lsl | Mnemonic::Rdpid);
         for instruction in decoder.into_iter().filter(is_question) {
             asked.push((piece.start + usize::try_from(instruction.ip())?, zero(&instruction)?));
@@ -73,10 +80,7 @@ fn asked(vdso: &[u8]) -> anyhow::Result<Vec<(usize, Vec<u8>)>> {
 }
 
 /// Where in a vDSO `getcpu` is, and the forms that the kernel may give it.
-fn pieces(vdso: &[u8]) -> anyhow::Result<Vec<Range<usize>>> {
-    let file = object::File::parse(vdso)?;
-    let symbol = file.dynamic_symbols().find(|symbol| symbol.name() == Ok(GETCPU));
-    let symbol = symbol.with_context(|| format!("it has no {GETCPU}"))?;
+fn pieces<'a>(file: &object::File<'a>, symbol: &impl ObjectSymbol<'a>) -> anyhow::Result<Vec<Range<usize>>> {
     let section = symbol.section_index().and_then(|index| file.section_by_index(index).ok());
     let section = section.with_context(|| format!("{GETCPU} is in no section"))?;
     let (offset, _) = section.file_range().with_context(|| format!("{GETCPU} is not in the file"))?;
@@ -113,12 +117,17 @@ mod tests {
 
     use super::*;
 
-    /// A vDSO with these instructions in `getcpu`, and in its other form; for programs of x32, if it
-    /// has to be.
-    fn vdso(asks: &str, other: &str, is_x32: bool) -> Vec<u8> {
+    /// How a vDSO is assembled and linked, and a register that it stores by.
+    type Kind = [&'static str; 3];
+    const WIDE: Kind = ["--64", "elf_x86_64", "rdi"];
+    const X32: Kind = ["--x32", "elf32_x86_64", "rdi"];
+    const NARROW: Kind = ["--32", "elf_i386", "edi"];
+
+    /// A vDSO with these instructions in `getcpu`, and in its other form.
+    fn vdso(asks: &str, other: &str, [to_assemble, to_link, place]: Kind) -> Vec<u8> {
         let text = format!(
             ".globl __vdso_getcpu\n.type __vdso_getcpu, @function\nnop\n__vdso_getcpu:\nmovl $0x7b, %eax\n{asks}\n\
-             movl %eax, (%rdi)\nret\n.size __vdso_getcpu, . - __vdso_getcpu\nlsl %ecx, %ecx\n\
+             movl %eax, (%{place})\nret\n.size __vdso_getcpu, . - __vdso_getcpu\nlsl %ecx, %ecx\n\
              .section .altinstr_replacement, \"ax\"\nlfence\n{other}\n"
         );
         let directory = tempfile::tempdir().unwrap();
@@ -126,7 +135,6 @@ mod tests {
             assert!(Command::new(program).args(arguments).current_dir(at).status().unwrap().success(), "{text}");
         };
         fs::write(directory.path().join("vdso.s"), &text).unwrap();
-        let (to_assemble, to_link) = if is_x32 { ("--x32", "elf32_x86_64") } else { ("--64", "elf_x86_64") };
         run("as", &[to_assemble, "vdso.s", "-o", "vdso.o"], directory.path());
         run("ld", &["-m", to_link, "-shared", "vdso.o", "-o", "vdso.so"], directory.path());
         fs::read(directory.path().join("vdso.so")).unwrap()
@@ -144,27 +152,36 @@ mod tests {
 
     #[test]
     fn the_number_is_zero_in_both_forms_and_nothing_else_changes() {
-        for (asks, other, now, other_now) in [
-            ("lsl %eax, %eax", "rdpid %rax", "xor%eax,%eax; nop", "xor%eax,%eax; nop; nop"),
-            ("lsl %r9d, %eax", "rdpid %r10", "xor%eax,%eax; nop; nop", "xor%r10d,%r10d; nop; nop"),
-            ("lsl %eax, %r9d", "lfence", "xor%r9d,%r9d; nop", "lfence"),
-            ("nop", "rdpid %rax", "nop", "xor%eax,%eax; nop; nop"),
+        for (asks, other, now, other_now, kinds) in [
+            ("lsl %eax, %eax", "rdpid %rax", "xor%eax,%eax; nop", "xor%eax,%eax; nop; nop", &[WIDE, X32][..]),
+            ("lsl %r9d, %eax", "rdpid %r10", "xor%eax,%eax; nop; nop", "xor%r10d,%r10d; nop; nop", &[WIDE, X32]),
+            ("lsl %eax, %r9d", "lfence", "xor%r9d,%r9d; nop", "lfence", &[WIDE, X32]),
+            ("nop", "rdpid %rax", "nop", "xor%eax,%eax; nop; nop", &[WIDE, X32]),
+            // 0x45 is an instruction there, and a prefix elsewhere.
+            (
+                "inc %ebp; lsl %eax, %eax",
+                "rdpid %eax",
+                "inc%ebp; xor%eax,%eax; nop",
+                "xor%eax,%eax; nop; nop",
+                &[NARROW],
+            ),
         ] {
-            for is_x32 in [false, true] {
-                let mut after = vdso(asks, other, is_x32);
+            for kind in kinds {
+                let mut after = vdso(asks, other, *kind);
                 for (offset, zero) in asked(&after).unwrap() {
                     after[offset..offset + zero.len()].copy_from_slice(&zero);
                 }
+                let place = kind[2];
                 let expected =
-                    format!("nop; mov$0x7b,%eax; {now}; mov%eax,(%rdi); ret; lsl%ecx,%ecx; lfence; {other_now}");
-                assert_eq!(listed(&after), expected, "{asks} {is_x32}");
+                    format!("nop; mov$0x7b,%eax; {now}; mov%eax,(%{place}); ret; lsl%ecx,%ecx; lfence; {other_now}");
+                assert_eq!(listed(&after), expected, "{asks} {kind:?}");
             }
         }
     }
 
     #[test]
     fn what_is_not_known_is_refused() {
-        let asks_nobody = vdso("nop", "lfence", false);
+        let asks_nobody = vdso("nop", "lfence", WIDE);
         for (bytes, expected) in
             [(&asks_nobody[..], "does not ask for the number of the processor"), (&[0; 64][..], "Unknown file magic")]
         {

@@ -93,7 +93,8 @@ impl<H: Host> Vm<'_, H> {
         }
         let mut bytes = [0; 15];
         let user = context.is_user();
-        let length = self.fetch(context.rip, &mut bytes, user);
+        let at = if user { self.code_address(context, context.rip) } else { context.rip };
+        let length = self.fetch(at, &mut bytes, user);
         let Some(instruction) = decode(&bytes[..length], context.rip) else {
             return self.deliver_own(context);
         };
@@ -163,17 +164,30 @@ impl<H: Host> Vm<'_, H> {
         // SYSENTER that is not the host's is #GP; on processors that have none in 64-bit mode it
         // is #UD. CPUID is #GP where it is refused, and the same in all modes.
         let is_refused = matches!(instruction.mnemonic(), Mnemonic::Sysenter | Mnemonic::Cpuid);
-        is_refused && context.vector == vector::PROTECTION.into()
-            || concerns_tables_or_ports(instruction)
-                && (self.is_64_bit_code(context) || is_same_in_compatibility_mode(instruction))
+        if is_refused && context.vector == vector::PROTECTION.into() {
+            return true;
+        }
+        // In code of 16 bits, operands have other lengths.
+        let is_known = |code: Descriptor| code.is_long() || code.is_big() && is_same_in_compatibility_mode(instruction);
+        concerns_tables_or_ports(instruction) && self.code_segment(context).is_some_and(is_known)
     }
 
-    fn is_64_bit_code(&mut self, context: &Context) -> bool {
-        let code = {
-            let (cpu, mut behind) = self.processor();
-            cpu.descriptor(Selector::of(context.cs), &mut behind)
-        };
-        code.is_ok_and(Descriptor::is_long)
+    /// The descriptor of a program's code segment.
+    fn code_segment(&mut self, context: &Context) -> Option<Descriptor> {
+        let (cpu, mut behind) = self.processor();
+        cpu.descriptor(Selector::of(context.cs), &mut behind).ok()
+    }
+
+    /// The linear address of an offset in a program's code segment: in 64-bit code, they are the
+    /// same (SDM Vol. 3A, 3.4.4). In other code an offset has as many bits as the segment says.
+    pub fn code_address(&mut self, context: &Context, offset: u64) -> u64 {
+        match self.code_segment(context) {
+            Some(code) if !code.is_long() => {
+                let bits = if code.is_big() { 0xffff_ffff } else { 0xffff };
+                u64::from(code.base()).wrapping_add(offset & bits) & 0xffff_ffff
+            }
+            _ => offset,
+        }
     }
 
     /// Reads as many bytes of code as there are.

@@ -15,6 +15,7 @@
 
 use wedge::cpu::{Context, syscall, sysenter};
 use wedge::shadow::Access;
+use wedge::x86::segment::Selector;
 use wedge::x86::vector;
 
 use super::guest::Vm;
@@ -62,7 +63,8 @@ pub(super) fn call_without_argument(vm: &mut Vm, context: &mut Context) {
 /// Where the top of the stack of a 32-bit program begins and ends: the tables have it from here on,
 /// so that it can be mapped. What they had may be stale then, so this comes before the orders.
 pub(super) fn find_stack(vm: &mut Vm, context: &Context) -> Option<[u64; 2]> {
-    if !is_compatible(context) {
+    // Whatever CS its code has, Linux looks there.
+    if !is_compatible(context) && !Selector::of(context.cs).is_local() {
         return None;
     }
     let ends = [context.rsp & LOWER, context.rsp.wrapping_add(3) & LOWER];

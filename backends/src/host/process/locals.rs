@@ -44,8 +44,9 @@ impl Given {
     fn descriptor(self, entry: Entry) -> Descriptor {
         let found = Descriptor(u64::from_le_bytes(entry));
         let is_segment = !found.is_system() && found.dpl() == 3 && !found.is_long();
-        let is_refused = found.is_conforming() && found.is_present() || !found.is_big() && !self.narrow;
-        if is_segment && !is_refused { found } else { Descriptor(0) }
+        let conforms = found.is_conforming() && found.is_present();
+        let is_narrow = !found.is_big();
+        if is_segment && !conforms && (self.narrow || !is_narrow) { found } else { Descriptor(0) }
     }
 }
 
@@ -54,6 +55,8 @@ impl Given {
 #[repr(C)]
 struct Set {
     count: usize,
+    /// All of it is of this table, or of none.
+    of: u64,
     table: Table,
 }
 
@@ -64,6 +67,8 @@ pub(super) struct Locals {
     /// What the guest has in the table of the program that goes on, and how many entries that has.
     wanted: &'static mut Table,
     count: usize,
+    /// Which of the tables that the kernel has loaded that is.
+    of: u64,
     /// By the number of the space.
     sets: &'static mut [Set],
 }
@@ -78,14 +83,14 @@ impl Locals {
             let behind = LOCALS + size_of::<Table>() as u64;
             (&mut *pointer::<Table>(LOCALS), slice::from_raw_parts_mut(pointer::<Set>(behind), spaces))
         };
-        Ok(Self { given, wanted, count: 0, sets })
+        Ok(Self { given, wanted, count: 0, of: 0, sets })
     }
 
     /// The process of a space is a new one.
     pub(super) fn forget(&mut self, space: usize) {
         let set = &mut self.sets[space];
         set.table.as_flattened_mut()[..set.count].fill([0; 8]);
-        set.count = 0;
+        (set.count, set.of) = (0, 0);
     }
 
     /// The program that goes on has a table of so many bytes. `read` reads what is in it, from an
@@ -105,11 +110,20 @@ impl Locals {
         }
     }
 
+    /// Whether the kernel has loaded another table, by the number of its loads, since one was read.
+    /// Linux changes none that is loaded (`struct ldt_struct`, `arch/x86/include/asm/mmu_context.h`).
+    pub(super) fn is_of_another(&mut self, loads: u64) -> bool {
+        core::mem::replace(&mut self.of, loads) != loads
+    }
+
     /// Whether nothing is wanted that the process of a space has not.
-    pub(super) fn is_set(&self, space: usize) -> bool {
-        let set = &self.sets[space];
+    pub(super) fn is_set(&mut self, space: usize) -> bool {
+        let set = &mut self.sets[space];
         let pages = pages(self.count.max(set.count));
-        self.wanted[..pages] == set.table[..pages]
+        if set.of != self.of && self.wanted[..pages] == set.table[..pages] {
+            set.of = self.of;
+        }
+        set.of == self.of
     }
 
     /// Orders for the process of a space that bring it nearer to what is wanted: as many as there is
@@ -117,7 +131,7 @@ impl Locals {
     pub(super) fn orders(&mut self, space: usize, page: u64) -> Orders {
         let mut orders = Orders::new();
         let set = &mut self.sets[space];
-        set.count = self.count.max(set.count);
+        (set.count, set.of) = (self.count.max(set.count), 0);
         let entries = set.table.as_flattened_mut()[..set.count].iter_mut();
         for (number, (entry, wanted)) in entries.zip(self.wanted.as_flattened()).enumerate() {
             if entry != wanted {
@@ -200,8 +214,8 @@ mod tests {
     #[expect(clippy::large_stack_arrays, reason = "a table is as large as that")]
     fn locals() -> Locals {
         let wanted = std::vec![[[[0; 8]; 512]; 16]].leak().first_mut().unwrap();
-        let sets = std::vec![Set { count: 0, table: [[[0; 8]; 512]; 16] }; 5].leak();
-        Locals { given: ALL, wanted, count: 0, sets }
+        let sets = std::vec![Set { count: 0, of: 0, table: [[[0; 8]; 512]; 16] }; 5].leak();
+        Locals { given: ALL, wanted, count: 0, of: 0, sets }
     }
 
     /// Orders as long as it takes; the numbers of the entries that they set.
@@ -226,6 +240,8 @@ mod tests {
         put(&mut guest, 0, DATA);
         put(&mut guest, 600, DATA);
         let want = |locals: &mut Locals, guest: &[u8], length| {
+            let loads = locals.of + 1;
+            assert!(locals.is_of_another(loads) && !locals.is_of_another(loads));
             locals.want(length, |offset, bytes| {
                 bytes.copy_from_slice(&guest[offset..][..bytes.len()]);
                 true
@@ -251,6 +267,7 @@ mod tests {
         }
         want(&mut locals, &guest, 8000);
         assert_eq!(settle(&mut locals, 3).len(), 1000);
+        assert!(locals.is_set(3));
         locals.forget(3);
         assert_eq!(settle(&mut locals, 3).len(), 1000);
     }

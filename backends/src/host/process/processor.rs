@@ -36,6 +36,8 @@ pub(super) struct Processor {
     pub(super) wanted: Option<u64>,
     /// The local descriptor table of this process, if it has one and programs run in it.
     locals: Option<Locals>,
+    /// How often the kernel has loaded a local descriptor table.
+    pub(super) locals_loaded: u64,
 }
 
 impl Processor {
@@ -45,7 +47,7 @@ impl Processor {
         let mut debug = [0; 8];
         (debug[6], debug[7]) = (0xffff_0ff0, 0x400);
         let (told, told_of_table, told_of_areas) = (false, has_locals, false);
-        Self { selectors: [0; 4], debug, told, told_of_table, told_of_areas, wanted: None, locals }
+        Self { selectors: [0; 4], debug, told, told_of_table, told_of_areas, wanted: None, locals, locals_loaded: 0 }
     }
 
     /// The log is told once of a selector that would be a thread area, which a program of this process
@@ -240,6 +242,7 @@ impl vm::Processor<Tables> for Processor {
     /// What a program finds in its local table is set when it goes on, or here, if programs run in
     /// this process; and never where Linux has no such tables.
     fn tables_changed(&mut self, cpu: &VirtualCpu, what: DescriptorTable, space: &mut Space<Tables>) {
+        self.locals_loaded += u64::from(what == DescriptorTable::Ldt);
         if let Some(locals) = self.locals.as_mut().filter(|_| what == DescriptorTable::Ldt) {
             want(locals, cpu, space);
             if let Err(error) = locals.set_here() {

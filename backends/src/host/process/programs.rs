@@ -388,15 +388,22 @@ impl Programs {
         Ok(done)
     }
 
-    /// Has the process of a space have the local descriptors that are wanted. Whether it has; if
-    /// not, it is none any more.
+    /// Has the process of a space have the local descriptors that are wanted, or some of them, if
+    /// something has come in: to set all takes long. Whether it does as it is told; if not, it is
+    /// none any more.
     pub(super) fn set_locals(&mut self, space: usize) -> Result<bool, Failure> {
-        while let Some(locals) = self.locals.as_mut().filter(|locals| !locals.is_set(space)) {
+        while let Some(locals) = &mut self.locals
+            && !locals.is_set(space)
+        {
             let mut orders = locals.orders(space, ORDERS);
-            // The page is cleared when the last begins, and those before read it.
+            // The description of the last is gone when it begins, so that is one without: again
+            // what each process was told at first.
             orders.add(raw::__NR_prctl, END_WITH_THIS);
             if !self.order(space, orders.as_slice())? {
                 return Ok(false);
+            }
+            if CPU.pending.load(Ordering::SeqCst) != 0 {
+                break;
             }
         }
         Ok(true)

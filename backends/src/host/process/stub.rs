@@ -215,13 +215,13 @@ process_stub_stop:
     movq 32(%r12), %r10
     movq 40(%r12), %r8
     movq 48(%r12), %r9
-    movl %eax, %eax
+    movl %eax, %eax                     // the number, without its marks
     .globl process_stub_order
 process_stub_order:
     syscall
 6:  btq ${OF_32_BITS}, (%r12)
     jnc 7f
-    cltq
+    cltq                                // an error has 32 bits
 7:  addq ${ORDER}, %r12
     testq %rax, %rax
     jns 2b

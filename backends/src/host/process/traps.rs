@@ -11,7 +11,6 @@ use wedge::cpu::{Context, syscall};
 use wedge::guest::linux::{SYSTEM_CALL, TLS_ENTRIES};
 use wedge::vm::{End, Exit, Host, Vcpu};
 use wedge::x86::paging::fault;
-use wedge::x86::segment::Selector;
 use wedge::x86::{flags, vector};
 
 use linux_raw_sys::general as raw;
@@ -348,6 +347,9 @@ impl Process {
         let areas = Self::thread_areas(vm);
         Self::want_locals(vm);
         let programs = vm.machine.host.programs.as_mut().ok_or(Failure::Mother)?;
+        if !programs.set_locals(space)? {
+            return Ok(Some(Stop::Broken));
+        }
         let waits = CPU.pending.load(Ordering::SeqCst) != 0;
         if (waits || mapped.is_err()) && !orders.is_empty() && !programs.order(space, orders)? {
             return Ok(Some(Stop::Broken));
@@ -359,7 +361,7 @@ impl Process {
         if waits {
             return Ok(None);
         }
-        if !programs.set_thread_areas(space, areas)? || !programs.set_locals(space)? {
+        if !programs.set_thread_areas(space, areas)? {
             return Ok(Some(Stop::Broken));
         }
         let local = |selector| programs.locals.as_ref().is_some_and(|locals| locals.can_load(space, selector));
@@ -392,17 +394,11 @@ impl Process {
     /// Reads the local descriptor table of the program that goes on.
     fn want_locals(vm: &mut Vm) {
         if let Some(locals) = vm.machine.host.programs.as_mut().and_then(|programs| programs.locals.as_mut()) {
-            want(locals, &vm.vcpu.cpu, &mut vm.machine.space);
+            let loaded = vm.vcpu.processor.locals_loaded;
+            if locals.is_of_another(loaded) {
+                want(locals, &vm.vcpu.cpu, &mut vm.machine.space);
+            }
         }
-    }
-
-    /// Where a program's code segment begins.
-    fn code_base(vm: &Vm, context: &Context) -> u64 {
-        let selector = context.cs as u16;
-        let programs = vm.machine.host.programs.as_ref().filter(|_| Selector(selector).is_local());
-        let space = vm.machine.space.memory.space();
-        let locals = programs.and_then(|programs| programs.locals.as_ref());
-        locals.map_or(0, |locals| locals.descriptor(space, selector).base().into())
     }
 
     /// Handles why a program has stopped.
@@ -439,10 +435,11 @@ impl Process {
             return Self::program_exception(vm, context, vector::PAGE_FAULT.into(), fault::FETCH.into(), at);
         }
         let mut bytes = [0; 2];
-        let at = Self::code_base(vm, context).wrapping_add(context.rip.wrapping_sub(2));
-        let at = if context.cs == REAL_CS { at } else { at & 0xffff_ffff };
-        let read = vm.machine.space.read(at, &mut bytes, true);
         let next = context.rip;
+        let call = next.wrapping_sub(2);
+        // Most programs are of 64 bits, and nobody needs to look at their descriptor.
+        let call = if context.cs == REAL_CS { call } else { vm.code_address(context, call) };
+        let read = vm.machine.space.read(call, &mut bytes, true);
         match (read, bytes) {
             (Ok(()), SYSCALL) => vm.transfer(context, |cpu, context| syscall(cpu, context, next, true)),
             (Ok(()), INT_80) => {

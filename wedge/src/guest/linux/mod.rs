@@ -54,10 +54,10 @@ pub mod symbol {
     /// call is of a weak function that another has replaced, in words that are relocated all the
     /// same (`scripts/sorttable.c`, `sort_mcount_loc`).
     pub const CALLS: [&str; 2] = ["__start_mcount_loc", "__stop_mcount_loc"];
-    /// Where its vDSOs for programs in 64-bit mode are, of which those of x32 have their own: address
-    /// and length first (`include/asm/vdso.h`, `struct vdso_image`).
-    pub const VDSOS: [&str; 2] = ["vdso_image_64", "vdso_image_x32"];
-    /// In one, what says on which processor a program runs.
+    /// Where its vDSOs are, of which programs of x32 and of 32 bits have their own: address and length
+    /// first (`include/asm/vdso.h`, `struct vdso_image`).
+    pub const VDSOS: [&str; 3] = ["vdso_image_64", "vdso_image_x32", "vdso_image_32"];
+    /// In one, what says on which processor a program runs; 6.1's of 32 bits has none.
     pub const GETCPU: &str = "__vdso_getcpu";
 }
 
