@@ -1,8 +1,8 @@
 //! Warnings in the log of a kernel build.
 //!
-//! `testdata/warnings/NAME.txt` lists those that the plain build of the same kernel prints; without
-//! that file, it prints none. The place of the source tree is left out, and offsets into functions
-//! are, for padding moves them.
+//! `testdata/warnings/NAME.txt` lists those that the plain builds of the same kernel print, of 6.1
+//! and of 6.12; without that file, they print none. The place of the source tree is left out, and
+//! offsets into functions are, for padding moves them.
 
 use std::collections::BTreeSet;
 use std::fs;
