@@ -52,7 +52,7 @@ const STACKS: [&str; 10] = [
 
 /// Programs that come to all of them: by signals, system calls of either kind on stacks that are
 /// none, single steps, threads, stacks of 16 bits.
-const EVICTING: [&str; 4] = ["calls-32", "hostile-stacks", "narrow-stack", "thread-areas"];
+const EVICTING: [&str; 5] = ["calls-32", "hostile-stacks", "local-code-32", "narrow-stack", "thread-areas"];
 
 /// Without being asked to, this guest evicts some 1,100 tables of the kernel half, for its stacks
 /// of 16 bits.
