@@ -111,6 +111,15 @@ impl fmt::Display for Report {
     }
 }
 
+/// Where in its text a linked kernel has addresses of memory, which are others wherever it boots.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn runtime_pointers(vmlinux: Vec<u8>) -> Result<Vec<Range<u64>>> {
+    tables::runtime_pointers(&Image::new(vmlinux)?)
+}
+
 /// Patches every site of a linked, annotated kernel.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 //! Every test here runs the same guest on several hosts and compares what it says.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +13,7 @@ use boot_tests::host::Host;
 use boot_tests::kernel::{Kernel, Variant};
 use boot_tests::qemu::{Machine, TWO_CPUS};
 use boot_tests::wedge_port::WINDOW;
-use boot_tests::{class_counts, command, icount, probes, programs, selftests, test_modules, wedge_port};
+use boot_tests::{class_counts, command, icount, identity, probes, programs, selftests, test_modules, wedge_port};
 
 /// The virtual machine to run on, apart from its kernel.
 #[derive(Clone, Copy)]
@@ -236,18 +237,21 @@ fn text(kernel: &Kernel) -> Result<(u64, u64)> {
     Ok((start - KERNEL_MAP, symbol("_etext")? - start))
 }
 
+/// The offsets of so many bytes at an address of the text.
+fn in_text(address: u64, length: u64) -> Result<Range<usize>> {
+    const TEXT: u64 = 0xffff_ffff_8100_0000;
+    let start = address.checked_sub(TEXT).context("an address in front of the text")?;
+    Ok(usize::try_from(start)?..usize::try_from(start + length)?)
+}
+
 /// Longest slot of an IN or OUT in bytes.
 const PORT_SLOT: u64 = 5;
 
 /// The offsets in the text of the two instructions that the guest asks the wedge by, and that stay
 /// hooked.
-fn kept(log: &str) -> Result<Vec<std::ops::Range<usize>>> {
-    const TEXT: u64 = 0xffff_ffff_8100_0000;
+fn kept(log: &str) -> Result<Vec<Range<usize>>> {
     let addresses = log.lines().filter_map(|line| line.split("guest: kept ").nth(1));
-    let slot = |address: &str| -> Result<_> {
-        let start = u64::from_str_radix(address.trim(), 16)? - TEXT;
-        Ok(usize::try_from(start)?..usize::try_from(start + PORT_SLOT)?)
-    };
+    let slot = |address: &str| in_text(u64::from_str_radix(address.trim(), 16)?, PORT_SLOT);
     let kept = addresses.map(slot).collect::<Result<Vec<_>>>()?;
     ensure!(kept.len() == 2, "{} sites are kept, not one IN and one OUT", kept.len());
     Ok(kept)
@@ -255,10 +259,14 @@ fn kept(log: &str) -> Result<Vec<std::ops::Range<usize>>> {
 
 /// Off and on again under load, until the text is looked at from outside the machine: with the
 /// wedge off it is, byte for byte, the text of the same kernel booted without a wedge, but for the
-/// slots of the two instructions that the wedge is asked by.
+/// slots of the two instructions that the wedge is asked by, and for addresses of memory, which is
+/// elsewhere without a wedge.
 fn switches(variant: Variant, hardware: Hardware) -> Result<()> {
     let kernel = variant.build()?;
     let (start, length) = text(&kernel)?;
+    let pointers = identity::runtime_pointers(std::fs::read(kernel.vmlinux())?)?;
+    let pointers = pointers.into_iter().map(|place| in_text(place.start, place.end - place.start));
+    let pointers = pointers.collect::<Result<Vec<_>>>()?;
     let directory = tempfile::tempdir()?;
     let mut guest =
         programs::guest_with(Guest::script("switching", kernel.modules_named(&["msr", "cpuid"])?), &["load"])?;
@@ -281,7 +289,8 @@ fn switches(variant: Variant, hardware: Hardware) -> Result<()> {
         let different = |one: &[u8]| one.iter().zip(&plain).filter(|(one, other)| one != other).count();
         println!("{name} on {host}: {} bytes differ when on, {} when off;{switched}", different(&on), different(&off));
         ensure!(different(&on) > 4000, "{host}: the sites are not rewritten");
-        let kept = kept(&log)?;
+        let mut kept = kept(&log)?;
+        kept.extend(pointers.iter().cloned());
         let wrong = |(offset, (one, other)): &(usize, (&u8, &u8))| {
             one != other && !kept.iter().any(|slot| slot.contains(offset))
         };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
+use object::{Object as _, ObjectSection as _};
 
 use super::image::Image;
 
@@ -30,6 +31,23 @@ pub(crate) fn alternatives(image: &Image) -> Result<Vec<Alternative>> {
         }
     };
     Ok(entries(image, ".altinstructions")?.into_iter().map(entry).collect())
+}
+
+/// Where the kernel has addresses of memory in its text, which it writes there when it has the memory
+/// (since Linux 6.11, `arch/x86/include/asm/runtime-const.h`): an entry of `runtime_ptr_NAME` is a
+/// `s32`, relative to itself, and leads to eight bytes.
+pub(crate) fn runtime_pointers(image: &Image) -> Result<Vec<Range<u64>>> {
+    let names: Vec<_> = {
+        let file = image.file()?;
+        let names = file.sections().filter_map(|section| Some(section.name().ok()?.to_owned()));
+        names.filter(|name| name.starts_with("runtime_ptr_")).collect()
+    };
+    let mut places = Vec::new();
+    for name in names {
+        let entries = entries(image, &name)?.into_iter();
+        places.extend(entries.map(|(address, bytes)| relative(address, bytes)).map(|start| start..start + 8));
+    }
+    Ok(places)
 }
 
 /// The kernel's exception table: `struct exception_table_entry` of arch/x86/include/asm/extable.h:
@@ -79,14 +97,14 @@ impl Exceptions {
 }
 
 /// The 12-byte entries of a section, with their addresses.
-fn entries(image: &Image, section: &str) -> Result<Vec<(u64, [u8; 12])>> {
+fn entries<const LENGTH: usize>(image: &Image, section: &str) -> Result<Vec<(u64, [u8; LENGTH])>> {
     let addresses = image.section(section)?;
     if addresses.is_empty() {
         return Ok(Vec::new());
     }
-    let (entries, rest) = image.read(addresses.clone())?.as_chunks::<12>();
-    ensure!(rest.is_empty(), "{section} does not consist of 12-byte entries");
-    Ok(addresses.step_by(12).zip(entries.iter().copied()).collect())
+    let (entries, rest) = image.read(addresses.clone())?.as_chunks::<LENGTH>();
+    ensure!(rest.is_empty(), "{section} does not consist of {LENGTH}-byte entries");
+    Ok(addresses.step_by(LENGTH).zip(entries.iter().copied()).collect())
 }
 
 fn relative(address: u64, distance: [u8; 4]) -> u64 {
