@@ -6,8 +6,8 @@
 #pragma GCC visibility push(hidden)
 #endif
 /*
- * What each processor has for itself lies where it is loaded (asm-generic/vmlinux.lds.h). In
- * setup_percpu.c __per_cpu_load is the first processor's distance from that, which is 0.
+ * Per-CPU data is linked where it is loaded (asm-generic/vmlinux.lds.h). In setup_percpu.c
+ * __per_cpu_load is the first processor's distance from there, which is 0.
  */
 #ifdef CONFIG_SMP
 #define __per_cpu_start	__per_cpu_first

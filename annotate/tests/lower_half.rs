@@ -88,6 +88,9 @@ fn what_is_rewritten_computes_the_same() {
         ".weak nobody; leaq nobody(%rip), %rax; testq %rax, %rax; jz 1f; call nobody; 1:",
         "number = 16; movq $number, %rax; movq table+number, %rcx; movq number+table(%rip), %rdx",
         ".macro load from to; movq \\from(%rip), \\to; incl word; .endm; load word, %rax",
+        // Whichever register a parameter stands for.
+        ".macro load to; movq table(,\\to,8), \\to; .endm; movl $2, %eax; load %rax; movl $3, %r11d; load %r11; \
+         movl $1, %r10d; stc; load %r10; adcq $0, %rbx",
         // Two registers are saved.
         "movl $8, %eax; movq $word, table(%rax); movl $1, %ebx; movq $word, table(%rax,%rbx,8)",
         // Numbers that only the assembler knows, and memory by them: the start of the segment.

@@ -132,7 +132,8 @@ impl Disk {
         self.directory.join("disk")
     }
 
-    /// Options of QEMU, or of the image, for the disk, which no boot changes, and for a network card.
+    /// Options of QEMU, or of the image, for the disk, which no boot changes, and for a network
+    /// card.
     fn options(&self, host: Host) -> Vec<OsString> {
         if host == Host::Process {
             let disk = format!("{},snapshot", self.path().display());

@@ -159,7 +159,7 @@ impl Variant {
     pub const MIN_PLAIN: Self = Self::new(Config::Min, Toolchain::Gcc, Treatment::Plain);
     /// `min`, annotated.
     pub const MIN: Self = Self::new(Config::Min, Toolchain::Gcc, Treatment::Afterburnt);
-    /// `net`, annotated. [`Self::LOW`] is compared, which has the same drivers and protocols.
+    /// `net`, annotated. [`Self::LOW`] is compared, which has its network; ACPI is in no other.
     pub const NET: Self = Self::new(Config::Net, Toolchain::Gcc, Treatment::Afterburnt);
     /// `hard`, annotated and compared.
     pub const HARD: Self = Self::new(Config::Hard, Toolchain::Gcc, Treatment::Checked);

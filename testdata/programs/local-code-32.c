@@ -1,6 +1,7 @@
 /*
- * Code in a segment of the program's own, whose base is not 0: an offset in it is no address. What a program comes to there is
- * the instruction's at the address, base and offset, and not that of another, which stands at the address that is the offset.
+ * Code in a segment of the program's own, whose base is not 0: an offset in it is no address. What a
+ * program comes to there is what the instruction at base and offset does, and not what another does,
+ * which stands at the address that is the offset.
  */
 #include <asm/ldt.h>
 #include <setjmp.h>

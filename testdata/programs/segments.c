@@ -127,8 +127,8 @@ static void taken_away(void)
 		return;
 	}
 	/*
-	 * GS keeps what it had until the next switch (arch/x86/kernel/ldt.c, refresh_ldt_segments), which may come at any time:
-	 * the hypervisor's, or that to another process, with each call.
+	 * GS keeps what it had until the next switch (arch/x86/kernel/ldt.c, refresh_ldt_segments). That
+	 * may come at any time: it may be the hypervisor's, or be one to another process with each call.
 	 */
 	CHECK(describe(true));
 	load_local();

@@ -159,8 +159,8 @@ pub struct Header {
     pub sites_address: u64,
     /// Where the kernel copies replacements to: [`Copied`], ordered by record.
     pub copies: Span,
-    /// Where the vDSO asks for the number of the processor: [`Question`].
-    pub questions: Span,
+    /// Where the vDSO asks for the number of the processor: [`ProcessorNumber`].
+    pub processor_numbers: Span,
     /// What has to be changed in the kernel to run it at another address (Linux's
     /// `vmlinux.relocs`); may be empty.
     pub relocations: Span,
@@ -205,7 +205,7 @@ impl Copied {
 /// the guest's, programs have to find 0, whatever number the real one has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Question {
+pub struct ProcessorNumber {
     /// Link-time address of the instruction.
     pub address: u64,
     /// Its length in bytes; no more than 8.
@@ -214,7 +214,7 @@ pub struct Question {
     pub zero: [u8; 8],
 }
 
-impl Question {
+impl ProcessorNumber {
     /// Its bytes in a payload.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
@@ -312,8 +312,8 @@ pub struct Payload<'a> {
     pub sites_address: u64,
     /// The copies of replacements, raw.
     pub copies: &'a [u8],
-    /// The questions for the number of the processor, raw.
-    pub questions: &'a [u8],
+    /// Where the vDSO asks for the number of the processor, raw.
+    pub processor_numbers: &'a [u8],
     /// The relocations, raw.
     pub relocations: &'a [u8],
     /// The initramfs.
@@ -360,10 +360,10 @@ pub enum Damage {
         /// How many records there are.
         records: u64,
     },
-    /// The list of questions does not consist of whole entries.
-    QuestionsLength(usize),
-    /// A question is longer than its answer, or lies outside the kernel.
-    Question(Question),
+    /// The list of processor numbers does not consist of whole entries.
+    ProcessorNumbersLength(usize),
+    /// An instruction there is longer than what replaces it, or lies outside the kernel.
+    ProcessorNumber(ProcessorNumber),
     /// No kernel's image is mapped from there on.
     Layout(u64),
     /// The kernel does not lie where its layout has it.
@@ -419,12 +419,12 @@ impl fmt::Display for Damage {
                 f,
                 "number {number} of the payload's copies is of record {record}; there are {records}, and they come in order"
             ),
-            Self::QuestionsLength(length) => write!(
+            Self::ProcessorNumbersLength(length) => write!(
                 f,
-                "the payload's list of questions has {length} bytes, no multiple of {}",
-                size_of::<Question>()
+                "the payload's list of processor numbers has {length} bytes, no multiple of {}",
+                size_of::<ProcessorNumber>()
             ),
-            Self::Question(Question { address, length, .. }) => write!(
+            Self::ProcessorNumber(ProcessorNumber { address, length, .. }) => write!(
                 f,
                 "the payload says that the vDSO asks for the processor's number at {address:#x}, in {length} bytes, which \
                  cannot be"
@@ -474,7 +474,7 @@ impl Header {
             sites: words.span(),
             sites_address: words.next(),
             copies: words.span(),
-            questions: words.span(),
+            processor_numbers: words.span(),
             relocations: words.span(),
             initramfs: words.span(),
             command_line: words.span(),
@@ -493,12 +493,13 @@ impl Header {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
         let span = |span: Span| [span.offset, span.length];
-        let [[k0, k1], [s0, s1], [c0, c1], [q0, q1]] = [self.kernel, self.sites, self.copies, self.questions].map(span);
+        let [[k0, k1], [s0, s1], [c0, c1], [n0, n1]] =
+            [self.kernel, self.sites, self.copies, self.processor_numbers].map(span);
         let [[r0, r1], [i0, i1], [l0, l1]] = [self.relocations, self.initramfs, self.command_line].map(span);
         let facts = self.guest;
         let words = [
             [self.length, self.checksum, k0, k1, s0, s1, self.sites_address],
-            [c0, c1, q0, q1, r0, r1, i0],
+            [c0, c1, n0, n1, r0, r1, i0],
             [i1, l0, l1, facts.image, facts.window_entry, facts.user_window_entry, facts.modules_start],
             [facts.modules_end, facts.stack_switch, 0, 0, 0, 0, 0],
         ];
@@ -553,7 +554,7 @@ impl<'a> Payload<'a> {
             sites: part("table of sites", header.sites)?,
             sites_address: header.sites_address,
             copies: part("list of copies", header.copies)?,
-            questions: part("list of questions", header.questions)?,
+            processor_numbers: part("list of processor numbers", header.processor_numbers)?,
             relocations: part("relocations", header.relocations)?,
             initramfs: part("initramfs", header.initramfs)?,
             command_line: core::str::from_utf8(part("command line", header.command_line)?)
@@ -595,11 +596,11 @@ impl<'a> Payload<'a> {
         if image.start < text.start || image.end > text.end {
             return Err(Damage::Kernel { start: image.start, end: image.end, layout });
         }
-        if !self.questions.len().is_multiple_of(size_of::<Question>()) {
-            return Err(Damage::QuestionsLength(self.questions.len()));
+        if !self.processor_numbers.len().is_multiple_of(size_of::<ProcessorNumber>()) {
+            return Err(Damage::ProcessorNumbersLength(self.processor_numbers.len()));
         }
-        match self.questions().find(|question| question.within(image).is_none()) {
-            Some(question) => Err(Damage::Question(question)),
+        match self.processor_numbers().find(|number| number.within(image).is_none()) {
+            Some(number) => Err(Damage::ProcessorNumber(number)),
             None => Ok(()),
         }
     }
@@ -624,22 +625,22 @@ impl<'a> Payload<'a> {
         if length == arena_length(sites) { Ok(()) } else { Err(Damage::Arena { length, sites }) }
     }
 
-    /// The questions for the number of the processor.
-    fn questions(&self) -> impl Iterator<Item = Question> {
-        let (questions, _) = self.questions.as_chunks::<{ size_of::<Question>() }>();
-        questions.iter().map(|bytes| {
+    /// Where the vDSO asks for the number of the processor.
+    fn processor_numbers(&self) -> impl Iterator<Item = ProcessorNumber> {
+        let (numbers, _) = self.processor_numbers.as_chunks::<{ size_of::<ProcessorNumber>() }>();
+        numbers.iter().map(|bytes| {
             let mut words = Words(bytes);
-            Question { address: words.next(), length: words.next(), zero: words.next().to_le_bytes() }
+            ProcessorNumber { address: words.next(), length: words.next(), zero: words.next().to_le_bytes() }
         })
     }
 
     /// Has the vDSO say that the processor's number is 0. `image` are the bytes of the kernel, which
     /// is linked at this address.
-    pub fn answer_zero(&self, image: &mut [u8], address: u64) {
-        for question in self.questions() {
-            let range = question.within(&(address..address.saturating_add(image.len() as u64)));
+    pub fn zero_processor_numbers(&self, image: &mut [u8], address: u64) {
+        for number in self.processor_numbers() {
+            let range = number.within(&(address..address.saturating_add(image.len() as u64)));
             if let Some(bytes) = range.and_then(|range| image.get_mut(range)) {
-                bytes.copy_from_slice(&question.zero[..bytes.len()]);
+                bytes.copy_from_slice(&number.zero[..bytes.len()]);
             }
         }
     }

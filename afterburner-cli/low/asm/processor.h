@@ -1,4 +1,4 @@
-/* GS has the distance of a processor's data, not its address: see asm-generic/vmlinux.lds.h. */
+/* GS has the distance of a processor's copy, not its address: see asm-generic/vmlinux.lds.h. */
 #ifndef AFTERBURNER_PROCESSOR_H
 #define AFTERBURNER_PROCESSOR_H
 #include_next <asm/processor.h>

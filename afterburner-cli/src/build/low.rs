@@ -51,9 +51,10 @@ const FORCED: &str = "low.h";
 /// the compiler is told, and its sources ask.
 const FLAGS: &str = "-fPIE -mcmodel=small -fno-jump-tables -U__pic__ -U__PIC__ -U__pie__ -U__PIE__ -Wno-attributes";
 
-/// Where code finds the canary of its stack: at GS plus 40, where compilers look for it in the
-/// kernel's code model, is what belongs to the processor, less the distance that GS has
-/// (`low/asm-generic/vmlinux.lds.h`; `arch/x86/include/asm/processor.h`, `struct fixed_percpu_data`).
+/// Where code finds the canary of its stack: in per-CPU data, 40 bytes from its start
+/// (`arch/x86/include/asm/processor.h`, `struct fixed_percpu_data`). In the kernel's code model,
+/// compilers look for it at GS plus 40, but here GS does not have the address of that data
+/// (`low/asm-generic/vmlinux.lds.h`).
 const CANARY: &str = "-mstack-protector-guard-reg=gs -mstack-protector-guard-symbol=fixed_percpu_data+40";
 
 /// Options of the configuration that a kernel in the lower half must not have, and why.

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context as _, ensure};
 use backends::boot::options::Options;
-use wedge::image::{CHECKED_FROM, Copied, GuestFacts, Header, MAGIC, Payload, Question, Span, checksum};
+use wedge::image::{CHECKED_FROM, Copied, GuestFacts, Header, MAGIC, Payload, ProcessorNumber, Span, checksum};
 use wedge::loader::command_line::CommandLine;
 use wedge::loader::elf;
 use wedge::sites::{Applied, Engine, Hooks, Memory, Mode, Piece, Refusal, STUB_SIZE, SiteTable};
@@ -28,7 +28,7 @@ pub(super) struct Contents {
     pub(super) initramfs: Vec<u8>,
     pub(super) command_line: String,
     facts: GuestFacts,
-    questions: Vec<Question>,
+    processor_numbers: Vec<ProcessorNumber>,
 }
 
 impl Contents {
@@ -43,7 +43,7 @@ impl Contents {
         Options::parse(command_line).map_err(|error| anyhow::anyhow!("--cmdline: {error}"))?;
         let reduced = reduced(kernel.data)?;
         let contents = Self {
-            questions: vdso::questions(kernel, &reduced)?,
+            processor_numbers: vdso::processor_numbers(kernel, &reduced)?,
             kernel: reduced,
             extent: kernel.loaded.extent(),
             sites: Sites::of(kernel)?,
@@ -83,7 +83,7 @@ impl Contents {
             Span { offset, length: part.len() as u64 }
         };
         let copies: Vec<u8> = self.sites.copies.iter().flat_map(Copied::to_bytes).collect();
-        let questions: Vec<u8> = self.questions.iter().flat_map(Question::to_bytes).collect();
+        let processor_numbers: Vec<u8> = self.processor_numbers.iter().flat_map(ProcessorNumber::to_bytes).collect();
         let mut header = Header {
             magic: MAGIC,
             length: 0,
@@ -91,7 +91,7 @@ impl Contents {
             sites: part(&self.sites.table, WORD),
             sites_address: self.sites.address,
             copies: part(&copies, WORD),
-            questions: part(&questions, WORD),
+            processor_numbers: part(&processor_numbers, WORD),
             relocations: part(self.relocations.bytes(), WORD),
             command_line: part(self.command_line.as_bytes(), WORD),
             // By pages, for a guest may use them where they are.

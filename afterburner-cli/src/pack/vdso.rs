@@ -15,7 +15,7 @@ use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{Architecture, LittleEndian, Object as _, ObjectSection as _, ObjectSymbol};
 use wedge::guest::layout::Layout;
 use wedge::guest::linux::symbol::{self, GETCPU};
-use wedge::image::Question;
+use wedge::image::ProcessorNumber;
 
 use super::kernel::Kernel;
 
@@ -23,23 +23,23 @@ use super::kernel::Kernel;
 const ALTERNATIVES: &str = ".altinstr_replacement";
 
 /// Where the vDSOs of a kernel that may run as a process, reduced, ask for the number.
-pub(super) fn questions(kernel: &Kernel<'_>, reduced: &[u8]) -> anyhow::Result<Vec<Question>> {
-    let mut questions = Vec::new();
+pub(super) fn processor_numbers(kernel: &Kernel<'_>, reduced: &[u8]) -> anyhow::Result<Vec<ProcessorNumber>> {
+    let mut processor_numbers = Vec::new();
     if kernel.layout != &Layout::LOW {
-        return Ok(questions);
+        return Ok(processor_numbers);
     }
     for name in symbol::VDSOS.into_iter().filter(|name| kernel.has(name)) {
         let (address, length) = (kernel.word(name, 0)?, kernel.word(name, 1)?);
         let vdso = in_file(reduced, address, length).and_then(|range| reduced.get(range));
         let vdso = vdso.with_context(|| kernel.error(format_args!("{name} is not about something in the file")))?;
         let asked = asked(vdso).map_err(|error| kernel.error(format_args!("{name}: {error:#}")))?;
-        questions.extend(asked.into_iter().map(|(offset, zero)| {
+        processor_numbers.extend(asked.into_iter().map(|(offset, zero)| {
             let mut padded = [0; 8];
             padded[..zero.len()].copy_from_slice(&zero);
-            Question { address: address + offset as u64, length: zero.len() as u64, zero: padded }
+            ProcessorNumber { address: address + offset as u64, length: zero.len() as u64, zero: padded }
         }));
     }
-    Ok(questions)
+    Ok(processor_numbers)
 }
 
 /// Where a range of addresses is in a file.
@@ -70,8 +70,8 @@ fn asked(vdso: &[u8]) -> anyhow::Result<Vec<(usize, Vec<u8>)>> {
     for piece in pieces(&file, &symbol)? {
         let bytes = vdso.get(piece.clone()).context("a part lies outside")?;
         let decoder = Decoder::new(if is_narrow { 32 } else { 64 }, bytes, DecoderOptions::NONE);
-        let is_question = |instruction: &Instruction| matches!(instruction.mnemonic(), Mnemonic::Lsl | Mnemonic::Rdpid);
-        for instruction in decoder.into_iter().filter(is_question) {
+        let asks = |instruction: &Instruction| matches!(instruction.mnemonic(), Mnemonic::Lsl | Mnemonic::Rdpid);
+        for instruction in decoder.into_iter().filter(asks) {
             asked.push((piece.start + usize::try_from(instruction.ip())?, zero(&instruction)?));
         }
     }

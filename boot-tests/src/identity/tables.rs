@@ -33,9 +33,9 @@ pub(crate) fn alternatives(image: &Image) -> Result<Vec<Alternative>> {
     Ok(entries(image, ".altinstructions")?.into_iter().map(entry).collect())
 }
 
-/// Where the kernel has addresses of memory in its text, which it writes there when it has the memory
-/// (since Linux 6.11, `arch/x86/include/asm/runtime-const.h`): an entry of `runtime_ptr_NAME` is a
-/// `s32`, relative to itself, and leads to eight bytes.
+/// Where the kernel has addresses of memory in its text, which it writes there when it has the
+/// memory (since Linux 6.11, `arch/x86/include/asm/runtime-const.h`): an entry of
+/// `runtime_ptr_NAME` is a `s32`, relative to itself, and leads to eight bytes.
 pub(crate) fn runtime_pointers(image: &Image) -> Result<Vec<Range<u64>>> {
     let names: Vec<_> = {
         let file = image.file()?;

@@ -28,7 +28,7 @@ fn header() -> Header {
         sites: span(7, 24),
         sites_address: 0xffff_ffff_8160_0000,
         copies: span(32, 24),
-        questions: span(PARTS.len(), 0),
+        processor_numbers: span(PARTS.len(), 0),
         relocations: span(57, 5),
         initramfs: span(63, 9),
         command_line: span(73, 8),
@@ -75,7 +75,7 @@ fn a_part_that_does_not_lie_in_the_payload_is_named() {
         (Header { kernel: outside(1), ..header() }, Damage::Part("kernel")),
         (Header { sites: outside(u64::MAX), ..header() }, Damage::Part("table of sites")),
         (Header { copies: outside(2), ..header() }, Damage::Part("list of copies")),
-        (Header { questions: outside(1), ..header() }, Damage::Part("list of questions")),
+        (Header { processor_numbers: outside(1), ..header() }, Damage::Part("list of processor numbers")),
         (Header { relocations: Span { offset: u64::MAX, length: 1 }, ..header() }, Damage::Part("relocations")),
         (Header { initramfs: Span { offset: 0, length: u64::MAX }, ..header() }, Damage::Part("initramfs")),
         (Header { command_line: outside(1), ..header() }, Damage::Part("command line")),
@@ -103,20 +103,20 @@ fn extended(more: &[u8], header: impl FnOnce(Span) -> Header) -> Vec<u8> {
 }
 
 #[test]
-fn questions_lie_in_the_kernel_and_are_answered_there() {
+fn processor_numbers_lie_in_the_kernel_and_are_replaced_there() {
     let image = 0xffff_ffff_8100_0000..0xffff_ffff_8100_0010;
-    let ask = |address, length| Question { address, length, zero: *b"ABCDEFGH" };
-    let with = |questions: &[Question]| {
-        let bytes: Vec<_> = questions.iter().flat_map(Question::to_bytes).collect();
-        extended(&bytes, |questions| Header { questions, ..header() })
+    let ask = |address, length| ProcessorNumber { address, length, zero: *b"ABCDEFGH" };
+    let with = |processor_numbers: &[ProcessorNumber]| {
+        let bytes: Vec<_> = processor_numbers.iter().flat_map(ProcessorNumber::to_bytes).collect();
+        extended(&bytes, |processor_numbers| Header { processor_numbers, ..header() })
     };
     let bytes = with(&[ask(image.start, 3), ask(image.end - 8, 8)]);
     let payload = Payload::check(&bytes).unwrap();
     assert_eq!(payload.check_kernel(&image), Ok(()));
     let mut text = *b"0123456789abcdef";
-    payload.answer_zero(&mut text, image.start);
+    payload.zero_processor_numbers(&mut text, image.start);
     assert_eq!(&text, b"ABC34567ABCDEFGH");
-    for question in [
+    for number in [
         ask(image.start - 1, 3),
         ask(image.end, 1),
         ask(image.end - 2, 3),
@@ -125,15 +125,15 @@ fn questions_lie_in_the_kernel_and_are_answered_there() {
         ask(image.start, u64::MAX),
         ask(0, 1),
     ] {
-        let bytes = with(&[ask(image.start, 3), question]);
+        let bytes = with(&[ask(image.start, 3), number]);
         let payload = Payload::check(&bytes).unwrap();
-        let damage = Damage::Question(question);
+        let damage = Damage::ProcessorNumber(number);
         assert_eq!(payload.check_kernel(&image), Err(damage), "{damage}");
-        payload.answer_zero(&mut text, image.start);
+        payload.zero_processor_numbers(&mut text, image.start);
         assert_eq!(&text, b"ABC34567ABCDEFGH");
     }
-    let bytes = extended(&[0; 23], |questions| Header { questions, ..header() });
-    assert_eq!(Payload::check(&bytes).unwrap().check_kernel(&image), Err(Damage::QuestionsLength(23)));
+    let bytes = extended(&[0; 23], |processor_numbers| Header { processor_numbers, ..header() });
+    assert_eq!(Payload::check(&bytes).unwrap().check_kernel(&image), Err(Damage::ProcessorNumbersLength(23)));
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl VmBoard for Board {
             platform.input(self);
         }
         if let Some(network) = &mut self.network {
-            network.flush();
+            network.look();
             platform.serve_network(self);
         }
     }

@@ -288,8 +288,8 @@ impl Boot for Machine<'_> {
         let (ticks, lowest) = (self.ticks_per_millisecond(), lowest());
         let _ = write!(own, "{}={ticks} {} ", word::TSC_FREQUENCY, word::TSC_IS_RELIABLE);
         let _ = write!(own, "{}={lowest}", word::LOWEST_ADDRESS);
-        if let Some([least, usual, most]) = self.arguments.network.filter(|net| *net == Net::User).and(passt::window())
-        {
+        let is_passt = self.arguments.network == Some(Net::User);
+        if let Some([least, usual, most]) = is_passt.then(passt::window).flatten() {
             let _ = write!(own, " {}=\"{least} {usual} {most}\"", word::RECEIVE_MEMORY);
         }
         let joined = join(of_image, self.arguments.words())?;
@@ -350,7 +350,7 @@ impl Boot for Machine<'_> {
 
     fn prepare(&mut self, loaded: &Loaded<'_>, image: &mut [u8]) -> Result<(), Failure> {
         // Linux has the guest on whichever processor it likes.
-        loaded.contents.payload.answer_zero(image, loaded.kernel.start);
+        loaded.contents.payload.zero_processor_numbers(image, loaded.kernel.start);
         let memory = self.made()?;
         for (address, word) in handover::words() {
             memory.store(address, &word.to_le_bytes());

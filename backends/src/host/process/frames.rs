@@ -224,12 +224,15 @@ mod tests {
     }
 
     /// The frames that come out, as a stream again, and how many were dropped.
-    fn received(lengths: &[usize], portions: &[usize], room: usize) -> (Vec<u8>, u64) {
+    fn received(lengths: &[usize], portions: &[usize], room: usize, ahead: bool) -> (Vec<u8>, u64) {
         let mut bytes = vec![0; room];
         let mut incoming = Incoming::new(&mut bytes);
         let mut from = Stream { bytes: stream(lengths), at: 0, portions: portions.to_vec(), reads: 0 };
         let mut frames = Vec::new();
         loop {
+            if ahead && incoming.fill(|into| from.read(into)).is_ok() {
+                assert!(!incoming.has_room(), "more could be read");
+            }
             let before = from.reads;
             match incoming.has_frame(|into| from.read(into)) {
                 Ok(true) => {
@@ -253,7 +256,11 @@ mod tests {
             (&[200_000, 1_000_000], &[], 2),
         ] {
             for portion in [1, 3, 4, 5, 1522, 65536] {
-                assert_eq!(received(lengths, &[portion], 4096), (stream(good), dropped), "{lengths:?} by {portion}");
+                assert_eq!(
+                    received(lengths, &[portion], 4096, false),
+                    (stream(good), dropped),
+                    "{lengths:?} by {portion}"
+                );
             }
         }
     }
@@ -295,10 +302,11 @@ mod tests {
             lengths in prop::collection::vec(prop_oneof![8 => 14..1519_usize, 1 => 0..14_usize, 1 => 1519..9000_usize], 0..30),
             portions in prop::collection::vec(1..5000_usize, 1..8),
             room in WITH_PREFIX..8000,
+            ahead in any::<bool>(),
         ) {
             let good: Vec<_> = lengths.iter().copied().filter(|length| (14..1519).contains(length)).collect();
             let dropped = (lengths.len() - good.len()) as u64;
-            prop_assert_eq!(received(&lengths, &portions, room), (stream(&good), dropped));
+            prop_assert_eq!(received(&lengths, &portions, room, ahead), (stream(&good), dropped));
         }
 
         #[test]

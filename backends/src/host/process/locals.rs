@@ -7,8 +7,8 @@
 //! [order](super::orders). That costs nothing where neither has a table. All entries are set, and
 //! not only those that somebody loads, for LSL and LAR ask without an exception.
 //!
-//! With `--fast` all programs run in the wedge's process, which makes the call itself when the kernel
-//! loads a table.
+//! With `--fast` all programs run in the wedge's process, which makes the call itself when the
+//! kernel loads a table.
 //!
 //! Linux sets the accessed bit of all its entries. Whatever it gives nobody is no entry here
 //! (`arch/x86/kernel/ldt.c`, `write_ldt`), for the guest is one itself; a Linux below that was
@@ -45,8 +45,7 @@ impl Given {
         let found = Descriptor(u64::from_le_bytes(entry));
         let is_segment = !found.is_system() && found.dpl() == 3 && !found.is_long();
         let conforms = found.is_conforming() && found.is_present();
-        let is_narrow = !found.is_big();
-        if is_segment && !conforms && (self.narrow || !is_narrow) { found } else { Descriptor(0) }
+        if is_segment && !conforms && (self.narrow || found.is_big()) { found } else { Descriptor(0) }
     }
 }
 
@@ -111,7 +110,8 @@ impl Locals {
     }
 
     /// Whether the kernel has loaded another table, by the number of its loads, since one was read.
-    /// Linux changes none that is loaded (`struct ldt_struct`, `arch/x86/include/asm/mmu_context.h`).
+    /// Linux changes none that is loaded (`arch/x86/include/asm/mmu_context.h`, `struct
+    /// ldt_struct`).
     pub(super) fn is_of_another(&mut self, loads: u64) -> bool {
         core::mem::replace(&mut self.of, loads) != loads
     }
@@ -126,8 +126,8 @@ impl Locals {
         set.of == self.of
     }
 
-    /// Orders for the process of a space that bring it nearer to what is wanted: as many as there is
-    /// room for in the page at an address.
+    /// Orders for the process of a space that bring it nearer to what is wanted: as many as there
+    /// is room for in the page at an address.
     pub(super) fn orders(&mut self, space: usize, page: u64) -> Orders {
         let mut orders = Orders::new();
         let set = &mut self.sets[space];
@@ -153,8 +153,8 @@ impl Locals {
     /// Why it does not; the entry is none then.
     pub(super) fn set_here(&mut self) -> Answer {
         let set = &mut self.sets[0];
-        let entries = set.table.as_flattened_mut()[..self.count.max(set.count)].iter_mut();
-        set.count = self.count;
+        set.count = self.count.max(set.count);
+        let entries = set.table.as_flattened_mut()[..set.count].iter_mut();
         for (number, (entry, wanted)) in entries.zip(self.wanted.as_flattened()).enumerate() {
             if entry != wanted {
                 *entry = [0; 8];
@@ -162,6 +162,7 @@ impl Locals {
                 *entry = *wanted;
             }
         }
+        set.count = self.count;
         Ok(())
     }
 

@@ -63,7 +63,10 @@ pub(super) trait Cable {
     /// Whether all that was put in is written: then there is room for a frame.
     fn can_put(&self) -> bool;
 
-    /// Whether frames are taken that the guest has no room for.
+    /// Takes in what has come, where frames are kept that the guest has no room for.
+    fn take_in(&mut self) -> Answer;
+
+    /// Whether there is room for more of them.
     fn takes_more(&self) -> bool;
 
     /// Whether frames wait of which Linux does not tell when they can be written.
@@ -148,8 +151,8 @@ impl Network {
         Ok(Self { net, kind, address, memory, is_up: true, changed: false, dropped: 0, told: 0 })
     }
 
-    /// Its file, to be waited for: for frames, if there is room for one, and until what is put in can
-    /// be written.
+    /// Its file, to be waited for: for frames, if there is room for one, and until what is put in
+    /// can be written.
     pub(super) fn polled(&self, has_room: bool) -> raw::pollfd {
         let (file, writes) = either!(&self.kind, cable => (cable.file(), !cable.can_put() && !cable.frames_wait()));
         let reads = has_room || either!(&self.kind, cable => cable.takes_more());
@@ -166,8 +169,18 @@ impl Network {
         self.is_up && either!(&self.kind, cable => cable.frames_wait())
     }
 
+    /// Takes in what has come, and writes what waits.
+    pub(super) fn look(&mut self) {
+        if self.is_up
+            && let Err(error) = either!(&mut self.kind, cable => cable.take_in())
+        {
+            self.failed(error);
+        }
+        self.flush();
+    }
+
     /// Writes what waits, when it may go.
-    pub(super) fn flush(&mut self) {
+    fn flush(&mut self) {
         if self.is_up
             && let Err(error) = either!(&mut self.kind, cable => cable.flush())
         {

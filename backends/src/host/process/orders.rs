@@ -121,20 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn a_local_descriptor_is_described_in_its_order() {
+    fn a_descriptor_is_described_in_its_order() {
+        const PAGE: u64 = 0x10000;
         let mut orders = Orders::new();
-        orders.add(raw::__NR_munmap, [0; 6]);
-        orders.set_local([12, 34], 0x10000);
-        let [_, order] = orders.as_slice() else { panic!() };
-        assert_eq!(order, &[OF_32_BITS + 154, 0x11, 0x10000 + 32 + 56 + 32, 16, 12, 34, 0]);
-    }
-
-    #[test]
-    fn a_thread_area_is_described_in_its_order() {
-        let mut orders = Orders::new();
-        orders.add(raw::__NR_munmap, [0; 6]);
-        orders.set_thread_area([12, 34], 0x10000);
-        let [_, order] = orders.as_slice() else { panic!() };
-        assert_eq!(order, &[BY_INTERRUPT + 243, 0x10000 + 32 + 56 + 16, 12, 34, 0, 0, 0]);
+        orders.set_thread_area([12, 34], PAGE);
+        orders.set_local([56, 78], PAGE);
+        let area = [BY_INTERRUPT + 243, PAGE + 32 + 16, 12, 34, 0, 0, 0];
+        let local = [OF_32_BITS + 154, 0x11, PAGE + 32 + 56 + 32, 16, 56, 78, 0];
+        assert_eq!(orders.as_slice(), [area, local]);
     }
 }

@@ -9,10 +9,10 @@
 //! when all before it has been read, and so are the next two frames.
 //!
 //! What does not fit into the socket passt forgets, and the guest has to ask for it again. Debian
-//! 12's may then send most of a stream many times, and in the end reset it, as it does with QEMU. So
-//! the socket holds as much as it may (`net.core.wmem_max`), what is in there is taken out as soon
-//! as the wedge gets round to it, and the guest is told to let nobody send it more at once than
-//! would fit.
+//! 12's may then send most of a stream many times, and in the end reset it, as it does with QEMU.
+//! So the socket holds as much as it may (`net.core.wmem_max`), what is in there is taken out as
+//! soon as the wedge gets round to it, and the guest is told to let nobody send it more at once
+//! than would fit.
 //!
 //! passt ends with the wedge: the wedge ends it, and if the wedge cannot, its end of the socket is
 //! gone, and Linux has been asked to end passt then (`PR_SET_PDEATHSIG`; passt may lose that when
@@ -20,7 +20,7 @@
 
 use core::ffi::CStr;
 
-use linux_raw_sys::errno::{EAGAIN, EINTR, ENOENT};
+use linux_raw_sys::errno::ENOENT;
 use linux_raw_sys::general as raw;
 use linux_raw_sys::prctl::PR_SET_PDEATHSIG;
 use wedge::platform::virtio::LONGEST_FRAME;
@@ -70,6 +70,8 @@ pub(super) fn find(path: Option<&CStr>) -> Result<&'static CStr, Refused> {
 pub(super) fn window() -> Option<[u64; 3]> {
     /// Linux's own, where there is much memory (`tcp_init`, `net/ipv4/tcp.c`).
     const LEAST: u64 = 4096;
+    /// With less, nobody would get anywhere.
+    const FEWEST: u64 = 1 << 16;
     const USUAL: u64 = 131_072;
     const MOST: u64 = 6 << 20;
     let sockets = system::socket_pair(Carries::Bytes).ok()?;
@@ -77,7 +79,7 @@ pub(super) fn window() -> Option<[u64; 3]> {
     for socket in sockets {
         socket.close();
     }
-    let most = held.ok()? / 2;
+    let most = (held.ok()? / 2).max(FEWEST);
     (most < MOST).then_some([LEAST, USUAL.min(most), most])
 }
 
@@ -144,6 +146,11 @@ impl Cable for Passt {
         self.outgoing.is_empty()
     }
 
+    fn take_in(&mut self) -> Answer {
+        let socket = self.socket;
+        self.incoming.fill(|bytes| read(socket, bytes))
+    }
+
     fn takes_more(&self) -> bool {
         self.incoming.has_room()
     }
@@ -159,10 +166,6 @@ impl Cable for Passt {
 
     fn flush(&mut self) -> Answer {
         let socket = self.socket;
-        match self.incoming.fill(|bytes| read(socket, bytes)) {
-            Err(Errno(EAGAIN | EINTR)) => {}
-            other => other?,
-        }
         self.frames_wait = self.alone > 0 && self.outgoing.is_whole() && !self.has_read_all();
         if self.frames_wait { Ok(()) } else { self.outgoing.flush(|bytes| socket.write_some(bytes)) }
     }

@@ -28,7 +28,8 @@ pub(super) struct Processor {
     debug: [u64; 8],
     /// The log has been told that breakpoints do not break.
     told: bool,
-    /// And that what is in a local descriptor table cannot be loaded, if it cannot.
+    /// And that what is in a local descriptor table cannot be loaded; or there is nothing to tell,
+    /// for it can.
     told_of_table: bool,
     /// And that programs of this process have no thread areas.
     told_of_areas: bool,
@@ -112,8 +113,8 @@ fn real_selector(segment: Segment) -> u16 {
     selector as u16
 }
 
-/// Loads a segment register with what a program can have there, whose local table `local` knows. The
-/// base stays as it is.
+/// Loads a segment register with what a program can have there, whose local table `local` knows.
+/// The base stays as it is.
 fn load_real_selector(segment: Segment, selector: u16, local: impl FnOnce(u16) -> bool) {
     let selector = loadable(selector, &ThreadAreas::default(), local);
     let (fs, gs) = (fs_base(), real_gs_base());

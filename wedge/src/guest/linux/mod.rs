@@ -54,8 +54,8 @@ pub mod symbol {
     /// call is of a weak function that another has replaced, in words that are relocated all the
     /// same (`scripts/sorttable.c`, `sort_mcount_loc`).
     pub const CALLS: [&str; 2] = ["__start_mcount_loc", "__stop_mcount_loc"];
-    /// Where its vDSOs are, of which programs of x32 and of 32 bits have their own: address and length
-    /// first (`include/asm/vdso.h`, `struct vdso_image`).
+    /// Where its vDSOs are, of which programs of x32 and of 32 bits have their own: address and
+    /// length first (`include/asm/vdso.h`, `struct vdso_image`).
     pub const VDSOS: [&str; 3] = ["vdso_image_64", "vdso_image_x32", "vdso_image_32"];
     /// In one, what says on which processor a program runs; 6.1's of 32 bits has none.
     pub const GETCPU: &str = "__vdso_getcpu";
@@ -77,8 +77,8 @@ pub mod word {
     pub const NO_MESSAGES: &str = "pci=nomsi";
     /// The lowest address that programs can have.
     pub const LOWEST_ADDRESS: &str = "sysctl.vm.mmap_min_addr";
-    /// How much each TCP connection keeps of what has come: the least, the usual, the most, in bytes
-    /// (`Documentation/networking/ip-sysctl.rst`).
+    /// How much each TCP connection keeps of what has come: the least, the usual, the most, in
+    /// bytes (`Documentation/networking/ip-sysctl.rst`).
     pub const RECEIVE_MEMORY: &str = "sysctl.net.ipv4.tcp_rmem";
 }
 

@@ -47,8 +47,8 @@ impl Programs {
         self.refused.map_or(Failure::Mother, refused("a process for programs"))
     }
 
-    /// A child of the mother, for a space. Where Linux allows no more processes, another space's goes
-    /// for that: it gets a new one when its turn comes.
+    /// A child of the mother, for a space. Where Linux allows no more processes, another space's
+    /// goes for that: it gets a new one when its turn comes.
     pub(super) fn bear_in_any_case(&mut self, space: usize) -> Result<Stub, Failure> {
         loop {
             let other = self.stubs.iter().rposition(Option::is_some);
