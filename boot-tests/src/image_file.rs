@@ -7,7 +7,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use object::LittleEndian;
 use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
@@ -15,20 +15,23 @@ use object::read::elf::{FileHeader as _, ProgramHeader as _};
 /// Bytes of a record of the table of sites.
 pub const RECORD: usize = 12;
 
+/// The first bytes of a payload; the digits are the version that the offsets below are of.
+const MAGIC: &[u8] = b"Afterburner 0005";
+
 /// Fields of the payload's header, by their offsets.
 pub mod field {
-    /// The length of the payload; before it are 16 bytes of magic.
+    /// The length of the payload, behind the magic.
     pub const LENGTH: usize = 16;
     /// The checksum of what is behind it.
     pub const CHECKSUM: usize = 24;
     /// Where the map of the kernel's image begins.
-    pub const IMAGE: usize = 136;
+    pub const IMAGE: usize = 152;
     /// The page-directory-pointer entry for the wedge's window, a physical address.
-    pub const WINDOW_ENTRY: usize = 144;
+    pub const WINDOW_ENTRY: usize = 160;
     /// The first address of the range of modules.
-    pub const MODULES_START: usize = 160;
+    pub const MODULES_START: usize = 176;
     /// The address behind that range.
-    pub const MODULES_END: usize = 168;
+    pub const MODULES_END: usize = 184;
 }
 
 /// The parts of the payload, by the offset of their spans in its header.
@@ -40,12 +43,14 @@ pub enum Part {
     Sites = 48,
     /// Where the kernel copies replacements to.
     Copies = 72,
+    /// Where the vDSO asks for the number of the processor.
+    ProcessorNumbers = 88,
     /// The kernel's relocations.
-    Relocations = 88,
+    Relocations = 104,
     /// The initramfs.
-    Initramfs = 104,
+    Initramfs = 120,
     /// The command line.
-    CommandLine = 120,
+    CommandLine = 136,
 }
 
 /// An image in memory.
@@ -60,7 +65,7 @@ impl ImageFile {
     ///
     /// # Errors
     ///
-    /// When it is no ELF file with a payload as its last loadable segment.
+    /// When it is no ELF file with a payload as its last loadable segment, or that of another version.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         let header = FileHeader64::<LittleEndian>::parse(&*bytes)?;
@@ -72,7 +77,11 @@ impl ImageFile {
         // The file has a whole number of pages.
         let length = usize::try_from(u64::from_le_bytes(*image.field(field::LENGTH)?))?;
         image.payload.end = start + length;
-        image.bytes.get(image.payload.clone()).context("the payload is not in the file")?;
+        let payload = image.bytes.get(image.payload.clone()).context("the payload is not in the file")?;
+        ensure!(
+            payload.starts_with(MAGIC),
+            "the offsets of a payload's parts that are known here are of another version"
+        );
         Ok(image)
     }
 

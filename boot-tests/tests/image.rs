@@ -171,7 +171,7 @@ const FOUND_BY_CHECKSUM: [(&str, Damage); 6] = [
 ];
 
 /// What is found before the checksum is looked at, and what is found although it is right.
-const FOUND_BESIDES: [(&str, Damage, &str); 18] = [
+const FOUND_BESIDES: [(&str, Damage, &str); 19] = [
     ("magic", |image| flip(&mut image.payload()[..16]), "the payload has no header of this version of the wedge"),
     ("length", |image| set(image, field::LENGTH, 1 << 30), "the payload is cut short: "),
     (
@@ -202,6 +202,14 @@ const FOUND_BESIDES: [(&str, Damage, &str); 18] = [
         "copies",
         |image| patch(image, Part::Copies, 0, &[0xff; 8]),
         "number 0 of the payload's copies is of record 18446744",
+    ),
+    (
+        "processor-numbers",
+        |image| {
+            set(image, Part::ProcessorNumbers as usize, 0)?;
+            set(image, Part::ProcessorNumbers as usize + 8, 7)
+        },
+        "the payload's list of processor numbers has 7 bytes, no multiple of 24",
     ),
     (
         "window",
