@@ -58,7 +58,7 @@ impl Config {
         match self {
             Self::Min => &["min"],
             Self::Tiny => &["min", "tiny"],
-            Self::Net => &["net"],
+            Self::Net => &["min", "debian", "net"],
             Self::Hard => &["min", "hard", "selftests"],
             Self::Cloud => &[],
             Self::XenPeer => &["min", "xen-peer"],
@@ -323,7 +323,7 @@ impl Variant {
     }
 
     fn fragments(self) -> impl Iterator<Item = PathBuf> {
-        let low: &[&str] = if self.half == Half::Lower { &["low"] } else { &[] };
+        let low: &[&str] = if self.half == Half::Lower { &["debian", "low"] } else { &[] };
         self.config.fragments().iter().chain(low).map(|name| cache::testdata(&format!("configs/{name}.config")))
     }
 

@@ -159,6 +159,7 @@ mod tests {
             "hostile-traced",
             "load",
             "local-code-32",
+            "local-tables",
             "mixed",
             "msr",
             "narrow-stack",

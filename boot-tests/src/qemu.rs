@@ -37,6 +37,15 @@ pub const WORDS: &str = "console=ttyS0 printk.devkmsg=on panic=-1";
 /// panics.
 pub const TWO_CPUS: &str = "no_timer_check";
 
+/// Words by which the `hard` kernel leaves out the tests of its own that take most of its boot,
+/// those of events and `KUnit`'s; a literal, for `concat!`.
+#[macro_export]
+macro_rules! no_self_tests {
+    () => {
+        "trace_event=initcall kunit.enable=0"
+    };
+}
+
 /// Xen's own words: its console, and how little it may say there once it has booted.
 const XEN_WORDS: &str = "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=warning";
 

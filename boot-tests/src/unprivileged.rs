@@ -17,6 +17,7 @@ use crate::guest::Guest;
 use crate::host::Host;
 use crate::icount;
 use crate::kernel::Variant;
+use crate::no_self_tests;
 use crate::programs;
 use crate::qemu::Machine;
 
@@ -29,7 +30,7 @@ const HYPERCALL: u64 = 2000;
 
 /// Words for the kernel: its tests of events take half of its boot, and QEMU 7.2 heeds the prefix
 /// that Linux puts in place of LOCK on one processor.
-const WORDS: &str = "trace_event=initcall noreplace-smp";
+const WORDS: &str = concat!(no_self_tests!(), " noreplace-smp");
 
 /// The operations that the guest measures.
 pub const OPERATIONS: [&str; 19] = [

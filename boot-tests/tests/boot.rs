@@ -4,14 +4,14 @@ use anyhow::{Context as _, Result, ensure};
 use boot_tests::expect::Expectations;
 use boot_tests::guest::Guest;
 use boot_tests::kernel::Variant;
+use boot_tests::no_self_tests;
 use boot_tests::qemu::{Machine, TWO_CPUS};
 
 /// Since Linux 6.7 `KUnit` can leave out tests that are slow. Emulated, they take half a minute
 /// each.
 const NO_SLOW_TESTS: &str = "kunit.filter=speed>slow";
 
-/// The event tests of the `hard` kernel take half of its boot; any other boot of it goes without.
-const NO_EVENT_TESTS: &str = "trace_event=initcall";
+const NO_SELF_TESTS: &str = no_self_tests!();
 
 fn boots_to_a_shell(variant: Variant) -> Result<()> {
     let kernel = variant.build()?;
@@ -61,15 +61,19 @@ fn hard_runs_the_kernels_own_tests() -> Result<()> {
     let kernel = Variant::HARD.build()?;
     let mut modules = vec![
         "test_module",
+        "memcpy_kunit",
+        "stackinit_kunit",
         "kprobe_event_gen_test",
         "synth_event_gen_test",
         "test_static_key_base",
         "test_static_keys",
         "test_fpu",
     ];
-    // Since Linux 6.11 it is a test of KUnit's, at boot.
-    if kernel.is_configured_with("CONFIG_TEST_USER_COPY")? {
-        modules.push("test_user_copy");
+    // Later releases have tests of KUnit's instead, at boot.
+    for (option, module) in [("CONFIG_TEST_USER_COPY", "test_user_copy"), ("CONFIG_STRING_SELFTEST", "test_string")] {
+        if kernel.is_configured_with(option)? {
+            modules.push(module);
+        }
     }
     let guest = Guest::script("selftests", kernel.modules_named(&modules)?).initramfs()?;
     let append = format!("{TWO_CPUS} {NO_SLOW_TESTS}");
@@ -81,7 +85,7 @@ fn hard_runs_the_kernels_own_tests() -> Result<()> {
 #[test]
 fn hard_with_page_table_isolation() -> Result<()> {
     for cpu in ["qemu64", "max"] {
-        let log = boot_hard_bzimage(&format!("pti=on nokaslr {NO_EVENT_TESTS}"), cpu)?;
+        let log = boot_hard_bzimage(&format!("pti=on nokaslr {NO_SELF_TESTS}"), cpu)?;
         ensure!(log.contains("Kernel/User page tables isolation: enabled"), "page-table isolation is off");
     }
     Ok(())
@@ -89,11 +93,11 @@ fn hard_with_page_table_isolation() -> Result<()> {
 
 #[test]
 fn hard_with_and_without_kaslr() -> Result<()> {
-    let fixed = text_address(&boot_hard_bzimage(&format!("nokaslr {NO_EVENT_TESTS}"), "max")?)?;
+    let fixed = text_address(&boot_hard_bzimage(&format!("nokaslr {NO_SELF_TESTS}"), "max")?)?;
     ensure!(fixed == "ffffffff81000000", "without KASLR, text is at {fixed}");
     // One boot in 490 lands at the default address by chance.
     for _ in 0..3 {
-        let random = text_address(&boot_hard_bzimage(NO_EVENT_TESTS, "max")?)?;
+        let random = text_address(&boot_hard_bzimage(NO_SELF_TESTS, "max")?)?;
         println!("with KASLR, text is at {random}");
         if random != fixed {
             return Ok(());
@@ -111,7 +115,7 @@ fn boot_hard_bzimage(append: &str, cpu: &str) -> Result<String> {
         cpus: 2,
         ..Machine::new(kernel.bzimage(), guest.path())
     };
-    let words: Vec<_> = append.split_whitespace().filter(|word| *word != NO_EVENT_TESTS).collect();
+    let words: Vec<_> = append.split_whitespace().filter(|word| !NO_SELF_TESTS.contains(word)).collect();
     machine.boot(&format!("hard-{cpu}-{}", words.join("-")), &Expectations::read("shell")?)
 }
 

@@ -59,7 +59,7 @@ fn a_boot_grows_by_at_most_three_in_a_thousand() -> Result<()> {
 
 /// User and system time, in seconds, of one run of an assembler on a text.
 fn assembly_seconds(assembler: &str, text: &Path) -> Result<f64> {
-    const RUNS: u32 = 100;
+    const RUNS: u32 = 50;
     let object = text.with_extension("o");
     let command = format!("{assembler} --64 {} -o {}", text.display(), object.display());
     let script = format!("for i in $(seq {RUNS}); do {command} || exit; done");
@@ -80,7 +80,7 @@ fn assembly_seconds(assembler: &str, text: &Path) -> Result<f64> {
 #[test]
 fn a_build_takes_hardly_longer() -> Result<()> {
     const OBJECTS: f64 = 700.0;
-    const ROUNDS: usize = 3;
+    const ROUNDS: usize = 2;
     let plain = Variant::MIN_PLAIN.build()?.cpu_seconds()?;
     let annotated = Variant::MIN.build()?.cpu_seconds()?;
     println!("user and system time of a build of min: {plain:.1} s plain, {annotated:.1} s annotated");

@@ -65,7 +65,7 @@ fn hostile_programs_come_to_the_same_end_everywhere() -> Result<()> {
 fn a_few_boots_and_a_short_load_succeed() -> Result<()> {
     let kernel = Variant::MIN.build()?;
     for host in [Host::Native, Host::Xen] {
-        let report = Soak { host, boots: 3, seconds: 20 }.run(&kernel)?;
+        let report = Soak { host, boots: 2, seconds: 15 }.run(&kernel)?;
         println!("{report}");
         ensure!(report.good(), "{report}\n{}", report.failures().join("\n"));
     }

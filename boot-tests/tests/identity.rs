@@ -8,6 +8,7 @@ use boot_tests::guest::Guest;
 use boot_tests::icount;
 use boot_tests::identity::{self, Report};
 use boot_tests::kernel::{Kernel, Variant};
+use boot_tests::no_self_tests;
 use boot_tests::qemu::Machine;
 use boot_tests::unnamed::Unnamed;
 
@@ -58,7 +59,7 @@ fn net() -> Result<()> {
 
 #[test]
 fn hard() -> Result<()> {
-    boots(Variant::HARD, "rodata=off nopti trace_event=initcall")
+    boots(Variant::HARD, concat!(no_self_tests!(), " rodata=off nopti"))
 }
 
 /// The stubs are what runs: millions of their instructions are executed.

@@ -42,20 +42,14 @@ const FEW_TABLES: &str = "afterburn.tables=64";
 const PROCESSOR: [&str; 3] = ["frames", "sensitive", "xstate"];
 
 /// Programs of 32 bits, and 64-bit ones about what is there for such.
-const NARROW: [&str; 5] = ["calls-32", "local-code-32", "programs-32", "segments", "thread-areas"];
+const NARROW: [&str; 6] = ["calls-32", "local-code-32", "local-tables", "programs-32", "segments", "thread-areas"];
 
 /// Verdicts that differ, by what their names start with, and why.
-const DIFFERENT: [(&str, &str); 14] = [
-    ("frame-cs-local", "a kernel in the lower half is configured without local descriptor tables"),
-    ("frame-local", "the same"),
-    ("frame-ss-local", "the same"),
+const DIFFERENT: [(&str, &str); 8] = [
     ("frame-rip-0x7fffffffe000", "an address of the kernel's, in the lower half"),
     ("frame-rip-0xffffffffff600001", "the build machine's kernel has calls at fixed addresses (vsyscall)"),
     ("frame-rsp-push-0x7fffffff", "an address of the kernel's, in the lower half"),
     ("stack-", "0x7ffffffff000 is the kernel's, in the lower half"),
-    ("local-tables", "a kernel in the lower half is configured without local descriptor tables"),
-    ("segments-local", "the same"),
-    ("not-needed", "the kernel is configured without `madvise`"),
     ("look-", "the limit of one segment is the number of the processor"),
     ("traced-watchpoint", "breakpoints in debug registers do not break"),
     ("hostile-traced", "the same"),

@@ -14,6 +14,7 @@ use boot_tests::expect::{Expectations, NMI_TEST};
 use boot_tests::guest::Guest;
 use boot_tests::host::Host;
 use boot_tests::kernel::{Kernel, Variant};
+use boot_tests::no_self_tests;
 use boot_tests::programs::Difference;
 use boot_tests::qemu::Machine;
 use boot_tests::{probes, programs, selftests, test_modules, wedge_port};
@@ -22,10 +23,10 @@ use boot_tests::{probes, programs, selftests, test_modules, wedge_port};
 /// VMRUN does in user mode.
 const CPU: &str = "max,-smap,-svm,-pku,-mpx";
 
-/// The event tests of the `hard` kernel take half of its boot. On one processor Linux replaces LOCK
+/// On one processor Linux replaces LOCK
 /// by a DS prefix, which QEMU 7.2 does not ignore in 64-bit mode: while a program has a segment
 /// with a base in DS, the kernel would use it.
-const HARD: &str = "trace_event=initcall noreplace-smp";
+const HARD: &str = concat!(no_self_tests!(), " noreplace-smp");
 
 /// Verdicts that differ: what they start with on Xen, and why.
 const DIFFERENT: [(&str, &str, &str); 5] = [
@@ -165,7 +166,7 @@ fn hard_boots_with_and_without_kaslr() -> Result<()> {
 
 #[test]
 fn exceptions_at_sites_reach_the_kernels_fix_ups() -> Result<()> {
-    let names = ["msr", "frames", "segments", "narrow-stack", "thread-areas", "xstate", "sensitive"];
+    let names = ["msr", "frames", "segments", "narrow-stack", "local-tables", "thread-areas", "xstate", "sensitive"];
     // Hardly more page tables than have to be there at the same time.
     let hard = format!("{HARD} afterburn.tables=64");
     for (variant, append) in [(Variant::MIN, ""), (Variant::HARD, &hard)] {

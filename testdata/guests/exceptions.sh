@@ -3,7 +3,7 @@
 insmod /modules/msr.ko
 echo 0 > /proc/sys/debug/exception-trace # no line of the kernel's for every signal
 
-for program in msr frames segments narrow-stack thread-areas xstate sensitive; do
+for program in msr frames segments narrow-stack local-tables thread-areas xstate sensitive; do
     /programs/$program > /tmp/verdicts || say "FAIL $program: status $?"
     while read -r line; do say "$line"; done < /tmp/verdicts
 done

@@ -5,12 +5,14 @@ mount -t tracefs tracefs /sys/kernel/tracing
 cd /sys/kernel/tracing
 
 # Not all of them are in all releases.
-for module in test_module test_user_copy kprobe_event_gen_test synth_event_gen_test test_static_key_base test_static_keys; do
+for module in test_module memcpy_kunit stackinit_kunit test_string test_user_copy kprobe_event_gen_test \
+    synth_event_gen_test test_static_key_base test_static_keys; do
     [ -e /modules/$module.ko ] || continue
     insmod /modules/$module.ko
     say "module $module loaded"
 done
-for module in test_static_keys test_static_key_base synth_event_gen_test kprobe_event_gen_test test_user_copy test_module; do
+for module in test_static_keys test_static_key_base synth_event_gen_test kprobe_event_gen_test test_user_copy test_string \
+    stackinit_kunit memcpy_kunit test_module; do
     [ -e /modules/$module.ko ] || continue
     rmmod $module
 done

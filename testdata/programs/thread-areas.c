@@ -2,58 +2,17 @@
  * What a segment load finds is what the kernel has in its tables at that moment. Of these it writes some entries by plain
  * stores whenever it changes threads: the thread areas of 32-bit programs. Whoever copies the tables must notice, or a
  * program loads what it has given up, or what another user's program has.
- *
- * A descriptor is told by its limit, for LSL, and by the word at its base.
  */
 #include <asm/ldt.h>
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "verdict.h"
+#include "descriptors.h"
 
-enum { PAGE = 4096, ROUNDS = 300, LOCAL = 1024, NOBODY = 65534 };
-
-/* A page full of pages, each with its number: descriptors need addresses below 4 GB. */
-#define AREA ((volatile uint32_t *)0x51000000)
-enum { AREA_PAGES = 64 };
-
-static __thread sigjmp_buf back;
-
-static void fault(int signal, siginfo_t *info, void *context)
-{
-	(void)signal;
-	(void)info;
-	(void)context;
-	siglongjmp(back, 1);
-}
-
-/* What a selector leads to: -1 for nothing. */
-struct found {
-	int word, limit;
-};
-
-static struct found find(unsigned int selector)
-{
-	struct found found = { -1, -1 };
-	uint32_t word, limit;
-	bool known;
-
-	asm volatile("lsl %2, %0\n\tsetz %1" : "=r"(limit), "=q"(known) : "r"(selector), "0"(0));
-	if (known)
-		found.limit = (int)limit;
-	if (sigsetjmp(back, 1) == 0) {
-		asm volatile("mov %1, %%gs\n\tmov %%gs:0, %0" : "=r"(word) : "r"(selector));
-		found.word = (int)word;
-	}
-	asm volatile("mov %0, %%gs" ::"r"(0));
-	return found;
-}
+enum { ROUNDS = 300, NOBODY = 65534 };
 
 /* The system call of 32-bit programs; it takes an address below 4 GB. */
 static int set_thread_area(struct user_desc *description)
@@ -67,15 +26,6 @@ static int set_thread_area(struct user_desc *description)
 		     : "a"(243), "b"(description)
 		     : "memory", "r8", "r9", "r10", "r11");
 	return result;
-}
-
-static struct user_desc description(int entry, int page, unsigned int limit)
-{
-	struct user_desc empty = { .entry_number = entry, .read_exec_only = 1, .seg_not_present = 1 };
-	struct user_desc full = { .entry_number = entry, .base_addr = (uint32_t)(uintptr_t)AREA + page * PAGE,
-				  .limit = limit, .seg_32bit = 1, .useable = 1 };
-
-	return page < 0 ? empty : full;
 }
 
 static int thread_entry = -1;
@@ -222,132 +172,9 @@ static void processes(void)
 	verdict(wrong == 0 && status == 0, "thread-area-processes", "%u wrong, child %#x", wrong, status);
 }
 
-static bool describe_local(int entry, int page, unsigned int limit)
-{
-	struct user_desc segment = description(entry, page, limit);
-
-	return syscall(SYS_modify_ldt, 1, &segment, sizeof(segment)) == 0;
-}
-
-static int local_page(int entry, int side)
-{
-	return (entry * 2 + side) % AREA_PAGES;
-}
-
-/* Both sides have each an entry of their own; each round one is changed, and others are looked at, in both pages. */
-static unsigned int wrong_local(int side)
-{
-	unsigned int wrong = 0;
-
-	for (int i = LOCAL - 1; i >= 0; i--)
-		CHECK(describe_local(i, local_page(i, side), 0x400 + i));
-	for (int i = 0; i < ROUNDS; i++) {
-		int entry = i * 37 % LOCAL, changed = (i + 5) * 101 % LOCAL;
-		struct found found;
-
-		sched_yield();
-		found = find(entry * 8 + 7);
-		wrong += found.word != local_page(entry, side) || found.limit != 0x400 + entry;
-		CHECK(describe_local(changed, -1, 0));
-		found = find(changed * 8 + 7);
-		wrong += found.word != -1 || found.limit != -1;
-		CHECK(describe_local(changed, local_page(changed, side), 0x400 + changed));
-	}
-	return wrong;
-}
-
-enum { SIDES = 6, GENERATIONS = 4 };
-
-static int many_page(int entry, int side, int generation)
-{
-	return (entry * 7 + side * 9 + generation * 5) % AREA_PAGES;
-}
-
-/* A table from one entry to three pages. In each round an entry is looked at, and now and then the table is another. */
-static unsigned int wrong_many(int side, int generation)
-{
-	int entries = 1 + side * 300, limit = 0x100 * (generation + 1);
-	unsigned int wrong = 0;
-
-	for (int i = entries - 1; i >= 0; i--)
-		CHECK(describe_local(i, many_page(i, side, generation), limit));
-	for (int i = 0; i < ROUNDS / 3; i++) {
-		int entry = i * 37 % entries;
-		struct found found;
-
-		sched_yield();
-		found = find(entry * 8 + 7);
-		wrong += found.word != many_page(entry, side, generation) || found.limit != limit;
-		if (i % (side + 2) == 0) {
-			CHECK(describe_local(entry, -1, 0));
-			sched_yield();
-			found = find(entry * 8 + 7);
-			wrong += found.word != -1 || found.limit != -1;
-			CHECK(describe_local(entry, many_page(entry, side, generation), limit));
-		}
-		found = find(entries * 8 + 7);
-		wrong += found.word != -1 || found.limit != -1;
-	}
-	return wrong;
-}
-
-/* Of real-time processes with one priority the one that yields is the last in turn. New ones get the memory of others. */
-static void many_local_tables(void)
-{
-	struct sched_param first = { .sched_priority = 1 }, normal = { .sched_priority = 0 };
-	unsigned int wrong = 0;
-
-	CHECK(sched_setscheduler(0, SCHED_FIFO, &first) == 0);
-	for (int generation = 0; generation < GENERATIONS; generation++) {
-		for (int side = 0; side < SIDES; side++) {
-			pid_t child = fork();
-
-			CHECK(child >= 0);
-			if (child == 0)
-				_exit(wrong_many(side, generation) != 0);
-		}
-		for (int side = 0; side < SIDES; side++) {
-			int status;
-
-			CHECK(wait(&status) > 0);
-			wrong += status != 0;
-		}
-	}
-	CHECK(sched_setscheduler(0, SCHED_OTHER, &normal) == 0);
-	verdict(wrong == 0, "local-tables-many", "%u of %d processes found what is not theirs", wrong, SIDES * GENERATIONS);
-}
-
-/* Before any table is full, for a child begins with its parent's. Then two processes with full tables take turns. */
-static void local_tables(void)
-{
-	pid_t child;
-	unsigned int wrong;
-	int status;
-
-	if (!describe_local(0, 0, 0)) {
-		skip("local-tables", strerror(errno));
-		return;
-	}
-	many_local_tables();
-	child = fork();
-	CHECK(child >= 0);
-	if (child == 0)
-		_exit(wrong_local(1) != 0);
-	wrong = wrong_local(0);
-	CHECK(waitpid(child, &status, 0) == child);
-	verdict(wrong == 0 && status == 0, "local-tables", "%u wrong, child %#x", wrong, status);
-}
-
 int main(void)
 {
-	int flags = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
-
-	CHECK(mmap((void *)AREA, AREA_PAGES * PAGE, PROT_READ | PROT_WRITE, flags, -1, 0) == (void *)AREA);
-	for (int i = 0; i < AREA_PAGES; i++)
-		AREA[i * PAGE / 4] = i;
-	handle(SIGSEGV, fault);
-	handle(SIGBUS, fault);
-	local_tables();
+	make_areas();
 	if (describe(1, 0xfff) != 0) {
 		skip("thread-area", "no system calls of 32-bit programs");
 		return failed;
