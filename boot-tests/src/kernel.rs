@@ -165,8 +165,9 @@ impl Variant {
     pub const HARD: Self = Self::new(Config::Hard, Toolchain::Gcc, Treatment::Checked);
     /// `tiny` by clang and its own assembler, annotated and compared.
     pub const TINY_LLVM: Self = Self::new(Config::Tiny, Toolchain::Llvm, Treatment::Checked);
-    /// `tiny` by clang and GNU as, annotated and compared.
-    pub const TINY_CLANG_GAS: Self = Self::new(Config::Tiny, Toolchain::ClangGas, Treatment::Checked);
+    /// `tiny` by clang and GNU as, annotated: the text of the one and the objects of the other are
+    /// compared in other kernels.
+    pub const TINY_CLANG_GAS: Self = Self::new(Config::Tiny, Toolchain::ClangGas, Treatment::Afterburnt);
     /// What an afterburnt `min` on Xen is compared with: the same, para-virtualized by hand.
     pub const XEN_PEER: Self = Self::new(Config::XenPeer, Toolchain::Gcc, Treatment::Plain);
     /// What an afterburnt `min` as a process is compared with: its vmlinux is a program.

@@ -1,21 +1,26 @@
 //! Every sensitive instruction of a kernel and its modules has a record, by a census that shares
 //! nothing with the tool.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use boot_tests::census;
 use boot_tests::kernel::Variant;
 
+/// How many sensitive instructions there are; all have records.
+fn census_of_file(path: &Path) -> Result<usize> {
+    let census = census::take(path)?;
+    println!("{}: {census}", path.display());
+    ensure!(census.misses.is_empty(), "{}: {:#?}", path.display(), census.misses);
+    Ok(census.sensitive)
+}
+
 /// `at_least` guards against a census of nothing: the kernel is known to have that many sites.
 fn census_of(variant: Variant, at_least: usize) -> Result<()> {
     let kernel = variant.build()?;
-    let sites = census::take(&kernel.vmlinux())?.sensitive;
+    let sites = census_of_file(&kernel.vmlinux())?;
     ensure!(sites >= at_least, "only {sites} sensitive instructions in vmlinux");
-    for path in [kernel.vmlinux()].into_iter().chain(kernel.modules()?) {
-        let census = census::take(&path)?;
-        println!("{}: {census}", path.display());
-        ensure!(census.misses.is_empty(), "{}: {:#?}", path.display(), census.misses);
-    }
-    Ok(())
+    kernel.modules()?.iter().try_for_each(|module| census_of_file(module).map(drop))
 }
 
 #[test]
