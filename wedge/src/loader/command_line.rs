@@ -99,7 +99,7 @@ pub struct CommandLine {
 /// Why two lines do not make a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandLineError {
-    /// They have more bytes than the kernel reads.
+    /// There are more bytes than the kernel reads.
     TooLong,
     /// A quote is not closed before the words of the other line.
     OpenQuote,
@@ -122,6 +122,17 @@ impl CommandLine {
         for part in [image, boot_loader, dashes].iter().chain(&arguments) {
             line.push(part)?;
         }
+        Ok(line)
+    }
+
+    /// A line of words that are not texts yet.
+    ///
+    /// # Errors
+    ///
+    /// When they are too long.
+    pub fn written(words: fmt::Arguments<'_>) -> Result<Self, CommandLineError> {
+        let mut line = Self { bytes: [0; SIZE], length: 0 };
+        fmt::write(&mut line, words).map_err(|fmt::Error| CommandLineError::TooLong)?;
         Ok(line)
     }
 
@@ -166,6 +177,17 @@ impl CommandLine {
     }
 }
 
+impl fmt::Write for CommandLine {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.length + text.len();
+        // Behind it is a NUL.
+        let place = self.bytes[..SIZE - 1].get_mut(self.length..end).ok_or(fmt::Error)?;
+        place.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
 impl fmt::Display for CommandLineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -195,6 +217,15 @@ mod tests {
 
     fn join(image: &str, boot_loader: &str) -> Result<String, CommandLineError> {
         CommandLine::join(image, boot_loader).map(|line| line.as_str().to_string())
+    }
+
+    #[test]
+    fn a_line_is_written_as_far_as_the_kernel_reads() {
+        let written = |words: fmt::Arguments<'_>| CommandLine::written(words).map(|line| line.as_str().to_string());
+        assert_eq!(written(format_args!("{}={} c", "a", 3)), Ok("a=3 c".to_string()));
+        let length = SIZE - 1;
+        assert_eq!(written(format_args!("{:length$}", "a")).map(|line| line.len()), Ok(length));
+        assert_eq!(written(format_args!("{:SIZE$}", "a")), Err(CommandLineError::TooLong));
     }
 
     #[test]

@@ -284,13 +284,14 @@ impl Boot for Machine<'_> {
     /// process without the kernel anyway.
     fn command_line(&self, of_image: &str) -> Result<CommandLine, session::Failure<'static, Failure>> {
         let join = |front: &str, behind: &str| CommandLine::join(front, behind).map_err(session::Failure::CommandLine);
-        let mut own = Words { bytes: [0; 160], length: 0 };
+        let written = |words: fmt::Arguments<'_>| CommandLine::written(words).map_err(session::Failure::CommandLine);
         let (ticks, lowest) = (self.ticks_per_millisecond(), lowest());
-        let _ = write!(own, "{}={ticks} {} ", word::TSC_FREQUENCY, word::TSC_IS_RELIABLE);
-        let _ = write!(own, "{}={lowest}", word::LOWEST_ADDRESS);
+        let [frequency, reliable, limit] = [word::TSC_FREQUENCY, word::TSC_IS_RELIABLE, word::LOWEST_ADDRESS];
+        let mut own = written(format_args!("{frequency}={ticks} {reliable} {limit}={lowest}"))?;
         let is_passt = self.arguments.network == Some(Net::User);
         if let Some([least, usual, most]) = is_passt.then(passt::window).flatten() {
-            let _ = write!(own, " {}=\"{least} {usual} {most}\"", word::RECEIVE_MEMORY);
+            let window = written(format_args!("{}=\"{least} {usual} {most}\"", word::RECEIVE_MEMORY))?;
+            own = join(own.as_str(), window.as_str())?;
         }
         let joined = join(of_image, self.arguments.words())?;
         let joined = join(own.as_str(), joined.as_str())?;
@@ -456,27 +457,6 @@ fn mappings(tables: Option<u32>) -> u32 {
     let most = number_in(c"/proc/sys/vm/max_map_count").unwrap_or(USUAL);
     let most = most.saturating_sub(KEPT).clamp(LEAST, u32::MAX.into()) as u32;
     tables.map_or(most, |tables| most.min(tables.saturating_mul(FOR_EACH_TABLE)))
-}
-
-/// Words for the guest.
-struct Words {
-    bytes: [u8; 160],
-    length: usize,
-}
-
-impl Words {
-    fn as_str(&self) -> &str {
-        core::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
-    }
-}
-
-impl fmt::Write for Words {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let place = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
-        place.copy_from_slice(text.as_bytes());
-        self.length += text.len();
-        Ok(())
-    }
 }
 
 /// Makes the machine, and the first process for programs.

@@ -4,7 +4,7 @@
 //! space is exchanged for the shadow's, in which nothing of Xen's start remains but the window;
 //! what is needed of it later has been copied by then.
 
-use core::fmt::{self, Write as _};
+use core::fmt;
 use core::ops::Range;
 
 use annotate::instructions::Class;
@@ -165,9 +165,9 @@ impl Boot for Domain {
     fn command_line(&self, of_image: &str) -> Result<CommandLine, session::Failure<'static, Failure>> {
         let line = self.start.command_line.split(|byte| *byte == 0).next().unwrap_or_default();
         let line = core::str::from_utf8(line).map_err(|_| session::Failure::Host(Failure::CommandLineText))?;
-        let mut frequency = Words { bytes: [0; 48], length: 0 };
         let ticks = super::board::ticks_per_millisecond();
-        let _ = write!(frequency, "{}={ticks} {}", word::TSC_FREQUENCY, word::TSC_IS_RELIABLE);
+        let frequency = format_args!("{}={ticks} {}", word::TSC_FREQUENCY, word::TSC_IS_RELIABLE);
+        let frequency = CommandLine::written(frequency).map_err(session::Failure::CommandLine)?;
         let join = |front: &str, behind: &str| CommandLine::join(front, behind).map_err(session::Failure::CommandLine);
         let joined = join(of_image, line)?;
         let joined = join(frequency.as_str(), joined.as_str())?;
@@ -274,27 +274,6 @@ fn set_traps() -> Result<(), Refused> {
     }
     CPU.syscall_target.store(address(entry::xen_syscall_slow), core::sync::atomic::Ordering::Relaxed);
     Ok(())
-}
-
-/// Words for the guest.
-struct Words {
-    bytes: [u8; 48],
-    length: usize,
-}
-
-impl Words {
-    fn as_str(&self) -> &str {
-        core::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
-    }
-}
-
-impl fmt::Write for Words {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let place = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
-        place.copy_from_slice(text.as_bytes());
-        self.length += text.len();
-        Ok(())
-    }
 }
 
 /// What the shadow works in.
