@@ -5,6 +5,8 @@
 
 #[cfg(target_os = "none")]
 pub mod bare;
+#[cfg(target_os = "none")]
+mod cause;
 #[cfg(any(target_os = "none", test))]
 #[cfg_attr(test, expect(dead_code, reason = "only the wedge uses all of it"))]
 pub mod process;

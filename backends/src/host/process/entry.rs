@@ -27,21 +27,8 @@ use wedge::x86::flags;
 
 use super::cpu::{CPU, Cpu, STACK_PAGES};
 use super::registers::Frame;
+use crate::host::cause;
 use crate::runtime::PAGE;
-
-/// Why the wedge was entered, beside the vectors of exceptions.
-pub(super) mod cause {
-    /// Something has come in from outside.
-    pub(crate) const EVENT: u64 = 256;
-    /// A site calls; the return address says which.
-    pub(crate) const SITE: u64 = 257;
-    /// A site that has no stack; its number says which.
-    pub(crate) const SITE_WITHOUT_STACK: u64 = 258;
-    /// An IRETQ that does not simply return to the kernel.
-    pub(crate) const IRET: u64 = 259;
-    /// A SYSRET.
-    pub(crate) const SYSRET: u64 = 260;
-}
 
 unsafe extern "C" {
     /// From here on the mask may be clear, up to

@@ -19,7 +19,7 @@ use super::areas::ThreadAreas;
 use super::board::Board;
 use super::compatibility::{self, find_stack, is_behind_call};
 use super::cpu::{CPU, is_fast};
-use super::entry::{cause, process_gap, process_gap_end, process_handle, process_restore};
+use super::entry::{process_gap, process_gap_end, process_handle, process_restore};
 use super::exceptions;
 use super::fast::direct_entry;
 use super::guest::{Machine, Process, REAL_CS, REAL_SS, Vm};
@@ -36,6 +36,7 @@ use super::stub::Segments;
 use super::system::{self, Answer};
 use super::tables::Tables;
 use crate::Backend;
+use crate::host::cause;
 use crate::runtime::exclusive::{Exclusive, Late};
 use crate::runtime::{PAGE, say};
 

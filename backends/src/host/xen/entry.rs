@@ -29,26 +29,20 @@ use super::cpu::{CPU, Cpu, STACK_PAGES};
 use super::interface::KERNEL_CS;
 use crate::runtime::PAGE;
 
-/// Why the wedge was entered, beside the vectors of exceptions.
+/// Why the wedge was entered: what all hosts know, and Xen's own.
 pub(super) mod cause {
-    /// An event, or one that was pending when a site set IF.
-    pub(crate) const EVENT: u64 = 256;
-    /// A site calls; the return address says which.
-    pub(crate) const SITE: u64 = 257;
-    /// A site that has no stack; its number says which.
-    pub(crate) const SITE_WITHOUT_STACK: u64 = 258;
-    /// An IRETQ that is not plain.
-    pub(crate) const IRET: u64 = 259;
-    /// A SYSRET that is not plain.
-    pub(crate) const SYSRET: u64 = 260;
+    pub(crate) use crate::host::cause::{EVENT, IRET, SITE, SITE_WITHOUT_STACK, SYSRET};
+
+    use crate::host::cause::OWN;
+
     /// SYSCALL from user mode, when the guest's entry code is not known to be mapped.
-    pub(crate) const SYSCALL: u64 = 261;
+    pub(crate) const SYSCALL: u64 = OWN;
     /// SYSCALL from 32-bit user mode.
-    pub(crate) const SYSCALL32: u64 = 262;
+    pub(crate) const SYSCALL32: u64 = OWN + 1;
     /// SYSENTER from user mode.
-    pub(crate) const SYSENTER: u64 = 263;
+    pub(crate) const SYSENTER: u64 = OWN + 2;
     /// Xen could not return to user mode.
-    pub(crate) const FAILSAFE: u64 = 264;
+    pub(crate) const FAILSAFE: u64 = OWN + 3;
 }
 
 /// What `xen_entered` answers: where to go on.
