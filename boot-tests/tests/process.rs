@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -280,6 +280,17 @@ fn programs_share_the_processes_that_linux_allows() -> Result<()> {
     let guest = GuestProcess::start_among_few(&image, initramfs.path(), "many: 40 have ended")?;
     let (status, said) = guest.end()?;
     ensure!(status == Some(0), "{status:?}\n{said}");
+    Ok(())
+}
+
+/// Linux refuses the memory by a signal as well.
+#[test]
+fn a_limit_of_the_length_of_files_is_said() -> Result<()> {
+    let image = boot_tests::host::image(&Variant::LOW.build()?)?;
+    let output = Command::new("prlimit").arg("--fsize=1000000").arg(image).stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let refused = "afterburner: Linux refuses the guest's memory, error 27 (file too large)";
+    ensure!(output.status.code() == Some(1) && said.contains(refused), "{:?}\n{said}", output.status);
     Ok(())
 }
 

@@ -609,6 +609,19 @@ fn unpack_takes_only_whole_images() {
     assert!(!lab.path("parts").exists());
 }
 
+/// A limit of the length of files is an error, not the end by a signal, and nothing is left.
+#[test]
+fn an_image_that_may_not_become_so_long_is_an_error() {
+    let lab = lab();
+    let limited = "ulimit -f 8 && exec \"$0\" \"$@\"";
+    let arguments = ["pack", "--kernel", KERNEL, "--wedge", "wedge", "-o", "image"];
+    let before = lab.files();
+    let result = lab.run("sh", &[&["-c", limited, AFTERBURNER][..], &arguments].concat());
+    assert_eq!(result.status.code(), Some(2), "{result:?}");
+    assert!(result.stderr.contains("image: File too large"), "{result:?}");
+    assert!(lab.files() == before, "something is left");
+}
+
 #[test]
 fn an_iso_needs_grub() {
     let lab = lab();

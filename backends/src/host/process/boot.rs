@@ -18,6 +18,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use linux_raw_sys::auxvec::{AT_HWCAP2, AT_NULL};
+use linux_raw_sys::general as raw;
 use wedge::cpu::{Context, Registers};
 use wedge::guest::layout::WINDOW_LENGTH;
 use wedge::guest::linux::boot_params::Display;
@@ -187,6 +188,8 @@ impl Started {
 
 /// Boots the guest. Returns only if that fails.
 pub(super) fn boot(started: &Started) {
+    // A file that grows beyond a limit, or memory that does, is an error, and not the end.
+    system::ignore(raw::SIGXFSZ);
     if let Err(error) = guard_stack() {
         return say!("{}", refused("a page that nobody has")(error));
     }

@@ -21,7 +21,7 @@ use wedge::platform::virtio::{Block, Fault, GuestMemory, IoError, MOST_DISKS, Pi
 use super::arguments::{DiskFile, DiskFiles, Name, Writes};
 use super::memory::{Memory, OWN, SNAPSHOT_LENGTH, SNAPSHOTS, pointer};
 use super::names::Path;
-use super::system::{Errno, File, ignore, map_copy};
+use super::system::{Errno, File, map_copy};
 use crate::runtime::say;
 
 /// Why a disk is refused.
@@ -91,8 +91,6 @@ pub(super) fn open(given: &DiskFiles<'static>, memory: Memory) -> Result<Disks, 
     for ((place, given), mapping) in disks.iter_mut().zip(given.iter().flatten()).zip(mappings) {
         *place = Some(Disk::open(given, memory, mapping).map_err(|why| Refused { name: given.name, why })?);
     }
-    // A file that grows beyond a limit is an error, and not the end.
-    ignore(raw::SIGXFSZ);
     Ok(disks)
 }
 
