@@ -1,6 +1,7 @@
 //! Where to set kprobes: the sites inside given functions of a kernel, as the guest script `probes`
 //! takes them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
@@ -36,6 +37,31 @@ pub const FUNCTIONS: [&str; 18] = [
 
 /// Those that are parts of others in Linux 6.12.
 const NOT_IN_ALL: [&str; 3] = ["_flat_send_IPI_mask", "exit_to_user_mode_prepare", "load_new_mm_cr3"];
+
+/// Whether the script could probe all of these sites, and each function was executed with probes in
+/// it, which did not end the kernel.
+///
+/// # Errors
+///
+/// With what is otherwise.
+pub fn check(verdicts: &BTreeMap<String, String>, sites: &str) -> Result<()> {
+    let functions: BTreeSet<_> = sites.lines().filter_map(|line| line.split('+').next()).collect();
+    let (sites, functions) = (sites.lines().count(), functions.len());
+    ensure!(functions >= FUNCTIONS.len() - NOT_IN_ALL.len(), "only {functions} functions");
+    for optimised in [0, 1] {
+        for (name, expected) in [
+            ("set", format!("ok: {sites} sites, 0 refused")),
+            ("hit", format!("ok: {functions} functions")),
+            ("removed", "ok: the kernel lives".to_owned()),
+        ] {
+            let verdict = verdicts.get(&format!("probes-{name}-{optimised}"));
+            ensure!(verdict == Some(&expected), "{name}, {optimised}: {verdict:?}, not {expected}");
+        }
+    }
+    let failed: Vec<_> = verdicts.iter().filter(|(_, verdict)| !verdict.starts_with("ok")).collect();
+    ensure!(failed.is_empty(), "{failed:?}");
+    Ok(())
+}
 
 /// Lines `FUNCTION+0xOFFSET`, one for each padded site in one of the functions.
 ///

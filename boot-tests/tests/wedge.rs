@@ -180,9 +180,11 @@ fn functions_full_of_sites_can_be_probed_and_traced() -> Result<()> {
     let kernel = Variant::HARD.build()?;
     let guest = Guest::script("probes", kernel.modules_named(&["msr"])?);
     let (mut guest, _programs) = programs::guest_with(guest, &["load", "msr", "frames"])?;
-    guest.files.push(("sites", probes::sites(&kernel.vmlinux(), &probes::FUNCTIONS)?));
+    let sites = probes::sites(&kernel.vmlinux(), &probes::FUNCTIONS)?;
+    guest.files.push(("sites", sites.clone()));
     for host in [Host::Native, Host::Identity] {
-        HARD.boot(host, &kernel, &guest, "probes", "probes")?;
+        let log = HARD.boot(host, &kernel, &guest, "probes", "nothing")?;
+        probes::check(&programs::verdicts(&log), &sites)?;
     }
     Ok(())
 }
