@@ -24,9 +24,11 @@
 #define PGD_KERNEL_START	16
 /*
  * head64.c takes the image's entry of the top-level page table for the last, and clears those
- * before it. __KBUILD_MODNAME is the file's name, which is a number here and undefined elsewhere.
+ * before it. __KBUILD_MODNAME is the file's name, which is a number here and undefined elsewhere;
+ * of other files than those that define USE_EARLY_PGTABLE_L5, as head64.c does, the name may be no
+ * word at all (`.module-common` of Linux 6.12).
  */
-#if !defined(__ASSEMBLY__) && !defined(__GENKSYMS__) && defined(__KBUILD_MODNAME)
+#if !defined(__ASSEMBLY__) && !defined(__GENKSYMS__) && defined(__KBUILD_MODNAME) && defined(USE_EARLY_PGTABLE_L5)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wundef"
 #define kmod_head64 7001

@@ -67,6 +67,32 @@ fn an_untouched_tree_is_linked_low() {
     assert!(lab.run("objdump", &["-d", "a.o"]).stdout.contains("0xffffffff80000000"), "{other:?}");
 }
 
+/// One file has entries of its own in the top-level page table, known by its name, which elsewhere
+/// need not be a word of C (`.module-common` of Linux 6.12).
+#[test]
+fn a_header_knows_the_file_with_its_own_number_of_entries() {
+    let lab = Lab::with(&[
+        ("next/asm/pgtable_64_types.h", b"#define PTRS_PER_PGD 512\n#define __START_KERNEL_map 0x5fff80000000\n"),
+        ("in.c", b"#include <asm/pgtable_64_types.h>\nint entries[PTRS_PER_PGD];\n"),
+    ]);
+    let headers = concat!("-I", env!("CARGO_MANIFEST_DIR"), "/low");
+    let early = "-DUSE_EARLY_PGTABLE_L5";
+    for (name, definitions, expected) in [
+        ("head64", &[early][..], "((0x5fff80000000 >> 39) & 511) + 1"),
+        ("common", &[early], "512"),
+        ("head64", &[], "512"),
+        (".module-common", &[], "512"),
+    ] {
+        let name = format!("-D__KBUILD_MODNAME=kmod_{name}");
+        let options = ["-E", headers, "-Inext", &name, "in.c"];
+        let text = lab.run("gcc", &[&options, definitions].concat()).success().stdout;
+        assert!(
+            text.contains(&format!("int entries[{expected}]")) || text.contains(&format!("({expected})")),
+            "{text}"
+        );
+    }
+}
+
 /// There is no such code model in 32-bit code; and what the tree itself removes stays removed.
 #[test]
 fn code_for_32_bit_programs_is_compiled_without_the_flags_of_64_bit_code() {
