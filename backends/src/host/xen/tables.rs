@@ -283,10 +283,10 @@ impl Memory for Tables {
         self.mapped.has(address, write)
     }
 
-    /// Any address may come, also one that a program has put into RSP: Xen's own are not the
-    /// kernel's, and their tables are not shown to be read.
+    /// Any address may come, also one that a program has put into RSP. The entries for those of
+    /// Xen's, and for those that are not canonical, lead to tables that are not shown to be read.
     fn is_mapped(&mut self, address: u64, write: bool) -> bool {
-        if address >> 63 != 0 && address < LINEAR {
+        if address >> 47 != 0 && address < LINEAR {
             return false;
         }
         let mut table = self.kernel_root;
