@@ -210,6 +210,8 @@ impl Known {
     fn at(bytes: &[u8; 16], start: usize) -> Option<Self> {
         let byte = |at: usize| bytes[at & 15];
         let mut at = start;
+        let repne = byte(at) == 0xf2;
+        at += usize::from(repne);
         let rep = byte(at) == 0xf3;
         at += usize::from(rep);
         let word = byte(at) == 0x66;
@@ -231,6 +233,9 @@ impl Known {
             let (part, tail) = one_byte(byte(at - 1), ModRm(byte(at)), &prefixes)?;
             (part, tail, byte(at - 1))
         };
+        if repne != (part == Part::Class(Class::Lkgs)) {
+            return None;
+        }
         let mut known = Self { part, end: at, displacement: 0, stack: false, operand: Operand::Other };
         match tail {
             Tail::None => {
@@ -327,6 +332,8 @@ fn two_byte(opcode: u8, modrm: ModRm, prefixes: &Prefixes) -> Option<(Class, Tai
         (0x00, 3) => (Class::Ltr, Tail::ModRm),
         (0x00, 4) => (Class::Verr, Tail::ModRm),
         (0x00, 5) => (Class::Verw, Tail::ModRm),
+        // With prefix F2, which no other of these has.
+        (0x00, 6) => (Class::Lkgs, Tail::ModRm),
         (0x01, _) => (group_7(modrm)?, Tail::ModRm),
         (0x02, _) => (Class::Lar, Tail::ModRm),
         (0x03, _) => (Class::Lsl, Tail::ModRm),
