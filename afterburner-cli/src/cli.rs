@@ -4,13 +4,11 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use annotate::instructions::Class;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
-use signal_hook::consts::SIGXFSZ;
 
 use crate::{StandIn, build, compare, complain, pack, profile, run, sites, text_file, unpack, verify};
 
@@ -118,20 +116,10 @@ fn class(name: &str) -> Result<Class, String> {
 /// Runs the command that the user gave.
 pub(crate) fn run() -> ExitCode {
     const WRONG: u8 = 2;
-    file_limits_are_errors();
     CommandLine::parse().command.run().unwrap_or_else(|error| {
         complain(&error);
         ExitCode::from(WRONG)
     })
-}
-
-/// A write behind the limit of the length of files (`RLIMIT_FSIZE`) fails, and does not end the
-/// command with a file half written. The signal is caught, not ignored, which programs that are
-/// started would inherit.
-fn file_limits_are_errors() {
-    if let Err(error) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
-        complain(&anyhow::Error::new(error).context("catching SIGXFSZ"));
-    }
 }
 
 impl Command {

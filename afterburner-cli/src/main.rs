@@ -32,11 +32,15 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use signal_hook::consts::SIGXFSZ;
 
 /// The status of a shell that cannot run a command.
 const CANNOT_RUN: u8 = 127;
 
 fn main() -> ExitCode {
+    file_limits_are_errors();
     let mut arguments = std::env::args_os();
     let called = arguments.next().unwrap_or_default();
     let name = Path::new(&called).file_name().unwrap_or(&called).to_owned();
@@ -49,6 +53,15 @@ fn main() -> ExitCode {
         (None, Some((command, rest))) if command == "as" || command == "clang" => run_stand_in(command, rest),
         (None, Some((command, rest))) if command == run::parent_death::COMMAND => run::parent_death::run(rest),
         _ => cli::run(),
+    }
+}
+
+/// A write behind the limit of the length of files (`RLIMIT_FSIZE`) fails, and does not end the
+/// command with a file half written. The signal is caught, not ignored, which programs that are
+/// started would inherit.
+fn file_limits_are_errors() {
+    if let Err(error) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
+        complain(&anyhow::Error::new(error).context("catching SIGXFSZ"));
     }
 }
 

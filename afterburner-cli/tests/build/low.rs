@@ -78,7 +78,7 @@ fn a_header_knows_the_file_with_its_own_number_of_entries() {
     let headers = concat!("-I", env!("CARGO_MANIFEST_DIR"), "/low");
     let early = "-DUSE_EARLY_PGTABLE_L5";
     for (name, definitions, expected) in [
-        ("head64", &[early][..], "((0x5fff80000000 >> 39) & 511) + 1"),
+        ("head64", &[early][..], "(((0x5fff80000000 >> 39) & 511) + 1)"),
         ("common", &[early], "512"),
         ("head64", &[], "512"),
         (".module-common", &[], "512"),
@@ -86,10 +86,7 @@ fn a_header_knows_the_file_with_its_own_number_of_entries() {
         let name = format!("-D__KBUILD_MODNAME=kmod_{name}");
         let options = ["-E", headers, "-Inext", &name, "in.c"];
         let text = lab.run("gcc", &[&options, definitions].concat()).success().stdout;
-        assert!(
-            text.contains(&format!("int entries[{expected}]")) || text.contains(&format!("({expected})")),
-            "{text}"
-        );
+        assert!(text.contains(&format!("int entries[{expected}];")), "{text}");
     }
 }
 

@@ -332,7 +332,7 @@ fn two_byte(opcode: u8, modrm: ModRm, prefixes: &Prefixes) -> Option<(Class, Tai
         (0x00, 3) => (Class::Ltr, Tail::ModRm),
         (0x00, 4) => (Class::Verr, Tail::ModRm),
         (0x00, 5) => (Class::Verw, Tail::ModRm),
-        // With prefix F2, which no other of these has.
+        // With prefix F2, which no other of these has (Intel FRED specification, 346446, LKGS).
         (0x00, 6) => (Class::Lkgs, Tail::ModRm),
         (0x01, _) => (group_7(modrm)?, Tail::ModRm),
         (0x02, _) => (Class::Lar, Tail::ModRm),
