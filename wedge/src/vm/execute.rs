@@ -12,23 +12,37 @@ use crate::x86::flags;
 
 use super::{Host, Vcpu, Vm};
 
+/// Instructions whose addresses have the same place in [`Decoded`], and are kept at the same time.
+const WAYS: usize = 4;
+
 /// Sites that were emulated lately, decoded: decoding costs more than emulating.
+///
+/// A few sites are emulated over and over, a dozen for each change of processes. Where they lie is
+/// chance: with one place for each, two of them take it from each other in most kernels.
 #[derive(Debug)]
-pub struct Decoded([Option<(u64, Instruction)>; 64]);
+pub struct Decoded([[Option<(u64, Instruction)>; WAYS]; 16]);
 
 impl Decoded {
     /// None yet.
-    pub(super) const NONE: Self = Self([None; 64]);
+    pub(super) const NONE: Self = Self([[None; WAYS]; 16]);
 
-    /// A site's instruction, or the first of its two, at an address; `None` if it is none. A site's
-    /// bytes do not change while it is one; when modules come and go, everything is forgotten.
+    /// The instruction at an address, which is decoded if it is not known; `None` if it is none. A
+    /// site's bytes do not change while it is one; when modules come and go, everything is
+    /// forgotten.
     #[inline]
-    fn of(&mut self, site: &Site, at: u64) -> Option<&Instruction> {
-        let place = &mut self.0[(at >> 2) as usize % 64];
-        if place.is_none_or(|(address, _)| address != at) {
-            *place = Some((at, decode_first(site, at)?));
-        }
-        place.as_ref().map(|(_, instruction)| instruction)
+    fn at(&mut self, at: u64, decode: impl FnOnce() -> Option<Instruction>) -> Option<&Instruction> {
+        let sets = self.0.len();
+        let set = &mut self.0[(at >> 2) as usize % sets];
+        let is_it = |place: &Option<(u64, Instruction)>| place.as_ref().is_some_and(|(address, _)| *address == at);
+        let place = if let Some(place) = set.iter().position(is_it) {
+            place
+        } else {
+            let decoded = decode()?;
+            set.rotate_right(1);
+            set[0] = Some((at, decoded));
+            0
+        };
+        set[place].as_ref().map(|(_, instruction)| instruction)
     }
 
     pub(super) fn forget(&mut self) {
@@ -99,7 +113,9 @@ impl<H: Host> Vm<'_, H> {
         context.rip = at;
         let Self { vcpu: Vcpu { cpu, processor, decoded, .. }, machine } = self;
         let Some(site) = machine.text.engine.site(number) else { Self::die(context, "at no site") };
-        let Some(first) = decoded.of(site, at) else { Self::die(context, "at a site that does not decode") };
+        let Some(first) = decoded.at(at, || decode_first(site, at)) else {
+            Self::die(context, "at a site that does not decode")
+        };
         let (class, end) = (site.class(), at + u64::from(site.slot()));
         let mut outcome = emulate(cpu, context, first, &mut machine.behind(processor));
         if outcome == Ok(Flow::Next) && first.next_ip() != end {
@@ -141,5 +157,40 @@ impl<H: Host> Vm<'_, H> {
         if let Err(exception) = how(&self.vcpu.cpu, context) {
             self.deliver(context, Event::Exception(exception));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLI: [u8; 1] = [0xfa];
+
+    #[test]
+    fn sites_at_like_addresses_are_decoded_once() {
+        let mut decoded = Decoded::NONE;
+        let mut count = 0;
+        for _ in 0..10 {
+            for at in (0..WAYS as u64).map(|number| 0xffff_ffff_8100_0000 + (number << 12)) {
+                let instruction = decoded.at(at, || {
+                    count += 1;
+                    decode(&CLI, at)
+                });
+                assert_eq!(instruction.map(Instruction::ip), Some(at));
+            }
+        }
+        assert_eq!(count, WAYS);
+    }
+
+    #[test]
+    fn what_is_not_known_any_more_is_decoded_again() {
+        let mut decoded = Decoded::NONE;
+        for number in (0..100).chain(0..100) {
+            let at = 0xffff_ffff_8100_0000 + (number << 12);
+            assert_eq!(decoded.at(at, || decode(&CLI, at)).map(Instruction::ip), Some(at));
+        }
+        assert!(decoded.at(1, || None).is_none());
+        decoded.forget();
+        assert!(decoded.at(0xffff_ffff_8100_0000, || None).is_none());
     }
 }
