@@ -9,7 +9,12 @@ pub mod bare;
 mod cause;
 #[cfg(any(target_os = "none", test))]
 #[cfg_attr(test, expect(dead_code, reason = "only the wedge uses all of it"))]
+mod exceptions;
+#[cfg(any(target_os = "none", test))]
+#[cfg_attr(test, expect(dead_code, reason = "only the wedge uses all of it"))]
 pub mod process;
+#[cfg(target_os = "none")]
+mod soft;
 #[cfg(target_os = "none")]
 mod start;
 #[cfg(test)]

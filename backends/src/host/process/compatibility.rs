@@ -70,7 +70,7 @@ pub(super) fn find_stack(vm: &mut Vm, context: &Context) -> Option<[u64; 2]> {
     let ends = [context.rsp & LOWER, context.rsp.wrapping_add(3) & LOWER];
     let space = &mut vm.machine.space;
     for address in ends {
-        if space.memory.lacks(address) {
+        if space.memory.soft.lacks(address) {
             let access = Access { write: false, user: true, fetch: false };
             let _ = space.shadow.fault(address, access, &mut space.memory);
         }

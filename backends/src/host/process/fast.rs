@@ -19,7 +19,7 @@ use core::sync::atomic::Ordering;
 use linux_raw_sys::general as raw;
 use wedge::cpu::{Context, VirtualCpu};
 use wedge::x86::control::efer;
-use wedge::x86::paging::entry::{NO_EXECUTE, USER, WRITABLE};
+use wedge::x86::paging::entry::{NO_EXECUTE, WRITABLE};
 use wedge::x86::paging::{PAGE, fault};
 use wedge::x86::{flags, vector};
 
@@ -32,7 +32,8 @@ use super::registers::Frame;
 use super::rewritten::{Dropped, at_trampoline};
 use super::stops::Information;
 use super::system::{self, Answer};
-use super::tables::{Found, Tables};
+use super::tables::Tables;
+use crate::host::soft::Found;
 use crate::runtime::say;
 
 impl Process {
@@ -158,7 +159,7 @@ impl Tables {
     ///
     /// When Linux does not map it.
     pub(super) fn map_for_program(&mut self, address: u64, write: bool, fetch: bool) -> Answer<bool> {
-        let found = self.find(self.roots[1], address).filter(|found| found.entry & USER != 0);
+        let found = self.soft.find_program(address);
         self.map_found(found, address, write, fetch)
     }
 
@@ -182,13 +183,13 @@ impl Tables {
     /// A program of this process has made a call of a number, which returns to `next`, by SYSCALL.
     /// It may be that the next goes to the kernel directly.
     pub(super) fn note_call(&mut self, next: u64, number: u64) {
-        let (root, memory) = (self.roots[1], self.memory);
+        let memory = self.memory;
         if !self.copies.as_mut().is_some_and(|copies| copies.is_warm(next)) {
             return;
         }
         let at = next.wrapping_sub(SYSCALL_LENGTH);
-        let is_text = |found: &Found| found.entry & USER != 0 && found.entry & (WRITABLE | NO_EXECUTE) == 0;
-        let Some(found) = self.find(root, at).filter(is_text) else { return };
+        let is_text = |found: &Found| found.entry & (WRITABLE | NO_EXECUTE) == 0;
+        let Some(found) = self.soft.find_program(at).filter(is_text) else { return };
         let Some(copies) = &mut self.copies else { return };
         let page = at & !(PAGE - 1);
         let dropped = copies.change(next, number, found.physical(page), memory);

@@ -41,7 +41,7 @@ mod disk;
 mod end;
 #[cfg(target_os = "none")]
 mod entry;
-mod exceptions;
+
 #[cfg(target_os = "none")]
 mod fast;
 #[cfg(any(target_os = "none", test))]

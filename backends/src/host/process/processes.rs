@@ -12,7 +12,7 @@ use super::cpu::CPU;
 use super::descriptions::description;
 use super::locals::Given;
 use super::system::{self, Errno, call};
-use super::tables::SPACES;
+use crate::host::soft::SPACES;
 
 /// All processes that have been made; 0 where there is none. One is the network, and one serves
 /// directories.

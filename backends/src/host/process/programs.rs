@@ -57,7 +57,8 @@ use super::state::State;
 use super::stops::{Information, Stop};
 use super::stub::{self, ORDERS, SEGMENTS_LENGTH, SIGNALS, STACK, STACK_LENGTH, Segments};
 use super::system::{self, Errno, File};
-use super::tables::SPACES;
+
+use crate::host::soft::SPACES;
 use crate::runtime::{PAGE, say};
 
 /// Has a process end with the one that has made it (`prctl(2)`).

@@ -11,7 +11,8 @@ use wedge::x86::paging::{PAGE, index};
 
 use super::mappings::{Mapping, joined};
 use super::resident::Resident;
-use super::tables::{IN_KERNEL, SPACES, Tables};
+use super::tables::Tables;
+use crate::host::soft::{IN_KERNEL, SPACES};
 
 /// One change in so many maps nothing ahead. It is a prime, and more than there are spaces, so that
 /// each of those that take turns has its turn at that, too.
@@ -22,10 +23,10 @@ const _: () = assert!(SPACES < RARELY as usize);
 impl Tables {
     /// Another space's own part is to be in this process. What it has in common with the last stays
     /// mapped, what it had mapped when it was left is mapped, and the rest of the last's goes.
-    pub(super) fn change_space(&mut self, last: u8) {
-        let now = usize::from(self.space);
+    pub(super) fn change_space(&mut self, last: usize) {
+        let now = self.soft.space();
         let before = core::mem::replace(&mut self.resident[now], Resident::NONE);
-        let last = self.resident[usize::from(last)];
+        let last = self.resident[last];
         let mappings = last.all().filter(|_| self.has_own).unwrap_or(&[]);
         if self.has_own && last.all().is_none() {
             self.unmap(self.lowest..self.users_end);
@@ -55,17 +56,17 @@ impl Tables {
     /// Whether the current space has, with the same rights, what is mapped; if so, it is known to
     /// be mapped by its tables.
     fn is_as_mapped(&mut self, mapping: &Mapping) -> bool {
-        let Some(found) = self.find_kernel(mapping.address).filter(|found| found.level == 1) else { return false };
+        let Some(found) = self.soft.find_kernel(mapping.address).filter(|found| found.level == 1) else { return false };
         let first = index(mapping.address, 1);
         let leaves = first..first + (mapping.length / PAGE) as usize;
-        if leaves.end > self.pool[found.table].len() {
+        if leaves.end > self.soft.pool[found.table].len() {
             return false;
         }
         let mut parts = joined(leaves.clone().filter_map(|at| self.mapping(found, at, self.fast)));
         let is_same = parts.next() == Some(*mapping);
         drop(parts);
         if is_same {
-            for entry in &mut self.pool[found.table][leaves] {
+            for entry in &mut self.soft.pool[found.table][leaves] {
                 *entry |= IN_KERNEL;
             }
         }

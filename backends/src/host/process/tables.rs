@@ -1,11 +1,9 @@
-//! The shadow's page tables, as plain memory: soft tables.
+//! The soft tables ([`soft`](crate::host::soft)) of a guest in a process, and what is mapped by them.
 //!
-//! No processor reads them. What is in them is mapped by Linux when it is accessed, and a change
-//! drops what Linux has mapped by the old entry: in this process, where the guest's kernel runs
-//! with the current space beside it, at the end of the operation; in the process of a space's
-//! programs, before that runs next. So each table knows which space it belongs to, and each entry
-//! by which of the two it may have been mapped. That is no more than a hint: a range that is not
-//! mapped may be unmapped.
+//! What Linux has mapped by an entry that has changed goes: in this process, where the guest's
+//! kernel runs with the current space beside it, at the end of the operation; in the process of a
+//! space's programs, before that runs next. The marks of an entry are no more than a hint: a range
+//! that is not mapped may be unmapped.
 //!
 //! [`mappings`](super::mappings) says how many mappings there may be. Where programs run in this
 //! process, too, [`fast`](super::fast) has what is different.
@@ -15,7 +13,7 @@ use core::ops::Range;
 use wedge::guest::layout::Layout;
 use wedge::shadow::{BLOCK, Flush, Frame, Host, Level, Link, Table};
 use wedge::vm::{self, Peephole, Reached};
-use wedge::x86::paging::entry::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE};
+use wedge::x86::paging::entry::{ADDRESS, NO_EXECUTE, USER, WRITABLE};
 use wedge::x86::paging::{PAGE, index, shift};
 
 use super::mappings::{Budget, Mapping, Rights, Stale, joined};
@@ -24,41 +22,11 @@ use super::orders::Orders;
 use super::resident::Resident;
 use super::rewritten::Copies;
 use super::system::{self, Answer};
-
-/// Marks an entry that leads to another table, whose number is where an address would be.
-const OWN_TABLE: u64 = 1 << 9;
-/// Marks a leaf that may be mapped in this process,
-pub(super) const IN_KERNEL: u64 = 1 << 10;
-/// or in that of the space's programs.
-const IN_PROGRAM: u64 = 1 << 11;
-
-/// As many spaces as there may be at a time: those that the shadow keeps, and one that it makes.
-pub(super) const SPACES: usize = wedge::shadow::SPACES + 1;
-
-/// The owner of tables that are part of every space.
-const EVERYBODY: u8 = u8::MAX;
-
-/// A soft table.
-pub(super) type Entries = [u64; 512];
-
-/// What is known of a table.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Info {
-    /// The first address that it covers.
-    base: u64,
-    owner: u8,
-    /// The free table behind this one, which is free.
-    next: u32,
-}
-
-impl Info {
-    pub(super) const UNUSED: Self = Self { base: 0, owner: EVERYBODY, next: u32::MAX };
-}
+use crate::host::soft::{Entries, Found, IN_KERNEL, IN_PROGRAM, Info, SPACES, SoftTables};
 
 /// What the process of a space's programs has mapped.
 #[derive(Clone, Debug)]
 pub(super) struct StubMappings {
-    in_use: bool,
     budget: Budget,
     stale: Stale,
     /// Pages that are mapped for certain: the top of the stack of a 32-bit program.
@@ -67,46 +35,16 @@ pub(super) struct StubMappings {
 
 impl StubMappings {
     /// Nothing.
-    pub(super) const NONE: Self = Self { in_use: false, budget: Budget::new(0), stale: Stale::NONE, stack: None };
-}
-
-/// Where an address leads to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
-    pub(super) table: usize,
-    index: usize,
-    pub(super) entry: u64,
-    /// Of the table: 1, or 2 for a large page.
-    pub(super) level: u8,
-}
-
-impl Found {
-    /// The guest-physical address behind an address.
-    pub(super) const fn physical(&self, address: u64) -> u64 {
-        self.entry & ADDRESS | address & ((1 << shift(self.level)) - 1)
-    }
-
-    const fn allows(&self, write: bool, fetch: bool) -> bool {
-        (!write || self.entry & WRITABLE != 0) && (!fetch || self.entry & NO_EXECUTE == 0)
-    }
+    pub(super) const NONE: Self = Self { budget: Budget::new(0), stale: Stale::NONE, stack: None };
 }
 
 /// The tables, and what is mapped by them.
 #[derive(Debug)]
 pub(super) struct Tables {
     pub(super) memory: Memory,
-    pub(super) pool: &'static mut [Entries],
-    information: &'static mut [Info],
-    /// Tables that were never in use begin here,
-    fresh: u32,
-    /// and those that were.
-    free: u32,
-    layout: &'static Layout,
-    /// The roots in force, and whose they are.
-    pub(super) roots: [u32; 2],
-    pub(super) space: u8,
-    /// The space that a root was made for last.
-    latest: u8,
+    pub(super) soft: SoftTables,
+    /// The addresses of the wedge's window.
+    window: Range<u64>,
     /// Mappings in this process, and those of them that must go.
     pub(super) budget: Budget,
     stale: Stale,
@@ -152,14 +90,8 @@ impl Tables {
         }
         Self {
             memory,
-            pool,
-            information,
-            fresh: 0,
-            free: u32::MAX,
-            layout,
-            roots: [0; 2],
-            space: 0,
-            latest: 0,
+            soft: SoftTables::new(pool, information, layout),
+            window: layout.window(),
             budget,
             stale: Stale::NONE,
             has_own: false,
@@ -173,48 +105,11 @@ impl Tables {
         }
     }
 
-    /// The number of the current space.
-    pub(super) fn space(&self) -> usize {
-        self.space.into()
-    }
-
-    #[inline]
-    pub(super) fn find(&self, root: u32, address: u64) -> Option<Found> {
-        let mut table = root as usize;
-        let mut level = 4;
-        loop {
-            let at = index(address, level);
-            let entry = self.pool[table][at];
-            if entry & PRESENT == 0 {
-                return None;
-            }
-            if entry & OWN_TABLE == 0 {
-                return Some(Found { table, index: at, entry, level });
-            }
-            (table, level) = ((entry >> 12) as usize, level - 1);
-        }
-    }
-
-    #[inline]
-    pub(super) fn find_kernel(&self, address: u64) -> Option<Found> {
-        self.find(self.roots[0], address)
-    }
-
-    /// The leaves of a table around one: a block, or a large page by itself.
-    fn around(found: Found) -> Range<usize> {
-        if found.level == 1 {
-            let first = found.index & !(BLOCK - 1);
-            first..first + BLOCK
-        } else {
-            found.index..found.index + 1
-        }
-    }
-
     pub(super) fn mapping(&self, found: Found, at: usize, executable: bool) -> Option<Mapping> {
-        let entry = self.pool[found.table][at];
+        let entry = self.soft.pool[found.table][at];
         let size = 1_u64 << shift(found.level);
-        (entry & PRESENT != 0 && entry & OWN_TABLE == 0).then(|| Mapping {
-            address: self.information[found.table].base + at as u64 * size,
+        SoftTables::is_leaf(entry).then(|| Mapping {
+            address: self.soft.base(found.table) + at as u64 * size,
             length: size,
             physical: entry & ADDRESS,
             rights: Rights { writable: entry & WRITABLE != 0, executable: executable && entry & NO_EXECUTE == 0 },
@@ -228,7 +123,7 @@ impl Tables {
     ///
     /// When Linux does not map it.
     pub(super) fn map(&mut self, address: u64, write: bool, fetch: bool) -> Answer<bool> {
-        self.map_found(self.find_kernel(address), address, write, fetch)
+        self.map_found(self.soft.find_kernel(address), address, write, fetch)
     }
 
     /// The same, of an address that was found to lead somewhere.
@@ -238,8 +133,8 @@ impl Tables {
         };
         // The kernel has no business in a program's text, unless that runs here. What it maps for itself by single pages,
         // as in Linux's fixmap, it often unmaps at once.
-        let is_users = found.entry & USER != 0 && !self.layout.kernel.contains(address);
-        let leaves = if is_users { Self::around(found) } else { found.index..found.index + 1 };
+        let is_users = found.entry & USER != 0 && !self.soft.is_kernels(address);
+        let leaves = if is_users { found.around() } else { found.index..found.index + 1 };
         let mut all = joined(leaves.filter_map(|at| self.mapping(found, at, self.fast || !is_users)));
         let Some(mapping) = all.find(|mapping| address.wrapping_sub(mapping.address) < mapping.length) else {
             return Ok(false);
@@ -247,7 +142,7 @@ impl Tables {
         drop(all);
         let shift = shift(found.level);
         let first = index(mapping.address, found.level);
-        for entry in &mut self.pool[found.table][first..first + (mapping.length >> shift) as usize] {
+        for entry in &mut self.soft.pool[found.table][first..first + (mapping.length >> shift) as usize] {
             *entry |= IN_KERNEL;
         }
         let mapping = mapping.from(self.lowest).filter(|mapping| mapping.address <= address);
@@ -257,9 +152,9 @@ impl Tables {
         let rewritten = if is_text { self.map_rewritten(&mapping) } else { Ok(()) };
         // Behind that, for to make room all may have gone; and whatever it came to, for the mapping is
         // there.
-        if !self.layout.kernel.contains(address) {
+        if !self.soft.is_kernels(address) {
             self.has_own = true;
-            self.resident[usize::from(self.space)].add(&mapping);
+            self.resident[self.soft.space()].add(&mapping);
         }
         rewritten.map(|()| true)
     }
@@ -284,7 +179,7 @@ impl Tables {
 
     /// Unmaps all that this process has of the guest's.
     pub(super) fn drop_all(&mut self) {
-        let window = self.layout.window();
+        let window = self.window.clone();
         for range in [self.lowest..window.start, window.end..OWN.start, OWN.end..(1 << 47) - PAGE] {
             // SAFETY: nothing but the guest's is there.
             let _ = unsafe { system::unmap(range.start, range.end - range.start) };
@@ -313,7 +208,7 @@ impl Tables {
     /// goes; an address that is wanted is mapped, with its neighbours, if the tables allow that.
     /// `Err` if it lies where Linux maps nothing.
     pub(super) fn orders(&mut self, wanted: Option<u64>, orders: &mut Orders) -> Answer {
-        let programs = &mut self.programs[usize::from(self.space)];
+        let programs = &mut self.programs[self.soft.space()];
         let everything = self.lowest..self.users_end;
         if !programs.stale.is_empty() {
             programs.stack = None;
@@ -328,12 +223,12 @@ impl Tables {
             }
         }
         let Some(address) = wanted else { return Ok(()) };
-        let Some(found) = self.find(self.roots[1], address).filter(|found| found.entry & USER != 0) else {
+        let Some(found) = self.soft.find_program(address) else {
             return Ok(());
         };
-        let is_wanted = |at: usize| at == found.index || self.pool[found.table][at] & IN_PROGRAM == 0;
-        let is_users = |at: usize| self.pool[found.table][at] & USER != 0;
-        let leaves = Self::around(found).filter(|at| is_wanted(*at) && is_users(*at));
+        let is_wanted = |at: usize| at == found.index || self.soft.pool[found.table][at] & IN_PROGRAM == 0;
+        let is_users = |at: usize| self.soft.pool[found.table][at] & USER != 0;
+        let leaves = found.around().filter(|at| is_wanted(*at) && is_users(*at));
         let mappings = self.mappings(found, leaves);
         self.order_mappings(found, &mappings, address, orders)
     }
@@ -342,27 +237,22 @@ impl Tables {
     /// that they are mapped.
     pub(super) fn order_stack(&mut self, ends: [u64; 2], orders: &mut Orders) {
         let pages = ends.map(|address| address & !(PAGE - 1));
-        if self.programs[usize::from(self.space)].stack == Some(pages) {
+        if self.programs[self.soft.space()].stack == Some(pages) {
             return;
         }
-        self.programs[usize::from(self.space)].stack = Some(pages);
+        self.programs[self.soft.space()].stack = Some(pages);
         // Where thread areas are set, nothing stays.
         let mut known = !pages.contains(&self.lowest);
         for address in &pages[usize::from(pages[0] == pages[1])..] {
-            let found = self.find(self.roots[1], *address).filter(|found| found.entry & USER != 0);
+            let found = self.soft.find_program(*address);
             known &= found.is_some_and(|found| {
                 let mappings = self.mappings(found, core::iter::once(found.index));
                 self.order_mappings(found, &mappings, *address, orders).is_ok()
             });
         }
         if !known {
-            self.programs[usize::from(self.space)].stack = None;
+            self.programs[self.soft.space()].stack = None;
         }
-    }
-
-    /// Whether the tables have nothing at an address of a program's.
-    pub(super) fn lacks(&self, address: u64) -> bool {
-        self.find(self.roots[1], address).is_none()
     }
 
     /// What there is to map of leaves of a table, of which there are no more than in a block.
@@ -383,7 +273,7 @@ impl Tables {
         orders: &mut Orders,
     ) -> Answer {
         let everything = self.lowest..self.users_end;
-        let programs = &mut self.programs[usize::from(self.space)];
+        let programs = &mut self.programs[self.soft.space()];
         if !mappings.iter().flatten().all(|_| programs.budget.take()) {
             orders.unmap(&everything, self.lowest);
             programs.budget.reset();
@@ -392,7 +282,9 @@ impl Tables {
         let mut refused = false;
         for mapping in mappings.iter().flatten() {
             let first = index(mapping.address, found.level);
-            for entry in &mut self.pool[found.table][first..first + (mapping.length >> shift(found.level)) as usize] {
+            for entry in
+                &mut self.soft.pool[found.table][first..first + (mapping.length >> shift(found.level)) as usize]
+            {
                 *entry |= IN_PROGRAM;
             }
             match mapping.from(self.lowest) {
@@ -405,64 +297,10 @@ impl Tables {
 
     /// The programs' process of the current space is new: it has nothing.
     pub(super) fn begin(&mut self) {
-        let programs = &mut self.programs[usize::from(self.space)];
+        let programs = &mut self.programs[self.soft.space()];
         programs.stale = Stale::NONE;
         programs.budget.reset();
         programs.stack = None;
-    }
-
-    /// An entry is not what it was.
-    fn replaced(&mut self, table: usize, level: Level, at: usize, old: u64) {
-        let Info { base, owner, .. } = self.information[table];
-        let size = 1 << shift(number(level));
-        let range = base + at as u64 * size..base + (at as u64 + 1) * size;
-        let is_table = old & OWN_TABLE != 0;
-        let is_here = owner == EVERYBODY || owner == self.space && level != Level::UserRoot;
-        if is_here && (is_table || old & IN_KERNEL != 0) {
-            self.stale.add(range.clone());
-        }
-        if let Some(programs) = self.programs.get_mut(usize::from(owner))
-            && (is_table || old & IN_PROGRAM != 0)
-            && level != Level::KernelRoot
-        {
-            programs.stale.add(range);
-        }
-    }
-
-    /// The rights of a leaf as they are in a soft table.
-    fn encoded(link: Link) -> u64 {
-        let rights = |writable: bool, user: bool, executable: bool| {
-            PRESENT
-                | if writable { WRITABLE } else { 0 }
-                | if user { USER } else { 0 }
-                | if executable { 0 } else { NO_EXECUTE }
-        };
-        match link {
-            Link::Absent => 0,
-            Link::Leaf(leaf) => leaf.address | rights(leaf.writable, leaf.user, leaf.executable),
-            Link::Linear(of) => of.address | LARGE | rights(of.writable, of.user, of.executable),
-            Link::Own(table) => u64::from(table.0) << 12 | OWN_TABLE | PRESENT,
-        }
-    }
-
-    /// The space that a root is made for: those for the kernel and for programs are made together.
-    fn owner_of_root(&mut self, level: Level) -> Option<u8> {
-        if level == Level::KernelRoot {
-            let free = self.programs.iter().position(|programs| !programs.in_use)?;
-            self.programs[free].in_use = true;
-            self.latest = free as u8;
-        }
-        Some(self.latest)
-    }
-}
-
-/// The number of a level.
-const fn number(level: Level) -> u8 {
-    match level {
-        Level::L1 => 1,
-        Level::L2 => 2,
-        Level::L3 => 3,
-        Level::KernelRoot | Level::UserRoot => 4,
     }
 }
 
@@ -488,52 +326,22 @@ impl Host for Tables {
     }
 
     fn allocate(&mut self, level: Level, address: u64) -> Option<Table> {
-        let table = match self.free {
-            u32::MAX if (self.fresh as usize) < self.pool.len() => {
-                self.fresh += 1;
-                self.fresh - 1
-            }
-            u32::MAX => return None,
-            table => {
-                self.free = self.information[table as usize].next;
-                table
-            }
-        };
-        let owner = if is_root(level) { self.owner_of_root(level)? } else { EVERYBODY };
-        self.pool[table as usize] = [0; 512];
-        self.information[table as usize] = Info { base: address, owner, next: u32::MAX };
-        Some(Table(table))
+        self.soft.allocate(level, address)
     }
 
     fn release(&mut self, table: Table, level: Level) {
-        let info = &mut self.information[table.0 as usize];
-        if level == Level::KernelRoot
-            && let Some(programs) = self.programs.get_mut(usize::from(info.owner))
-        {
-            programs.in_use = false;
-            programs.stale.add(0..self.users_end);
+        if let Some(space) = self.soft.release(table, level) {
+            self.programs[space].stale.add(0..self.users_end);
         }
-        info.next = self.free;
-        self.free = table.0;
     }
 
     fn set(&mut self, table: Table, level: Level, at: usize, link: Link) {
-        let number = table.0 as usize;
-        let old = self.pool[number][at];
-        let new = Self::encoded(link);
-        if let Link::Own(child) = link {
-            let is_kernels = is_root(level) && (self.layout.kernel.first()..self.layout.kernel.end()).contains(&at);
-            self.information[child.0 as usize].owner =
-                if is_kernels { EVERYBODY } else { self.information[number].owner };
+        let Some(replaced) = self.soft.set(table, level, at, link) else { return };
+        if replaced.in_kernel {
+            self.stale.add(replaced.range.clone());
         }
-        self.pool[number][at] = new;
-        if old & PRESENT == 0 {
-            return;
-        }
-        if only_raises(old, new) {
-            self.pool[number][at] |= old & (IN_KERNEL | IN_PROGRAM);
-        } else {
-            self.replaced(number, level, at, old);
+        if let Some(space) = replaced.in_programs_of {
+            self.programs[space].stale.add(replaced.range);
         }
     }
 
@@ -551,28 +359,11 @@ impl Host for Tables {
     fn flush(&mut self, _: Flush) {}
 
     fn switch(&mut self, kernel: Table, user: Table) {
-        let space = self.information[kernel.0 as usize].owner;
-        let last = core::mem::replace(&mut self.space, space);
-        self.roots = [kernel.0, user.0];
-        if last != space {
+        let last = self.soft.switch(kernel, user);
+        if last != self.soft.space() {
             self.change_space(last);
         }
     }
-}
-
-const fn is_root(level: Level) -> bool {
-    matches!(level, Level::KernelRoot | Level::UserRoot)
-}
-
-/// Whether what has been mapped by an old leaf is allowed by a new one.
-const fn only_raises(old: u64, new: u64) -> bool {
-    const RIGHTS: u64 = WRITABLE | USER | NO_EXECUTE;
-    const HINTS: u64 = IN_KERNEL | IN_PROGRAM;
-    let same = (old ^ new) & !(RIGHTS | HINTS) == 0;
-    let writable = old & !new & WRITABLE == 0;
-    let user = old & !new & USER == 0;
-    let executable = new & !old & NO_EXECUTE == 0;
-    same && writable && user && executable && old & OWN_TABLE == 0
 }
 
 impl Peephole for Tables {
@@ -589,7 +380,7 @@ impl vm::Memory for Tables {
     }
 
     fn is_known(&self, address: u64, write: bool) -> bool {
-        self.find_kernel(address).is_some_and(|found| found.allows(write, false))
+        self.soft.find_kernel(address).is_some_and(|found| found.allows(write, false))
     }
 
     fn is_mapped(&mut self, address: u64, write: bool) -> bool {
@@ -599,13 +390,14 @@ impl vm::Memory for Tables {
     /// By its physical address: whether Linux has mapped it at the guest's does not matter.
     fn load(&self, from: Reached, bytes: &mut [u8]) {
         let address = from.address();
-        let found = self.find_kernel(address).is_some_and(|found| self.memory.load(found.physical(address), bytes));
+        let found =
+            self.soft.find_kernel(address).is_some_and(|found| self.memory.load(found.physical(address), bytes));
         assert!(found, "{from:x?} is not mapped");
     }
 
     fn store(&mut self, to: Reached, bytes: &[u8]) {
         let address = to.address();
-        let found = self.find_kernel(address);
+        let found = self.soft.find_kernel(address);
         let stored = found.is_some_and(|found| self.memory.store(found.physical(address), bytes));
         assert!(stored, "{to:x?} is not mapped");
     }

@@ -20,7 +20,6 @@ use super::board::Board;
 use super::compatibility::{self, find_stack, is_behind_call};
 use super::cpu::{CPU, is_fast};
 use super::entry::{process_gap, process_gap_end, process_handle, process_restore};
-use super::exceptions;
 use super::fast::direct_entry;
 use super::guest::{Machine, Process, REAL_CS, REAL_SS, Vm};
 use super::listener::{process_receive_call, process_receive_gap};
@@ -37,6 +36,7 @@ use super::system::{self, Answer};
 use super::tables::Tables;
 use crate::Backend;
 use crate::host::cause;
+use crate::host::exceptions;
 use crate::runtime::exclusive::{Exclusive, Late};
 use crate::runtime::{PAGE, say};
 
@@ -321,7 +321,7 @@ impl Process {
 
     /// Runs it, unless something has come in before.
     fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Option<Stop>, Failure> {
-        let space = vm.machine.space.memory.space();
+        let space = vm.machine.space.memory.soft.space();
         let programs = vm.machine.host.programs.as_mut().ok_or(Failure::Mother)?;
         let is_new = programs.prepare(space, &vm.machine.board.affinity)?;
         if is_new {
@@ -344,7 +344,7 @@ impl Process {
         orders: &[Order],
         mapped: Answer,
     ) -> Result<Option<Stop>, Failure> {
-        let space = vm.machine.space.memory.space();
+        let space = vm.machine.space.memory.soft.space();
         let areas = Self::thread_areas(vm);
         Self::want_locals(vm);
         let programs = vm.machine.host.programs.as_mut().ok_or(Failure::Mother)?;

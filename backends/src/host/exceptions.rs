@@ -1,16 +1,17 @@
 //! What the guest's kernel is told of an exception of a program's: vector and error code.
 //!
-//! Linux says what the processor has said; or the program does, where its process can be made to
+//! The host says what the processor has said; or the program does, where it can be made to
 //! claim anything. So what a program cannot cause is told as what it can.
+#![expect(clippy::cast_possible_truncation, reason = "a number that has been found to be small enough")]
 
 use wedge::x86::paging::fault;
 use wedge::x86::{flags, vector};
 
 /// #GP without a selector: what a program gets for what its kernel knows nothing of.
-pub(super) const REFUSED: (u64, u64) = (vector::PROTECTION as u64, 0);
+pub(crate) const REFUSED: (u64, u64) = (vector::PROTECTION as u64, 0);
 
 /// What is told of an exception that a program has come upon with these flags.
-pub(super) const fn told(number: u64, error: u64, rflags: u64) -> (u64, u64) {
+pub(crate) const fn told(number: u64, error: u64, rflags: u64) -> (u64, u64) {
     const PAGE_FAULT_BITS: u64 = (fault::WRITE | fault::FETCH) as u64;
     const SELECTOR: u64 = 0xffff;
     if number > u8::MAX as u64 {
