@@ -13,9 +13,10 @@
 //! * [`reduced`]: the vmlinux without what is not loaded. [`vdso`]: where programs
 //!   ask for the number of their processor. [`payload`]: all that is the guest's, in one piece.
 //! * [`wedge_file`]: the wedge, found and checked. [`image`]: both in one ELF file. [`iso`]: that
-//!   file behind GRUB.
+//!   file behind GRUB. [`change`]: that file for another command.
 
 mod addresses;
+pub(crate) mod change;
 mod elf_file;
 mod facts;
 mod image;
@@ -53,7 +54,7 @@ use crate::verify::read;
 /// verify` does, and the status is 1. With --iso, what is written is an ISO image in which GRUB
 /// boots the image by BIOS or by UEFI; it can be written to a USB stick as it is.
 ///
-/// Words of the command line that are for the wedge: afterburn.backend=bare, xen or process;
+/// Words of the command line that are for the wedge: afterburn.backend=bare, xen, process or l4;
 /// afterburn.mode=native (the default), identity or profile.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {

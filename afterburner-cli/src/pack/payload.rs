@@ -73,39 +73,74 @@ impl Contents {
 
     /// The payload, and its header.
     pub(super) fn payload(&self) -> (Vec<u8>, Header) {
-        const WORD: usize = 8;
-        const PAGE: usize = 4096;
-        let mut bytes = vec![0; size_of::<Header>()];
-        let mut part = |part: &[u8], alignment: usize| {
-            bytes.resize(bytes.len().next_multiple_of(alignment), 0);
-            let offset = bytes.len() as u64;
-            bytes.extend_from_slice(part);
-            Span { offset, length: part.len() as u64 }
-        };
         let copies: Vec<u8> = self.sites.copies.iter().flat_map(Copied::to_bytes).collect();
         let processor_numbers: Vec<u8> = self.processor_numbers.iter().flat_map(ProcessorNumber::to_bytes).collect();
-        let mut header = Header {
-            magic: MAGIC,
-            length: 0,
-            checksum: 0,
-            sites: part(&self.sites.table, WORD),
+        put_together(&Parts {
+            kernel: &self.kernel,
+            sites: &self.sites.table,
             sites_address: self.sites.address,
-            copies: part(&copies, WORD),
-            processor_numbers: part(&processor_numbers, WORD),
-            relocations: part(self.relocations.bytes(), WORD),
-            command_line: part(self.command_line.as_bytes(), WORD),
-            // By pages, for a guest may use them where they are.
-            kernel: part(&self.kernel, PAGE),
-            initramfs: part(&self.initramfs, PAGE),
+            copies: &copies,
+            processor_numbers: &processor_numbers,
+            relocations: self.relocations.bytes(),
+            initramfs: &self.initramfs,
+            command_line: &self.command_line,
             guest: self.facts,
-        };
-        bytes.resize(bytes.len().next_multiple_of(PAGE), 0);
-        header.length = bytes.len() as u64;
-        bytes[..size_of::<Header>()].copy_from_slice(&header.to_bytes());
-        header.checksum = checksum(&bytes[CHECKED_FROM..]);
-        bytes[..size_of::<Header>()].copy_from_slice(&header.to_bytes());
-        (bytes, header)
+        })
     }
+}
+
+/// The parts of a payload, as they are in it.
+struct Parts<'a> {
+    kernel: &'a [u8],
+    sites: &'a [u8],
+    sites_address: u64,
+    copies: &'a [u8],
+    processor_numbers: &'a [u8],
+    relocations: &'a [u8],
+    initramfs: &'a [u8],
+    command_line: &'a str,
+    guest: GuestFacts,
+}
+
+/// A payload like another, with this initramfs and this command line.
+pub(super) fn changed(payload: &Payload<'_>, initramfs: &[u8], command_line: &str) -> Vec<u8> {
+    let Payload { kernel, sites, sites_address, copies, processor_numbers, relocations, guest, .. } = *payload;
+    let parts =
+        Parts { kernel, sites, sites_address, copies, processor_numbers, relocations, initramfs, command_line, guest };
+    put_together(&parts).0
+}
+
+fn put_together(parts: &Parts<'_>) -> (Vec<u8>, Header) {
+    const WORD: usize = 8;
+    const PAGE: usize = 4096;
+    let mut bytes = vec![0; size_of::<Header>()];
+    let mut part = |part: &[u8], alignment: usize| {
+        bytes.resize(bytes.len().next_multiple_of(alignment), 0);
+        let offset = bytes.len() as u64;
+        bytes.extend_from_slice(part);
+        Span { offset, length: part.len() as u64 }
+    };
+    let mut header = Header {
+        magic: MAGIC,
+        length: 0,
+        checksum: 0,
+        sites: part(parts.sites, WORD),
+        sites_address: parts.sites_address,
+        copies: part(parts.copies, WORD),
+        processor_numbers: part(parts.processor_numbers, WORD),
+        relocations: part(parts.relocations, WORD),
+        command_line: part(parts.command_line.as_bytes(), WORD),
+        // By pages, for a guest may use them where they are.
+        kernel: part(parts.kernel, PAGE),
+        initramfs: part(parts.initramfs, PAGE),
+        guest: parts.guest,
+    };
+    bytes.resize(bytes.len().next_multiple_of(PAGE), 0);
+    header.length = bytes.len() as u64;
+    bytes[..size_of::<Header>()].copy_from_slice(&header.to_bytes());
+    header.checksum = checksum(&bytes[CHECKED_FROM..]);
+    bytes[..size_of::<Header>()].copy_from_slice(&header.to_bytes());
+    (bytes, header)
 }
 
 /// Rewrites the sites of a kernel as the wedge will at boot.

@@ -1,4 +1,4 @@
-//! Xen's own file: found, and unpacked.
+//! Xen's own file, found and unpacked, and that of seL4's kernel, found.
 //!
 //! Debian's package puts it into `/boot`, compressed, and makes it an entry of the boot loader's
 //! menu. For those who do not want that, `scripts/xen` puts it into the cache. QEMU does not
@@ -31,6 +31,26 @@ pub(super) fn hypervisor(given: Option<&Path>, files: &Files) -> anyhow::Result<
     })?;
     ensure!(output.status.success(), "cannot decompress {}", path.display());
     files.write("xen", &output.stdout)
+}
+
+/// Finds seL4's kernel, where the user says, or where `scripts/sel4` puts it.
+pub(super) fn sel4(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let path = match given {
+        Some(given) => given.to_owned(),
+        None => cache()?.join("sel4").join("kernel.elf"),
+    };
+    ensure!(
+        given.is_some() || path.exists(),
+        "no seL4: --sel4 names none, and there is no {}; `scripts/sel4` in Afterburner's source builds it",
+        path.display()
+    );
+    let data = read(&path)?;
+    ensure!(
+        !matches!(object::FileKind::parse(&*data), Ok(object::FileKind::Elf64)),
+        "{}: a 64-bit ELF file, which QEMU does not start: `objcopy -O elf32-i386` makes one of 32 bits of it",
+        path.display()
+    );
+    Ok(path)
 }
 
 fn usual() -> anyhow::Result<PathBuf> {

@@ -33,6 +33,8 @@ pub(crate) enum Boot {
     Iso(PathBuf),
     /// An image as the first guest of Xen.
     Xen { hypervisor: PathBuf, image: PathBuf },
+    /// An image as the root task of seL4.
+    L4 { kernel: PathBuf, image: PathBuf },
     /// An image as a process, without QEMU.
     Process(PathBuf),
 }
@@ -124,6 +126,13 @@ impl Machine {
                 arguments.add([hypervisor]);
                 arguments.add(["-append", XEN_WORDS, "-initrd"]);
                 arguments.add([self.xen_modules(image)]);
+            }
+            // seL4 hands on neither words nor other modules: all is in the image.
+            Boot::L4 { kernel, image } => {
+                arguments.add(["-kernel"]);
+                arguments.add([kernel]);
+                arguments.add(["-initrd"]);
+                arguments.add([with_commas_doubled(image.as_os_str())]);
             }
             Boot::Process(_) => {}
         }

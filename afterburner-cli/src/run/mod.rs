@@ -74,13 +74,14 @@ Exit status:
 /// The machine, as the user wants it.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct MachineArguments {
-    /// Memory of the machine in MB; 256, below Xen 1024, unless it is said here
+    /// Memory of the machine in MB; 256, below Xen 1024, below seL4 512, unless it is said here
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(1..))]
     memory: Option<u32>,
     /// Number of CPUs; a process has one
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     cpus: u32,
-    /// CPU model of QEMU; qemu64, below Xen max,-smap, unless it is said here
+    /// CPU model of QEMU; qemu64, below Xen max,-smap, below seL4 one of Intel's, unless it is said
+    /// here
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
     /// Words for the kernel's command line
@@ -90,6 +91,10 @@ pub(crate) struct MachineArguments {
     /// /boot/xen-*.gz
     #[arg(long, value_name = "FILE")]
     xen: Option<PathBuf>,
+    /// The file of seL4's kernel, for --host l4, in 32-bit ELF as QEMU wants it; by default the one that
+    /// `scripts/sel4` built
+    #[arg(long, value_name = "FILE")]
+    sel4: Option<PathBuf>,
     /// An initramfs; in an image it goes over the image's own
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
@@ -130,6 +135,8 @@ pub(crate) enum Host {
     Xen,
     /// The wedge as a process of this Linux, without QEMU; for kernels in the lower half
     Process,
+    /// The wedge as the root task of seL4; for kernels in the lower half
+    L4,
 }
 
 /// What the wedge does with the sites.

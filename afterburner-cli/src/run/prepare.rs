@@ -12,10 +12,11 @@ use wedge::loader::command_line::CommandLine;
 
 use super::files::Files;
 use super::guest::{self, Script};
-use super::hypervisor::hypervisor;
+use super::hypervisor::{hypervisor, sel4};
 use super::input::Input;
 use super::machine::{Boot, Machine, is_plain};
 use super::{Host, MachineArguments, Mode};
+use crate::pack::change;
 use crate::verify::read;
 
 /// What is to be done.
@@ -51,19 +52,31 @@ impl Job<'_> {
                 let hypervisor = hypervisor(self.machine.xen.as_deref(), files)?;
                 Boot::Xen { hypervisor, image: self.image.to_owned() }
             }
+            (Input::Image { payload, .. }, _) if host == Host::L4 => {
+                let kernel = sel4(self.machine.sel4.as_deref())?;
+                Boot::L4 { kernel, image: self.image_for_sel4(&data, payload, files)? }
+            }
             // A name without a directory would be looked for in PATH.
             _ if host == Host::Process => Boot::Process(Path::new(".").join(self.image)),
             _ => Boot::Kernel(self.image.to_owned()),
         };
         let arguments = self.machine;
-        let (memory, cpu) = if host == Host::Xen { (1024, "max,-smap") } else { (256, "qemu64") };
+        let (memory, cpu) = match host {
+            Host::Xen => (1024, "max,-smap"),
+            // In 64-bit mode, SYSENTER is one of Intel's.
+            Host::L4 => (512, "qemu64,vendor=GenuineIntel,+fsgsbase"),
+            _ => (256, "qemu64"),
+        };
         Ok(Machine {
             boot,
             memory: arguments.memory.unwrap_or(memory),
             cpus: arguments.cpus,
             cpu: arguments.cpu.clone().unwrap_or_else(|| cpu.to_owned()),
             append: self.words(payload.map_or("", |payload| payload.command_line)),
-            initrd: self.initrd(payload.map_or(&[], |payload| payload.initramfs), files)?,
+            initrd: match host {
+                Host::L4 => None,
+                _ => self.initrd(payload.map_or(&[], |payload| payload.initramfs), files)?,
+            },
             disks: arguments.disk.clone(),
             network: arguments.net.clone(),
             shares: arguments.share.clone(),
@@ -126,11 +139,14 @@ impl Job<'_> {
             Host::Bare => Protocol::from(LoaderProtocol::Pvh),
             Host::Xen => Protocol::XenPv,
             Host::Process => Protocol::Linux,
+            Host::L4 => Protocol::SeL4,
         };
+        let gives_half = matches!(host, Host::Process | Host::L4);
         ensure!(
-            host != Host::Process || *payload.layout == Layout::LOW,
-            "{}: the kernel is linked into the upper half of the address space, which a process of Linux has not",
-            self.image.display()
+            !gives_half || *payload.layout == Layout::LOW,
+            "{}: the kernel is linked into the upper half of the address space, which a program of {} has not",
+            self.image.display(),
+            if host == Host::L4 { "seL4" } else { "Linux" }
         );
         let line = CommandLine::join(payload.command_line, &self.words("")).context("the command line")?;
         let options = Options::parse(line.as_str()).map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -139,9 +155,22 @@ impl Job<'_> {
             host == Host::Bare || options.mode == wedge::sites::Mode::Native,
             "afterburn.mode={}: modes are for bare hardware; {} every site is taken over",
             options.mode,
-            if host == Host::Xen { "on Xen" } else { "in a process" }
+            match host {
+                Host::Xen => "on Xen",
+                Host::L4 => "on seL4",
+                _ => "in a process",
+            }
         );
         Ok(())
+    }
+
+    /// The image with all that the guest is told in it.
+    fn image_for_sel4(&self, data: &[u8], payload: &std::ops::Range<usize>, files: &Files) -> anyhow::Result<PathBuf> {
+        let old = Payload::check(data.get(payload.clone()).unwrap_or_default())
+            .map_err(|damage| anyhow::anyhow!("{}: {damage}", self.image.display()))?;
+        let line = CommandLine::join(old.command_line, &self.words("")).context("the command line")?;
+        let initramfs = self.initramfs(old.initramfs)?;
+        files.write("image", &change::changed(data, payload.start, &old, &initramfs, line.as_str())?)
     }
 
     /// The kernel's command line, as far as the wedge does not add the image's own.
@@ -160,19 +189,24 @@ impl Job<'_> {
     /// command's.
     fn initrd(&self, of_image: &[u8], files: &Files) -> anyhow::Result<Option<PathBuf>> {
         let given = self.machine.initrd.as_deref();
-        let script = self.script.map(|script| script.initramfs(self.terminal)).transpose()?;
         if of_image.is_empty()
-            && script.is_none()
+            && self.script.is_none()
             && let Some(given) = given
             && is_plain(given)
         {
             fs::File::open(given).with_context(|| given.display().to_string())?;
             return Ok(Some(given.to_owned()));
         }
-        let given = given.map(read).transpose()?;
-        let parts = [of_image, given.as_deref().unwrap_or_default(), script.as_deref().unwrap_or_default()];
-        let initramfs = initramfs::concatenate(&parts);
+        let initramfs = self.initramfs(of_image)?;
         if initramfs.is_empty() { Ok(None) } else { files.write("initramfs", &initramfs).map(Some) }
+    }
+
+    /// All of it, in one.
+    fn initramfs(&self, of_image: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let script = self.script.map(|script| script.initramfs(self.terminal)).transpose()?;
+        let given = self.machine.initrd.as_deref().map(read).transpose()?;
+        let parts = [of_image, given.as_deref().unwrap_or_default(), script.as_deref().unwrap_or_default()];
+        Ok(initramfs::concatenate(&parts))
     }
 }
 

@@ -49,6 +49,8 @@ pub enum Protocol {
     XenPv,
     /// By Linux, as a program (System V ABI, AMD64 supplement, 3.4.1).
     Linux,
+    /// By seL4, as its first thread (seL4 manual, 9, "System Bootstrapping").
+    SeL4,
 }
 
 impl Protocol {
@@ -59,6 +61,7 @@ impl Protocol {
             Self::BootLoader(protocol) => protocol.name(),
             Self::XenPv => "Xen PV",
             Self::Linux => "Linux's program loader",
+            Self::SeL4 => "seL4",
         }
     }
 
@@ -69,6 +72,7 @@ impl Protocol {
             Self::BootLoader(_) => Backend::Bare,
             Self::XenPv => Backend::Xen,
             Self::Linux => Backend::Process,
+            Self::SeL4 => Backend::L4,
         }
     }
 }
@@ -124,6 +128,7 @@ impl fmt::Display for Impossible {
             Backend::Bare => "a PVH or multiboot entry",
             Backend::Xen => "a Xen PV entry",
             Backend::Process => "to be started as a program of Linux",
+            Backend::L4 => "to be started by seL4, as its root task",
         };
         write!(f, "afterburn.backend={asked}: this backend needs {needed}; this machine was entered by {entered}")?;
         match hypervisor {

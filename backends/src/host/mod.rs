@@ -1,6 +1,6 @@
 //! The hosts.
 //!
-//! `bare` lets the guest's kernel have its privileges; `xen` and `process` do not. Hosts do not
+//! `bare` lets the guest's kernel have its privileges; `xen`, `process` and `l4` do not. Hosts do not
 //! know each other.
 
 #[cfg(target_os = "none")]
@@ -10,6 +10,8 @@ mod cause;
 #[cfg(any(target_os = "none", test))]
 #[cfg_attr(test, expect(dead_code, reason = "only the wedge uses all of it"))]
 mod exceptions;
+#[cfg(target_os = "none")]
+pub mod l4;
 #[cfg(any(target_os = "none", test))]
 #[cfg_attr(test, expect(dead_code, reason = "only the wedge uses all of it"))]
 pub mod process;
@@ -33,11 +35,13 @@ pub enum Backend {
     Xen,
     /// A process of Linux.
     Process,
+    /// seL4.
+    L4,
 }
 
 impl Backend {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Bare, Self::Xen, Self::Process];
+    pub const ALL: [Self; 4] = [Self::Bare, Self::Xen, Self::Process, Self::L4];
 
     /// The name that the command line and the boot log use.
     #[must_use]
@@ -46,6 +50,7 @@ impl Backend {
             Self::Bare => "bare",
             Self::Xen => "xen",
             Self::Process => "process",
+            Self::L4 => "l4",
         }
     }
 }

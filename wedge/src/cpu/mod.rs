@@ -27,6 +27,7 @@
     reason = "registers are wider than most of what is in them: a cast takes the lower part, as the processor does"
 )]
 
+mod accessed;
 pub mod control;
 pub mod cpuid;
 pub mod deliver;
@@ -42,6 +43,7 @@ pub mod transfer;
 #[cfg(test)]
 mod tests;
 
+pub use accessed::accessed;
 pub use control::{Control, Limits};
 pub use cpuid::{CpuidResult, cpuid};
 pub use deliver::{Event, Shutdown, deliver, software_interrupt};

@@ -273,6 +273,28 @@ impl Cmos {
     }
 }
 
+/// What time a machine's own chip shows, whose registers `read` reads: seconds since 1970; 0 if it shows
+/// no date. It is read until it shows the same twice, for it may go on meanwhile.
+pub fn shown_by_machine(mut read: impl FnMut(usize) -> u8) -> u64 {
+    const FIELDS: [usize; 7] = [0, 2, 4, 7, 8, 9, CENTURY];
+    const TRIES: usize = 100;
+    let mut chip = Cmos::new();
+    let mut last = None;
+    for _ in 0..TRIES {
+        chip.bytes[REGISTER_B] = read(REGISTER_B);
+        let none = Civil { year: 2000, month: 1, day: 1, weekday: 1, hour: 0, minute: 0, second: 0 };
+        let shown = FIELDS.into_iter().fold(none, |time, index| {
+            let number = chip.decode(index, read(index));
+            with_field(time, index, number).unwrap_or(time)
+        });
+        if last == Some(shown) {
+            return shown.seconds().unwrap_or(0);
+        }
+        last = Some(shown);
+    }
+    0
+}
+
 /// What a byte of the clock says, if it is one.
 const fn field(time: Civil, index: usize) -> Option<u64> {
     Some(match index {

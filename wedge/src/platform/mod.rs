@@ -26,6 +26,7 @@ mod time;
 mod uart;
 pub mod virtio;
 
+pub use cmos::shown_by_machine;
 pub use time::SECOND;
 
 use cmos::{Cmos, Moment};

@@ -1,0 +1,99 @@
+//! What has to be done before the wedge can run where it belongs: its frames are mapped in the window
+//! once more.
+//!
+//! seL4 has loaded the image low, where the guest's programs will be. This runs there, before the
+//! addresses hold that `afterburner pack` has put into the wedge: nothing here may use one, so there
+//! is no formatting, no other module's static, and nothing that can fail with a message of its own.
+
+use wedge::image::{LOAD_ADDRESS, Parameters};
+use wedge::x86::paging::{PAGE, shift};
+
+use super::abi::{Refused, abi, use_version};
+use super::bootinfo::BootInfo;
+use super::kernel::{Kernel, Slot, initial, object, rights};
+use super::memory::pointer;
+
+/// Tables for a window: one of each level above the lowest, and those of the lowest.
+const TABLES: u64 = 2 + wedge::guest::layout::WINDOW_LENGTH / (PAGE << 9);
+
+/// What was used of what seL4 gave: the untyped memory, and the next free slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Used {
+    pub(super) untyped: Slot,
+    pub(super) next: Slot,
+}
+
+impl Used {
+    const SHIFT: u32 = 32;
+
+    pub(super) const fn from_word(word: u64) -> Self {
+        Self { untyped: word >> Self::SHIFT, next: word & ((1 << Self::SHIFT) - 1) }
+    }
+
+    const fn word(self) -> u64 {
+        self.untyped << Self::SHIFT | self.next
+    }
+}
+
+/// The first of the capabilities by which the wedge's pages are mapped in the window.
+pub(super) fn copies_from(info: &BootInfo) -> Slot {
+    info.empty().start + TABLES
+}
+
+/// Maps the wedge, loaded at an address, where it belongs. Called by the code in
+/// [`entry`](super::entry), once.
+#[unsafe(no_mangle)]
+extern "C" fn l4_early(info: u64, loaded: u64, linked: u64) -> u64 {
+    // SAFETY: seL4 has put it there.
+    let info = unsafe { BootInfo::find(info) };
+    use_version(info.version);
+    // SAFETY: seL4 has given the first thread this buffer.
+    let kernel = unsafe { Kernel::new(info.ipc_buffer()) };
+    if let Ok(used) = map(kernel, &info, loaded, linked) {
+        return used.word();
+    }
+    for byte in *b"afterburner: seL4 does not map the wedge's window\r\n" {
+        let _ = kernel.invoke(initial::IO_PORTS, abi().io_port_out, &[], &[0x3f8, byte.into()]);
+    }
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+fn map(kernel: Kernel, info: &BootInfo, loaded: u64, linked: u64) -> Result<Used, Refused> {
+    const NOT_ENOUGH: Refused = Refused(10);
+    let least = (TABLES * PAGE).next_power_of_two();
+    let mut found: Option<super::bootinfo::Untyped> = None;
+    for piece in info.untyped() {
+        let fits = !piece.is_device && 1 << piece.bits >= least;
+        if fits && found.is_none_or(|found| piece.bits < found.bits) {
+            found = Some(piece);
+        }
+    }
+    let untyped = found.ok_or(NOT_ENOUGH)?.slot;
+    let mut next = info.empty().start;
+    let window = linked - LOAD_ADDRESS;
+    let mut add = |kind, label, address: u64| -> Result<(), Refused> {
+        let slot = next;
+        next += 1;
+        kernel.invoke(untyped, abi().untyped_retype, &[initial::CNODE], &[kind, 0, 0, 0, slot, 1])?;
+        kernel.invoke(slot, label, &[initial::VSPACE], &[address, 0]).map(|_| ())
+    };
+    add(object::PDPT, abi().pdpt_map, window)?;
+    add(object::PAGE_DIRECTORY, abi().page_directory_map, window)?;
+    for table in 0..TABLES - 2 {
+        add(object::PAGE_TABLE, abi().page_table_map, window + (table << shift(2)))?;
+    }
+    // The parameters are the wedge's first bytes.
+    // SAFETY: seL4 has loaded the wedge there.
+    let Parameters { arena, .. } = unsafe { pointer::<Parameters>(loaded).read_volatile() };
+    let pages = (arena.offset + arena.length).div_ceil(PAGE);
+    for page in 0..pages {
+        let frame = info.image_frame(loaded + page * PAGE);
+        let copy = next + page;
+        let words = [copy, 64, frame, 64, rights::ALL];
+        kernel.invoke(initial::CNODE, abi().cnode_copy, &[initial::CNODE], &words)?;
+        kernel.invoke(copy, abi().page_map, &[initial::VSPACE], &[linked + page * PAGE, rights::READ_AND_WRITE, 0])?;
+    }
+    Ok(Used { untyped, next: next + pages })
+}

@@ -1,0 +1,367 @@
+//! A guest on seL4: what happens when a site, an exception or an event enters the wedge.
+//!
+//! What is common to all hosts is in [`wedge::vm`]. A program is run from here: whoever leaves the
+//! wedge for a program comes back when the program has stopped, and leaves again. A program that has
+//! stopped stands still until it is told to go on, whatever it has sent; nothing but that it has
+//! stopped is taken from a message, except what the program could have caused.
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use wedge::cpu::{Context, Registers, accessed, decode, syscall};
+use wedge::vm::{End, Exit, Host, Vcpu};
+use wedge::x86::paging::{PAGE, fault};
+use wedge::x86::{flags, vector};
+
+use super::abi::{Version, abi, version};
+use super::board::Board;
+use super::cpu::CPU;
+use super::guest::{L4, Machine, REAL_CS, REAL_SS, Vm};
+use super::kernel::{self, Kernel, Message};
+use super::objects::{Failure, refused};
+use super::processor::{INSTEAD_OF_0, Processor};
+use super::programs::Programs;
+use super::tables::Tables;
+use crate::Backend;
+use crate::host::{cause, exceptions};
+use crate::runtime::exclusive::{Exclusive, Late};
+use crate::runtime::say;
+
+/// What seL4 adds to a guest.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// The way to seL4.
+    pub(super) kernel: Kernel,
+    /// The number of the site that returns from system calls. Its slot is a jump that says nothing
+    /// of it.
+    pub(super) sysret: usize,
+    /// The log has been told that 32-bit programs do not run.
+    pub(super) told_of_32_bits: bool,
+}
+
+/// What programs of Linux have in CS and SS (`arch/x86/include/asm/segment.h`, `__USER_CS`,
+/// `__USER_DS`): what they really have is seL4's.
+const USER_CS: u64 = 0x33;
+const USER_SS: u64 = 0x2b;
+
+/// The guest: what its processors share.
+static MACHINE: Exclusive<Option<Machine>> = Exclusive::new(None);
+
+/// From here on traps find the guest, on this processor.
+pub(super) fn stay(mut machine: Machine, mut vcpu: Vcpu<L4>) {
+    L4::registers_changed(&mut machine.on(&mut vcpu), true);
+    *MACHINE.borrow() = Some(machine);
+    *CPU.vcpu.borrow() = Late::Made(vcpu);
+}
+
+/// Where sites, exceptions and events lead.
+#[unsafe(no_mangle)]
+extern "C" fn l4_entered(context: &mut Context) {
+    match (CPU.vcpu.borrow().made(), MACHINE.borrow().as_mut()) {
+        (Some(vcpu), Some(machine)) => L4::enter(&mut machine.on(vcpu), context),
+        _ => Vm::die(context, "before the guest runs"),
+    }
+}
+
+/// Where faults of the wedge's own lead: a routine that stubs lead to accesses the guest's stack, which
+/// has gone since its last access.
+#[unsafe(no_mangle)]
+extern "C" fn l4_nested_entered(context: &mut Context) {
+    let (mut vcpu, mut machine) = (CPU.vcpu.try_borrow(), MACHINE.try_borrow());
+    let is_page_fault = context.vector == vector::PAGE_FAULT.into();
+    match (vcpu.as_deref_mut(), machine.as_deref_mut()) {
+        (Some(Late::Made(vcpu)), Some(Some(machine))) if is_page_fault => {
+            let mut vm = machine.on(vcpu);
+            // A routine accesses nothing but the stack that it was called on.
+            let stack = CPU.saved_rsp.load(Ordering::Relaxed);
+            let distance = (L4::fault_address() as u32).wrapping_sub(stack as u32).cast_signed();
+            let address = stack.wrapping_add_signed(distance.into());
+            vm.machine.space.reach_for_writing(address);
+            if !L4::map(&mut vm, address, false, false) {
+                Vm::die(context, "in the wedge");
+            }
+        }
+        _ => Vm::die(context, "in the wedge"),
+    }
+}
+
+/// Why a program has stopped.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    /// An exception, as seL4 has told of it, or as the program claims.
+    Exception { vector: u64, error: u64, address: u64 },
+    /// A system call of seL4's own that there is none of, by whatever instruction.
+    NoSystemCall,
+    /// Something has come in.
+    Event,
+}
+
+impl L4 {
+    /// A site has called, an exception has come up, or something has come in.
+    fn enter(vm: &mut Vm, context: &mut Context) {
+        match context.vector {
+            cause::EVENT => vm.event(context),
+            cause::SITE => vm.site_called(context),
+            cause::IRET => Self::iret(vm, context),
+            cause::SYSRET => vm.site_jumped(context, vm.machine.host.sysret),
+            cause::SITE_WITHOUT_STACK => vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize),
+            _ => {
+                if Self::exception(vm, context) {
+                    (context.cs, context.ss) = (REAL_CS, REAL_SS);
+                    return;
+                }
+            }
+        }
+        while vm.leave(context) == Exit::User {
+            Self::run(vm, context);
+        }
+    }
+
+    /// An exception of the kernel's. Most are accesses to what the tables map and seL4 does not. Whether
+    /// it was one of those, and the kernel goes on as if nothing had been.
+    fn exception(vm: &mut Vm, context: &mut Context) -> bool {
+        if context.vector != vector::PAGE_FAULT.into() {
+            vm.exception(context);
+            return false;
+        }
+        let address = Self::whole_address(vm, context, Self::fault_address(), false);
+        CPU.fault_address.store(address, Ordering::Relaxed);
+        let has = |bit: u32| context.error & u64::from(bit) != 0;
+        let (write, fetch) = (has(fault::WRITE), has(fault::FETCH));
+        if Self::map(vm, address, write, fetch) || Self::map_by_base(vm, address) {
+            return true;
+        }
+        vm.exception(context);
+        Self::map(vm, address, write, fetch);
+        false
+    }
+
+    /// The address of a page fault. seL4 5.0.0 tells its lower half.
+    fn whole_address(vm: &mut Vm, context: &Context, told: u64, user: bool) -> u64 {
+        /// The longest instruction.
+        const LONGEST: u64 = 15;
+        if version() != Version::V5 {
+            return told;
+        }
+        let lower = told as u32;
+        let distance = u64::from(lower.wrapping_sub(context.rip as u32));
+        let at = context.rip.wrapping_add(distance);
+        // It is the instruction that was not found, or the rest of it, unless that is mapped.
+        let is_of_code = distance == 0 || distance < LONGEST && at % PAGE == 0;
+        if is_of_code && !vm.machine.space.memory.is_mapped_in(at, user) {
+            return at;
+        }
+        let mut bytes = [0; LONGEST as usize];
+        let length = vm.fetch(context.rip, &mut bytes, user);
+        let processor = &vm.vcpu.processor;
+        let bases = if user { processor.users_bases() } else { processor.kernels_bases() };
+        let instruction = decode(&bytes[..length], context.rip);
+        let found = instruction.and_then(|instruction| accessed(&instruction, context, bases, lower));
+        found.unwrap_or(told)
+    }
+
+    /// Maps what the tables allow. Whether they do.
+    fn map(vm: &mut Vm, address: u64, write: bool, fetch: bool) -> bool {
+        match vm.machine.space.memory.map(address, write, fetch) {
+            Ok(allowed) => allowed,
+            Err(failure) => super::end::fail(format_args!("at {address:#x}: {failure}")),
+        }
+    }
+
+    /// Maps what the kernel accesses by a GS base of 0, where that stands for it. Whether it does.
+    fn map_by_base(vm: &mut Vm, address: u64) -> bool {
+        let meant = address.wrapping_sub(INSTEAD_OF_0);
+        let kernels = vm.machine.text.kernel.contains(&meant);
+        if version() != Version::V5 || !kernels {
+            return false;
+        }
+        vm.machine.space.reach_for_writing(meant);
+        match vm.machine.space.memory.map_once_more(meant, address) {
+            Ok(mapped) => mapped,
+            Err(failure) => super::end::fail(format_args!("at {address:#x}: {failure}")),
+        }
+    }
+
+    /// An IRETQ: often to a program.
+    fn iret(vm: &mut Vm, context: &mut Context) {
+        if CPU.gs_swapped.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context) {
+            vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize);
+        }
+    }
+
+    /// Runs a program until it stops, and handles why.
+    fn run(vm: &mut Vm, context: &mut Context) {
+        if context.cs != USER_CS {
+            if !core::mem::replace(&mut vm.machine.host.told_of_32_bits, true) {
+                say!("a program of 32 bits is ended: seL4 has no descriptor for its code");
+            }
+            return Self::refused_access(vm, context);
+        }
+        match Self::try_run(vm, context) {
+            Ok(Stop::Event) => vm.event(context),
+            Ok(Stop::NoSystemCall) => Self::program_exception(vm, context, vector::INVALID_OPCODE.into(), 0, 0),
+            Ok(Stop::Exception { vector, error, address }) => {
+                if vector == vector::INVALID_OPCODE.into() && Self::system_call(vm, context) {
+                    return;
+                }
+                Self::program_exception(vm, context, vector, error, address);
+            }
+            Err(failure) => super::end::fail(format_args!("{failure}")),
+        }
+    }
+
+    fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Stop, Failure> {
+        let kernel = vm.machine.host.kernel;
+        let tables = &mut vm.machine.space.memory;
+        let thread = tables.prepare_program()?;
+        if let Some(address) = vm.vcpu.processor.wanted.take() {
+            tables.map_program(address)?;
+        }
+        if CPU.pending.load(Ordering::SeqCst) != 0 {
+            return Ok(Stop::Event);
+        }
+        let processor = &mut vm.vcpu.processor;
+        processor.leave_kernel();
+        let bases = [processor.fs_base, processor.users_gs_base()];
+        let registers = as_sel4(context, bases);
+        kernel.write_registers(thread, &registers[..abi().registers]).map_err(refused("a program's registers"))?;
+        let message = Self::wait(kernel, tables);
+        let code = kernel.word(4);
+        let suspend = message.is_none();
+        let mut registers = [0; 20];
+        let has = &mut registers[..abi().registers];
+        kernel.read_registers(thread, suspend, has).map_err(refused("a program's registers"))?;
+        take(context, &registers);
+        if abi().registers == registers.len() {
+            processor.fs_base = registers[18];
+            processor.set_users_gs_base(registers[19]);
+        }
+        Ok(message.map_or(Stop::Event, |message| stop(&message, code)))
+    }
+
+    /// Waits until the current space's program has stopped, or something has come in.
+    fn wait(kernel: Kernel, tables: &Tables) -> Option<Message> {
+        let (endpoint, badge) = (tables.programs.endpoint(), Programs::badge(tables.soft.space()));
+        loop {
+            let message = kernel.receive(endpoint);
+            if message.badge == badge {
+                return Some(message);
+            }
+            // What a program of another space has sent, by itself, is nothing.
+            if message.badge & WAKES != 0 {
+                return None;
+            }
+        }
+    }
+
+    /// A system call, by SYSCALL, which is no instruction here. Whether it was one.
+    fn system_call(vm: &mut Vm, context: &mut Context) -> bool {
+        const SYSCALL: [u8; 2] = [0x0f, 0x05];
+        let mut bytes = [0; 2];
+        if vm.machine.space.read(context.rip, &mut bytes, true).is_err() || bytes != SYSCALL {
+            return false;
+        }
+        let next = context.rip.wrapping_add(2);
+        vm.transfer(context, |cpu, context| syscall(cpu, context, next, true));
+        true
+    }
+
+    /// An exception of a program's, as the processor has told of it, or the program.
+    fn program_exception(vm: &mut Vm, context: &mut Context, number: u64, error: u64, address: u64) {
+        (context.vector, context.error) = exceptions::told(number, error, context.rflags);
+        if context.vector == vector::PAGE_FAULT.into() {
+            let address = Self::whole_address(vm, context, address, true);
+            vm.vcpu.processor.wanted = Some(address);
+            CPU.fault_address.store(address, Ordering::Relaxed);
+        }
+        vm.exception(context);
+    }
+
+    /// An access of a program's has come to nothing, for reasons that its kernel knows nothing of.
+    fn refused_access(vm: &mut Vm, context: &mut Context) {
+        (context.vector, context.error) = exceptions::REFUSED;
+        vm.exception(context);
+    }
+}
+
+/// Set in the badge of what wakes the wedge's thread.
+pub(super) const WAKES: u64 = 1 << 62;
+
+/// Why a program has stopped, by its message, of which one word does not come in a register.
+fn stop(message: &Message, code: u64) -> Stop {
+    let [_, address, _, error] = message.registers;
+    match message.label {
+        kernel::fault::VM_FAULT => Stop::Exception { vector: vector::PAGE_FAULT.into(), error, address },
+        kernel::fault::USER_EXCEPTION => Stop::Exception { vector: message.registers[3], error: code, address: 0 },
+        _ => Stop::NoSystemCall,
+    }
+}
+
+/// A program's registers in seL4's order (`seL4_UserContext`).
+fn as_sel4(context: &Context, bases: [u64; 2]) -> [u64; 20] {
+    let Context { rip, rsp, rflags, registers: r, .. } = *context;
+    let [fs, gs] = bases;
+    [
+        rip, rsp, rflags, r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
+        r.r14, r.r15, fs, gs,
+    ]
+}
+
+/// The same, the other way round.
+fn take(context: &mut Context, registers: &[u64; 20]) {
+    let [rip, rsp, rflags, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15, ..] = *registers;
+    (context.rip, context.rsp, context.rflags) = (rip, rsp, rflags | flags::INTERRUPT);
+    (context.cs, context.ss) = (USER_CS, USER_SS);
+    context.registers = Registers { r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax };
+}
+
+impl Host for L4 {
+    const NAME: &'static str = Backend::L4.name();
+    const KERNEL_CS: u64 = REAL_CS;
+    const KERNEL_SS: u64 = REAL_SS;
+    type Memory = Tables;
+    type Processor = Processor;
+    type Board = Board;
+    type Kept = Kept;
+
+    fn say(line: fmt::Arguments<'_>) {
+        say!("{line}");
+    }
+
+    fn stop(end: End) -> ! {
+        super::end::stop(end)
+    }
+
+    fn fault_address() -> u64 {
+        CPU.fault_address.load(Ordering::Relaxed)
+    }
+
+    fn own_page_fault(_: &mut Vm, _: &mut Context, _: u64) -> bool {
+        false
+    }
+
+    fn own_breakpoint(_: &mut Vm, _: &mut Context, _: u64) -> bool {
+        false
+    }
+
+    /// Who is interrupted in a routine goes on in it.
+    fn present_routine(_: &mut Vm, _: &mut Context) {}
+
+    fn note_work(_: &mut Vm) {}
+
+    fn note_pending(_: &mut Vm) {
+        CPU.pending.store(1, Ordering::Relaxed);
+    }
+
+    fn registers_changed(vm: &mut Vm, _: bool) {
+        let cpu = &vm.vcpu.cpu;
+        let registers = [cpu.cr0, 0, cpu.cr2, cpu.cr3, cpu.cr4];
+        for (place, value) in CPU.control.iter().zip(registers) {
+            place.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn enter_kernel(_: &mut Vm, _: &mut Context) {}
+
+    fn enter_user(_: &mut Vm, _: &mut Context) {}
+}
