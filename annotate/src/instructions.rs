@@ -11,8 +11,9 @@
 //! numbers stand in object files: never renumber, only append.
 //!
 //! What is *not* here, and why: `lds`, `les`, `into`, `bound`, `arpl` and `push %cs` do not exist
-//! in 64-bit mode; `ud2`, `pause`, `lfence`, `rdrand`, `xsave` and `fxsave` mean the same at every
-//! privilege level.
+//! in 64-bit mode; `ud2`, `pause`, `lfence`, `rdrand` and `xsave` mean the same at every privilege
+//! level. So does `fxsave`; but what it saves is state of the program's, and a host may keep that in a
+//! thread that the kernel does not run in. Such a host shows no XSAVE.
 
 use iced_x86::{Code, Decoder, Instruction, Mnemonic, OpKind, Register};
 
@@ -249,6 +250,8 @@ sensitive! {
         Xsetbv = 27 "xsetbv": ["xsetbv"] "" [Xsetbv] Always, 3 in 5, on, "SDM Vol. 2C, XSETBV";
         Xsaves = 28 "xsaves": ["xsaves", "xsaves64"] "" [Xsaves, Xsaves64] Always, 3 in 5, on, "SDM Vol. 2C, XSAVES";
         Xrstors = 29 "xrstors": ["xrstors", "xrstors64"] "" [Xrstors, Xrstors64] Always, 3 in 5, on, "SDM Vol. 2C, XRSTORS";
+        Fxsave = 118 "fxsave": ["fxsave", "fxsave64"] "Q" [Fxsave, Fxsave64] Always, 3 in 5, on, "SDM Vol. 2A, FXSAVE";
+        Fxrstor = 119 "fxrstor": ["fxrstor", "fxrstor64"] "Q" [Fxrstor, Fxrstor64] Always, 3 in 5, on, "SDM Vol. 2A, FXRSTOR";
 
         // Segments and descriptor tables
         MovFromSeg = 30 "mov-from-seg": ["mov"] "wlq" [Mov] Source(SegmentRegisters), 2 in 5, on, "SDM Vol. 2B, MOV";

@@ -180,9 +180,9 @@ fn register_file(operand: &str) -> Option<&'static str> {
 
 /// The mnemonic without its operand size.
 fn stem(mnemonic: &str) -> &str {
-    const SIZED: [&str; 20] = [
+    const SIZED: [&str; 22] = [
         "pushf", "popf", "iret", "lret", "ljmp", "lcall", "sysret", "sysexit", "in", "out", "ins", "outs", "sgdt",
-        "sidt", "sldt", "str", "smsw", "lmsw", "xsaves", "xrstors",
+        "sidt", "sldt", "str", "smsw", "lmsw", "xsaves", "xrstors", "fxsave", "fxrstor",
     ];
     let size = |rest: &str| ["", "b", "w", "l", "q", "64"].contains(&rest);
     SIZED.into_iter().find(|stem| mnemonic.strip_prefix(stem).is_some_and(size)).unwrap_or(mnemonic)
@@ -224,6 +224,7 @@ mod tests {
             ("0f01f8", "swapgs"),
             ("0f011d00000000", "lidt"),
             ("480fc7282e", "xsaves"),
+            ("480fae07", "fxsave"),
             ("f3480fc7f8", "rdpid"),
             ("f3480faed8", "wrgsbase"),
         ] {

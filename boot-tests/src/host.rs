@@ -31,6 +31,8 @@ pub enum Host {
     Xen,
     /// The wedge's process backend, without QEMU: for kernels in the lower half.
     Process,
+    /// The wedge's L4 backend, as the root task of seL4: for kernels in the lower half.
+    L4,
 }
 
 impl Host {
@@ -44,7 +46,7 @@ impl Host {
     #[must_use]
     pub const fn mode(self) -> Option<&'static str> {
         match self {
-            Self::Plain | Self::Xen | Self::Process => None,
+            Self::Plain | Self::Xen | Self::Process | Self::L4 => None,
             Self::Native => Some("native"),
             Self::Identity => Some("identity"),
             Self::Profile => Some("profile"),
@@ -66,6 +68,7 @@ impl Host {
         match self.mode() {
             Some(mode) => Ok(Machine { append: format!("afterburn.mode={mode}"), ..machine }),
             None if self == Self::Process => Ok(Machine { process: true, ..machine }),
+            None if self == Self::L4 => Machine::new(kernel.vmlinux(), initramfs).on_sel4(),
             None => machine.on_xen(),
         }
     }
@@ -76,6 +79,7 @@ impl fmt::Display for Host {
         f.pad(self.mode().unwrap_or(match self {
             Self::Xen => "xen",
             Self::Process => "process",
+            Self::L4 => "l4",
             _ => "plain",
         }))
     }
@@ -115,6 +119,17 @@ pub fn xen() -> Result<PathBuf> {
     Ok(path.trim_end().into())
 }
 
+/// The kernel of seL4, from where the project's script builds it.
+///
+/// # Errors
+///
+/// When there is none, and none can be built; the message holds what the script printed.
+pub fn sel4() -> Result<PathBuf> {
+    let _lock = cache::lock("sel4")?;
+    let path = command::output(&mut Command::new(cache::repository().join("scripts/sel4")))?;
+    Ok(path.trim_end().into())
+}
+
 /// Packs a kernel, without an initramfs or command line of its own: those come from the boot
 /// loader.
 ///
@@ -136,7 +151,16 @@ pub fn image(kernel: &Kernel) -> Result<PathBuf> {
 ///
 /// When it cannot be packed.
 pub fn pack(kernel: &Kernel, options: &[&OsStr], image: &Path) -> Result<String> {
+    pack_file(&kernel.vmlinux(), options, image)
+}
+
+/// The same, of a kernel's file.
+///
+/// # Errors
+///
+/// The same.
+pub fn pack_file(vmlinux: &Path, options: &[&OsStr], image: &Path) -> Result<String> {
     let mut pack = Command::new(afterburner()?);
-    pack.arg("pack").arg("--kernel").arg(kernel.vmlinux()).arg("--wedge").arg(wedge()?).args(options);
+    pack.arg("pack").arg("--kernel").arg(vmlinux).arg("--wedge").arg(wedge()?).args(options);
     command::output(pack.arg("-o").arg(image))
 }

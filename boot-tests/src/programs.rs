@@ -147,6 +147,7 @@ mod tests {
         let names = [
             "calls-32",
             "costs",
+            "floating-point",
             "frames",
             "hostile-descriptors",
             "hostile-evictions",

@@ -52,6 +52,10 @@ const XEN_WORDS: &str = "console=com1 com1=115200,8n1 loglvl=warning guest_loglv
 /// The model with the most that Xen can use.
 const XEN_CPU: &str = "max,-smap";
 
+/// A model with SYSENTER in 64-bit mode, which is one of Intel's, and without what seL4 keeps from its
+/// threads.
+const SEL4_CPU: &str = "qemu64,vendor=GenuineIntel,+fsgsbase";
+
 /// Memory in MB that Xen has for itself.
 const XEN_MEMORY: u32 = 128;
 
@@ -75,6 +79,9 @@ pub struct Machine<'a> {
     /// Xen, of which the kernel is the first guest; without it the kernel has the machine for
     /// itself.
     pub xen: Option<PathBuf>,
+    /// seL4's kernel, whose root task an image of the kernel becomes: it is packed for each boot, for
+    /// seL4 hands on neither words nor an initramfs.
+    pub sel4: Option<PathBuf>,
     /// The image is no machine's, but a program that is started as a process, without QEMU.
     pub process: bool,
     /// The boot is given up after this time.
@@ -116,6 +123,27 @@ impl Machine<'_> {
         Ok(Self { xen: Some(host::xen()?), cpu: XEN_CPU, ..self })
     }
 
+    /// The same as the root task of seL4, on a CPU that has SYSENTER in 64-bit mode.
+    ///
+    /// # Errors
+    ///
+    /// When seL4 cannot be built.
+    pub fn on_sel4(self) -> Result<Self> {
+        Ok(Self { sel4: Some(host::sel4()?), cpu: SEL4_CPU, memory: 2 * self.memory, ..self })
+    }
+
+    /// The machine with its image in a directory, if the image holds all that the guest is told.
+    fn packed(&self, directory: &Path) -> Result<Option<Self>> {
+        let (Some(_), Some(vmlinux), Some(initramfs)) = (&self.sel4, &self.kernel, &self.initramfs) else {
+            return Ok(None);
+        };
+        let image = directory.join("image");
+        let words = self.words();
+        let options = ["--initrd".as_ref(), initramfs.as_os_str(), "--cmdline".as_ref(), words.as_ref()];
+        host::pack_file(vmlinux, &options, &image)?;
+        Ok(Some(Self { kernel: Some(image), ..self.clone() }))
+    }
+
     fn empty() -> Self {
         Self {
             kernel: None,
@@ -125,6 +153,7 @@ impl Machine<'_> {
             cpu: "qemu64",
             memory: 256,
             xen: None,
+            sel4: None,
             process: false,
             timeout: TIMEOUT,
             options: Vec::new(),
@@ -150,6 +179,9 @@ impl Machine<'_> {
             .args(["-serial", serial])
             .args(["-cpu", self.cpu, "-smp", &format!("{0},sockets={0}", self.cpus)]);
         match (&self.kernel, &self.xen) {
+            (Some(image), None) if self.sel4.is_some() => {
+                qemu.arg("-kernel").args(&self.sel4).arg("-initrd").arg(image);
+            }
             (Some(kernel), None) => {
                 qemu.arg("-kernel").arg(kernel).args(["-append", &self.words()]);
                 if let Some(initramfs) = &self.initramfs {
@@ -203,10 +235,11 @@ impl Machine<'_> {
     pub fn boot(&self, name: &str, expectations: &Expectations) -> Result<String> {
         let path = cache::subdirectory("logs")?.join(format!("{name}.log"));
         let started = Instant::now();
-        let directory = (!self.commands.is_empty()).then(tempfile::tempdir).transpose()?;
-        let socket = directory.as_ref().map(|directory| directory.path().join("monitor")).unwrap_or_default();
-        let mut command = self.command("stdio");
-        if directory.is_some() {
+        let directory = tempfile::tempdir()?;
+        let socket = directory.path().join("monitor");
+        let packed = self.packed(directory.path())?;
+        let mut command = packed.as_ref().unwrap_or(self).command("stdio");
+        if !self.commands.is_empty() {
             command.args(["-monitor", &format!("unix:{},server,nowait", socket.display())]);
         }
         let mut qemu = Running::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;

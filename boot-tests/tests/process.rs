@@ -39,7 +39,7 @@ const HOSTILE: [&str; 8] = [
 const FEW_TABLES: &str = "afterburn.tables=64";
 
 /// Programs about the processor.
-const PROCESSOR: [&str; 3] = ["frames", "sensitive", "xstate"];
+const PROCESSOR: [&str; 4] = ["floating-point", "frames", "sensitive", "xstate"];
 
 /// Programs of 32 bits, and 64-bit ones about what is there for such.
 const NARROW: [&str; 6] = ["calls-32", "local-code-32", "local-tables", "programs-32", "segments", "thread-areas"];

@@ -149,7 +149,17 @@ fn hard_boots_with_and_without_kaslr_and_page_table_isolation() -> Result<()> {
 
 #[test]
 fn exceptions_at_sites_reach_the_kernels_fix_ups() -> Result<()> {
-    let names = ["msr", "frames", "segments", "narrow-stack", "local-tables", "thread-areas", "xstate", "sensitive"];
+    let names = [
+        "msr",
+        "frames",
+        "segments",
+        "narrow-stack",
+        "local-tables",
+        "thread-areas",
+        "xstate",
+        "sensitive",
+        "floating-point",
+    ];
     for (variant, hardware, expected) in [
         (Variant::MIN, ONE_CPU, "exceptions"),
         (Variant::HARD, Hardware { cpu: "max", ..HARD }, "exceptions-hard"),

@@ -166,7 +166,17 @@ fn hard_boots_with_and_without_kaslr() -> Result<()> {
 
 #[test]
 fn exceptions_at_sites_reach_the_kernels_fix_ups() -> Result<()> {
-    let names = ["msr", "frames", "segments", "narrow-stack", "local-tables", "thread-areas", "xstate", "sensitive"];
+    let names = [
+        "msr",
+        "frames",
+        "segments",
+        "narrow-stack",
+        "local-tables",
+        "thread-areas",
+        "xstate",
+        "sensitive",
+        "floating-point",
+    ];
     // Hardly more page tables than have to be there at the same time.
     let hard = format!("{HARD} afterburn.tables=64");
     for (variant, append) in [(Variant::MIN, ""), (Variant::HARD, &hard)] {

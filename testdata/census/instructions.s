@@ -130,6 +130,10 @@
 	xsaves64 (%rax)
 	xrstors (%rax)
 	xrstors64 (%rax)
+	fxsave (%rax)
+	fxsaveq (%rax)
+	fxrstor (%rax)
+	fxrstor64 (%rax)
 	rdpkru
 	wrpkru
 	enqcmd (%rax), %rcx

@@ -50,6 +50,12 @@ instructions:
 	xsetbv				# site: xsetbv
 	xsaves	(%rdi)			# site: xsaves
 	xsaves64 (%rdi)			# site: xsaves
+	fxsave	(%rdi)			# site: fxsave
+	fxsaveq	(%rdi)			# site: fxsave
+	fxsave64 8(%rdi)		# site: fxsave
+	fxrstor	(%rdi)			# site: fxrstor
+	fxrstorq (%rdi)			# site: fxrstor
+	fxrstor64 state(%rip)		# site: fxrstor
 	xrstors	(%rdi)			# site: xrstors
 	xrstors64 64(%r13,%rbx,2)	# site: xrstors
 	mov	%ds, %eax		# site: mov-from-seg

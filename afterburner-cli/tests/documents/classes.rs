@@ -58,6 +58,7 @@ const DEPRIVILEGED: Deprivileged = Deprivileged {
     code_selector: 0xe033,
     stack_selector: 0xe02b,
     virtual_selectors: false,
+    own_floating_point: false,
 };
 
 /// A site in ordinary text, with the bytes in its slot.

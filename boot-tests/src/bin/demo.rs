@@ -1,6 +1,6 @@
 //! `demo`: builds Linux through `afterburner build`, for the lower half of the address space, packs
-//! it, boots it without the wedge, and the same image on bare hardware, on Xen, and as a process;
-//! then it profiles a command.
+//! it, boots it without the wedge, and the same image on bare hardware, on Xen, on seL4, and as a
+//! process; then it profiles a command.
 //!
 //! On a terminal the image is booted to a shell on each host; otherwise a script shows the running
 //! kernel and ends.
@@ -58,12 +58,15 @@ fn run() -> Result<()> {
     print!("\nThe kernel and the wedge in one image:\n{}", pack(&kernel, &options, &image)?);
 
     let (bare, xen) = (Machine::image(&image), Machine::image(&image).on_xen()?);
+    let sel4 = Machine::image(&image).on_sel4()?;
     let process = Machine { process: true, ..Machine::image(&image) };
     if interactive {
         println!("\nThe image on bare hardware, that is, on QEMU alone:");
         talk(&bare)?;
         println!("\nThe same image as the first guest of Xen, which runs on QEMU; its own lines start with (XEN):");
         talk(&xen)?;
+        println!("\nThe same image as the root task of seL4, whose own lines come first:");
+        talk(&sel4)?;
         println!("\nThe same image as a process of this Linux, without QEMU:");
         talk(&process)?;
     } else {
@@ -75,6 +78,10 @@ fn run() -> Result<()> {
         let log = xen.boot("demo-xen", &Expectations::read("demo")?)?;
         print!("{log}");
         ensure!(log.contains("afterburner: backend xen"), "the kernel ran, but not on the wedge's Xen backend");
+        println!("\nThe same image as the root task of seL4, whose own lines come first:");
+        let log = sel4.boot("demo-sel4", &Expectations::read("demo")?)?;
+        print!("{log}");
+        ensure!(log.contains("afterburner: backend l4"), "the kernel ran, but not on the wedge's L4 backend");
         println!("\nThe same image as a process of this Linux, without QEMU:");
         let log = process.boot("demo-process", &Expectations::read("demo")?)?;
         print!("{log}");

@@ -62,6 +62,27 @@ impl Size {
     }
 }
 
+/// The x87 and SSE registers, as FXSAVE stores them (SDM Vol. 1, 10.5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(16))]
+pub struct FloatingPoint(pub [u8; 512]);
+
+impl FloatingPoint {
+    /// As they are after FNINIT and a reset: all x87 and SSE exceptions are masked.
+    pub const INITIAL: Self = {
+        let mut state = [0; 512];
+        (state[0], state[1]) = (0x7f, 0x03);
+        (state[24], state[25]) = (0x80, 0x1f);
+        Self(state)
+    };
+
+    /// A word of it.
+    #[must_use]
+    pub fn word(&self, at: usize) -> u32 {
+        self.0.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word))
+    }
+}
+
 /// The real machine, as far as the virtual CPU needs it.
 pub trait Host {
     /// Reads guest memory at a linear address, with the rights of user mode or of the kernel. The
@@ -147,6 +168,15 @@ pub trait Host {
 
     /// XCR0 has a new, legal value.
     fn set_xcr0(&mut self, value: u64);
+
+    /// The program's x87 and SSE registers, in the form with addresses of 64 bits, or with selectors;
+    /// `false` if they are in the registers, so that the instruction itself does what it is to do.
+    fn save_floating_point(&mut self, _state: &mut FloatingPoint, _wide: bool) -> bool {
+        false
+    }
+
+    /// Sets them, where they are not in the registers. All checks are done.
+    fn load_floating_point(&mut self, _state: &FloatingPoint, _wide: bool) {}
 
     /// HLT: returns when there is an interrupt to deliver. With interrupts off in the context there
     /// never will be.

@@ -49,7 +49,7 @@ pub use cpuid::{CpuidResult, cpuid};
 pub use deliver::{Event, Shutdown, deliver, software_interrupt};
 pub use emulate::{Flow, decode, emulate};
 pub use exception::Exception;
-pub use host::{ControlRegister, DescriptorTable, Host, Segment, Size};
+pub use host::{ControlRegister, DescriptorTable, FloatingPoint, Host, Segment, Size};
 pub use transfer::{Frame, ReturnTo, check_return, drop_privileged_segments, syscall, sysenter};
 
 use crate::x86::control::{cr0, cr4, efer, xcr0};

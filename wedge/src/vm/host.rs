@@ -10,7 +10,7 @@ use core::fmt;
 
 use super::modules::ModuleMemory;
 use super::{Reached, Space, Vm};
-use crate::cpu::{Context, ControlRegister, CpuidResult, DescriptorTable, Segment, VirtualCpu};
+use crate::cpu::{Context, ControlRegister, CpuidResult, DescriptorTable, FloatingPoint, Segment, VirtualCpu};
 use crate::platform;
 use crate::shadow;
 
@@ -167,6 +167,15 @@ pub trait Processor<M: shadow::Host> {
 
     /// XCR0 has a new, legal value.
     fn set_xcr0(&mut self, value: u64);
+
+    /// The program's x87 and SSE registers, where they are not in those of the processor while the
+    /// kernel runs; `false` where they are.
+    fn save_floating_point(&mut self, _state: &mut FloatingPoint, _wide: bool, _space: &mut Space<M>) -> bool {
+        false
+    }
+
+    /// Sets them.
+    fn load_floating_point(&mut self, _state: &FloatingPoint, _wide: bool, _space: &mut Space<M>) {}
 }
 
 /// Clock, interrupt lines, console.

@@ -9,7 +9,8 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::cpu::{
-    Context, ControlRegister, CpuidResult, DescriptorTable, Exception, Host as CpuHost, Segment, Size, VirtualCpu,
+    Context, ControlRegister, CpuidResult, DescriptorTable, Exception, FloatingPoint, Host as CpuHost, Segment, Size,
+    VirtualCpu,
 };
 use crate::platform::Platform;
 use crate::shadow::Mode;
@@ -219,6 +220,14 @@ impl<H: Host> CpuHost for Behind<'_, H> {
 
     fn set_xcr0(&mut self, value: u64) {
         self.processor.set_xcr0(value);
+    }
+
+    fn save_floating_point(&mut self, state: &mut FloatingPoint, wide: bool) -> bool {
+        self.processor.save_floating_point(state, wide, &mut self.machine.space)
+    }
+
+    fn load_floating_point(&mut self, state: &FloatingPoint, wide: bool) {
+        self.processor.load_floating_point(state, wide, &mut self.machine.space);
     }
 
     fn wait_for_interrupt(&mut self, _: &VirtualCpu, context: &Context) {

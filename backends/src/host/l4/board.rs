@@ -15,7 +15,7 @@ use super::abi::abi;
 use super::console;
 use super::cpu::CPU;
 use super::guest::L4;
-use super::kernel::{Kernel, Slot, initial, object};
+use super::kernel::{Kernel, Slot, initial, object, rights};
 use super::objects::{Failure, Objects, refused};
 use super::pager::LINES;
 use super::ports::Ports;
@@ -114,7 +114,7 @@ impl Board {
             .invoke(initial::IRQ_CONTROL, abi().irq_control_get_ioapic, &[initial::CNODE], &words)
             .map_err(refused("an interrupt"))?;
         objects
-            .mint(lines, (initial::CNODE, badged, 64), LINES | 1 << line)
+            .mint(lines, (initial::CNODE, badged, 64), rights::SEND, LINES | 1 << line)
             .map_err(refused("a badge of a notification"))?;
         self.kernel
             .invoke(handler, abi().irq_set_handler, &[badged], &[])

@@ -29,8 +29,9 @@ use super::bootinfo::BootInfo;
 use super::cpu::{CPU, address};
 use super::early::{Used, copies_from};
 use super::entry::{l4_emulate, l4_emulate_without_stack, l4_interrupt, l4_iret, l4_pager_start, l4_resume, l4_sysret};
+use super::floating::Stubs;
 use super::guest::{REAL_CS, REAL_SS};
-use super::kernel::{Kernel, Slot, initial, object};
+use super::kernel::{Kernel, Slot, initial, object, rights};
 use super::memory::{Frames, LIMIT, LINEAR, Memory, OWN, PAGES, SHADOW, Usable, pointer};
 use super::objects::{FAN_OUT, Failure as ObjectFailure, GRANULES, Granule, Objects, Pool, refused};
 use super::pager::{PAGER, Pager};
@@ -256,7 +257,9 @@ fn start_pager(
     const TCB_BITS: u64 = 11;
     let thread = objects.initial_object(object::TCB, TCB_BITS)?;
     let badged = objects.initial_slots(1)?;
-    objects.mint(waker, (initial::CNODE, badged, 64), WAKES).map_err(refused("a badge of a notification"))?;
+    objects
+        .mint(waker, (initial::CNODE, badged, 64), rights::SEND, WAKES)
+        .map_err(refused("a badge of a notification"))?;
     let buffer = CPU.pagers_buffer.address(0);
     // SAFETY: a page of the wedge's, for that thread.
     let own = unsafe { Kernel::new(buffer) };
@@ -439,6 +442,10 @@ fn shadow_memory(
         parcels.take::<u32>(pieces),
     );
     fixed::memory(&mut objects, SHADOW, parcels.next - SHADOW)?;
+    let seen = parcels.next.next_multiple_of(FAN_OUT * PAGE);
+    let frames = fixed::pages(&mut objects, seen)?;
+    // SAFETY: mapped just now, and nobody's else.
+    let stubs = unsafe { Stubs::new(seen, frames) };
     // SAFETY: pieces of what was mapped just now, that do not overlap, each aligned; any value is valid
     // for the numbers, and the others are written first.
     unsafe {
@@ -464,6 +471,7 @@ fn shadow_memory(
             slots,
             copies: core::slice::from_raw_parts_mut(pointer(places.4), count),
             counts: core::slice::from_raw_parts_mut(pointer(places.5), count),
+            stubs,
         });
         let notes = core::slice::from_raw_parts_mut(pointer(places.2), count);
         let known = core::slice::from_raw_parts_mut(pointer(places.3), count);
@@ -492,5 +500,6 @@ fn sites_see() -> Deprivileged {
         code_selector: REAL_CS as u16,
         stack_selector: REAL_SS as u16,
         virtual_selectors: true,
+        own_floating_point: true,
     }
 }

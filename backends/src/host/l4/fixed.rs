@@ -36,6 +36,16 @@ fn add_table(objects: &mut Objects, address: u64) -> Result<(), Failure> {
     Ok(())
 }
 
+/// So many pages of the wedge's own, mapped from an address on; their frames.
+pub(super) fn pages<const COUNT: usize>(objects: &mut Objects, address: u64) -> Result<[Slot; COUNT], Failure> {
+    let first = objects.slots((COUNT as u64).next_power_of_two())?;
+    for page in 0..COUNT as u64 {
+        objects.object(object::PAGE, PAGE.ilog2().into(), 0, first + page)?;
+        map(objects, first + page, address + page * PAGE)?;
+    }
+    Ok(core::array::from_fn(|page| first + page as u64))
+}
+
 /// Memory of the wedge's own, mapped from an address on: at least so many bytes.
 pub(super) fn memory(objects: &mut Objects, address: u64, length: u64) -> Result<(), Failure> {
     const ROW: u64 = FAN_OUT * PAGE;

@@ -45,6 +45,8 @@ pub(super) mod rights {
     pub(in super::super) const READ: u64 = 2;
     pub(in super::super) const READ_AND_WRITE: u64 = 3;
     pub(in super::super) const ALL: u64 = 7;
+    /// To send, also with a capability to reply, as faults are sent; and not to receive.
+    pub(in super::super) const SEND: u64 = 5;
 }
 
 /// Kinds of fault messages (`seL4_Fault_tag`), without MCS.

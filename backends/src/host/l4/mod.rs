@@ -22,6 +22,7 @@ mod early;
 mod end;
 mod entry;
 mod fixed;
+mod floating;
 mod guest;
 mod kernel;
 mod memory;

@@ -279,11 +279,11 @@ impl Objects {
         self.kernel.invoke(to_node, abi().cnode_copy, &[from_node], &words).map(|_| ())
     }
 
-    /// A copy of a capability with a badge.
-    pub(super) fn mint(&self, from: Slot, to: (Slot, u64, u64), badge: u64) -> Result<(), Refused> {
+    /// A copy of a capability with a badge, and with so many rights.
+    pub(super) fn mint(&self, from: Slot, to: (Slot, u64, u64), rights: u64, badge: u64) -> Result<(), Refused> {
         let (from_node, from_index, from_depth) = self.node_of(from);
         let (to_node, to_index, to_depth) = to;
-        let words = [to_index, to_depth, from_index, from_depth, rights::ALL, badge];
+        let words = [to_index, to_depth, from_index, from_depth, rights, badge];
         self.kernel.invoke(to_node, abi().cnode_mint, &[from_node], &words).map(|_| ())
     }
 

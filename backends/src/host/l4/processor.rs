@@ -16,12 +16,13 @@
 use core::arch::asm;
 use core::sync::atomic::Ordering;
 
-use wedge::cpu::{ControlRegister, CpuidResult, DescriptorTable, Segment, VirtualCpu};
+use wedge::cpu::{ControlRegister, CpuidResult, DescriptorTable, FloatingPoint, Segment, VirtualCpu};
 use wedge::vm::{self, Space};
 use wedge::x86::segment::Descriptor;
 
 use super::abi::{Version, abi, version};
 use super::cpu::CPU;
+use super::floating::Registers;
 use super::kernel::{Kernel, Slot, initial};
 use super::tables::Tables;
 use crate::runtime::{say, timestamp};
@@ -42,6 +43,8 @@ pub(super) struct Processor {
     /// What a program has accessed in vain: it may be mapped when it goes on.
     pub(super) wanted: Option<u64>,
     kernel: Kernel,
+    /// The x87 and SSE registers.
+    pub(super) floating_point: Registers,
     /// The frame of the IPC buffer.
     buffer: Slot,
 }
@@ -66,6 +69,7 @@ impl Processor {
             told_of_gs: false,
             wanted: None,
             kernel,
+            floating_point: Registers::new(kernel),
             buffer,
         }
     }
@@ -124,6 +128,11 @@ impl Processor {
     /// and while the program does that was left.
     pub(super) const fn users_bases(&self) -> [u64; 2] {
         [self.fs_base, self.gs_bases[1 - KERNELS]]
+    }
+
+    /// A single step has ended (SDM Vol. 3B, 17.2.3, BS).
+    pub(super) fn note_step(&mut self) {
+        self.debug[6] |= 1 << 14;
     }
 
     /// Which base is meant: the one in force, or the other.
@@ -226,4 +235,17 @@ impl vm::Processor<Tables> for Processor {
 
     /// There is none: CPUID has no XSAVE.
     fn set_xcr0(&mut self, _: u64) {}
+
+    fn save_floating_point(&mut self, state: &mut FloatingPoint, wide: bool, space: &mut Space<Tables>) -> bool {
+        match self.floating_point.save(wide, &mut space.memory) {
+            Ok(saved) => *state = saved,
+            Err(failure) => super::end::fail(format_args!("{failure}")),
+        }
+        true
+    }
+
+    fn load_floating_point(&mut self, state: &FloatingPoint, wide: bool, space: &mut Space<Tables>) {
+        self.floating_point.load(state, wide);
+        space.memory.kept = self.floating_point.holder();
+    }
 }

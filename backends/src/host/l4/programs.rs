@@ -9,7 +9,7 @@
 //! memory for objects is short.
 
 use super::abi::abi;
-use super::kernel::{Slot, initial, object};
+use super::kernel::{Slot, initial, object, rights};
 use super::objects::{Failure, Objects, Piece, refused};
 use super::vspace::{Structures, VSpace};
 use crate::host::soft::SPACES;
@@ -97,7 +97,7 @@ impl Programs {
             let node = objects.slots(1)?;
             objects.object(object::CNODE, NODE_BITS + SLOT_BITS, NODE_BITS, node)?;
             objects
-                .mint(self.endpoint, (node, FAULTS, NODE_BITS), Self::badge(space))
+                .mint(self.endpoint, (node, FAULTS, NODE_BITS), rights::SEND, Self::badge(space))
                 .map_err(refused("a badge of an endpoint"))?;
             self.nodes[space] = node;
         }

@@ -13,12 +13,13 @@ use wedge::x86::paging::PAGE;
 use wedge::x86::paging::entry::{ADDRESS, WRITABLE};
 
 use super::abi::abi;
+use super::floating::{STUB, Stubs};
 use super::kernel::{Slot, rights};
 use super::memory::{Memory, OWN, exchange, pointer};
 use super::objects::{Failure, NONE, Objects, refused};
 use super::programs::Programs;
 use super::vspace::{Attributes, Structures, VSpace};
-use crate::host::soft::{Found, IN_KERNEL, IN_PROGRAM, Replaced, SoftTables};
+use crate::host::soft::{Found, IN_KERNEL, IN_PROGRAM, Replaced, SPACES, SoftTables};
 
 /// The numbers of the copies that a leaf is mapped by: where the kernel runs, and where programs do.
 /// 0 is none.
@@ -104,9 +105,15 @@ pub(super) struct Tables {
     resident: [Resident; RESIDENT],
     residents: usize,
     /// The roots of programs, by space.
-    roots: [u32; crate::host::soft::SPACES],
+    roots: [u32; SPACES],
     /// The copies that are at the peephole.
     peephole: [u32; 2],
+    /// The space whose thread must stay: it has the registers of a program.
+    pub(super) kept: Option<usize>,
+    /// What programs' threads save and load their registers by,
+    pub(super) stubs: Stubs,
+    /// and the copies by which each space has it mapped; 0 is none.
+    stub_copies: [[u32; 2]; SPACES],
 }
 
 /// What the tables are made of.
@@ -121,11 +128,12 @@ pub(super) struct Parts {
     pub(super) slots: CopySlots,
     pub(super) copies: &'static mut [[Copies; 512]],
     pub(super) counts: &'static mut [u16],
+    pub(super) stubs: Stubs,
 }
 
 impl Tables {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { memory, soft, objects, structures, programs, space, slots, copies, counts } = parts;
+        let Parts { memory, soft, objects, structures, programs, space, slots, copies, counts, stubs } = parts;
         Self {
             memory,
             soft,
@@ -140,6 +148,9 @@ impl Tables {
             residents: 0,
             roots: [NONE; _],
             peephole: [0; 2],
+            kept: None,
+            stubs,
+            stub_copies: [[0; 2]; SPACES],
         }
     }
 
@@ -212,11 +223,16 @@ impl Tables {
     }
 
     fn map_copy(&mut self, slot: Slot, address: u64, which: usize, how: Attributes) -> Result<Option<()>, Failure> {
-        let Self { objects, structures, programs, space, soft, .. } = self;
-        if which == KERNEL {
-            return structures.map(objects, space, slot, address, how);
+        if which == PROGRAM {
+            return self.map_copy_in(self.soft.space(), slot, address, how);
         }
-        let number = soft.space();
+        let Self { objects, structures, space, .. } = self;
+        structures.map(objects, space, slot, address, how)
+    }
+
+    /// Maps a copy where the programs of a space run. `None` if there is no memory for that.
+    fn map_copy_in(&mut self, number: usize, slot: Slot, address: u64, how: Attributes) -> Result<Option<()>, Failure> {
+        let Self { objects, structures, programs, .. } = self;
         if programs.get(number).is_none() && programs.make(number, objects, structures)?.is_none() {
             return Ok(None);
         }
@@ -312,12 +328,19 @@ impl Tables {
         if self.slots.free == before { Err(Failure::NoMemory) } else { Ok(()) }
     }
 
-    /// There is no memory for tables or threads: those of other spaces are given back.
+    /// There is no memory for tables or threads: those of other spaces are given back, but for the one
+    /// that has the registers.
     fn make_room(&mut self) -> Result<(), Failure> {
         let mut found = false;
         for space in 0..self.roots.len() {
-            if space != self.soft.space() && self.programs.get(space).is_some() {
+            let stays = space == self.soft.space() || Some(space) == self.kept;
+            if !stays && self.programs.get(space).is_some() {
                 self.drop_programs(space)?;
+                for number in core::mem::take(&mut self.stub_copies[space]) {
+                    if number != 0 {
+                        self.drop_copy(number)?;
+                    }
+                }
                 let Self { objects, structures, programs, .. } = self;
                 programs.give_back(space, objects, structures)?;
                 found = true;
@@ -326,9 +349,29 @@ impl Tables {
         if found { Ok(()) } else { Err(Failure::NoMemory) }
     }
 
-    /// Makes what the current space's programs need, if there is nothing yet.
+    /// Makes what programs of the current space need, if there is nothing yet. The thread.
     pub(super) fn prepare_program(&mut self) -> Result<Slot, Failure> {
-        let space = self.soft.space();
+        self.prepare(self.soft.space())
+    }
+
+    /// Makes what a space needs to save and load its program's registers. The thread.
+    pub(super) fn prepare_stub(&mut self, space: usize) -> Result<Slot, Failure> {
+        let thread = self.prepare(space)?;
+        for (at, frame) in self.stubs.frames(space).into_iter().enumerate() {
+            if self.stub_copies[space][at] == 0 {
+                let how = Attributes { rights: if at == 0 { rights::READ } else { rights::READ_AND_WRITE }, cache: 0 };
+                let number = self.copy_of(frame)?;
+                let slot = self.slots.slot(number);
+                while self.map_copy_in(space, slot, STUB + at as u64 * PAGE, how)?.is_none() {
+                    self.make_room()?;
+                }
+                self.stub_copies[space][at] = number;
+            }
+        }
+        Ok(thread)
+    }
+
+    fn prepare(&mut self, space: usize) -> Result<Slot, Failure> {
         loop {
             let Self { objects, structures, programs, .. } = self;
             if let Some(thread) = programs.thread(space, structures) {

@@ -1,9 +1,9 @@
 //! A guest on seL4: what happens when a site, an exception or an event enters the wedge.
 //!
 //! What is common to all hosts is in [`wedge::vm`]. A program is run from here: whoever leaves the
-//! wedge for a program comes back when the program has stopped, and leaves again. A program that has
-//! stopped stands still until it is told to go on, whatever it has sent; nothing but that it has
-//! stopped is taken from a message, except what the program could have caused.
+//! wedge for a program comes back when the program has stopped, and leaves again. Its thread is stopped
+//! then, too, until it is told to go on: a message may be one that the program has sent by itself, and
+//! not a fault. Nothing is taken from a message but what the program could have caused.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -16,6 +16,7 @@ use wedge::x86::{flags, vector};
 use super::abi::{Version, abi, version};
 use super::board::Board;
 use super::cpu::CPU;
+use super::floating::way_with;
 use super::guest::{L4, Machine, REAL_CS, REAL_SS, Vm};
 use super::kernel::{self, Kernel, Message};
 use super::objects::{Failure, refused};
@@ -199,10 +200,13 @@ impl L4 {
         }
         match Self::try_run(vm, context) {
             Ok(Stop::Event) => vm.event(context),
-            Ok(Stop::NoSystemCall) => Self::program_exception(vm, context, vector::INVALID_OPCODE.into(), 0, 0),
+            Ok(Stop::NoSystemCall) => Self::no_system_call(vm, context),
             Ok(Stop::Exception { vector, error, address }) => {
                 if vector == vector::INVALID_OPCODE.into() && Self::system_call(vm, context) {
                     return;
+                }
+                if vector == vector::DEBUG.into() {
+                    vm.vcpu.processor.note_step();
                 }
                 Self::program_exception(vm, context, vector, error, address);
             }
@@ -217,20 +221,23 @@ impl L4 {
         if let Some(address) = vm.vcpu.processor.wanted.take() {
             tables.map_program(address)?;
         }
+        let processor = &mut vm.vcpu.processor;
+        processor.floating_point.enter(tables.soft.space(), tables)?;
+        tables.kept = processor.floating_point.holder();
+        let way = way_with(context, tables)?;
+        // Behind what waits for a thread: what has come in meanwhile does not wake this one again.
         if CPU.pending.load(Ordering::SeqCst) != 0 {
             return Ok(Stop::Event);
         }
-        let processor = &mut vm.vcpu.processor;
         processor.leave_kernel();
         let bases = [processor.fs_base, processor.users_gs_base()];
-        let registers = as_sel4(context, bases);
+        let registers = as_sel4(context, way, bases);
         kernel.write_registers(thread, &registers[..abi().registers]).map_err(refused("a program's registers"))?;
         let message = Self::wait(kernel, tables);
         let code = kernel.word(4);
-        let suspend = message.is_none();
         let mut registers = [0; 20];
         let has = &mut registers[..abi().registers];
-        kernel.read_registers(thread, suspend, has).map_err(refused("a program's registers"))?;
+        kernel.read_registers(thread, true, has).map_err(refused("a program's registers"))?;
         take(context, &registers);
         if abi().registers == registers.len() {
             processor.fs_base = registers[18];
@@ -266,6 +273,21 @@ impl L4 {
         true
     }
 
+    /// What seL4 takes for a system call of its own that there is none of: SYSENTER, or INT with a number
+    /// that is for no device. To a processor of the guest's, the one is refused, and the other finds no
+    /// gate.
+    fn no_system_call(vm: &mut Vm, context: &mut Context) {
+        const INT: u8 = 0xcd;
+        const THROUGH_TABLE: u64 = 1 << 1;
+        let mut bytes = [0; 2];
+        let read = vm.machine.space.read(context.rip, &mut bytes, true);
+        let error = match (read, bytes) {
+            (Ok(()), [INT, number]) => u64::from(number) << 3 | THROUGH_TABLE,
+            _ => 0,
+        };
+        Self::program_exception(vm, context, vector::PROTECTION.into(), error, 0);
+    }
+
     /// An exception of a program's, as the processor has told of it, or the program.
     fn program_exception(vm: &mut Vm, context: &mut Context, number: u64, error: u64, address: u64) {
         (context.vector, context.error) = exceptions::told(number, error, context.rflags);
@@ -298,8 +320,8 @@ fn stop(message: &Message, code: u64) -> Stop {
 }
 
 /// A program's registers in seL4's order (`seL4_UserContext`).
-fn as_sel4(context: &Context, bases: [u64; 2]) -> [u64; 20] {
-    let Context { rip, rsp, rflags, registers: r, .. } = *context;
+fn as_sel4(context: &Context, way: [u64; 3], bases: [u64; 2]) -> [u64; 20] {
+    let (r, [rip, rsp, rflags]) = (context.registers, way);
     let [fs, gs] = bases;
     [
         rip, rsp, rflags, r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,

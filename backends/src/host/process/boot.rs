@@ -571,5 +571,6 @@ fn sites_see() -> Deprivileged {
         code_selector: REAL_CS as u16,
         stack_selector: REAL_SS as u16,
         virtual_selectors: true,
+        own_floating_point: false,
     }
 }

@@ -218,6 +218,7 @@ fn sites_see() -> Deprivileged {
         code_selector: KERNEL_CS as u16,
         stack_selector: KERNEL_SS as u16,
         virtual_selectors: false,
+        own_floating_point: false,
     }
 }
 

@@ -9,6 +9,7 @@
 //! and repeat. To see to that, each function here reads and checks first, and changes last.
 
 mod flags;
+mod floating;
 mod identification;
 mod jumps;
 mod operands;
@@ -106,6 +107,8 @@ impl<H: Host> Machine<'_, H> {
             M::Lmsw => self.load_machine_status(),
             M::Xgetbv => self.get_extended_control(),
             M::Xsetbv => self.set_extended_control(),
+            M::Fxsave | M::Fxsave64 => self.save_floating_point(),
+            M::Fxrstor | M::Fxrstor64 => self.load_floating_point(),
 
             M::Lss | M::Lfs | M::Lgs => self.load_far_pointer(),
             M::Lar => self.load_access_rights(),

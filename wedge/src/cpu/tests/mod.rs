@@ -4,6 +4,7 @@
 extern crate std;
 
 mod delivery;
+mod floating;
 mod identification;
 mod instructions;
 mod ports;
@@ -114,6 +115,8 @@ struct Fake {
     bases: [u64; 3],
     debug: [u64; 8],
     cpuid: fn(u32, u32) -> CpuidResult,
+    /// A program's x87 and SSE registers, if they are kept apart, and in which form they were set.
+    floating_point: Option<(FloatingPoint, bool)>,
 }
 
 impl Fake {
@@ -125,6 +128,7 @@ impl Fake {
             bases: [0x1000_0000, 0xffff_8880_1000_0000, 0x2000_0000],
             debug: [0; 8],
             cpuid: identification::everything,
+            floating_point: None,
         };
         let kernel_pages = [GDT, IDT, TSS, TSS + 0x1000, TSS + 0x2000, KERNEL_DATA];
         let stacks = [KERNEL_STACK, RSP0, IST1, USER_STACK].map(|top| top - 0x1000);
@@ -287,6 +291,14 @@ impl Host for Fake {
 
     fn set_xcr0(&mut self, value: u64) {
         self.log.push(format!("xcr0 {value:#x}"));
+    }
+
+    fn save_floating_point(&mut self, state: &mut FloatingPoint, _: bool) -> bool {
+        self.floating_point.inspect(|(kept, _)| *state = *kept).is_some()
+    }
+
+    fn load_floating_point(&mut self, state: &FloatingPoint, wide: bool) {
+        self.floating_point = Some((*state, wide));
     }
 
     fn wait_for_interrupt(&mut self, _: &VirtualCpu, context: &Context) {

@@ -64,6 +64,8 @@ pub struct Deprivileged {
     pub stack_selector: u16,
     /// What is really in ES, DS, FS and GS is not what the guest believes.
     pub virtual_selectors: bool,
+    /// What is really in the x87 and SSE registers while the kernel runs is not the program's.
+    pub own_floating_point: bool,
 }
 
 /// The code that stands for an instruction.
@@ -184,6 +186,7 @@ fn template(site: &AllegedSite, original: Bytes, policy: &Deprivileged) -> Optio
         Class::MovFromSeg if constant(&bytes).is_some() => Template::MovFromSeg,
         Class::MovFromSeg if policy.virtual_selectors || reads_cs_or_ss(original) => Template::Emulate,
         Class::PushSeg if policy.virtual_selectors => Template::Emulate,
+        Class::Fxsave | Class::Fxrstor if policy.own_floating_point => Template::Emulate,
         class if stays(class).is_some() => return None,
         _ => Template::Emulate,
     };
@@ -299,7 +302,9 @@ pub fn stays(class: Class) -> Option<&'static str> {
         Class::Rdtscp | Class::Verw => return executed_for(class),
         // The base of GS is not always, nor are the selectors in CS and SS; the others are where
         // the host can load what the guest does.
-        Class::Rdfsbase | Class::Wrfsbase | Class::PushSeg | Class::MovFromSeg => "the registers are the guest's own",
+        Class::Rdfsbase | Class::Wrfsbase | Class::PushSeg | Class::MovFromSeg | Class::Fxsave | Class::Fxrstor => {
+            "the registers are the guest's own"
+        }
         // As the processor would.
         Class::Int3 => "the host delivers the breakpoint",
         // The guest never executes these. SMAP,

@@ -59,6 +59,7 @@ pub(super) const MACHINE: Deprivileged = Deprivileged {
     code_selector: 0xe033,
     stack_selector: 0xe02b,
     virtual_selectors: false,
+    own_floating_point: false,
 };
 
 /// Recommended NOPs by length.

@@ -92,6 +92,7 @@ fn machine(arena: &Arena, end: usize) -> Deprivileged {
         code_selector,
         stack_selector,
         virtual_selectors: false,
+        own_floating_point: false,
     }
 }
 

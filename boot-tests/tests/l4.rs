@@ -1,0 +1,114 @@
+//! The root task of seL4: a kernel of the lower half does there what it does on a machine, on its NOPs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use boot_tests::expect::Expectations;
+use boot_tests::guest::Guest;
+use boot_tests::host::Host;
+use boot_tests::kernel::{Kernel, Variant};
+use boot_tests::programs::{self, Difference};
+use boot_tests::qemu::Machine;
+use boot_tests::{selftests, test_modules};
+
+/// With one processor the kernel makes LOCK a DS prefix, which QEMU 7.2 heeds in 64-bit mode.
+const WORDS: &str = "noreplace-smp";
+
+/// Verdicts that differ, by what their names start with, and why.
+const DIFFERENT: [(&str, &str); 0] = [];
+
+/// Boots a guest on seL4.
+fn boot(kernel: &Kernel, guest: &Guest, name: &str, expected: &str) -> Result<String> {
+    let initramfs = guest.initramfs()?;
+    let machine = Host::L4.machine(kernel, initramfs.path())?;
+    let machine = Machine { append: WORDS.to_owned(), timeout: Duration::from_secs(600), ..machine };
+    let log = machine.boot(&format!("l4-{name}"), &Expectations::read(expected)?)?;
+    let entered = "afterburner: backend l4, seL4 5.0.0, entered by seL4";
+    ensure!(log.contains(entered), "the wedge did not say `{entered}`");
+    ensure!(!log.contains("emulated without an annotation"), "a sensitive instruction is not annotated");
+    Ok(log)
+}
+
+/// The verdicts of a guest on its NOPs, on the same processor.
+fn verdicts_on_nops(kernel: &Kernel, guest: &Guest, name: &str) -> Result<BTreeMap<String, String>> {
+    let initramfs = guest.initramfs()?;
+    let cpu = Host::L4.machine(kernel, initramfs.path())?.cpu;
+    let machine = Host::Plain.machine(kernel, initramfs.path())?;
+    let machine = Machine { append: WORDS.to_owned(), timeout: Duration::from_secs(600), cpu, ..machine };
+    Ok(programs::verdicts(&machine.boot(&format!("l4-{name}-plain"), &Expectations::read("nothing")?)?))
+}
+
+/// Boots a guest on both, and compares the verdicts. How many are the same.
+fn compare(kernel: &Kernel, guest: &Guest, name: &str) -> Result<usize> {
+    let plain = verdicts_on_nops(kernel, guest, name)?;
+    let here = programs::verdicts(&boot(kernel, guest, name, "nothing")?);
+    let is_known = |difference: &Difference| DIFFERENT.iter().any(|(known, _)| difference.name.starts_with(known));
+    let differences = programs::differences(&here, &plain);
+    let (known, wrong): (Vec<_>, Vec<_>) = differences.into_iter().partition(is_known);
+    ensure!(wrong.is_empty(), "on its NOPs, and on seL4, {}", programs::listed(&wrong));
+    Ok(plain.len() - known.len())
+}
+
+#[test]
+fn min_boots_to_a_shell() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?);
+    boot(&kernel, &guest, "min", "shell").map(drop)
+}
+
+#[test]
+fn the_virtual_cpu_is_sane_and_idles() -> Result<()> {
+    boot(&Variant::LOW.build()?, &Guest::script("virtual-cpu", Vec::new()), "cpu", "virtual-cpu").map(drop)
+}
+
+#[test]
+fn modules_come_and_go() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let kernel = Variant::LOW.build()?;
+    let mut modules = kernel.modules_named(&["msr", "cpuid"])?;
+    modules.extend(test_modules::build(Variant::LOW, directory.path(), [40, 6])?);
+    let count = compare(&kernel, &Guest::script("modules", modules), "modules")?;
+    ensure!(count == 2, "{count} verdicts");
+    Ok(())
+}
+
+#[test]
+fn programs_see_the_processor_that_there_is() -> Result<()> {
+    const PROGRAMS: [&str; 5] = ["floating-point", "frames", "sensitive", "timers", "xstate"];
+    let kernel = Variant::LOW.build()?;
+    let (guest, _programs) = programs::guest_with(Guest::script("hostile", Vec::new()), &PROGRAMS)?;
+    let count = compare(&kernel, &guest, "processor")?;
+    ensure!(count > 100, "only {count} verdicts are the same");
+    Ok(())
+}
+
+#[test]
+fn hostile_programs_come_to_the_same_end() -> Result<()> {
+    const HOSTILE: [&str; 7] = [
+        "hostile-calls",
+        "hostile-frames",
+        "hostile-instructions",
+        "hostile-memory",
+        "hostile-registers",
+        "hostile-stacks",
+        "hostile-traced",
+    ];
+    let kernel = Variant::LOW.build()?;
+    let (guest, _programs) = programs::guest_with(Guest::script("hostile", Vec::new()), &HOSTILE)?;
+    let count = compare(&kernel, &guest, "hostile")?;
+    ensure!(count > 500, "only {count} verdicts are the same");
+    Ok(())
+}
+
+#[test]
+fn linux_tests_of_the_entry_code_have_the_same_verdicts() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut programs = selftests::build(directory.path())?;
+    programs.retain(|program| !program.to_string_lossy().ends_with("_32"));
+    let all = programs.len();
+    let guest = Guest { programs, ..Guest::script("x86", Vec::new()) };
+    let count = compare(&Variant::LOW.build()?, &guest, "x86")?;
+    ensure!(count <= all && count >= 15, "{count} verdicts of {all} are the same");
+    Ok(())
+}
