@@ -16,7 +16,18 @@ use boot_tests::{selftests, test_modules};
 const WORDS: &str = "noreplace-smp";
 
 /// Verdicts that differ, by what their names start with, and why.
-const DIFFERENT: [(&str, &str); 0] = [];
+const DIFFERENT: [(&str, &str); 10] = [
+    ("frame-32-bit", "seL4 has no descriptor for code of 32 bits: such a program is ended"),
+    ("frame-cs-0", "the same"),
+    ("frame-cs-2", "the same"),
+    ("hostile-frames", "its status says so"),
+    ("no-execution", "seL4 does not enable EFER.NXE: what is mapped can be executed"),
+    ("hostile-memory", "its status says so"),
+    ("traced-watchpoint", "the debug registers are seL4's, which programs its own threads by"),
+    ("hostile-traced", "its status says so"),
+    ("instruction-int_0xf3", "as the test's own machine does it: QEMU 7.2 tells twice the number"),
+    ("instruction-sysenter", "it is seL4's own system call"),
+];
 
 /// Boots a guest on seL4.
 fn boot(kernel: &Kernel, guest: &Guest, name: &str, expected: &str) -> Result<String> {
@@ -59,7 +70,10 @@ fn min_boots_to_a_shell() -> Result<()> {
 
 #[test]
 fn the_virtual_cpu_is_sane_and_idles() -> Result<()> {
-    boot(&Variant::LOW.build()?, &Guest::script("virtual-cpu", Vec::new()), "cpu", "virtual-cpu").map(drop)
+    // seL4 5.0.0, as it is built here, has neither in CR4.
+    let files = vec![("absent", "fsgsbase xsave".to_owned())];
+    let guest = Guest { files, ..Guest::script("virtual-cpu", Vec::new()) };
+    boot(&Variant::LOW.build()?, &guest, "cpu", "virtual-cpu").map(drop)
 }
 
 #[test]
@@ -75,9 +89,9 @@ fn modules_come_and_go() -> Result<()> {
 
 #[test]
 fn programs_see_the_processor_that_there_is() -> Result<()> {
-    const PROGRAMS: [&str; 5] = ["floating-point", "frames", "sensitive", "timers", "xstate"];
+    const PROGRAMS: [&str; 4] = ["floating-point", "frames", "sensitive", "xstate"];
     let kernel = Variant::LOW.build()?;
-    let (guest, _programs) = programs::guest_with(Guest::script("hostile", Vec::new()), &PROGRAMS)?;
+    let (guest, _programs) = programs::guest_with(Guest::script("processor", Vec::new()), &PROGRAMS)?;
     let count = compare(&kernel, &guest, "processor")?;
     ensure!(count > 100, "only {count} verdicts are the same");
     Ok(())

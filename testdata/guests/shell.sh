@@ -14,7 +14,7 @@ for module in msr cpuid dummy; do
     grep "^$module " /proc/modules
     case $module in
         msr) [ "$(dd if=/dev/cpu/0/msr bs=8 skip=2 count=1 | wc -c)" = 8 ] ;; # register 0x10, the TSC
-        cpuid) dd if=/dev/cpu/0/cpuid bs=16 count=1 | grep Auth ;;
+        cpuid) dd if=/dev/cpu/0/cpuid bs=16 count=1 | grep -E 'Auth|Genu' ;;
         dummy) ip link set dummy0 up ;;
     esac > /dev/null
     rmmod $module

@@ -4,8 +4,14 @@ flags=" $(grep -m 1 '^flags' /proc/cpuinfo) "
 for hidden in apic hypervisor la57 mce monitor mtrr pat pku smap smep svm umip vmx x2apic xsaves; do
     case "$flags" in *" $hidden "*) say "FAIL virtual-cpu: $hidden is shown" ;; esac
 done
+# What the host has not enabled for anybody is not there, either.
+absent=" $(cat /absent 2> /dev/null) "
 for shown in fpu fsgsbase invpcid nx pcid pge sse2 syscall xsave; do
-    case "$flags" in *" $shown "*) ;; *) say "FAIL virtual-cpu: $shown is not shown" ;; esac
+    case "$flags$absent" in
+        *" $shown "*" $shown "*) say "FAIL virtual-cpu: $shown is shown" ;;
+        *" $shown "*) ;;
+        *) say "FAIL virtual-cpu: $shown is not shown" ;;
+    esac
 done
 grep -q ' 48 bits virtual$' /proc/cpuinfo || say "FAIL virtual-cpu: $(grep -m 1 '^address sizes' /proc/cpuinfo)"
 grep -q 'XT-PIC  *timer' /proc/interrupts || say "FAIL virtual-cpu: no timer of the PIC"

@@ -8,7 +8,6 @@ pub mod bare;
 #[cfg(target_os = "none")]
 mod cause;
 #[cfg(any(target_os = "none", test))]
-#[cfg_attr(test, expect(dead_code, reason = "only the wedge uses all of it"))]
 mod exceptions;
 #[cfg(target_os = "none")]
 pub mod l4;

@@ -25,10 +25,7 @@ pub fn accessed(instruction: &Instruction, context: &Context, bases: [u64; 2], l
     };
     let value = |register, _, _| Some(value_of(context, bases, register));
     for operand in 0..instruction.op_count() {
-        let is_memory = !matches!(
-            instruction.op_kind(operand),
-            OpKind::Register | OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64
-        );
+        let is_memory = is_memory(instruction.op_kind(operand));
         let start = if is_memory { instruction.virtual_address(operand, 0, value) } else { None };
         if let Some(found) = start.and_then(|start| within(start, length)) {
             return Some(found);
@@ -36,6 +33,23 @@ pub fn accessed(instruction: &Instruction, context: &Context, bases: [u64; 2], l
     }
     let on_stack = instruction.is_stack_instruction() || instruction.stack_pointer_increment() != 0;
     on_stack.then(|| within(context.rsp.wrapping_sub(STACK), 2 * STACK)).flatten()
+}
+
+/// Whether an operand is in memory: of others, too, iced-x86 tells an address.
+fn is_memory(kind: OpKind) -> bool {
+    matches!(
+        kind,
+        OpKind::Memory
+            | OpKind::MemorySegSI
+            | OpKind::MemorySegESI
+            | OpKind::MemorySegRSI
+            | OpKind::MemorySegDI
+            | OpKind::MemorySegEDI
+            | OpKind::MemorySegRDI
+            | OpKind::MemoryESDI
+            | OpKind::MemoryESEDI
+            | OpKind::MemoryESRDI
+    )
 }
 
 fn value_of(context: &Context, [fs, gs]: [u64; 2], register: Register) -> u64 {
@@ -114,6 +128,10 @@ mod tests {
             (&[0xff, 0x10], 0x0002_fff8, Some(0x0880_0002_fff8)),
             (&[0xff, 0x10], 0x5678_9abc, Some(0x1234_5678_9abc)),
             (&[0xc3], 0x0003_0000, Some(0x0880_0003_0000)),
+            // push $8; enter $16, $0: an immediate operand is no address
+            (&[0x6a, 0x08], 0x0000_0008, None),
+            (&[0x6a, 0x08], 0x0002_fff8, Some(0x0880_0002_fff8)),
+            (&[0xc8, 0x10, 0, 0], 0x0002_fff8, Some(0x0880_0002_fff8)),
             // fxsave64 (%rdi)
             (&[0x48, 0x0f, 0xae, 0x07], 0x0000_11ff, Some(0x0880_0000_11ff)),
             // nop; mov %rax, %rbx

@@ -27,6 +27,7 @@ use super::abi::{abi, version};
 use super::board::{Board, Clock, notification};
 use super::bootinfo::BootInfo;
 use super::cpu::{CPU, address};
+use super::devices::Devices;
 use super::early::{Used, copies_from};
 use super::entry::{l4_emulate, l4_emulate_without_stack, l4_interrupt, l4_iret, l4_pager_start, l4_resume, l4_sysret};
 use super::floating::Stubs;
@@ -57,6 +58,7 @@ use crate::runtime::{PAGE, entropy, own_length, parameters, say, window};
 static RESERVED: Exclusive<[Range<u64>; 2]> = Exclusive::new([OWN, 0..0]);
 
 static ALL_GRANULES: Exclusive<[Granule; GRANULES]> = Exclusive::new([Granule { slot: 0, address: 0 }; GRANULES]);
+static DEVICES: Exclusive<Devices> = Exclusive::new(Devices::NONE);
 static FRAMES: Exclusive<Frames> = Exclusive::new([0; GRANULES]);
 
 /// A stack for the time until the guest has its own.
@@ -171,6 +173,7 @@ struct Machine {
     waker: Slot,
     /// The frame of this thread's IPC buffer.
     buffer: Slot,
+    devices: &'static mut Devices,
     memory: Option<Memory>,
 }
 
@@ -187,6 +190,8 @@ impl Machine {
         let kernel = unsafe { Kernel::new(own) };
         let mut objects = Objects::new(kernel, used.next..info.empty().end);
         let ports = Ports::get(&mut objects)?;
+        let devices = DEVICES.take();
+        devices.find(&info);
         console::use_ports(ports);
         end::use_ports(ports);
         if info.nodes() != 1 {
@@ -214,6 +219,7 @@ impl Machine {
             lines,
             waker,
             buffer: frame(own),
+            devices,
             memory: None,
         })
     }
@@ -375,7 +381,7 @@ impl Boot for Machine {
 
 /// Makes the machine.
 fn take_over(machine: Machine, rewritten: Rewritten<'_>) -> Result<(), Failure> {
-    let Machine { objects, ports, clock, programs, lines, waker, memory, buffer, .. } = machine;
+    let Machine { objects, ports, clock, programs, lines, waker, memory, buffer, devices, .. } = machine;
     let (Some(mut objects), Some(memory)) = (objects, memory) else { return Err(Failure::NoMemory) };
     let kernel = objects.kernel;
     let contents = rewritten.loaded.contents;
@@ -383,7 +389,7 @@ fn take_over(machine: Machine, rewritten: Rewritten<'_>) -> Result<(), Failure> 
     let kept = Kept { kernel, sysret: rewritten.engine.sysret().unwrap_or(usize::MAX), told_of_32_bits: false };
     let mut board = Board::new(&mut objects, ports, clock, lines, waker)?;
     board.take_lines(&mut objects, lines);
-    let (mut tables, working) = shadow_memory(contents, objects, memory, programs)?;
+    let (mut tables, working) = shadow_memory(contents, objects, memory, programs, devices)?;
     let reserved = RESERVED.take();
     reserved[1] = layout.reserved();
     let shadow = Shadow::new(working, layout.kernel, reserved, handover::MODE, handover::TABLES, &mut tables);
@@ -421,6 +427,7 @@ fn shadow_memory(
     mut objects: Objects,
     memory: Memory,
     programs: Slot,
+    devices: &'static mut Devices,
 ) -> Result<(Tables, ShadowMemory<'static>), Failure> {
     // One page in 64 for page tables is more than a real kernel has; seL4's own tables are as many
     // more, for each table of the guest's is one of the kernel's and one of programs' there.
@@ -445,7 +452,7 @@ fn shadow_memory(
     let seen = parcels.next.next_multiple_of(FAN_OUT * PAGE);
     let frames = fixed::pages(&mut objects, seen)?;
     // SAFETY: mapped just now, and nobody's else.
-    let stubs = unsafe { Stubs::new(seen, frames) };
+    let stubs = unsafe { Stubs::new(seen, &frames) };
     // SAFETY: pieces of what was mapped just now, that do not overlap, each aligned; any value is valid
     // for the numbers, and the others are written first.
     unsafe {
@@ -467,6 +474,7 @@ fn shadow_memory(
             objects,
             structures: Structures::new(structures, behind),
             programs: Programs::new(programs),
+            devices,
             space: VSpace::new(initial::VSPACE),
             slots,
             copies: core::slice::from_raw_parts_mut(pointer(places.4), count),

@@ -7,7 +7,7 @@
 //! in by [`entry`], and is told apart in [`traps`], which also runs programs ([`programs`]). Behind
 //! [`wedge::vm`] are, as the host: [`processor`], [`tables`] (the page tables of [`wedge::shadow`], in
 //! software) with what seL4 has mapped by them ([`vspace`]), [`board`] (clock, timer, console, the
-//! machine's devices by [`ports`]). [`kernel`] is the way to seL4, [`abi`] what differs between its
+//! machine's devices by [`ports`] and [`devices`]). [`kernel`] is the way to seL4, [`abi`] what differs between its
 //! versions, [`objects`] what memory becomes there.
 #![expect(unsafe_code, reason = "the machine is reached by system calls and addresses that Rust knows nothing of")]
 #![expect(clippy::cast_possible_truncation, reason = "this is 64-bit code; narrower casts cut what is meant to be cut")]
@@ -18,6 +18,7 @@ mod boot;
 mod bootinfo;
 mod console;
 mod cpu;
+mod devices;
 mod early;
 mod end;
 mod entry;

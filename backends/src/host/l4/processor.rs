@@ -237,9 +237,8 @@ impl vm::Processor<Tables> for Processor {
     fn set_xcr0(&mut self, _: u64) {}
 
     fn save_floating_point(&mut self, state: &mut FloatingPoint, wide: bool, space: &mut Space<Tables>) -> bool {
-        match self.floating_point.save(wide, &mut space.memory) {
-            Ok(saved) => *state = saved,
-            Err(failure) => super::end::fail(format_args!("{failure}")),
+        if let Err(failure) = self.floating_point.save(state, wide, &mut space.memory) {
+            super::end::fail(format_args!("{failure}"));
         }
         true
     }

@@ -13,6 +13,7 @@ use wedge::x86::paging::PAGE;
 use wedge::x86::paging::entry::{ADDRESS, WRITABLE};
 
 use super::abi::abi;
+use super::devices::Devices;
 use super::floating::{STUB, Stubs};
 use super::kernel::{Slot, rights};
 use super::memory::{Memory, OWN, exchange, pointer};
@@ -24,6 +25,10 @@ use crate::host::soft::{Found, IN_KERNEL, IN_PROGRAM, Replaced, SPACES, SoftTabl
 /// The numbers of the copies that a leaf is mapped by: where the kernel runs, and where programs do.
 /// 0 is none.
 pub(super) type Copies = [u32; 2];
+
+/// How pages are cached (`seL4_X86_VMAttributes`).
+const MEMORY: u64 = 0;
+const UNCACHED: u64 = 2;
 
 const KERNEL: usize = 0;
 const PROGRAM: usize = 1;
@@ -96,6 +101,7 @@ pub(super) struct Tables {
     pub(super) objects: Objects,
     pub(super) structures: Structures,
     pub(super) programs: Programs,
+    devices: &'static mut Devices,
     /// The address space of the wedge and the guest's kernel.
     space: VSpace,
     slots: CopySlots,
@@ -110,6 +116,8 @@ pub(super) struct Tables {
     peephole: [u32; 2],
     /// The space whose thread must stay: it has the registers of a program.
     pub(super) kept: Option<usize>,
+    /// Spaces that have got another thread, as bits.
+    pub(super) renewed: u128,
     /// What programs' threads save and load their registers by,
     pub(super) stubs: Stubs,
     /// and the copies by which each space has it mapped; 0 is none.
@@ -124,6 +132,7 @@ pub(super) struct Parts {
     pub(super) objects: Objects,
     pub(super) structures: Structures,
     pub(super) programs: Programs,
+    pub(super) devices: &'static mut Devices,
     pub(super) space: VSpace,
     pub(super) slots: CopySlots,
     pub(super) copies: &'static mut [[Copies; 512]],
@@ -133,13 +142,14 @@ pub(super) struct Parts {
 
 impl Tables {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { memory, soft, objects, structures, programs, space, slots, copies, counts, stubs } = parts;
+        let Parts { memory, soft, objects, structures, programs, devices, space, slots, copies, counts, stubs } = parts;
         Self {
             memory,
             soft,
             objects,
             structures,
             programs,
+            devices,
             space,
             slots,
             copies,
@@ -149,6 +159,7 @@ impl Tables {
             roots: [NONE; _],
             peephole: [0; 2],
             kept: None,
+            renewed: 0,
             stubs,
             stub_copies: [[0; 2]; SPACES],
         }
@@ -205,12 +216,14 @@ impl Tables {
     /// Maps a leaf in one of the two address spaces, anew if it is mapped already.
     fn map_leaf(&mut self, found: Found, which: usize) -> Result<(), Failure> {
         self.unmap_leaf(found.table, found.index, which)?;
-        let Some(frame) = self.memory.frame_slot(found.entry & ADDRESS) else {
-            return Err(Failure::NoMemory);
+        let machine = found.entry & ADDRESS;
+        let (frame, cache) = match self.memory.frame_slot(machine) {
+            Some(frame) => (frame, MEMORY),
+            None => (self.devices.frame(machine, &mut self.objects)?.ok_or(Failure::NoMemory)?, UNCACHED),
         };
         let address = self.soft.base(found.table) + found.index as u64 * PAGE;
         let writable = found.entry & WRITABLE != 0;
-        let how = Attributes { rights: if writable { rights::READ_AND_WRITE } else { rights::READ }, cache: 0 };
+        let how = Attributes { rights: if writable { rights::READ_AND_WRITE } else { rights::READ }, cache };
         let number = self.copy_of(frame)?;
         let slot = self.slots.slot(number);
         while self.map_copy(slot, address, which, how)?.is_none() {
@@ -343,6 +356,7 @@ impl Tables {
                 }
                 let Self { objects, structures, programs, .. } = self;
                 programs.give_back(space, objects, structures)?;
+                self.renewed |= 1 << space;
                 found = true;
             }
         }
@@ -429,7 +443,10 @@ impl Host for Tables {
     }
 
     fn frame(&self, address: u64) -> Frame {
-        self.memory.frame(address & ADDRESS)
+        match self.memory.frame(address & ADDRESS) {
+            Frame::Substitute(_) if self.devices.has(address & ADDRESS) => Frame::Device(address & ADDRESS),
+            frame => frame,
+        }
     }
 
     /// Each page has a frame of its own.

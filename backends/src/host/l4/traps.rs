@@ -8,15 +8,17 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
+use iced_x86::Code;
 use wedge::cpu::{Context, Registers, accessed, decode, syscall};
 use wedge::vm::{End, Exit, Host, Vcpu};
+use wedge::x86::control::efer;
 use wedge::x86::paging::{PAGE, fault};
 use wedge::x86::{flags, vector};
 
 use super::abi::{Version, abi, version};
 use super::board::Board;
 use super::cpu::CPU;
-use super::floating::way_with;
+use super::floating::is_in_stub;
 use super::guest::{L4, Machine, REAL_CS, REAL_SS, Vm};
 use super::kernel::{self, Kernel, Message};
 use super::objects::{Failure, refused};
@@ -44,6 +46,9 @@ pub(super) struct Kept {
 /// `__USER_DS`): what they really have is seL4's.
 const USER_CS: u64 = 0x33;
 const USER_SS: u64 = 0x2b;
+
+/// The longest instruction (SDM Vol. 2A, 2.3.11).
+const LONGEST: u64 = 15;
 
 /// The guest: what its processors share.
 static MACHINE: Exclusive<Option<Machine>> = Exclusive::new(None);
@@ -104,7 +109,11 @@ impl L4 {
             cause::EVENT => vm.event(context),
             cause::SITE => vm.site_called(context),
             cause::IRET => Self::iret(vm, context),
-            cause::SYSRET => vm.site_jumped(context, vm.machine.host.sysret),
+            cause::SYSRET => {
+                if !Self::return_from_call(vm, context) {
+                    vm.site_jumped(context, vm.machine.host.sysret);
+                }
+            }
             cause::SITE_WITHOUT_STACK => vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize),
             _ => {
                 if Self::exception(vm, context) {
@@ -137,19 +146,22 @@ impl L4 {
         false
     }
 
+    /// Where the instruction itself was not found, if the lower half of the address of a page fault says
+    /// so: at its beginning, or where a page begins within it.
+    fn fetched(vm: &Vm, context: &Context, lower: u32, user: bool) -> Option<u64> {
+        let distance = u64::from(lower.wrapping_sub(context.rip as u32));
+        let at = context.rip.wrapping_add(distance);
+        let is_of_code = distance == 0 || distance < LONGEST && at % PAGE == 0;
+        (is_of_code && !vm.machine.space.memory.is_mapped_in(at, user)).then_some(at)
+    }
+
     /// The address of a page fault. seL4 5.0.0 tells its lower half.
     fn whole_address(vm: &mut Vm, context: &Context, told: u64, user: bool) -> u64 {
-        /// The longest instruction.
-        const LONGEST: u64 = 15;
         if version() != Version::V5 {
             return told;
         }
         let lower = told as u32;
-        let distance = u64::from(lower.wrapping_sub(context.rip as u32));
-        let at = context.rip.wrapping_add(distance);
-        // It is the instruction that was not found, or the rest of it, unless that is mapped.
-        let is_of_code = distance == 0 || distance < LONGEST && at % PAGE == 0;
-        if is_of_code && !vm.machine.space.memory.is_mapped_in(at, user) {
+        if let Some(at) = Self::fetched(vm, context, lower, user) {
             return at;
         }
         let mut bytes = [0; LONGEST as usize];
@@ -190,6 +202,25 @@ impl L4 {
         }
     }
 
+    /// SYSRETQ to a program of 64 bits, with flags that are plain (SDM Vol. 2B, SYSRET). Whether it is one.
+    fn return_from_call(vm: &Vm, context: &mut Context) -> bool {
+        const PLAIN: u64 = flags::STATUS | flags::DIRECTION | flags::INTERRUPT | flags::FIXED;
+        let (rip, rflags) = (context.registers.rcx, context.registers.r11);
+        let cpu = &vm.vcpu.cpu;
+        let is_plain = CPU.gs_swapped.load(Ordering::Relaxed) != 0
+            && (cpu.star >> 48 | 3) + 16 == USER_CS
+            && cpu.efer & efer::SCE != 0
+            && !vm.machine.space.memory.soft.is_kernels(rip)
+            && rip >> 47 == 0
+            && rflags & !PLAIN == 0
+            && rflags & flags::INTERRUPT != 0;
+        if is_plain {
+            (context.rip, context.cs) = (rip, USER_CS);
+            (context.rflags, context.ss) = (rflags | flags::FIXED, USER_SS);
+        }
+        is_plain
+    }
+
     /// Runs a program until it stops, and handles why.
     fn run(vm: &mut Vm, context: &mut Context) {
         if context.cs != USER_CS {
@@ -202,7 +233,7 @@ impl L4 {
             Ok(Stop::Event) => vm.event(context),
             Ok(Stop::NoSystemCall) => Self::no_system_call(vm, context),
             Ok(Stop::Exception { vector, error, address }) => {
-                if vector == vector::INVALID_OPCODE.into() && Self::system_call(vm, context) {
+                if vector == vector::INVALID_OPCODE.into() && Self::is_call_or_return(vm, context) {
                     return;
                 }
                 if vector == vector::DEBUG.into() {
@@ -222,9 +253,8 @@ impl L4 {
             tables.map_program(address)?;
         }
         let processor = &mut vm.vcpu.processor;
-        processor.floating_point.enter(tables.soft.space(), tables)?;
+        let way = processor.floating_point.way(context, tables.soft.space(), tables)?;
         tables.kept = processor.floating_point.holder();
-        let way = way_with(context, tables)?;
         // Behind what waits for a thread: what has come in meanwhile does not wake this one again.
         if CPU.pending.load(Ordering::SeqCst) != 0 {
             return Ok(Stop::Event);
@@ -238,6 +268,11 @@ impl L4 {
         let mut registers = [0; 20];
         let has = &mut registers[..abi().registers];
         kernel.read_registers(thread, true, has).map_err(refused("a program's registers"))?;
+        if is_in_stub(registers[0]) {
+            return Ok(Stop::Event);
+        }
+        processor.floating_point.begun(tables.soft.space());
+        tables.kept = Some(tables.soft.space());
         take(context, &registers);
         if abi().registers == registers.len() {
             processor.fs_base = registers[18];
@@ -261,16 +296,35 @@ impl L4 {
         }
     }
 
-    /// A system call, by SYSCALL, which is no instruction here. Whether it was one.
-    fn system_call(vm: &mut Vm, context: &mut Context) -> bool {
+    /// SYSCALL and SYSRET are no instructions here: a system call, or what is refused to a program.
+    /// Whether it was one of them.
+    fn is_call_or_return(vm: &mut Vm, context: &mut Context) -> bool {
         const SYSCALL: [u8; 2] = [0x0f, 0x05];
         let mut bytes = [0; 2];
-        if vm.machine.space.read(context.rip, &mut bytes, true).is_err() || bytes != SYSCALL {
-            return false;
+        let memory = &vm.machine.space.memory;
+        let found = memory.soft.find_program(context.rip);
+        let known = found.is_some_and(|found| memory.memory.load_machine(found.physical(context.rip), &mut bytes));
+        if known && bytes == SYSCALL {
+            Self::system_call(vm, context, 2);
+            return true;
         }
-        let next = context.rip.wrapping_add(2);
-        vm.transfer(context, |cpu, context| syscall(cpu, context, next, true));
+        let mut bytes = [0; LONGEST as usize];
+        let length = vm.fetch(context.rip, &mut bytes, true);
+        let Some(instruction) = decode(&bytes[..length], context.rip) else { return false };
+        match instruction.code() {
+            Code::Syscall => Self::system_call(vm, context, instruction.len() as u64),
+            Code::Sysretd | Code::Sysretq => {
+                Self::program_exception(vm, context, vector::PROTECTION.into(), 0, 0);
+            }
+            _ => return false,
+        }
         true
+    }
+
+    /// A system call, by an instruction of this length.
+    fn system_call(vm: &mut Vm, context: &mut Context, length: u64) {
+        let next = context.rip.wrapping_add(length);
+        vm.transfer(context, |cpu, context| syscall(cpu, context, next, true));
     }
 
     /// What seL4 takes for a system call of its own that there is none of: SYSENTER, or INT with a number
@@ -288,10 +342,14 @@ impl L4 {
         Self::program_exception(vm, context, vector::PROTECTION.into(), error, 0);
     }
 
-    /// An exception of a program's, as the processor has told of it, or the program.
+    /// An exception of a program's, as the processor has told of it, or the program. seL4 has not
+    /// enabled what tells fetches from reads (SDM Vol. 3A, 4.7: `EFER.NXE`), and the guest may have.
     fn program_exception(vm: &mut Vm, context: &mut Context, number: u64, error: u64, address: u64) {
         (context.vector, context.error) = exceptions::told(number, error, context.rflags);
         if context.vector == vector::PAGE_FAULT.into() {
+            if vm.vcpu.cpu.efer & efer::NXE != 0 && Self::fetched(vm, context, address as u32, true).is_some() {
+                context.error |= u64::from(fault::FETCH);
+            }
             let address = Self::whole_address(vm, context, address, true);
             vm.vcpu.processor.wanted = Some(address);
             CPU.fault_address.store(address, Ordering::Relaxed);
