@@ -209,7 +209,11 @@ fn what_cannot_run_is_refused() {
         (&["image", "--append", "afterburn.backend=xen"], "this backend needs a Xen PV entry; this machine was"),
         (
             &["image", "--append", "afterburn.backend=l4"],
-            "afterburn.backend=l4: no such backend; there are bare xen process",
+            "needs to be started by seL4, as its root task; this machine was",
+        ),
+        (
+            &["image", "--append", "afterburn.backend=kvm"],
+            "afterburn.backend=kvm: no such backend; there are bare xen process l4",
         ),
         (&["image", "--append", "afterburn.mod=native"], "afterburn.mod: no such option"),
         (&["script"], "script: a script, and not a kernel or an image"),
@@ -219,7 +223,7 @@ fn what_cannot_run_is_refused() {
         (&["image", "--timeout=-1"], "invalid value '-1' for '--timeout <S>'"),
         (&["image", "--timeout", "soon"], "not a number of seconds"),
         (&["image", "--cpus", "0"], "0 is not in 1.."),
-        (&["image", "--host", "kvm"], "possible values: none, bare, xen, process"),
+        (&["image", "--host", "kvm"], "possible values: none, bare, xen, process, l4"),
     ] {
         let result = run(&lab, &[&["--dry-run"], arguments].concat());
         assert_eq!(result.status.code(), Some(2), "{arguments:?}: {result:?}");

@@ -56,11 +56,13 @@ pub enum System {
     Peer,
     /// The afterburnt kernel on the wedge, as Xen's dom0.
     Xen,
+    /// The afterburnt kernel of the lower half on the wedge, as the root task of seL4.
+    L4,
 }
 
 impl System {
     /// All of them, in the order of the table's columns.
-    pub const ALL: [Self; 4] = [Self::Plain, Self::Native, Self::Peer, Self::Xen];
+    pub const ALL: [Self; 5] = [Self::Plain, Self::Native, Self::Peer, Self::Xen, Self::L4];
 
     /// What it is called, in the table and on the command line.
     #[must_use]
@@ -70,6 +72,7 @@ impl System {
             Self::Native => "native",
             Self::Peer => "peer",
             Self::Xen => "xen",
+            Self::L4 => "l4",
         }
     }
 
@@ -84,6 +87,7 @@ impl System {
             Self::Plain => Variant::MIN_PLAIN,
             Self::Native | Self::Xen => Variant::MIN,
             Self::Peer => Variant::XEN_PEER,
+            Self::L4 => Variant::LOW,
         }
     }
 
@@ -96,18 +100,23 @@ impl System {
                 Machine { append: PEER_WORDS.to_owned(), ..Machine::new(kernel.vmlinux(), initramfs) }.on_xen()?
             }
             Self::Xen => Host::Xen.machine(&kernel, initramfs)?,
+            Self::L4 => Host::L4.machine(&kernel, initramfs)?,
         };
         let append = format!("{} {WORDS}", machine.append);
-        Ok(Machine { append, cpu: CPU, ..machine })
+        // seL4 wants a processor of its own choice, which has no ERMS either.
+        let cpu = if self == Self::L4 { machine.cpu } else { CPU };
+        Ok(Machine { append, cpu, ..machine })
     }
 
     /// Addresses of which the first to be executed is where a boot starts. On QEMU's machine that
     /// is the kernel's entry (Linux, `CONFIG_PHYSICAL_START`), whoever has loaded it. On Xen it is
-    /// dom0's: Xen has loaded the peer, but the wedge loads its kernel itself, and that counts.
+    /// dom0's: Xen has loaded the peer, but the wedge loads its kernel itself, and that counts. On seL4
+    /// it is the guest's kernel's, for the wedge is where seL4 has been: its loading does not count.
     fn first(self) -> RangeInclusive<u64> {
         match self {
             Self::Plain | Self::Native => 0x100_0000..=0x7ff_ffff,
             Self::Peer | Self::Xen => 0xffff_8800_0000_0000..=u64::MAX,
+            Self::L4 => 0x5fff_0000_0000..=0x5fff_ffff_ffff,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The root task of seL4: a kernel of the lower half does there what it does on a machine, on its NOPs.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -16,7 +17,7 @@ use boot_tests::{selftests, test_modules};
 const WORDS: &str = "noreplace-smp";
 
 /// Verdicts that differ, by what their names start with, and why.
-const DIFFERENT: [(&str, &str); 10] = [
+const DIFFERENT: [(&str, &str); 11] = [
     ("frame-32-bit", "seL4 has no descriptor for code of 32 bits: such a program is ended"),
     ("frame-cs-0", "the same"),
     ("frame-cs-2", "the same"),
@@ -25,15 +26,21 @@ const DIFFERENT: [(&str, &str); 10] = [
     ("hostile-memory", "its status says so"),
     ("traced-watchpoint", "the debug registers are seL4's, which programs its own threads by"),
     ("hostile-traced", "its status says so"),
-    ("instruction-int_0xf3", "as the test's own machine does it: QEMU 7.2 tells twice the number"),
+    ("instruction-int_0xf3", "QEMU 7.2 tells a program of the machine itself twice the number"),
     ("instruction-sysenter", "it is seL4's own system call"),
+    ("hostile-instructions", "its status says so"),
 ];
 
 /// Boots a guest on seL4.
 fn boot(kernel: &Kernel, guest: &Guest, name: &str, expected: &str) -> Result<String> {
+    boot_with(kernel, guest, name, expected, Vec::new())
+}
+
+/// The same, with options of QEMU's.
+fn boot_with(kernel: &Kernel, guest: &Guest, name: &str, expected: &str, options: Vec<OsString>) -> Result<String> {
     let initramfs = guest.initramfs()?;
     let machine = Host::L4.machine(kernel, initramfs.path())?;
-    let machine = Machine { append: WORDS.to_owned(), timeout: Duration::from_secs(600), ..machine };
+    let machine = Machine { append: WORDS.to_owned(), timeout: Duration::from_secs(600), options, ..machine };
     let log = machine.boot(&format!("l4-{name}"), &Expectations::read(expected)?)?;
     let entered = "afterburner: backend l4, seL4 5.0.0, entered by seL4";
     ensure!(log.contains(entered), "the wedge did not say `{entered}`");
@@ -74,6 +81,18 @@ fn the_virtual_cpu_is_sane_and_idles() -> Result<()> {
     let files = vec![("absent", "fsgsbase xsave".to_owned())];
     let guest = Guest { files, ..Guest::script("virtual-cpu", Vec::new()) };
     boot(&Variant::LOW.build()?, &guest, "cpu", "virtual-cpu").map(drop)
+}
+
+#[test]
+fn the_machines_devices_are_the_guests() -> Result<()> {
+    let disk = tempfile::NamedTempFile::new()?;
+    disk.as_file().set_len(32 << 20)?;
+    let drive = format!("file={},if=none,id=disk,format=raw", disk.path().display());
+    let options = ["-drive", &drive, "-device", "virtio-blk-pci,drive=disk"];
+    let network = ["-netdev", "user,id=network", "-device", "virtio-net-pci,netdev=network"];
+    let options = options.into_iter().chain(network).map(OsString::from).collect();
+    let guest = Guest::script("devices", Vec::new());
+    boot_with(&Variant::LOW.build()?, &guest, "devices", "devices", options).map(drop)
 }
 
 #[test]

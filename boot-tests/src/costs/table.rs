@@ -116,8 +116,8 @@ impl Table {
     #[must_use]
     pub fn boots(&self) -> String {
         let line = |(system, Costs { before, boot, .. }): &(System, Costs)| match system {
-            System::Plain | System::Native => {
-                format!("{}: {} before the kernel is entered\n", system.name(), before.all)
+            System::Plain | System::Native | System::L4 => {
+                format!("{}: {} before its first instruction\n", system.name(), before.all)
             }
             System::Peer | System::Xen => {
                 let (own, with) = (before.xen, before.xen + boot.all);
@@ -134,7 +134,7 @@ impl Table {
     /// Which systems are divided by which.
     fn ratios(&self) -> Vec<(System, System)> {
         let measured = |system| self.costs(system).is_ok();
-        let pairs = [(System::Native, System::Plain), (System::Xen, System::Peer)];
+        let pairs = [(System::Native, System::Plain), (System::Xen, System::Peer), (System::L4, System::Peer)];
         pairs.into_iter().filter(|&(system, base)| measured(system) && measured(base)).collect()
     }
 
