@@ -219,7 +219,8 @@ mod tests {
             ("afterburn.tables=0x100", Err(InvalidOption::Tables("0x100"))),
             ("afterburn.tables=", Err(InvalidOption::NoValue("tables"))),
             ("afterburn.backend=kvm", Err(InvalidOption::Backend("kvm"))),
-            ("afterburn.backend=l4", Err(InvalidOption::Backend("l4"))),
+            ("afterburn.backend=l4", options(Some(Backend::L4), Mode::Native)),
+            ("afterburn.backend=sel4", Err(InvalidOption::Backend("sel4"))),
             ("afterburn.backend=Xen", Err(InvalidOption::Backend("Xen"))),
             ("afterburn.backend=kvm afterburn.backend=xen", Err(InvalidOption::Backend("kvm"))),
             ("afterburn.backend=", Err(InvalidOption::NoValue("backend"))),
@@ -236,10 +237,10 @@ mod tests {
     #[test]
     fn a_message_lists_what_exists() {
         for (command_line, message) in [
-            ("afterburn.backend=kvm", "afterburn.backend=kvm: no such backend; there are bare xen process"),
+            ("afterburn.backend=kvm", "afterburn.backend=kvm: no such backend; there are bare xen process l4"),
             ("afterburn.mode=fast", "afterburn.mode=fast: no such mode; there are native identity profile"),
             ("afterburn.mode=", "afterburn.mode=: a value is missing; there are native identity profile"),
-            ("afterburn.backend", "afterburn.backend=: a value is missing; there are bare xen process"),
+            ("afterburn.backend", "afterburn.backend=: a value is missing; there are bare xen process l4"),
             (
                 "afterburn.trace=1",
                 "afterburn.trace: no such option; there are afterburn.backend=, afterburn.mode=, afterburn.tables= \

@@ -173,6 +173,13 @@ mod tests {
     }
 
     #[test]
+    fn sel4_leads_to_the_l4_backend() {
+        for asked in [None, Some(Backend::L4)] {
+            assert_eq!(select(asked, Protocol::SeL4, None), Ok(Backend::L4));
+        }
+    }
+
+    #[test]
     fn linux_leads_to_the_process_backend() {
         for asked in [None, Some(Backend::Process)] {
             assert_eq!(select(asked, Protocol::Linux, None), Ok(Backend::Process));

@@ -7,7 +7,7 @@
 //! `MSR_MISC_FEATURES_ENABLES`; APM Vol. 3, `CpuidUserDis`) and a host has it do
 //! so: then the program sees what its kernel sees. All else is the guest's own.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use crate::cpu::{Context, Event, Exception, Flow, decode, emulate};
 use crate::guest::linux::SYSTEM_CALL;
@@ -143,18 +143,24 @@ impl<H: Host> Vm<'_, H> {
     }
 
     /// INT n of user mode, which the real table of interrupts turns into #GP: a gate that user mode
-    /// may use (SDM Vol. 3A, 6.12.1.1, 6.13).
+    /// may use (SDM Vol. 3A, 6.12.1.1, 6.13). The number is the instruction's, for QEMU 7.2 puts
+    /// twice as much into the error code.
     fn interrupt_gate(&mut self, context: &mut Context) -> bool {
         const THROUGH_TABLE: u64 = 1 << 1;
-        let Ok(number) = u8::try_from(context.error >> 3) else { return false };
         if context.error & 7 != THROUGH_TABLE {
             return false;
         }
+        let mut bytes = [0; 15];
+        let at = self.code_address(context, context.rip);
+        let length = self.fetch(at, &mut bytes, true);
+        let instruction = decode(&bytes[..length], context.rip);
+        let Some(instruction) = instruction.filter(|found| found.code() == Code::Int_imm8) else { return false };
+        let number = instruction.immediate8();
         let gate = self.machine.space.word(self.vcpu.cpu.idt.base + 16 * u64::from(number));
         if gate.is_none_or(|gate| Descriptor(gate).dpl() != 3) {
             return false;
         }
-        let return_rip = context.rip.wrapping_add(2);
+        let return_rip = instruction.next_ip();
         self.deliver(context, Event::Software { vector: number, return_rip });
         true
     }

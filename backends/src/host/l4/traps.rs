@@ -8,7 +8,7 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use iced_x86::Code;
+use iced_x86::{Code, Instruction};
 use wedge::cpu::{Context, Registers, accessed, decode, syscall};
 use wedge::vm::{End, Exit, Host, Vcpu};
 use wedge::x86::control::efer;
@@ -308,9 +308,7 @@ impl L4 {
             Self::system_call(vm, context, 2);
             return true;
         }
-        let mut bytes = [0; LONGEST as usize];
-        let length = vm.fetch(context.rip, &mut bytes, true);
-        let Some(instruction) = decode(&bytes[..length], context.rip) else { return false };
+        let Some(instruction) = Self::decode_program(vm, context) else { return false };
         match instruction.code() {
             Code::Syscall => Self::system_call(vm, context, instruction.len() as u64),
             Code::Sysretd | Code::Sysretq => {
@@ -319,6 +317,13 @@ impl L4 {
             _ => return false,
         }
         true
+    }
+
+    /// The instruction that a program has stopped at.
+    fn decode_program(vm: &mut Vm, context: &Context) -> Option<Instruction> {
+        let mut bytes = [0; LONGEST as usize];
+        let length = vm.fetch(context.rip, &mut bytes, true);
+        decode(&bytes[..length], context.rip)
     }
 
     /// A system call, by an instruction of this length.
@@ -331,12 +336,9 @@ impl L4 {
     /// that is for no device. To a processor of the guest's, the one is refused, and the other finds no
     /// gate.
     fn no_system_call(vm: &mut Vm, context: &mut Context) {
-        const INT: u8 = 0xcd;
         const THROUGH_TABLE: u64 = 1 << 1;
-        let mut bytes = [0; 2];
-        let read = vm.machine.space.read(context.rip, &mut bytes, true);
-        let error = match (read, bytes) {
-            (Ok(()), [INT, number]) => u64::from(number) << 3 | THROUGH_TABLE,
+        let error = match Self::decode_program(vm, context) {
+            Some(found) if found.code() == Code::Int_imm8 => u64::from(found.immediate8()) << 3 | THROUGH_TABLE,
             _ => 0,
         };
         Self::program_exception(vm, context, vector::PROTECTION.into(), error, 0);
