@@ -17,7 +17,7 @@ out == 6
 	pop	%rbx
 	pushq	$cr0
 	xsave	(%rdi)
-	fxsave	(%rdi)
+	fnsave	(%rdi)
 	lfence
 	pause
 	rdrand	%eax
