@@ -9,8 +9,12 @@ use super::{Costs, OPERATIONS, System};
 /// A system, what it is compared with, and how many times as much each of its operations may cost.
 /// Where the peer is not measured, for its kernel takes minutes to build, nothing on Xen may come
 /// to cost more than a switch of processes does.
-const LIMITS: [(System, System, f64); 3] =
-    [(System::Native, System::Plain, 1.05), (System::Xen, System::Peer, 3.0), (System::Xen, System::Plain, 16.0)];
+const LIMITS: [(System, System, f64); 4] = [
+    (System::Native, System::Plain, 1.05),
+    (System::Xen, System::Peer, 3.0),
+    (System::Xen, System::Plain, 16.0),
+    (System::L4, System::Peer, 5.0),
+];
 
 /// What changes CR4 leads to the wedge on bare hardware as well, and may cost so many times as much
 /// there.
