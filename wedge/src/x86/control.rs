@@ -1,4 +1,4 @@
-//! Bits of the control registers (SDM Vol. 3A, 2.5 and 2.6).
+//! Bits of the control registers (SDM Vol. 3A, 2.5 and 2.6), and of the debug registers (Vol. 3B, 17.2).
 
 /// CR0 (SDM Vol. 3A, 2.5).
 #[expect(missing_docs, reason = "the architecture's names")]
@@ -58,4 +58,29 @@ pub mod xcr0 {
     pub const AVX: u64 = 1 << 2;
     pub const AVX512: u64 = 7 << 5;
     pub const ALL: u64 = X87 | SSE | AVX | AVX512;
+}
+
+/// The debug registers (SDM Vol. 3B, 17.2; Vol. 3A, table 9-1), of a processor that has neither RTM nor
+/// detects bus locks.
+pub mod debug {
+    /// Bits of DR6 and DR7 that are 1, whatever is written.
+    const STATUS_ONES: u64 = 0xffff_0ff0;
+    const CONTROL_ONES: u64 = 1 << 10;
+    /// DR6.B0 to B3, BD, BS, BT: the others stay.
+    const STATUS: u64 = 0xe00f;
+    /// DR7 without the bits 11, 12, 14 and 15, which are 0.
+    const CONTROL: u64 = 0xffff_27ff;
+
+    /// What they are at reset.
+    pub const RESET: [u64; 8] = [0, 0, 0, 0, 0, 0, STATUS_ONES, CONTROL_ONES];
+
+    /// What a register is when this has been written to it.
+    #[must_use]
+    pub const fn written(number: u8, value: u64) -> u64 {
+        match number {
+            6 => value & STATUS | STATUS_ONES,
+            7 => value & CONTROL | CONTROL_ONES,
+            _ => value,
+        }
+    }
 }

@@ -18,6 +18,7 @@ use core::sync::atomic::Ordering;
 
 use wedge::cpu::{ControlRegister, CpuidResult, DescriptorTable, FloatingPoint, Segment, VirtualCpu};
 use wedge::vm::{self, Space};
+use wedge::x86::control::debug;
 use wedge::x86::segment::Descriptor;
 
 use super::abi::{Version, abi, version};
@@ -58,11 +59,9 @@ const KERNELS: usize = 0;
 impl Processor {
     /// With nothing in any register; the frame of the thread's IPC buffer.
     pub(super) const fn new(kernel: Kernel, buffer: Slot) -> Self {
-        let mut debug = [0; 8];
-        (debug[6], debug[7]) = (0xffff_0ff0, 0x400);
         Self {
             selectors: [0; 4],
-            debug,
+            debug: debug::RESET,
             fs_base: 0,
             gs_bases: [0; 2],
             told: false,

@@ -12,6 +12,7 @@ use core::sync::atomic::Ordering;
 
 use wedge::cpu::{ControlRegister, CpuidResult, DescriptorTable, Segment, VirtualCpu};
 use wedge::vm::{self, Space};
+use wedge::x86::control::debug;
 use wedge::x86::segment::{Descriptor, Selector};
 
 use super::areas::ThreadAreas;
@@ -45,10 +46,17 @@ impl Processor {
     /// With nothing in any register. `has_locals` says whether programs can load what is in a local
     /// descriptor table; `locals` is that of this process, if they run in it.
     pub(super) const fn new(has_locals: bool, locals: Option<Locals>) -> Self {
-        let mut debug = [0; 8];
-        (debug[6], debug[7]) = (0xffff_0ff0, 0x400);
         let (told, told_of_table, told_of_areas) = (false, has_locals, false);
-        Self { selectors: [0; 4], debug, told, told_of_table, told_of_areas, wanted: None, locals, locals_loaded: 0 }
+        Self {
+            selectors: [0; 4],
+            debug: debug::RESET,
+            told,
+            told_of_table,
+            told_of_areas,
+            wanted: None,
+            locals,
+            locals_loaded: 0,
+        }
     }
 
     /// The log is told once of a selector that would be a thread area, which a program of this process

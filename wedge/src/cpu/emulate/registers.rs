@@ -5,7 +5,7 @@ use iced_x86::Register;
 use super::{Flow, Machine, Outcome};
 use crate::cpu::control::Control;
 use crate::cpu::{Exception, Host};
-use crate::x86::control::{cr0, cr4};
+use crate::x86::control::{cr0, cr4, debug};
 
 /// DR7.GD: the next access to a debug register is #DB (SDM Vol. 3B, 17.2.4).
 const GENERAL_DETECT: u64 = 1 << 13;
@@ -60,11 +60,13 @@ impl<H: Host> Machine<'_, H> {
         Ok(Flow::Next)
     }
 
-    /// MOV to a debug register. The upper halves of DR6 and DR7 are reserved.
+    /// MOV to a debug register. The upper halves of DR6 and DR7 are reserved, and some of their bits stand
+    /// still: Linux writes 0 to all of them as it starts.
     pub(super) fn move_to_debug(&mut self, destination: Register, source: Register) -> Outcome {
         let number = self.debug(destination)?;
         let value = self.get(source);
-        if (number >= 6 && value >> 32 != 0) || !self.host.set_debug_register(number, value) {
+        let written = debug::written(number, value);
+        if (number >= 6 && value >> 32 != 0) || !self.host.set_debug_register(number, written) {
             return Err(Exception::PROTECTION);
         }
         Ok(Flow::Next)

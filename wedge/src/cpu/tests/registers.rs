@@ -166,7 +166,21 @@ fn debug_registers() {
     world.next(&[0x0f, 0x23, 0xf8]);
     world.next(&[0x0f, 0x23, 0xe8]);
     assert_eq!(world.host.debug[7], 0x400, "DR5 is DR7");
-    world.host.debug[6] = 0xffff_0ff0;
+    for (written, status, control) in
+        [(0, 0xffff_0ff0, 0x400), (0xffff_ffff, 0xffff_efff, 0), (0x5c01, 0xffff_4ff1, 0x401)]
+    {
+        world.context.registers.rax = written;
+        world.next(&[0x0f, 0x23, 0xf0]);
+        assert_eq!(world.host.debug[6], status, "DR6 after {written:#x}");
+        if written == 0xffff_ffff {
+            continue; // With GD the next access is #DB.
+        }
+        world.next(&[0x0f, 0x23, 0xf8]);
+        assert_eq!(world.host.debug[7], control, "DR7 after {written:#x}");
+    }
+    world.context.registers.rax = 0;
+    world.next(&[0x0f, 0x23, 0xf8]);
+    world.next(&[0x0f, 0x23, 0xf0]);
     world.next(&[0x0f, 0x21, 0xe0]);
     assert_eq!(world.context.registers.rax, 0xffff_0ff0, "DR4 is DR6");
     world.context.registers.rax = 1 << 32;
