@@ -31,7 +31,8 @@ pub(crate) fn changed(
     let (rest, last) = parameters.split_at_mut(size_of::<Parameters>() - 8);
     let [offset] = rest.last_chunk().map(|word| [u64::from_le_bytes(*word)]).context("the wedge's parameters")?;
     let load = u64::from_le_bytes(*rest.first_chunk().context("the wedge's parameters")?);
-    ensure!(load + offset + length < 1 << 32, "the image does not fit below 4 GB with this initramfs");
+    let end = load.checked_add(offset).and_then(|start| start.checked_add(length));
+    ensure!(end.is_some_and(|end| end < 1 << 32), "the image does not fit below 4 GB with this initramfs");
     last.copy_from_slice(&length.to_le_bytes());
     Ok(image)
 }
@@ -40,7 +41,7 @@ pub(crate) fn changed(
 fn change_headers(image: &mut [u8], start: u64, length: u64) -> anyhow::Result<usize> {
     let endian = LittleEndian;
     let header = FileHeader64::<LittleEndian>::parse(&*image)?;
-    let (offset, count) = (header.e_phoff(endian) as usize, usize::from(header.e_phnum(endian)));
+    let (offset, count) = (usize::try_from(header.e_phoff(endian))?, usize::from(header.e_phnum(endian)));
     let loads = header.program_headers(endian, &*image)?.iter().filter(|segment| segment.p_type(endian) == PT_LOAD);
     let wedge = loads.map(|segment| segment.p_offset(endian)).min().context("there is nothing to load")?;
     let (header, _) = pod::from_bytes_mut::<FileHeader64<LittleEndian>>(image).ok().context("no header")?;
@@ -52,5 +53,5 @@ fn change_headers(image: &mut [u8], start: u64, length: u64) -> anyhow::Result<u
         pod::slice_from_bytes_mut::<ProgramHeader64<LittleEndian>>(segments, count).ok().context("no segments")?;
     let payload = segments.iter_mut().find(|segment| segment.p_offset(endian) == start).context("no payload")?;
     (payload.p_filesz, payload.p_memsz) = (U64::new(endian, length), U64::new(endian, length));
-    Ok(wedge as usize)
+    Ok(usize::try_from(wedge)?)
 }
