@@ -33,8 +33,8 @@ use super::entry::{l4_emulate, l4_emulate_without_stack, l4_interrupt, l4_iret, 
 use super::floating::Stubs;
 use super::guest::{REAL_CS, REAL_SS};
 use super::kernel::{Kernel, Slot, initial, object, rights};
-use super::memory::{Frames, LIMIT, LINEAR, Memory, OWN, PAGES, SHADOW, Usable, pointer};
-use super::objects::{FAN_OUT, Failure as ObjectFailure, GRANULES, Granule, Objects, Pool, refused};
+use super::memory::{Frames, LINEAR, Memory, OWN, PAGES, SHADOW, Usable, pointer};
+use super::objects::{FAN_OUT, Failure as ObjectFailure, GRANULES, Granule, LIMIT, Objects, Pool, refused};
 use super::pager::{PAGER, Pager};
 use super::ports::Ports;
 use super::processor::Processor;
@@ -199,7 +199,7 @@ impl Machine {
         }
         let megahertz = info.megahertz().filter(|megahertz| *megahertz != 0).ok_or(Failure::Frequency)?;
         let granules = objects.cut(&info, used.untyped, ALL_GRANULES.take())?;
-        let kept = granules.len() / 10 + 3;
+        let kept = granules.len() / 8 + 3;
         let guests = granules.len().checked_sub(kept).filter(|guests| *guests >= 2).ok_or(Failure::NoMemory)?;
         let (granules, kept) = granules.split_at(guests);
         objects.keep(kept);

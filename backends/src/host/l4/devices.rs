@@ -1,12 +1,12 @@
 //! The registers and memory of the machine's devices, which the guest's own drivers use.
 //!
-//! seL4 gives all physical addresses that are no memory as untyped pieces, large ones. A frame can only
-//! be made of the first free address of a piece; so a piece is cut into halves, and these again, until
-//! one is the page that is asked for.
+//! seL4 gives all physical addresses that are no memory as untyped pieces, large ones. Frames can only
+//! be made of the first free addresses of a piece; so a piece is cut into halves, and these again, until
+//! one is so small that all of it can become frames in one go.
 
 use super::bootinfo::{BootInfo, Untyped};
 use super::kernel::{Slot, object};
-use super::objects::{Failure, Objects};
+use super::objects::{FAN_OUT, Failure, Objects};
 use crate::runtime::PAGE;
 
 /// More pieces are not cut.
@@ -21,7 +21,7 @@ struct Piece {
     slot: Slot,
     address: u64,
     bits: u8,
-    /// It has been cut into halves, or it is a frame.
+    /// It has been cut into halves, or into frames, of which the slot is the first.
     state: State,
 }
 
@@ -29,7 +29,7 @@ struct Piece {
 enum State {
     Untyped,
     Cut,
-    Frame,
+    Frames,
 }
 
 /// All of them.
@@ -76,14 +76,15 @@ impl Devices {
         loop {
             let Some(number) = self.piece_at(address) else { return Ok(None) };
             let piece = self.pieces[number];
-            if piece.state == State::Frame {
-                return Ok(Some(piece.slot));
+            if piece.state == State::Frames {
+                return Ok(Some(piece.slot + (address - piece.address) / PAGE));
             }
-            if 1 << piece.bits == PAGE {
-                let slot = objects.slots(1)?;
-                objects.make(piece.slot, object::PAGE, 0, slot, 1)?;
-                self.pieces[number] = Piece { slot, state: State::Frame, ..piece };
-                return Ok(Some(slot));
+            let pages = (1 << piece.bits) / PAGE;
+            if pages <= FAN_OUT {
+                let slot = objects.slots(pages)?;
+                objects.make(piece.slot, object::PAGE, 0, slot, pages)?;
+                self.pieces[number] = Piece { slot, state: State::Frames, ..piece };
+                continue;
             }
             let bits = piece.bits - 1;
             let halves = objects.slots(2)?;

@@ -17,7 +17,7 @@ use wedge::vm::is_in_page;
 use wedge::vm::modules::{ModuleMemory, PAGE_LENGTH};
 
 use super::kernel::Slot;
-use super::objects::{GRANULE, GRANULES, Granule};
+use super::objects::{GRANULE, GRANULES, Granule, LIMIT};
 use crate::runtime::PAGE;
 
 /// What the guest cannot have: the wedge's own mappings. A kernel of the low layout has nothing there
@@ -27,9 +27,6 @@ pub(super) const OWN: Range<u64> = 0x7000_0000_0000..0x7e00_0000_0000;
 pub(super) const LINEAR: u64 = OWN.start;
 /// Where the shadow works.
 pub(super) const SHADOW: u64 = 0x7100_0000_0000;
-
-/// Physical addresses that are served.
-pub(super) const LIMIT: u64 = GRANULES as u64 * GRANULE;
 
 /// Below this address the guest's memory is not the machine's.
 const LOW: u64 = 1 << 20;

@@ -17,7 +17,7 @@ use core::ops::Range;
 use super::abi::{Refused, abi};
 use super::bootinfo::{BootInfo, Untyped};
 use super::kernel::{Kernel, Slot, initial, object, rights};
-use crate::runtime::PAGE;
+use crate::runtime::{PAGE, say};
 
 /// The binary logarithm of a granule's size.
 pub(super) const GRANULE_BITS: u8 = 22;
@@ -25,6 +25,8 @@ pub(super) const GRANULE_BITS: u8 = 22;
 pub(super) const GRANULE: u64 = 1 << GRANULE_BITS;
 /// How many there are at most: 8 GB.
 pub(super) const GRANULES: usize = 2048;
+/// Physical addresses that are served.
+pub(super) const LIMIT: u64 = GRANULES as u64 * GRANULE;
 
 /// Slots of a CNode of the wedge's, as a binary logarithm.
 const NODE_BITS: u64 = 12;
@@ -86,14 +88,15 @@ pub(super) struct Objects {
     /// Pieces that are too small for the guest, and granules that are kept from it.
     small: [Option<Untyped>; SMALL],
     kept: &'static [Granule],
-    /// What the next object comes from: what is left of it, in bytes, and its slot.
-    current: (Slot, u64, u64),
+    /// What the next object comes from, small or large: its slot, how many of its bytes are used, and
+    /// how many there are. Each has its own, for a large object behind a small one begins where a multiple of its size is.
+    current: [(Slot, u64, u64); 2],
 }
 
 /// More small pieces are left alone.
 const SMALL: usize = 64;
 /// As many nodes there may be.
-const NODES: u64 = 512;
+const NODES: u64 = 2048;
 
 impl Objects {
     /// With the first CNode's slots that are free, and without memory.
@@ -107,11 +110,12 @@ impl Objects {
             free: 0..0,
             small: [None; SMALL],
             kept: &[],
-            current: (0, 0, 0),
+            current: [(0, 0, 0); 2],
         }
     }
 
-    /// Cuts all memory into granules, in the order of their addresses. `used` was used before.
+    /// Cuts all memory into granules, in the order of their addresses. `used` was used before. What lies
+    /// too high, or would be too many, is left alone, which is said.
     pub(super) fn cut(
         &mut self,
         info: &BootInfo,
@@ -120,6 +124,7 @@ impl Objects {
     ) -> Result<&'static mut [Granule], Failure> {
         let mut count = 0;
         let mut small = 0;
+        let mut left = 0;
         for piece in info.untyped().filter(|piece| !piece.is_device && piece.slot != used) {
             if piece.bits < GRANULE_BITS {
                 if u64::from(piece.bits) >= PAGE.ilog2().into() && small < SMALL {
@@ -128,8 +133,14 @@ impl Objects {
                 }
                 continue;
             }
-            let parts = (1_u64 << (piece.bits - GRANULE_BITS)).min((GRANULES - count) as u64);
-            let first = if piece.bits == GRANULE_BITS {
+            let all = 1_u64 << (piece.bits - GRANULE_BITS);
+            let served = (LIMIT.saturating_sub(piece.address) / GRANULE).min((GRANULES - count) as u64);
+            let parts = all.min(served);
+            left += all - parts;
+            if parts == 0 {
+                continue;
+            }
+            let first = if all == 1 {
                 piece.slot
             } else {
                 let first = self.initial_slots(parts)?;
@@ -140,6 +151,9 @@ impl Objects {
                 granules[count] = Granule { slot: first + part, address: piece.address + part * GRANULE };
                 count += 1;
             }
+        }
+        if left != 0 {
+            say!("{} MB of memory are left alone: addresses from {LIMIT:#x} on are not served", left * GRANULE >> 20);
         }
         let found = &mut granules[..count];
         found.sort_unstable_by_key(|granule| granule.address);
@@ -188,15 +202,17 @@ impl Objects {
 
     /// A piece of memory for objects of a size together, a power of two.
     pub(super) fn memory(&mut self, bits: u64) -> Result<Slot, Failure> {
+        const LARGE: u64 = 1 << 20;
         let size = 1 << bits;
+        let kind = usize::from(size >= LARGE);
         loop {
-            let (slot, used, length) = self.current;
+            let (slot, used, length) = self.current[kind];
             let start = used.next_multiple_of(size);
             if start + size <= length {
-                self.current.1 = start + size;
+                self.current[kind].1 = start + size;
                 return Ok(slot);
             }
-            self.current = self.next_piece(size)?;
+            self.current[kind] = self.next_piece(size)?;
         }
     }
 
@@ -306,7 +322,7 @@ pub(super) struct Pool {
 }
 
 /// Rows of a pool.
-pub(super) const ROWS: usize = 64;
+pub(super) const ROWS: usize = 256;
 /// No piece.
 pub(super) const NONE: u32 = u32::MAX;
 

@@ -102,8 +102,10 @@ pub(super) struct Tables {
     pub(super) structures: Structures,
     pub(super) programs: Programs,
     devices: &'static mut Devices,
-    /// The address space of the wedge and the guest's kernel.
+    /// The address space of the wedge and the guest's kernel: its own part, and that of programs, whose
+    /// tables come and go.
     space: VSpace,
+    users: VSpace,
     slots: CopySlots,
     copies: &'static mut [[Copies; 512]],
     /// How many copies there are of each table's leaves.
@@ -151,6 +153,7 @@ impl Tables {
             programs,
             devices,
             space,
+            users: space,
             slots,
             copies,
             counts,
@@ -170,14 +173,16 @@ impl Tables {
         let Some(found) = self.soft.find_kernel(address).filter(|found| found.allows(write, fetch)) else {
             return Ok(false);
         };
-        if !self.soft.is_kernels(address) {
-            if self.residents == RESIDENT {
-                self.leave_space()?;
-            }
+        let is_programs = !self.soft.is_kernels(address);
+        if is_programs && self.residents == RESIDENT {
+            self.leave_space()?;
+        }
+        self.map_leaf(found, KERNEL)?;
+        // Behind what may have to make room, and empties the list.
+        if is_programs {
             self.resident[self.residents] = Resident { table: found.table as u32, index: found.index as u32 };
             self.residents += 1;
         }
-        self.map_leaf(found, KERNEL)?;
         Ok(true)
     }
 
@@ -239,8 +244,9 @@ impl Tables {
         if which == PROGRAM {
             return self.map_copy_in(self.soft.space(), slot, address, how);
         }
-        let Self { objects, structures, space, .. } = self;
-        structures.map(objects, space, slot, address, how)
+        let Self { objects, structures, space, users, soft, .. } = self;
+        let part = if soft.is_kernels(address) { space } else { users };
+        structures.map(objects, part, slot, address, how)
     }
 
     /// Maps a copy where the programs of a space run. `None` if there is no memory for that.
@@ -341,26 +347,47 @@ impl Tables {
         if self.slots.free == before { Err(Failure::NoMemory) } else { Ok(()) }
     }
 
-    /// There is no memory for tables or threads: those of other spaces are given back, but for the one
-    /// that has the registers.
+    /// There is no memory for tables or threads: all that other spaces have is given back, but for the
+    /// thread that has the registers. If that is nothing, so are the tables of what stays, which a
+    /// program may have used up by itself.
     fn make_room(&mut self) -> Result<(), Failure> {
+        let stays = [Some(self.soft.space()), self.kept];
         let mut found = false;
-        for space in 0..self.roots.len() {
-            let stays = space == self.soft.space() || Some(space) == self.kept;
-            if !stays && self.programs.get(space).is_some() {
-                self.drop_programs(space)?;
-                for number in core::mem::take(&mut self.stub_copies[space]) {
-                    if number != 0 {
-                        self.drop_copy(number)?;
-                    }
-                }
+        for space in (0..SPACES).filter(|space| !stays.contains(&Some(*space))) {
+            if self.programs.get(space).is_some() {
+                self.empty(space)?;
                 let Self { objects, structures, programs, .. } = self;
                 programs.give_back(space, objects, structures)?;
                 self.renewed |= 1 << space;
                 found = true;
             }
         }
+        if found {
+            return Ok(());
+        }
+        for space in stays.into_iter().flatten() {
+            found |= self.programs.get(space).is_some_and(|program| !program.vspace.is_empty());
+            self.empty(space)?;
+        }
+        found |= !self.users.is_empty();
+        self.leave_space()?;
+        self.structures.give_back_tables(&self.objects, &mut self.users)?;
         if found { Ok(()) } else { Err(Failure::NoMemory) }
+    }
+
+    /// All that a space's programs have mapped goes, with the tables that it took.
+    fn empty(&mut self, space: usize) -> Result<(), Failure> {
+        self.drop_programs(space)?;
+        for number in core::mem::take(&mut self.stub_copies[space]) {
+            if number != 0 {
+                self.drop_copy(number)?;
+            }
+        }
+        let Self { objects, structures, programs, .. } = self;
+        match programs.get(space) {
+            Some(program) => structures.give_back_tables(objects, &mut program.vspace),
+            None => Ok(()),
+        }
     }
 
     /// Makes what programs of the current space need, if there is nothing yet. The thread.
@@ -371,16 +398,16 @@ impl Tables {
     /// Makes what a space needs to save and load its program's registers. The thread.
     pub(super) fn prepare_stub(&mut self, space: usize) -> Result<Slot, Failure> {
         let thread = self.prepare(space)?;
-        for (at, frame) in self.stubs.frames(space).into_iter().enumerate() {
-            if self.stub_copies[space][at] == 0 {
-                let how = Attributes { rights: if at == 0 { rights::READ } else { rights::READ_AND_WRITE }, cache: 0 };
-                let number = self.copy_of(frame)?;
-                let slot = self.slots.slot(number);
-                while self.map_copy_in(space, slot, STUB + at as u64 * PAGE, how)?.is_none() {
-                    self.make_room()?;
-                }
-                self.stub_copies[space][at] = number;
+        // To make room for one may take the other.
+        while let Some(at) = self.stub_copies[space].iter().position(|copy| *copy == 0) {
+            let frame = self.stubs.frames(space)[at];
+            let how = Attributes { rights: if at == 0 { rights::READ } else { rights::READ_AND_WRITE }, cache: 0 };
+            let number = self.copy_of(frame)?;
+            let slot = self.slots.slot(number);
+            while self.map_copy_in(space, slot, STUB + at as u64 * PAGE, how)?.is_none() {
+                self.make_room()?;
             }
+            self.stub_copies[space][at] = number;
         }
         Ok(thread)
     }

@@ -5,7 +5,7 @@ use super::abi::{Refused, abi};
 use super::kernel::{Slot, object};
 use super::objects::{Failure, NONE, Objects, Piece, Pool};
 
-/// An address space: its root, and the first of its tables.
+/// An address space, or a part of one: its root, and the first of its tables.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct VSpace {
     pub(super) root: Slot,
@@ -34,6 +34,11 @@ const LEVELS: usize = 3;
 impl VSpace {
     pub(super) const fn new(root: Slot) -> Self {
         Self { root, tables: NONE }
+    }
+
+    /// Whether it has no tables but its root.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.tables == NONE
     }
 }
 
