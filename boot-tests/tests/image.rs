@@ -355,9 +355,10 @@ fn a_wrong_command_line_is_refused_with_a_message() -> Result<()> {
     for (name, words, message) in [
         ("mode", "afterburn.mode=fast", "afterburn.mode=fast: no such mode; there are native identity profile"),
         ("no-mode", "afterburn.mode=", "afterburn.mode=: a value is missing; there are native identity profile"),
-        ("backend", "afterburn.backend=kvm", "afterburn.backend=kvm: no such backend; there are bare xen process"),
+        ("backend", "afterburn.backend=kvm", "afterburn.backend=kvm: no such backend; there are bare xen process l4"),
         ("xen", "afterburn.backend=xen", "afterburn.backend=xen: this backend needs a Xen PV entry; this machine was"),
-        ("l4", "afterburn.backend=l4", "afterburn.backend=l4: no such backend; there are bare xen process"),
+        ("process", "afterburn.backend=process", "afterburn.backend=process: this backend needs to be started as a"),
+        ("l4", "afterburn.backend=l4", "afterburn.backend=l4: this backend needs to be started by seL4, as its"),
         (
             "option",
             "afterburn.x=1",

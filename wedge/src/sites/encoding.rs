@@ -349,6 +349,8 @@ fn two_byte(opcode: u8, modrm: ModRm, prefixes: &Prefixes) -> Option<(Class, Tai
         (0x32, _) => (Class::Rdmsr, Tail::None),
         (0x33, _) => (Class::Rdpmc, Tail::None),
         (0xa2, _) => (Class::Cpuid, Tail::None),
+        (0xae, 0) if !register => (Class::Fxsave, Tail::ModRm),
+        (0xae, 1) if !register => (Class::Fxrstor, Tail::ModRm),
         (0xc7, 3) if !register => (Class::Xrstors, Tail::ModRm),
         (0xc7, 5) if !register => (Class::Xsaves, Tail::ModRm),
         _ => return None,

@@ -184,8 +184,14 @@ l4_iret:
 l4_sysret:
     L4_WITHOUT_STACK {SYSRET}
 
+    // A kernel that steps through its own code, as Linux does where a program has executed SYSENTER
+    // with TF set, does not step through the wedge.
 l4_enter:
-    cld
+    testb ${TF}>>8, 153(%rsp)
+    jz 1f
+    pushq $2
+    popfq
+1:  cld
     movq %rsp, %rdi
     movq %rsp, %rbx
     andq $-16, %rsp
@@ -236,6 +242,7 @@ l4_resume:
     REAL_CS = const REAL_CS,
     REAL_SS = const REAL_SS,
     IF = const flags::INTERRUPT,
+    TF = const flags::TRAP,
     IF_NUMBER = const flags::INTERRUPT.trailing_zeros(),
     EVENT = const cause::EVENT,
     SITE = const cause::SITE,

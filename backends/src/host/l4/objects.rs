@@ -153,7 +153,7 @@ impl Objects {
             }
         }
         if left != 0 {
-            say!("{} MB of memory are left alone: addresses from {LIMIT:#x} on are not served", left * GRANULE >> 20);
+            say!("{} MB of memory are left alone: addresses from {LIMIT:#x} on are not served", (left * GRANULE) >> 20);
         }
         let found = &mut granules[..count];
         found.sort_unstable_by_key(|granule| granule.address);

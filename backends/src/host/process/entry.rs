@@ -197,8 +197,14 @@ process_iret:
 process_sysret:
     PROCESS_WITHOUT_STACK {SYSRET}
 
+    // A kernel that steps through its own code, as Linux does where a program has executed SYSENTER
+    // with TF set, does not step through the wedge.
 process_enter:
-    cld
+    testb ${TF}>>8, 153(%rsp)
+    jz 1f
+    pushq $2
+    popfq
+1:  cld
     movq %rsp, %rdi
     movq %rsp, %rbx
     andq $-16, %rsp
@@ -335,6 +341,7 @@ process_resume:
     KERNEL_CS = const KERNEL_CS,
     KERNEL_DS = const KERNEL_DS,
     IF = const flags::INTERRUPT,
+    TF = const flags::TRAP,
     IF_NUMBER = const flags::INTERRUPT.trailing_zeros(),
     EVENT = const cause::EVENT,
     SITE = const cause::SITE,
