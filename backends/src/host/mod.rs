@@ -7,6 +7,8 @@
 pub mod bare;
 #[cfg(target_os = "none")]
 mod cause;
+#[cfg(target_os = "none")]
+mod entry;
 #[cfg(any(target_os = "none", test))]
 mod exceptions;
 #[cfg(target_os = "none")]

@@ -127,9 +127,6 @@ impl<H: Host> Vm<'_, H> {
             H::enter_user(self, context);
             Exit::User
         } else {
-            // A program's AC is left set by an exception, and means nothing in ring 0; in ring 3
-            // the kernel's own accesses would be held against it (SDM Vol. 3A, 2.3).
-            context.rflags &= !flags::ALIGNMENT;
             (context.cs, context.ss) = (H::KERNEL_CS, H::KERNEL_SS);
             H::enter_kernel(self, context);
             Exit::Kernel
@@ -170,6 +167,10 @@ impl<H: Host> Vm<'_, H> {
     }
 
     /// Delivers something to the guest.
+    ///
+    /// A program's AC is left set by an exception, and means nothing in ring 0; in ring 3 the
+    /// kernel's own accesses would be held against it (SDM Vol. 3A, 2.3). The frame has it. SYSENTER
+    /// has none: there the flags stay, until the kernel has stored them.
     #[inline]
     pub fn deliver(&mut self, context: &mut Context, event: Event) {
         let (cpu, mut behind) = self.processor();
@@ -177,6 +178,9 @@ impl<H: Host> Vm<'_, H> {
         if deliver(cpu, context, event, &mut behind).is_err() {
             H::say(format_args!("triple fault at {:#x}: {event:x?}", context.rip));
             H::stop(End::Reset);
+        }
+        if !context.is_user() {
+            context.rflags &= !flags::ALIGNMENT;
         }
         if self.vcpu.cpu.cr2 != cr2 {
             H::registers_changed(self, false);

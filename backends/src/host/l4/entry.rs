@@ -25,6 +25,7 @@ use wedge::x86::flags;
 use super::cpu::{CPU, Cpu, STACK_PAGES};
 use super::guest::{REAL_CS, REAL_SS};
 use crate::host::cause;
+use crate::host::entry::{MASKED, call_with_context, load_all, save_rest, ways_from_stubs};
 use crate::runtime::PAGE;
 
 unsafe extern "C" {
@@ -82,19 +83,6 @@ l4_pager_start:
     call l4_pager
     ud2
 
-    // The stack: vector, error code, rip, cs, rflags, rsp, ss; RAX is on it.
-    .macro L4_SAVE_REST
-    .irp register, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
-    pushq %\register
-    .endr
-    .endm
-
-    .macro L4_LOAD_ALL
-    .irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
-    popq %\register
-    .endr
-    .endm
-
     // What the pager has noted, as a context.
     .macro L4_NOTED cs, ss
     pushq $\ss
@@ -105,7 +93,9 @@ l4_pager_start:
     pushq {cpu}+{error}(%rip)
     pushq {cpu}+{vector}(%rip)
     pushq %rax
-    L4_SAVE_REST
+    "#,
+    save_rest!(),
+    r#"
     .endm
 
     .globl l4_exception
@@ -116,89 +106,26 @@ l4_exception:
     .globl l4_nested
 l4_nested:
     L4_NOTED {REAL_CS}, {REAL_SS}
-    cld
-    movq %rsp, %rdi
-    movq %rsp, %rbx
-    andq $-16, %rsp
-    call l4_nested_entered
-    movq %rbx, %rsp
-    L4_LOAD_ALL
+    "#,
+    call_with_context!("l4_nested_entered"),
+    r#"
+    "#,
+    load_all!(),
+    r#"
     leaq 16(%rsp), %rsp
     iretq
 
-    // From a stub, by CALL: all registers as at the site.
-    .macro L4_FROM_STUB cause
-    movq %rax, {cpu}+{saved_rax}(%rip)
-    movzbl {cpu}+{mask}(%rip), %eax
-    movb $1, {cpu}+{mask}(%rip)
-    movq %rsp, {cpu}+{saved_rsp}(%rip)
-    leaq {cpu}+{stack_end}(%rip), %rsp
-    pushq ${KERNEL_DS}
-    pushq {cpu}+{saved_rsp}(%rip)
-    pushfq
-    pushq ${KERNEL_CS}
-    shll ${IF_NUMBER}, %eax
-    xorq %rax, 8(%rsp)                  // RFLAGS with the virtual IF: the real one is always set
-    movq 16(%rsp), %rax
-    addq $8, 16(%rsp)                   // the guest's RSP, without the return address
-    pushq (%rax)
-    pushq $0
-    pushq $\cause
-    pushq {cpu}+{saved_rax}(%rip)
-    L4_SAVE_REST
-    jmp l4_enter
-    .endm
-
-    .globl l4_emulate
-l4_emulate:
-    L4_FROM_STUB {SITE}
-    .globl l4_interrupt
-l4_interrupt:
-    L4_FROM_STUB {EVENT}
-
-    // From a stub, by JMP, with IF clear, or about to be replaced: there is no stack.
-    .macro L4_WITHOUT_STACK cause
-    movb $1, {cpu}+{mask}(%rip)
-    movq %rsp, {cpu}+{saved_rsp}(%rip)
-    leaq {cpu}+{stack_end}(%rip), %rsp
-    pushq ${KERNEL_DS}
-    pushq {cpu}+{saved_rsp}(%rip)
-    pushfq
-    pushq ${KERNEL_CS}
-    pushq $0
-    pushq $0
-    pushq $\cause
-    pushq %rax
-    L4_SAVE_REST
-    andb $~({IF}>>8), 153(%rsp)          // RFLAGS.IF: 15 registers, vector, error, rip, cs
-    jmp l4_enter
-    .endm
-
-    .globl l4_emulate_without_stack
-l4_emulate_without_stack:
-    L4_WITHOUT_STACK {SITE_WITHOUT_STACK}
-    .globl l4_iret
-l4_iret:
-    L4_WITHOUT_STACK {IRET}
-    .globl l4_sysret
-l4_sysret:
-    L4_WITHOUT_STACK {SYSRET}
-
-    // A kernel that steps through its own code, as Linux does where a program has executed SYSENTER
-    // with TF set, does not step through the wedge.
+    "#,
+    ways_from_stubs!("l4"),
+    r#"
 l4_enter:
-    testb ${TF}>>8, 153(%rsp)
-    jz 1f
-    pushq $2
-    popfq
-1:  cld
-    movq %rsp, %rdi
-    movq %rsp, %rbx
-    andq $-16, %rsp
-    call l4_entered
-    movq %rbx, %rsp
+    "#,
+    call_with_context!("l4_entered"),
+    r#"
 l4_to_kernel:
-    L4_LOAD_ALL
+    "#,
+    load_all!(),
+    r#"
     leaq 16(%rsp), %rsp
     testb ${IF}>>8, 17(%rsp)            // rflags.IF
     jz 1f
@@ -216,7 +143,9 @@ l4_gap_end:
     pushq $0
     pushq ${EVENT}
     pushq %rax
-    L4_SAVE_REST
+    "#,
+    save_rest!(),
+    r#"
     jmp l4_enter
 
     .globl l4_resume
@@ -242,7 +171,8 @@ l4_resume:
     REAL_CS = const REAL_CS,
     REAL_SS = const REAL_SS,
     IF = const flags::INTERRUPT,
-    TF = const flags::TRAP,
+    MASKED = const MASKED,
+    FIXED = const flags::FIXED,
     IF_NUMBER = const flags::INTERRUPT.trailing_zeros(),
     EVENT = const cause::EVENT,
     SITE = const cause::SITE,

@@ -28,6 +28,7 @@ use wedge::x86::flags;
 use super::cpu::{CPU, Cpu, STACK_PAGES};
 use super::registers::Frame;
 use crate::host::cause;
+use crate::host::entry::{MASKED, call_with_context, load_all, save_rest, ways_from_stubs};
 use crate::runtime::PAGE;
 
 unsafe extern "C" {
@@ -128,92 +129,21 @@ process_restore:
     // A handler: with none of the flags that a program may have set.
     .globl process_handle
 process_handle:
-    pushq $2
+    pushq ${FIXED}
     popfq
     jmp process_signal
 
-    // The stack: vector, error code, rip, cs, rflags, rsp, ss; RAX is on it.
-    .macro PROCESS_SAVE_REST
-    .irp register, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
-    pushq %\register
-    .endr
-    .endm
-
-    // From a stub, by CALL: all registers as at the site.
-    .macro PROCESS_FROM_STUB cause
-    movq %rax, {cpu}+{saved_rax}(%rip)
-    movzbl {cpu}+{mask}(%rip), %eax
-    movb $1, {cpu}+{mask}(%rip)
-    movq %rsp, {cpu}+{saved_rsp}(%rip)
-    leaq {cpu}+{stack_end}(%rip), %rsp
-    pushq ${KERNEL_DS}
-    pushq {cpu}+{saved_rsp}(%rip)
-    pushfq
-    pushq ${KERNEL_CS}
-    shll ${IF_NUMBER}, %eax
-    xorq %rax, 8(%rsp)                  // RFLAGS with the virtual IF: the real one is always set
-    movq 16(%rsp), %rax
-    addq $8, 16(%rsp)                   // the guest's RSP, without the return address
-    pushq (%rax)
-    pushq $0
-    pushq $\cause
-    pushq {cpu}+{saved_rax}(%rip)
-    PROCESS_SAVE_REST
-    jmp process_enter
-    .endm
-
-    .globl process_emulate
-process_emulate:
-    PROCESS_FROM_STUB {SITE}
-    .globl process_interrupt
-process_interrupt:
-    PROCESS_FROM_STUB {EVENT}
-
-    // From a stub, by JMP, with IF clear, or about to be replaced: there is no stack.
-    .macro PROCESS_WITHOUT_STACK cause
-    movb $1, {cpu}+{mask}(%rip)
-    movq %rsp, {cpu}+{saved_rsp}(%rip)
-    leaq {cpu}+{stack_end}(%rip), %rsp
-    pushq ${KERNEL_DS}
-    pushq {cpu}+{saved_rsp}(%rip)
-    pushfq
-    pushq ${KERNEL_CS}
-    pushq $0
-    pushq $0
-    pushq $\cause
-    pushq %rax
-    PROCESS_SAVE_REST
-    andb $~({IF}>>8), 153(%rsp)          // RFLAGS.IF: 15 registers, vector, error, rip, cs
-    jmp process_enter
-    .endm
-
-    .globl process_emulate_without_stack
-process_emulate_without_stack:
-    PROCESS_WITHOUT_STACK {SITE_WITHOUT_STACK}
-    .globl process_iret
-process_iret:
-    PROCESS_WITHOUT_STACK {IRET}
-    .globl process_sysret
-process_sysret:
-    PROCESS_WITHOUT_STACK {SYSRET}
-
-    // A kernel that steps through its own code, as Linux does where a program has executed SYSENTER
-    // with TF set, does not step through the wedge.
+    "#,
+    ways_from_stubs!("process"),
+    r#"
 process_enter:
-    testb ${TF}>>8, 153(%rsp)
-    jz 1f
-    pushq $2
-    popfq
-1:  cld
-    movq %rsp, %rdi
-    movq %rsp, %rbx
-    andq $-16, %rsp
-    call process_entered
-    movq %rbx, %rsp
+    "#,
+    call_with_context!("process_entered"),
+    r#"
 process_to_kernel:
-    .irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
-    popq %\register
-    .endr
+    "#,
+    load_all!(),
+    r#"
     leaq 16(%rsp), %rsp
     testb ${IF}>>8, 17(%rsp)            // rflags.IF
     jz 1f
@@ -233,7 +163,9 @@ process_gap_end:
 3:  pushq $0
     pushq ${EVENT}
     pushq %rax
-    PROCESS_SAVE_REST
+    "#,
+    save_rest!(),
+    r#"
     jmp process_enter
 
     // A program of this process calls, by a trampoline (`rewritten.rs`): RCX is where it goes on,
@@ -254,7 +186,7 @@ process_system_call:
     popq %rax
     testl ${MASKED}, %r11d
     jz 1f
-    pushq $2
+    pushq ${FIXED}
     popfq
 1:  movq {cpu}+{users_rsp}(%rip), %rsp
     jmpq *{cpu}+{system_call}(%rip)
@@ -324,7 +256,8 @@ process_resume:
     users_gs_base = const offset_of!(Cpu, users_gs_base),
     kernels_gs_base = const offset_of!(Cpu, kernels_gs_base),
     system_call = const offset_of!(Cpu, system_call),
-    MASKED = const flags::TRAP | flags::DIRECTION | flags::NESTED | flags::ALIGNMENT,
+    MASKED = const MASKED,
+    FIXED = const flags::FIXED,
     NOT_PLAIN = const !(flags::STATUS | flags::DIRECTION | flags::IDENTIFICATION | flags::INTERRUPT | flags::FIXED)
         as u32,
     rflags = const Frame::RFLAGS,
@@ -341,7 +274,6 @@ process_resume:
     KERNEL_CS = const KERNEL_CS,
     KERNEL_DS = const KERNEL_DS,
     IF = const flags::INTERRUPT,
-    TF = const flags::TRAP,
     IF_NUMBER = const flags::INTERRUPT.trailing_zeros(),
     EVENT = const cause::EVENT,
     SITE = const cause::SITE,

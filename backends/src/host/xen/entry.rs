@@ -27,6 +27,7 @@ use wedge::x86::vector::{self, Vectors};
 
 use super::cpu::{CPU, Cpu, STACK_PAGES};
 use super::interface::KERNEL_CS;
+use crate::host::entry::{MASKED, call_with_context, load_all, save_rest};
 use crate::runtime::PAGE;
 
 /// Why the wedge was entered: what all hosts know, and Xen's own.
@@ -113,13 +114,6 @@ start_xen:
     xorl %ebp, %ebp
     call xen_start
     ud2
-
-    // The stack: vector, error code, rip, cs, rflags, rsp, ss; registers are the interrupted ones.
-    .macro SAVE_REST                    // RAX is on the stack
-    .irp register, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
-    pushq %\register
-    .endr
-    .endm
 
     .macro HANDLER number, has_error
 1:  popq %rcx
@@ -249,21 +243,21 @@ xen_common:
     .irp offset, 56, 48, 40, 32, 24, 16, 8, 0
     pushq \offset(%rax)
     .endr
-1:  SAVE_REST
+1:
+    "#,
+    save_rest!(),
+    r#"
 xen_enter:
-    cld
-    movq %rsp, %rdi
-    movq %rsp, %rbx
-    andq $-16, %rsp
-    call xen_entered
-    movq %rbx, %rsp
+    "#,
+    call_with_context!("xen_entered"),
+    r#"
     testl %eax, %eax
     jnz xen_to_user
 
 xen_to_kernel:
-    .irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
-    popq %\register
-    .endr
+    "#,
+    load_all!(),
+    r#"
     leaq 16(%rsp), %rsp
     testb ${IF}>>8, 17(%rsp)                  // rflags.IF
     jz 1f
@@ -276,13 +270,15 @@ xen_to_kernel:
     pushq $0
     pushq ${EVENT}
     pushq %rax
-    SAVE_REST
+    "#,
+    save_rest!(),
+    r#"
     jmp xen_enter
 
 xen_to_user:
-    .irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
-    popq %\register
-    .endr
+    "#,
+    load_all!(),
+    r#"
     leaq 16(%rsp), %rsp
 xen_hypervisor_iret:                    // rip, cs, rflags, rsp, ss; to the kernel if CS has RPL 0
     pushq $0                            // flags
@@ -353,7 +349,9 @@ xen_interrupt:
     pushq $0
     pushq $\cause
     pushq %rax
-    SAVE_REST
+    "#,
+    save_rest!(),
+    r#"
     andb $~({IF}>>8), 153(%rsp)          // RFLAGS.IF: 15 registers, vector, error, rip, cs
     jmp xen_enter
     .endm
@@ -458,6 +456,7 @@ xen_unmasked:
     KERNEL = const KERNEL_CS & !3,
     IF = const flags::INTERRUPT,
     IF_NUMBER = const flags::INTERRUPT.trailing_zeros(),
+    MASKED = const MASKED,
     FIXED = const flags::FIXED,
     USER_CS = const USER_CS,
     USER_DS = const USER_DS,
