@@ -157,6 +157,7 @@ mod tests {
             "hostile-memory",
             "hostile-registers",
             "hostile-stacks",
+            "hostile-sysenter",
             "hostile-traced",
             "load",
             "local-code-32",

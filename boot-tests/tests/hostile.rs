@@ -23,7 +23,7 @@ const CPU: &str = "max,-smap";
 /// dropped is dropped all the time.
 const FEW_TABLES: &str = "afterburn.tables=64";
 
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "hostile-descriptors",
     "hostile-evictions",
     "hostile-frames",
@@ -32,6 +32,7 @@ const PROGRAMS: [&str; 9] = [
     "hostile-memory",
     "hostile-registers",
     "hostile-stacks",
+    "hostile-sysenter",
     "hostile-traced",
 ];
 

@@ -85,6 +85,24 @@ fn min_boots_to_a_shell() -> Result<()> {
 }
 
 #[test]
+fn memory_is_served_up_to_8_gigabytes() -> Result<()> {
+    let kernel = Variant::LOW.build()?;
+    let guest = Guest::script("shell", kernel.modules_named(&["msr", "cpuid"])?);
+    for (megabytes, least) in [("2048", 1700 << 10), ("9216", 6100 << 10)] {
+        let options = ["-m", megabytes].map(OsString::from).into();
+        let log = boot_with(&kernel, &guest, &format!("memory-{megabytes}"), "shell", options)?;
+        // Memory: AVAILABLEK/TOTALK available (...)
+        let total = log.split_once("Memory: ").and_then(|(_, rest)| rest.split(['/', 'K']).nth(2)?.parse::<u64>().ok());
+        ensure!(total.is_some_and(|total| total > least), "of {megabytes} MB Linux has {total:?} KB");
+        ensure!(
+            log.contains(" MB of memory are left alone") == (megabytes == "9216"),
+            "what is left alone is not said"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn the_virtual_cpu_is_sane_and_idles() -> Result<()> {
     // seL4 5.0.0, as it is built here, has neither in CR4.
     let files = vec![("absent", "fsgsbase xsave".to_owned())];
@@ -127,13 +145,14 @@ fn programs_see_the_processor_that_there_is() -> Result<()> {
 
 #[test]
 fn hostile_programs_come_to_the_same_end() -> Result<()> {
-    const HOSTILE: [&str; 7] = [
+    const HOSTILE: [&str; 8] = [
         "hostile-calls",
         "hostile-frames",
         "hostile-instructions",
         "hostile-memory",
         "hostile-registers",
         "hostile-stacks",
+        "hostile-sysenter",
         "hostile-traced",
     ];
     let kernel = Variant::LOW.build()?;

@@ -23,7 +23,7 @@ use boot_tests::programs::{self, Difference};
 use boot_tests::qemu::Machine;
 
 /// Programs that do what none should, and no more than a kernel in the lower half gives them.
-const HOSTILE: [&str; 8] = [
+const HOSTILE: [&str; 9] = [
     "hostile-calls",
     "hostile-descriptors",
     "hostile-frames",
@@ -31,6 +31,7 @@ const HOSTILE: [&str; 8] = [
     "hostile-memory",
     "hostile-registers",
     "hostile-stacks",
+    "hostile-sysenter",
     "hostile-traced",
 ];
 

@@ -10,10 +10,12 @@
 
 #include "hostile.h"
 
-enum { PAGES = 512, FORKED = 2000, TURNS = 200 };
+enum { PAGES = 512, FORKED = 2000, TURNS = 200, SPARSE = 8000 };
 
 #define AREA UINT64_C(0x40000000)
 #define OTHER UINT64_C(0x50000000)
+/* So far from each other, each page needs a page table of its own. */
+#define STRIDE UINT64_C(0x200000)
 
 static const uint64_t forbidden[] = {
 	0,
@@ -438,6 +440,28 @@ static void two_spaces(void)
 	close(back[1]);
 }
 
+/* As many page tables as pages: whoever has a table beside each must give some back, and lose nothing. */
+static void sparse(const char *name, bool by_kernel)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, ends[2];
+	char *area = mmap(NULL, SPARSE * STRIDE, PROT_READ | PROT_WRITE, flags, -1, 0);
+	unsigned int lost = 0;
+
+	CHECK(area != MAP_FAILED && pipe(ends) == 0);
+	for (uint64_t i = 0; i < SPARSE; i++) {
+		uint64_t value = i + 1;
+
+		if (!by_kernel)
+			*(volatile uint64_t *)(area + i * STRIDE) = value;
+		else
+			CHECK(write(ends[1], &value, 8) == 8 && read(ends[0], area + i * STRIDE, 8) == 8);
+	}
+	for (uint64_t i = 0; i < SPARSE; i++)
+		lost += *(volatile uint64_t *)(area + i * STRIDE) != i + 1;
+	verdict(lost == 0, name, "%u lost", lost);
+	CHECK(munmap(area, SPARSE * STRIDE) == 0 && close(ends[0]) == 0 && close(ends[1]) == 0);
+}
+
 int main(void)
 {
 	hostile_setup();
@@ -455,5 +479,7 @@ int main(void)
 	by_the_kernel();
 	self_modifying();
 	two_spaces();
+	sparse("sparse", false);
+	sparse("sparse-by-the-kernel", true);
 	return failed;
 }
