@@ -19,6 +19,7 @@ use super::kernel::{Kernel, Slot, initial, object, rights};
 use super::objects::{Failure, Objects, refused};
 use super::pager::LINES;
 use super::ports::Ports;
+use super::programs::Answer;
 use crate::runtime::{say, timestamp};
 
 /// Interrupt lines of a PC.
@@ -229,6 +230,7 @@ impl VmBoard for Board {
 
     fn wait(&mut self, platform: &mut Platform) {
         self.set_timer(platform);
+        Answer::none_is_due();
         self.kernel.receive(self.waker);
         self.collect(platform);
     }

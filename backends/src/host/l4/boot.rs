@@ -38,9 +38,9 @@ use super::objects::{FAN_OUT, Failure as ObjectFailure, GRANULES, Granule, LIMIT
 use super::pager::{PAGER, Pager};
 use super::ports::Ports;
 use super::processor::Processor;
-use super::programs::{Programs, set_priority};
+use super::programs::{Programs, WAKES, set_priority};
 use super::tables::{Copies, CopySlots, Parts, Tables};
-use super::traps::{Kept, WAKES, stay};
+use super::traps::{Kept, Last, stay};
 use super::vspace::{Structures, VSpace};
 use super::{console, end, fixed};
 use crate::Backend;
@@ -386,7 +386,12 @@ fn take_over(machine: Machine, rewritten: Rewritten<'_>) -> Result<(), Failure> 
     let kernel = objects.kernel;
     let contents = rewritten.loaded.contents;
     let layout = contents.payload.layout;
-    let kept = Kept { kernel, sysret: rewritten.engine.sysret().unwrap_or(usize::MAX), told_of_32_bits: false };
+    let kept = Kept {
+        kernel,
+        sysret: rewritten.engine.sysret().unwrap_or(usize::MAX),
+        told_of_32_bits: false,
+        last: Last::NONE,
+    };
     let mut board = Board::new(&mut objects, ports, clock, lines, waker)?;
     board.take_lines(&mut objects, lines);
     let (mut tables, working) = shadow_memory(contents, objects, memory, programs, devices)?;
@@ -468,12 +473,13 @@ fn shadow_memory(
         }
         let slots = CopySlots::new(&mut objects, core::slice::from_raw_parts_mut(pointer(places.6), copies))?;
         let behind = core::slice::from_raw_parts_mut(pointer(places.8), pieces);
+        let programs = Programs::new(programs, objects.kernel);
         let tables = Tables::new(Parts {
             memory,
             soft: SoftTables::new(pool, information, contents.payload.layout),
             objects,
             structures: Structures::new(structures, behind),
-            programs: Programs::new(programs),
+            programs,
             devices,
             space: VSpace::new(initial::VSPACE),
             slots,

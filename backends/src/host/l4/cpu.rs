@@ -35,6 +35,8 @@ pub(super) struct Cpu {
     pub(super) control: [AtomicU64; 5],
     /// Lines that are raised, as the badges of their notifications say.
     pub(super) lines: AtomicU64,
+    /// Which program waits for an answer, and to what ([`Answer`](super::programs::Answer)).
+    pub(super) answer: AtomicU64,
     /// Number of the site that jumped.
     pub(super) site: AtomicU32,
     /// Not 0: the virtual IF is clear, or the wedge runs.
@@ -66,6 +68,7 @@ pub(super) static CPU: Cpu = Cpu {
     fault_address: AtomicU64::new(0),
     control: [const { AtomicU64::new(0) }; 5],
     lines: AtomicU64::new(0),
+    answer: AtomicU64::new(0),
     site: AtomicU32::new(0),
     mask: AtomicU8::new(0),
     pending: AtomicU8::new(0),

@@ -5,22 +5,24 @@
 //! So the kernel's FXSAVE and FXRSTOR are sites, which come here. A program's thread executes them, on a
 //! page that it shares with the wedge: its instructions are on another, which it cannot write to. Linux
 //! saves when it changes threads, and loads before it returns to a program. What it loads stays here
-//! until a program goes on, and then the thread begins with it, if it has anything else: behind FXRSTOR,
-//! an IRETQ leads to the program.
+//! until a program goes on, and then the thread begins with it, if it has anything else.
 //!
-//! The same IRETQ serves for what a thread of seL4's cannot be told to go on with: flags that are for
+//! The general registers a program gets by that way, too: seL4 is told where the thread goes on, which an
+//! answer to a fault can say, and the thread takes the others from the page by itself. The last of its
+//! instructions is an IRETQ, which also loads flags that seL4 does not give a thread: those for
 //! debugging, or that programs use for themselves.
 //!
 //! One thread serves all programs of a space. So it is also known which thread has the registers: a
-//! space that gets none of its own has those of the program before, as on a processor.
+//! space that gets none of its own has those of the program before, as on a processor. A program can read
+//! the page: there it finds nothing but registers that it has had itself, or has.
 
 use wedge::cpu::{Context, FloatingPoint};
 use wedge::x86::flags;
 
 use super::guest::{REAL_CS, REAL_SS};
-use super::kernel::{Kernel, Slot};
+use super::kernel::Slot;
 use super::memory::pointer;
-use super::objects::{Failure, refused};
+use super::objects::Failure;
 use super::programs::Programs;
 use super::tables::Tables;
 use crate::host::soft::SPACES;
@@ -30,15 +32,18 @@ use crate::runtime::PAGE;
 /// kernel's part, where programs have nothing.
 pub(super) const STUB: u64 = 0x0800_0000_0000;
 
-/// The instructions (SDM Vol. 2A, FXSAVE, FXRSTOR, IRET), each at a multiple of 16: FXSAVE with REX.W and
-/// without, to the shared page, and UD2, by which the thread stops; FXRSTOR with REX.W and without, and
-/// IRETQ; IRETQ alone. The operand is so far behind the next instruction.
-const CODE: [[u8; 16]; 5] = [
+/// The instructions (SDM Vol. 2A, FXSAVE, FXRSTOR, IRET; Vol. 2B, JMP, POP), by what they are for. Operands
+/// are so far behind the next instruction.
+const CODE: [[u8; 16]; 6] = [
+    // FXSAVE with REX.W, and without, to the shared page, and UD2, by which the thread stops.
     [0x48, 0x0f, 0xae, 0x05, 0xf8, 0x0f, 0, 0, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0],
     [0x0f, 0xae, 0x05, 0xe9, 0x0f, 0, 0, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0],
-    [0x48, 0x0f, 0xae, 0x0d, 0xd8, 0x0f, 0, 0, 0x48, 0xcf, 0, 0, 0, 0, 0, 0],
-    [0x0f, 0xae, 0x0d, 0xc9, 0x0f, 0, 0, 0x48, 0xcf, 0, 0, 0, 0, 0, 0, 0],
-    [0x48, 0xcf, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    // FXRSTOR with REX.W, and without, and a jump to the last.
+    [0x48, 0x0f, 0xae, 0x0d, 0xd8, 0x0f, 0, 0, 0xeb, 0x16, 0, 0, 0, 0, 0, 0],
+    [0x0f, 0xae, 0x0d, 0xc9, 0x0f, 0, 0, 0xeb, 0x07, 0, 0, 0, 0, 0, 0, 0],
+    // POP RAX, RBX, RCX, RDX, RSI, RDI, RBP, R8 to R15, IRETQ.
+    [0x58, 0x5b, 0x59, 0x5a, 0x5e, 0x5f, 0x5d, 0x41, 0x58, 0x41, 0x59, 0x41, 0x5a, 0x41, 0x5b, 0x41],
+    [0x5c, 0x41, 0x5d, 0x41, 0x5e, 0x41, 0x5f, 0x48, 0xcf, 0, 0, 0, 0, 0, 0, 0],
 ];
 
 /// One of them.
@@ -54,10 +59,19 @@ const fn load(wide: bool) -> u64 {
     code(if wide { 2 } else { 3 })
 }
 
-const IRETQ: u64 = code(4);
+const GO_ON: u64 = code(4);
 
-/// Where its frame is: behind the registers.
-const FRAME: u64 = STUB + PAGE + size_of::<FloatingPoint>() as u64;
+/// What is on the shared page: the x87 and SSE registers, the others in the order in which they are
+/// popped, and the frame of the IRETQ.
+#[repr(C)]
+struct Shared {
+    state: FloatingPoint,
+    registers: [u64; 15],
+    frame: [u64; 5],
+}
+
+/// Where the stack is.
+const STACK: u64 = STUB + PAGE + core::mem::offset_of!(Shared, registers) as u64;
 
 /// Whether an address is one of an instruction there: the program that is to go on has not begun.
 pub(super) const fn is_in_stub(rip: u64) -> bool {
@@ -80,7 +94,7 @@ impl Stubs {
     /// Nobody else uses the pages.
     pub(super) unsafe fn new(seen: u64, frames: &[Slot; 1 + SPACES]) -> Self {
         // SAFETY: by the caller.
-        unsafe { pointer::<[[u8; 16]; 5]>(seen).write(CODE) };
+        unsafe { pointer::<[[u8; 16]; CODE.len()]>(seen).write(CODE) };
         Self { seen, frames: *frames }
     }
 
@@ -89,43 +103,23 @@ impl Stubs {
         [self.frames[0], self.frames[1 + space]]
     }
 
-    /// What is on the page of a space.
-    fn state(&self, space: usize, state: &mut FloatingPoint) {
-        // SAFETY: the page is the wedge's, as long as the space's thread stands still; any value is valid.
-        unsafe { core::ptr::copy_nonoverlapping(self.page(space), state, 1) };
+    /// What is on the page of a space, as long as its thread stands still.
+    fn page(&mut self, space: usize) -> &mut Shared {
+        // SAFETY: the page is the wedge's then, by `new`; any value is valid.
+        unsafe { &mut *pointer(self.seen + (1 + space as u64) * PAGE) }
     }
 
-    /// Whether that is the same to a processor: behind the registers it leaves memory as it is.
-    fn has(&self, space: usize, state: &FloatingPoint) -> bool {
+    /// Whether the x87 and SSE registers there are the same to a processor: behind them it leaves memory
+    /// as it is.
+    fn has(&mut self, space: usize, state: &FloatingPoint) -> bool {
         const WORDS: usize = 416 / 8;
-        // SAFETY: as above.
-        let page = unsafe { &*self.page(space) };
-        page.0.as_chunks::<8>().0[..WORDS] == state.0.as_chunks::<8>().0[..WORDS]
-    }
-
-    fn set_state(&self, space: usize, state: &FloatingPoint) {
-        // SAFETY: as above.
-        unsafe { core::ptr::copy_nonoverlapping(state, self.page(space), 1) };
-    }
-
-    fn set_frame(&self, space: usize, frame: [u64; 5]) {
-        // SAFETY: as above; the registers take less than the page.
-        unsafe { self.page(space).wrapping_add(1).cast::<[u64; 5]>().write(frame) };
-    }
-
-    /// Where the wedge sees the page of a space.
-    fn page(&self, space: usize) -> *mut FloatingPoint {
-        pointer(self.seen + (1 + space as u64) * PAGE)
+        self.page(space).state.0.as_chunks::<8>().0[..WORDS] == state.0.as_chunks::<8>().0[..WORDS]
     }
 }
-
-/// Flags that a thread can be told to go on with (seL4, `FLAGS_MASK`, without TF).
-const TOLD: u64 = 0xfff & !flags::TRAP;
 
 /// The registers.
 #[derive(Debug)]
 pub(super) struct Registers {
-    kernel: Kernel,
     /// What the next program goes on with, if no thread has it yet, and in which form.
     loaded: FloatingPoint,
     form: Option<bool>,
@@ -137,8 +131,8 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    pub(super) const fn new(kernel: Kernel) -> Self {
-        Self { kernel, loaded: FloatingPoint::INITIAL, form: Some(true), holder: 0, known: [None; SPACES] }
+    pub(super) const fn new() -> Self {
+        Self { loaded: FloatingPoint::INITIAL, form: Some(true), holder: 0, known: [None; SPACES] }
     }
 
     /// Stores what they are.
@@ -148,10 +142,10 @@ impl Registers {
             return Ok(());
         }
         if self.known[self.holder] != Some(wide) {
-            self.run(save(wide), self.holder, tables)?;
+            Self::run(save(wide), self.holder, tables)?;
             self.known[self.holder] = Some(wide);
         }
-        tables.stubs.state(self.holder, state);
+        *state = tables.stubs.page(self.holder).state;
         Ok(())
     }
 
@@ -161,10 +155,8 @@ impl Registers {
         self.form = Some(wide);
     }
 
-    /// A program of a space is about to go on: where its thread begins, with which stack and flags, so
-    /// that it has the registers. It has begun when [`begun`](Self::begun) is called.
-    pub(super) fn way(&mut self, context: &Context, space: usize, tables: &mut Tables) -> Result<[u64; 3], Failure> {
-        self.forget(core::mem::take(&mut tables.renewed));
+    /// A program of a space is about to go on. Whether its thread has the registers already.
+    pub(super) fn settle(&mut self, space: usize, tables: &mut Tables) -> Result<bool, Failure> {
         if self.form.is_none() && self.holder != space {
             let mut state = FloatingPoint::INITIAL;
             self.save(&mut state, true, tables)?;
@@ -174,20 +166,27 @@ impl Registers {
             self.form = None;
             self.holder = space;
         }
-        let Context { rip, rflags, rsp, .. } = *context;
-        let entry = match self.form {
-            Some(wide) => load(wide),
-            None if rflags & !(TOLD | flags::RESUME) == 0 => return Ok([rip, rsp, rflags]),
-            None => IRETQ,
-        };
+        Ok(self.form.is_none())
+    }
+
+    /// Where the thread begins, so that it has all registers: RIP, RSP and flags. It has begun when
+    /// [`begun`](Self::begun) is called.
+    pub(super) fn way(&mut self, context: &Context, space: usize, tables: &mut Tables) -> Result<[u64; 3], Failure> {
         tables.prepare_stub(space)?;
-        if self.form.is_some() {
-            tables.stubs.set_state(space, &self.loaded);
-            self.known[space] = None;
-        }
-        let frame = [rip, REAL_CS, rflags & flags::OF_USER | flags::INTERRUPT | flags::FIXED, rsp, REAL_SS];
-        tables.stubs.set_frame(space, frame);
-        Ok([entry, FRAME, flags::FIXED])
+        let page = tables.stubs.page(space);
+        let Context { rip, rflags, rsp, registers: r, .. } = *context;
+        page.registers =
+            [r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15];
+        page.frame = [rip, REAL_CS, rflags & flags::OF_USER | flags::INTERRUPT | flags::FIXED, rsp, REAL_SS];
+        let entry = match self.form {
+            Some(wide) => {
+                page.state = self.loaded;
+                self.known[space] = None;
+                load(wide)
+            }
+            None => GO_ON,
+        };
+        Ok([entry, STACK, flags::FIXED])
     }
 
     /// The program has begun, and its thread has them. If it has not, what was loaded still is.
@@ -203,18 +202,21 @@ impl Registers {
     }
 
     /// Spaces, as bits, whose threads are others.
-    fn forget(&mut self, renewed: u128) {
+    pub(super) fn forget(&mut self, renewed: u128) {
         if renewed != 0 {
             (0..SPACES).filter(|space| renewed >> space & 1 == 1).for_each(|space| self.known[space] = None);
         }
     }
 
     /// Has a space's thread execute what is at an address, up to UD2.
-    fn run(&self, address: u64, space: usize, tables: &mut Tables) -> Result<(), Failure> {
+    fn run(address: u64, space: usize, tables: &mut Tables) -> Result<(), Failure> {
         let thread = tables.prepare_stub(space)?;
-        let registers = [address, FRAME, flags::FIXED];
-        self.kernel.write_registers(thread, &registers).map_err(refused("a program's registers"))?;
-        while self.kernel.receive(tables.programs.endpoint()).badge != Programs::badge(space) {}
+        let programs = &mut tables.programs;
+        let mut stopped = programs.run(space, thread, Some([address, STACK, flags::FIXED]), None)?;
+        while stopped.is_none() {
+            stopped = programs.wait(space);
+        }
+        Programs::stopped_at_stub(space);
         Ok(())
     }
 }

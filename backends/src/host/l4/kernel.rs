@@ -57,8 +57,17 @@ pub(super) mod fault {
 
 /// System calls.
 const CALL: i64 = -1;
+const REPLY_RECV: i64 = -2;
 const SEND: i64 = -3;
 const RECV: i64 = -5;
+/// The last of them, in any version: what is below sends no message.
+const LAST: u32 = (-16_i32).cast_unsigned();
+
+/// Whether a thread with this in RAX may have sent its message by a system call, which stays there, and
+/// goes on. Who has come upon a fault waits for the answer.
+pub(super) const fn may_have_called(rax: u64) -> bool {
+    rax as u32 >= LAST
+}
 
 /// Words of a message.
 pub(super) const MESSAGE_WORDS: usize = 120;
@@ -117,11 +126,10 @@ impl Kernel {
 
     fn put(self, capabilities: &[Slot], words: &[u64]) -> [u64; IN_REGISTERS] {
         let mut registers = [0; IN_REGISTERS];
-        for (number, word) in words.iter().enumerate() {
-            match registers.get_mut(number) {
-                Some(register) => *register = *word,
-                None => self.set_word(1 + number, *word),
-            }
+        let (in_registers, others) = words.split_at(words.len().min(IN_REGISTERS));
+        registers[..in_registers.len()].copy_from_slice(in_registers);
+        for (number, word) in others.iter().enumerate() {
+            self.set_word(1 + IN_REGISTERS + number, *word);
         }
         for (number, capability) in capabilities.iter().enumerate() {
             self.set_word(CAPABILITIES + number, *capability);
@@ -142,7 +150,15 @@ impl Kernel {
         if answer.label == 0 { Ok(answer.registers) } else { Err(Refused(answer.label)) }
     }
 
-    /// Waits for a message.
+    /// Answers the latest message, and waits for the next.
+    #[expect(clippy::unused_self, reason = "as `receive`")]
+    pub(super) fn reply_and_receive(self, endpoint: Slot, words: &[u64]) -> Message {
+        let mut registers = [0; IN_REGISTERS];
+        registers[..words.len()].copy_from_slice(words);
+        system_call(REPLY_RECV, endpoint, information(0, 0, words.len()), registers)
+    }
+
+    /// Waits for a message. Who waits for the answer to an earlier one gets none any more.
     #[expect(clippy::unused_self, reason = "the thread that has this buffer waits, and no other")]
     pub(super) fn receive(self, endpoint: Slot) -> Message {
         system_call(RECV, endpoint, 0, [0; IN_REGISTERS])
@@ -158,8 +174,10 @@ impl Kernel {
     pub(super) fn read_registers(self, thread: Slot, suspend: bool, registers: &mut [u64]) -> Result<(), Refused> {
         let words = [u64::from(suspend), registers.len() as u64];
         let first = self.invoke(thread, abi().tcb_read_registers, &[], &words)?;
-        for (number, register) in registers.iter_mut().enumerate() {
-            *register = first.get(number).copied().unwrap_or_else(|| self.word(number));
+        let (in_registers, others) = registers.split_at_mut(registers.len().min(IN_REGISTERS));
+        in_registers.copy_from_slice(&first[..in_registers.len()]);
+        for (number, register) in others.iter_mut().enumerate() {
+            *register = self.word(IN_REGISTERS + number);
         }
         Ok(())
     }

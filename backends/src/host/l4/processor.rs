@@ -68,7 +68,7 @@ impl Processor {
             told_of_gs: false,
             wanted: None,
             kernel,
-            floating_point: Registers::new(kernel),
+            floating_point: Registers::new(),
             buffer,
         }
     }

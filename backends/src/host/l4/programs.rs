@@ -5,11 +5,18 @@
 //! they go to, and the badge says which space it is. By that a program can send messages itself,
 //! which look like faults; so no message is believed more than what the program could have caused.
 //!
+//! A thread that has come upon a fault goes on when it is answered, which costs less than to tell seL4 of
+//! the thread again; an exception's answer says where, a page fault's nothing. One thread can be
+//! answered at a time, the one whose message came last.
+//!
 //! What a space had stays when it ends, for the next will need as much of it; all is given back when
 //! memory for objects is short.
 
+use core::sync::atomic::Ordering;
+
 use super::abi::abi;
-use super::kernel::{Slot, initial, object, rights};
+use super::cpu::CPU;
+use super::kernel::{Kernel, Message, Slot, fault, initial, may_have_called, object, rights};
 use super::objects::{Failure, Objects, Piece, refused};
 use super::vspace::{Structures, VSpace};
 use crate::host::soft::SPACES;
@@ -33,7 +40,13 @@ pub(super) struct Programs {
     nodes: [Slot; SPACES],
     /// Where faults go.
     endpoint: Slot,
+    /// The bases of FS and GS that the threads have.
+    bases: [[u64; 2]; SPACES],
+    kernel: Kernel,
 }
+
+/// Set in the badge of what wakes the wedge's thread.
+pub(super) const WAKES: u64 = 1 << 62;
 
 /// The slot of a thread's one capability.
 const FAULTS: u64 = 1;
@@ -41,18 +54,112 @@ const FAULTS: u64 = 1;
 const NODE_BITS: u64 = 1;
 
 impl Programs {
-    pub(super) const fn new(endpoint: Slot) -> Self {
-        Self { each: [None; SPACES], nodes: [0; SPACES], endpoint }
-    }
-
-    /// The endpoint that messages of programs come to.
-    pub(super) const fn endpoint(&self) -> Slot {
-        self.endpoint
+    pub(super) const fn new(endpoint: Slot, kernel: Kernel) -> Self {
+        Self { each: [None; SPACES], nodes: [0; SPACES], endpoint, bases: [[0; 2]; SPACES], kernel }
     }
 
     /// The badge of a space's messages.
-    pub(super) const fn badge(space: usize) -> u64 {
+    const fn badge(space: usize) -> u64 {
         space as u64 + 1
+    }
+
+    /// Whether a space's thread can go on where it was, with these bases, by an answer.
+    pub(super) fn can_repeat(&self, space: usize, bases: [u64; 2]) -> bool {
+        self.bases[space] == bases && Answer::due() == Some(Answer { space, label: fault::VM_FAULT })
+    }
+
+    /// Has a space's thread go on, at an address, with a stack and flags, or where it was, if it
+    /// [can](Self::can_repeat); with other bases, if there are any. Then waits for it.
+    pub(super) fn run(
+        &mut self,
+        space: usize,
+        thread: Slot,
+        at: Option<[u64; 3]>,
+        bases: Option<[u64; 2]>,
+    ) -> Result<Option<Message>, Failure> {
+        let changed = bases.filter(|bases| self.bases[space] != *bases);
+        let due = Answer::due();
+        Answer::none_is_due();
+        let message = match (at, changed) {
+            (Some(at), None) if due == Some(Answer { space, label: fault::USER_EXCEPTION }) => {
+                self.kernel.reply_and_receive(self.endpoint, &at)
+            }
+            (None, _) => self.kernel.reply_and_receive(self.endpoint, &[]),
+            (Some(at), _) => {
+                self.tell(space, thread, at, changed)?;
+                self.kernel.receive(self.endpoint)
+            }
+        };
+        Ok(self.wait_from(space, message))
+    }
+
+    /// Sets what a thread goes on with, and has it do so. The other registers it gets by itself.
+    fn tell(&mut self, space: usize, thread: Slot, at: [u64; 3], bases: Option<[u64; 2]>) -> Result<(), Failure> {
+        let mut registers = [0; 20];
+        registers[..3].copy_from_slice(&at);
+        let length = match bases {
+            Some(bases) => {
+                registers[18..].copy_from_slice(&bases);
+                self.bases[space] = bases;
+                abi().registers
+            }
+            None => 3,
+        };
+        self.kernel.write_registers(thread, &registers[..length]).map_err(refused("a program's registers"))
+    }
+
+    /// Waits until a space's program has stopped, or something has come in.
+    pub(super) fn wait(&self, space: usize) -> Option<Message> {
+        self.wait_from(space, self.kernel.receive(self.endpoint))
+    }
+
+    /// The same, where a message has come.
+    fn wait_from(&self, space: usize, mut message: Message) -> Option<Message> {
+        loop {
+            if message.badge == Self::badge(space) {
+                return Some(message);
+            }
+            // What a program of another space has sent, by itself, is nothing.
+            if message.badge & WAKES != 0 {
+                return None;
+            }
+            message = self.kernel.receive(self.endpoint);
+        }
+    }
+
+    /// A space's thread has stopped at UD2 in the stub, where no program can have sent the message.
+    pub(super) fn stopped_at_stub(space: usize) {
+        Answer { space, label: fault::USER_EXCEPTION }.is_due();
+    }
+
+    /// The registers of a thread that has stopped by a message, or that is stopped by this. It is stopped
+    /// for certain: a message may be one that the program has sent by itself, and not a fault.
+    pub(super) fn stopped(
+        &mut self,
+        space: usize,
+        thread: Slot,
+        message: Option<&Message>,
+    ) -> Result<[u64; 20], Failure> {
+        const RAX: usize = 3;
+        let mut registers = [0; 20];
+        // Without a register for it, a program cannot change the base.
+        let length = if abi().registers == registers.len() { registers.len() } else { 18 };
+        let mut read = |suspend| {
+            let read = self.kernel.read_registers(thread, suspend, &mut registers[..length]);
+            read.map(|()| registers).map_err(refused("a program's registers"))
+        };
+        let fault = message.map(|message| message.label);
+        let fault = fault.filter(|label| [fault::USER_EXCEPTION, fault::VM_FAULT].contains(label));
+        let mut found = read(fault.is_none())?;
+        match fault {
+            Some(_) if may_have_called(found[RAX]) => found = read(true)?,
+            Some(label) => Answer { space, label }.is_due(),
+            None => {}
+        }
+        if length == found.len() {
+            self.bases[space] = [found[18], found[19]];
+        }
+        Ok(found)
     }
 
     /// What a space has.
@@ -87,6 +194,7 @@ impl Programs {
         invoke(thread_slot, abi().tcb_set_space, &[node, root_slot], &[FAULTS, guard, 0], "a thread's spaces")?;
         set_priority(objects, thread_slot, PRIORITY)?;
         self.each[space] = Some(Program { root, thread, vspace: VSpace::new(root_slot) });
+        self.bases[space] = [0; 2];
         Ok(Some(()))
     }
 
@@ -112,9 +220,37 @@ impl Programs {
         structures: &mut Structures,
     ) -> Result<(), Failure> {
         let Some(Program { root, thread, mut vspace }) = self.each[space].take() else { return Ok(()) };
+        if Answer::due().is_some_and(|answer| answer.space == space) {
+            Answer::none_is_due();
+        }
         structures.pool.give_back(objects, thread)?;
         structures.give_back_tables(objects, &mut vspace)?;
         structures.pool.give_back(objects, root)
+    }
+}
+
+/// An answer that is due: to a space's thread, for a message with a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    space: usize,
+    label: u64,
+}
+
+impl Answer {
+    const LABEL_BITS: u32 = 8;
+
+    fn due() -> Option<Self> {
+        let due = CPU.answer.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Self { space: (due >> Self::LABEL_BITS) as usize, label: due & 0xff })
+    }
+
+    fn is_due(self) {
+        CPU.answer.store(((self.space as u64) << Self::LABEL_BITS) + self.label + 1, Ordering::Relaxed);
+    }
+
+    /// The wedge's thread waits for something else, or there is nobody to answer.
+    pub(super) fn none_is_due() {
+        CPU.answer.store(0, Ordering::Relaxed);
     }
 }
 

@@ -1,9 +1,8 @@
 //! A guest on seL4: what happens when a site, an exception or an event enters the wedge.
 //!
 //! What is common to all hosts is in [`wedge::vm`]. A program is run from here: whoever leaves the
-//! wedge for a program comes back when the program has stopped, and leaves again. Its thread is stopped
-//! then, too, until it is told to go on: a message may be one that the program has sent by itself, and
-//! not a fault. Nothing is taken from a message but what the program could have caused.
+//! wedge for a program comes back when the program has stopped, and leaves again. Nothing is taken from a
+//! message but what the program could have caused.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -21,9 +20,8 @@ use super::cpu::CPU;
 use super::floating::is_in_stub;
 use super::guest::{L4, Machine, REAL_CS, REAL_SS, Vm};
 use super::kernel::{self, Kernel, Message};
-use super::objects::{Failure, refused};
+use super::objects::Failure;
 use super::processor::{INSTEAD_OF_0, Processor};
-use super::programs::Programs;
 use super::tables::Tables;
 use crate::Backend;
 use crate::host::{cause, exceptions};
@@ -40,6 +38,8 @@ pub(super) struct Kept {
     pub(super) sysret: usize,
     /// The log has been told that 32-bit programs do not run.
     pub(super) told_of_32_bits: bool,
+    /// What the program that has stopped last had in its registers.
+    pub(super) last: Last,
 }
 
 /// What programs of Linux have in CS and SS (`arch/x86/include/asm/segment.h`, `__USER_CS`,
@@ -98,6 +98,8 @@ enum Stop {
     Exception { vector: u64, error: u64, address: u64 },
     /// A system call of seL4's own that there is none of, by whatever instruction.
     NoSystemCall,
+    /// The program has stopped where it has not begun: it says so, or its instructions are not there.
+    Refused,
     /// Something has come in.
     Event,
 }
@@ -232,6 +234,7 @@ impl L4 {
         match Self::try_run(vm, context) {
             Ok(Stop::Event) => vm.event(context),
             Ok(Stop::NoSystemCall) => Self::no_system_call(vm, context),
+            Ok(Stop::Refused) => Self::refused_access(vm, context),
             Ok(Stop::Exception { vector, error, address }) => {
                 if vector == vector::INVALID_OPCODE.into() && Self::is_call_or_return(vm, context) {
                     return;
@@ -245,55 +248,41 @@ impl L4 {
         }
     }
 
+    /// Has the program go on, unless something has come in, and takes what it has in its registers when it
+    /// has stopped.
     fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Stop, Failure> {
-        let kernel = vm.machine.host.kernel;
         let tables = &mut vm.machine.space.memory;
         let thread = tables.prepare_program()?;
         if let Some(address) = vm.vcpu.processor.wanted.take() {
             tables.map_program(address)?;
         }
+        let space = tables.soft.space();
         let processor = &mut vm.vcpu.processor;
-        let way = processor.floating_point.way(context, tables.soft.space(), tables)?;
+        processor.floating_point.forget(core::mem::take(&mut tables.renewed));
+        let has_state = processor.floating_point.settle(space, tables)?;
+        let bases = [processor.fs_base, processor.users_gs_base()];
+        let repeats = has_state && tables.programs.can_repeat(space, bases) && vm.machine.host.last.is_of(context);
+        let at = if repeats { None } else { Some(processor.floating_point.way(context, space, tables)?) };
         tables.kept = processor.floating_point.holder();
         // Behind what waits for a thread: what has come in meanwhile does not wake this one again.
         if CPU.pending.load(Ordering::SeqCst) != 0 {
             return Ok(Stop::Event);
         }
         processor.leave_kernel();
-        let bases = [processor.fs_base, processor.users_gs_base()];
-        let registers = as_sel4(context, way, bases);
-        kernel.write_registers(thread, &registers[..abi().registers]).map_err(refused("a program's registers"))?;
-        let message = Self::wait(kernel, tables);
-        let code = kernel.word(4);
-        let mut registers = [0; 20];
-        let has = &mut registers[..abi().registers];
-        kernel.read_registers(thread, true, has).map_err(refused("a program's registers"))?;
+        let message = tables.programs.run(space, thread, at, Some(bases))?;
+        let code = vm.machine.host.kernel.word(4);
+        let registers = tables.programs.stopped(space, thread, message.as_ref())?;
         if is_in_stub(registers[0]) {
-            return Ok(Stop::Event);
+            return Ok(if message.is_some() { Stop::Refused } else { Stop::Event });
         }
-        processor.floating_point.begun(tables.soft.space());
-        tables.kept = Some(tables.soft.space());
-        take(context, &registers);
+        processor.floating_point.begun(space);
+        tables.kept = Some(space);
+        vm.machine.host.last.take(context, &registers);
         if abi().registers == registers.len() {
             processor.fs_base = registers[18];
             processor.set_users_gs_base(registers[19]);
         }
         Ok(message.map_or(Stop::Event, |message| stop(&message, code)))
-    }
-
-    /// Waits until the current space's program has stopped, or something has come in.
-    fn wait(kernel: Kernel, tables: &Tables) -> Option<Message> {
-        let (endpoint, badge) = (tables.programs.endpoint(), Programs::badge(tables.soft.space()));
-        loop {
-            let message = kernel.receive(endpoint);
-            if message.badge == badge {
-                return Some(message);
-            }
-            // What a program of another space has sent, by itself, is nothing.
-            if message.badge & WAKES != 0 {
-                return None;
-            }
-        }
     }
 
     /// SYSCALL and SYSRET are no instructions here: a system call, or what is refused to a program.
@@ -366,9 +355,6 @@ impl L4 {
     }
 }
 
-/// Set in the badge of what wakes the wedge's thread.
-pub(super) const WAKES: u64 = 1 << 62;
-
 /// Why a program has stopped, by its message, of which one word does not come in a register.
 fn stop(message: &Message, code: u64) -> Stop {
     let [_, address, _, error] = message.registers;
@@ -379,22 +365,49 @@ fn stop(message: &Message, code: u64) -> Stop {
     }
 }
 
-/// A program's registers in seL4's order (`seL4_UserContext`).
-fn as_sel4(context: &Context, way: [u64; 3], bases: [u64; 2]) -> [u64; 20] {
-    let (r, [rip, rsp, rflags]) = (context.registers, way);
-    let [fs, gs] = bases;
-    [
-        rip, rsp, rflags, r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
-        r.r14, r.r15, fs, gs,
-    ]
-}
+/// The registers of the program that has stopped last, in seL4's order (`seL4_UserContext`): RIP, RSP,
+/// RFLAGS, and the general registers.
+#[derive(Debug)]
+pub(super) struct Last([u64; 18]);
 
-/// The same, the other way round.
-fn take(context: &mut Context, registers: &[u64; 20]) {
-    let [rip, rsp, rflags, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15, ..] = *registers;
-    (context.rip, context.rsp, context.rflags) = (rip, rsp, rflags | flags::INTERRUPT);
-    (context.cs, context.ss) = (USER_CS, USER_SS);
-    context.registers = Registers { r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax };
+impl Last {
+    pub(super) const NONE: Self = Self([0; 18]);
+
+    /// They are a context's from here on.
+    fn take(&mut self, context: &mut Context, registers: &[u64; 20]) {
+        self.0.copy_from_slice(&registers[..18]);
+        self.0[2] |= flags::INTERRUPT;
+        let [rip, rsp, rflags, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15] = self.0;
+        (context.rip, context.rsp, context.rflags) = (rip, rsp, rflags);
+        (context.cs, context.ss) = (USER_CS, USER_SS);
+        context.registers = Registers { r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax };
+    }
+
+    /// Whether a context has the same.
+    fn is_of(&self, context: &Context) -> bool {
+        let r = &context.registers;
+        let now = [
+            context.rip,
+            context.rsp,
+            context.rflags & !flags::RESUME | self.0[2] & flags::RESUME,
+            r.rax,
+            r.rbx,
+            r.rcx,
+            r.rdx,
+            r.rsi,
+            r.rdi,
+            r.rbp,
+            r.r8,
+            r.r9,
+            r.r10,
+            r.r11,
+            r.r12,
+            r.r13,
+            r.r14,
+            r.r15,
+        ];
+        self.0 == now
+    }
 }
 
 impl Host for L4 {
