@@ -12,8 +12,8 @@
 //!
 //! What is *not* here, and why: `lds`, `les`, `into`, `bound`, `arpl` and `push %cs` do not exist
 //! in 64-bit mode; `ud2`, `pause`, `lfence`, `rdrand` and `xsave` mean the same at every privilege
-//! level. So does `fxsave`; but what it saves is state of the program's, and a host may keep that in a
-//! thread that the kernel does not run in. Such a host shows no XSAVE.
+//! level. So does `fxsave`; but what it saves is state of the program's, and a host may keep that
+//! in a thread that the kernel does not run in. Such a host shows no XSAVE.
 
 use iced_x86::{Code, Decoder, Instruction, Mnemonic, OpKind, Register};
 

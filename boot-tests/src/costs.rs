@@ -110,8 +110,9 @@ impl System {
 
     /// Addresses of which the first to be executed is where a boot starts. On QEMU's machine that
     /// is the kernel's entry (Linux, `CONFIG_PHYSICAL_START`), whoever has loaded it. On Xen it is
-    /// dom0's: Xen has loaded the peer, but the wedge loads its kernel itself, and that counts. On seL4
-    /// it is the guest's kernel's, for the wedge is where seL4 has been: its loading does not count.
+    /// dom0's: Xen has loaded the peer, but the wedge loads its kernel itself, and that counts. On
+    /// seL4 it is the guest's kernel's, for the wedge is where seL4 has been: its loading does not
+    /// count.
     fn first(self) -> RangeInclusive<u64> {
         match self {
             Self::Plain | Self::Native => 0x100_0000..=0x7ff_ffff,
@@ -189,8 +190,8 @@ pub fn measure(system: System, name: &str) -> Result<Costs> {
     let markers = markers(&fs::read_to_string(&out).context("reading what the QEMU plugin counted")?)?;
     let at = |number| markers.get(&number).copied().with_context(|| format!("marker {number} was not reached"));
     let (counted, ticks) = (at(3)?.all - at(2)?.all, ticks(&log)?);
-    // An instruction that is an exception is none to the counter, and one to the plugin: on seL4 that
-    // is each system call.
+    // An instruction that is an exception is none to the counter, and one to the plugin: on seL4
+    // that is each system call.
     let exceptions = if system == System::L4 { counted / 1000 } else { 8 };
     ensure!(
         counted.abs_diff(ticks) <= exceptions,

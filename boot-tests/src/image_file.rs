@@ -65,7 +65,8 @@ impl ImageFile {
     ///
     /// # Errors
     ///
-    /// When it is no ELF file with a payload as its last loadable segment, or that of another version.
+    /// When it is no ELF file with a payload as its last loadable segment, or that of another
+    /// version.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         let header = FileHeader64::<LittleEndian>::parse(&*bytes)?;

@@ -52,8 +52,8 @@ const XEN_WORDS: &str = "console=com1 com1=115200,8n1 loglvl=warning guest_loglv
 /// The model with the most that Xen can use.
 const XEN_CPU: &str = "max,-smap";
 
-/// A model with SYSENTER in 64-bit mode, which is one of Intel's, and without what seL4 keeps from its
-/// threads.
+/// A model with SYSENTER in 64-bit mode, which is one of Intel's, and without what seL4 keeps from
+/// its threads.
 const SEL4_CPU: &str = "qemu64,vendor=GenuineIntel,+fsgsbase";
 
 /// Memory in MB that Xen has for itself.
@@ -79,8 +79,8 @@ pub struct Machine<'a> {
     /// Xen, of which the kernel is the first guest; without it the kernel has the machine for
     /// itself.
     pub xen: Option<PathBuf>,
-    /// seL4's kernel, whose root task an image of the kernel becomes: it is packed for each boot, for
-    /// seL4 hands on neither words nor an initramfs.
+    /// seL4's kernel, whose root task an image of the kernel becomes: it is packed for each boot,
+    /// for seL4 hands on neither words nor an initramfs.
     pub sel4: Option<PathBuf>,
     /// The image is no machine's, but a program that is started as a process, without QEMU.
     pub process: bool,

@@ -1,4 +1,5 @@
-//! The root task of seL4: a kernel of the lower half does there what it does on a machine, on its NOPs.
+//! The root task of seL4: a kernel of the lower half does there what it does on a machine, on its
+//! NOPs.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -272,8 +272,8 @@ fn programs_of_32_bits_find_what_they_do_on_the_build_machine() -> Result<()> {
     Ok(())
 }
 
-/// Each program of the guest has a process of its own. Where Linux allows fewer, it has one when its
-/// turn comes.
+/// Each program of the guest has a process of its own. Where Linux allows fewer, it has one when
+/// its turn comes.
 #[test]
 fn programs_share_the_processes_that_linux_allows() -> Result<()> {
     let image = boot_tests::host::image(&Variant::LOW.build()?)?;

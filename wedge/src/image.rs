@@ -201,8 +201,8 @@ impl Copied {
 
 /// An instruction of the vDSO that asks the processor for its number, and what says 0 in its place.
 ///
-/// Programs execute it, so it is no site. Where the guest has one processor, and the real one is not
-/// the guest's, programs have to find 0, whatever number the real one has.
+/// Programs execute it, so it is no site. Where the guest has one processor, and the real one is
+/// not the guest's, programs have to find 0, whatever number the real one has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ProcessorNumber {
@@ -590,7 +590,8 @@ impl<'a> Payload<'a> {
     ///
     /// # Errors
     ///
-    /// When it does not lie where the layout has it, or something that is said of it lies elsewhere.
+    /// When it does not lie where the layout has it, or something that is said of it lies
+    /// elsewhere.
     pub fn check_kernel(&self, image: &Range<u64>) -> Result<(), Damage> {
         let (text, layout) = (self.layout.text(), self.layout);
         if image.start < text.start || image.end > text.end {
@@ -634,8 +635,8 @@ impl<'a> Payload<'a> {
         })
     }
 
-    /// Has the vDSO say that the processor's number is 0. `image` are the bytes of the kernel, which
-    /// is linked at this address.
+    /// Has the vDSO say that the processor's number is 0. `image` are the bytes of the kernel,
+    /// which is linked at this address.
     pub fn zero_processor_numbers(&self, image: &mut [u8], address: u64) {
         for number in self.processor_numbers() {
             let range = number.within(&(address..address.saturating_add(image.len() as u64)));

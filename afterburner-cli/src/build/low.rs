@@ -109,14 +109,14 @@ pub(super) fn flags(shims: &str) -> String {
 /// Says to [`FORCED`] that the file is `arch/x86/kernel/setup_percpu.c`.
 const OF_SETUP: &str = "AFTERBURNER_SETUP_PERCPU";
 
-/// C for 32-bit programs, in their vDSO (`arch/x86/entry/vdso/Makefile`; 6.12 has the second). It is
-/// compiled with the kernel's flags but for some that 32-bit code has not, and ours is one more. What
-/// make is told takes the place of what the tree says, so the tree's own is named as well.
+/// C for 32-bit programs, in their vDSO (`arch/x86/entry/vdso/Makefile`; 6.12 has the second). It
+/// is compiled with the kernel's flags but for some that 32-bit code has not, and ours is one more.
+/// What make is told takes the place of what the tree says, so the tree's own is named as well.
 const OF_32_BITS: [&str; 2] = ["vdso32/vclock_gettime.o", "vdso32/vgetcpu.o"];
 const NOT_OF_32_BITS: &str = "-pg -mcmodel=small";
 
-/// What make is told: the directories that come before all others on the include path, and the flags
-/// that some files must not have, or have alone.
+/// What make is told: the directories that come before all others on the include path, and the
+/// flags that some files must not have, or have alone.
 pub(super) fn variables(shims: &str) -> impl Iterator<Item = String> {
     let path = format!("NOSTDINC_FLAGS=-nostdinc -I{shims}/{DIRECTORY}/include");
     let first = format!("CFLAGS_setup_percpu.o=-D{OF_SETUP}");

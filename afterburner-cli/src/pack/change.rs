@@ -1,8 +1,8 @@
-//! An image with another command line and initramfs, for a host that hands on neither: seL4 starts its
-//! root task with nothing but the file.
+//! An image with another command line and initramfs, for a host that hands on neither: seL4 starts
+//! its root task with nothing but the file.
 //!
-//! The wedge stays as it is, and so does where everything lies: behind the payload there is nothing in
-//! memory. What tools look for at the end of the file, sections and symbols, is left out.
+//! The wedge stays as it is, and so does where everything lies: behind the payload there is nothing
+//! in memory. What tools look for at the end of the file, sections and symbols, is left out.
 
 use anyhow::{Context as _, ensure};
 use object::elf::{FileHeader64, PT_LOAD, ProgramHeader64, SHN_UNDEF};

@@ -91,8 +91,8 @@ pub(crate) struct MachineArguments {
     /// /boot/xen-*.gz
     #[arg(long, value_name = "FILE")]
     xen: Option<PathBuf>,
-    /// The file of seL4's kernel, for --host l4, in 32-bit ELF as QEMU wants it; by default the one that
-    /// `scripts/sel4` built
+    /// The file of seL4's kernel, for --host l4, in 32-bit ELF as QEMU wants it; by default the one
+    /// that `scripts/sel4` built
     #[arg(long, value_name = "FILE")]
     sel4: Option<PathBuf>,
     /// An initramfs; in an image it goes over the image's own
@@ -102,8 +102,8 @@ pub(crate) struct MachineArguments {
     /// to, with `,snapshot` it can, and the file stays as it is; may be given several times
     #[arg(long, value_name = "FILE[,ro|,snapshot]")]
     disk: Vec<OsString>,
-    /// A network for --host process: `user` is that of this user's programs, by the program `passt`;
-    /// `tap:NAME` is a TAP interface that this user may have
+    /// A network for --host process: `user` is that of this user's programs, by the program
+    /// `passt`; `tap:NAME` is a TAP interface that this user may have
     #[arg(long, value_name = "user|tap:NAME")]
     net: Option<String>,
     /// A directory for --host process, which the guest mounts as `share0`, the next as `share1`, by

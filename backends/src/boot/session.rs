@@ -165,8 +165,8 @@ pub(crate) struct Provided<H: Host> {
 }
 
 impl Rewritten<'_> {
-    /// Such a guest, about to execute its first instruction. `start` says what is in the registers of
-    /// a processor with these limits by then.
+    /// Such a guest, about to execute its first instruction. `start` says what is in the registers
+    /// of a processor with these limits by then.
     pub(crate) fn on_host<H: Host>(
         self,
         provided: Provided<H>,

@@ -1,11 +1,11 @@
 //! What the ways into the wedge have in common, as text for the assembler.
 //!
-//! A context is on the wedge's stack, from RAX upwards, as the processor would push it: RAX, vector,
-//! error code, RIP, CS, RFLAGS, RSP, SS. The other registers follow.
+//! A context is on the wedge's stack, from RAX upwards, as the processor would push it: RAX,
+//! vector, error code, RIP, CS, RFLAGS, RSP, SS. The other registers follow.
 //!
-//! Where sites come from stubs, all registers are as at the site, and the mask tells the virtual IF. By
-//! CALL they come with the address behind the site on the guest's stack; by JMP with IF clear, or about
-//! to be replaced, and there is no stack.
+//! Where sites come from stubs, all registers are as at the site, and the mask tells the virtual
+//! IF. By CALL they come with the address behind the site on the guest's stack; by JMP with IF
+//! clear, or about to be replaced, and there is no stack.
 
 use wedge::x86::flags;
 
@@ -34,8 +34,8 @@ macro_rules! load_all {
 /// Calls a function with a context that is complete.
 ///
 /// None of the flags is in force that would change what the wedge executes. A program's are in the
-/// kernel's first instructions behind SYSENTER: the processor would step through the wedge, or NT would
-/// make its IRETQ a fault (SDM Vol. 2B, SYSENTER; Vol. 2A, IRET).
+/// kernel's first instructions behind SYSENTER: the processor would step through the wedge, or NT
+/// would make its IRETQ a fault (SDM Vol. 2B, SYSENTER; Vol. 2A, IRET).
 macro_rules! call_with_context {
     ($function:literal) => {
         concat!(

@@ -1,7 +1,7 @@
 //! The hosts.
 //!
-//! `bare` lets the guest's kernel have its privileges; `xen`, `process` and `l4` do not. Hosts do not
-//! know each other.
+//! `bare` lets the guest's kernel have its privileges; `xen`, `process` and `l4` do not. Hosts do
+//! not know each other.
 
 #[cfg(target_os = "none")]
 pub mod bare;

@@ -4,8 +4,8 @@
 //! is asked to. There the tables that the shadow fills are read by no processor. What is in them is
 //! mapped by the host when it is accessed, and a change drops what the host has mapped by the old
 //! entry. So each table knows which space it belongs to, and each entry by which of the two address
-//! spaces that a space of the guest's has it may have been mapped: the one in which the kernel runs,
-//! or that of the programs. What is mapped, and how it is dropped, is the host's business.
+//! spaces that a space of the guest's has it may have been mapped: the one in which the kernel
+//! runs, or that of the programs. What is mapped, and how it is dropped, is the host's business.
 
 use core::ops::Range;
 

@@ -1,16 +1,17 @@
-//! Which address an instruction was about when it came upon a page fault, if its lower half is all that
-//! a host tells.
+//! Which address an instruction was about when it came upon a page fault, if its lower half is all
+//! that a host tells.
 //!
-//! seL4 5.0.0 does so: `handleVMFault` has the address in 32 bits (`src/arch/x86/kernel/vspace.c`). The
-//! upper half follows from the instruction and the registers. It stands still on the address that was
-//! refused: a string instruction's registers are those of the step that it is at (SDM Vol. 1, 7.3.9.3).
+//! seL4 5.0.0 does so: `handleVMFault` has the address in 32 bits (`src/arch/x86/kernel/vspace.c`).
+//! The upper half follows from the instruction and the registers. It stands still on the address
+//! that was refused: a string instruction's registers are those of the step that it is at (SDM Vol.
+//! 1, 7.3.9.3).
 
 use iced_x86::{Instruction, MemorySize, OpKind, Register};
 
 use super::Context;
 
-/// The address with this lower half that an instruction of this context accesses; `None` if it accesses
-/// none. `bases` are those of FS and GS.
+/// The address with this lower half that an instruction of this context accesses; `None` if it
+/// accesses none. `bases` are those of FS and GS.
 #[must_use]
 pub fn accessed(instruction: &Instruction, context: &Context, bases: [u64; 2], lower: u32) -> Option<u64> {
     /// No instruction pushes or pops more beside its frame: ENTER with all levels (SDM Vol. 2A).

@@ -169,8 +169,9 @@ pub trait Host {
     /// XCR0 has a new, legal value.
     fn set_xcr0(&mut self, value: u64);
 
-    /// The program's x87 and SSE registers, in the form with addresses of 64 bits, or with selectors;
-    /// `false` if they are in the registers, so that the instruction itself does what it is to do.
+    /// The program's x87 and SSE registers, in the form with addresses of 64 bits, or with
+    /// selectors; `false` if they are in the registers, so that the instruction itself does what it
+    /// is to do.
     fn save_floating_point(&mut self, _state: &mut FloatingPoint, _wide: bool) -> bool {
         false
     }

@@ -124,7 +124,8 @@ impl Layout {
         self.image - WINDOW_LENGTH..self.image
     }
 
-    /// The GB that ends with the window: what one table of level 2 maps, and the guest does without.
+    /// The GB that ends with the window: what one table of level 2 maps, and the guest does
+    /// without.
     #[must_use]
     pub const fn reserved(&self) -> Range<u64> {
         self.image - (1 << 30)..self.image

@@ -273,8 +273,8 @@ impl Cmos {
     }
 }
 
-/// What time a machine's own chip shows, whose registers `read` reads: seconds since 1970; 0 if it shows
-/// no date. It is read until it shows the same twice, for it may go on meanwhile.
+/// What time a machine's own chip shows, whose registers `read` reads: seconds since 1970; 0 if it
+/// shows no date. It is read until it shows the same twice, for it may go on meanwhile.
 pub fn shown_by_machine(mut read: impl FnMut(usize) -> u8) -> u64 {
     const FIELDS: [usize; 7] = [0, 2, 4, 7, 8, 9, CENTURY];
     const TRIES: usize = 100;

@@ -9,8 +9,8 @@
 //! by whatever number. What holds then is what a TLB that had forgotten would find. So it does not
 //! matter what has become of the root meanwhile: it may be another process's, or no root at all.
 //!
-//! * *A root that nobody knows* gets the space of a process that has ended, if there is one: most of
-//!   what it had still holds, for processes that follow on each other in a shell share most of
+//! * *A root that nobody knows* gets the space of a process that has ended, if there is one: most
+//!   of what it had still holds, for processes that follow on each other in a shell share most of
 //!   their pages. Otherwise it gets a new one.
 //! * *Two roots.* A host that runs kernel and programs in the same ring tells them apart by the
 //!   root in force. The user root has nothing of the kernel's part, and links to a level-3 table of

@@ -169,8 +169,8 @@ impl<H: Host> Vm<'_, H> {
     /// Delivers something to the guest.
     ///
     /// A program's AC is left set by an exception, and means nothing in ring 0; in ring 3 the
-    /// kernel's own accesses would be held against it (SDM Vol. 3A, 2.3). The frame has it. SYSENTER
-    /// has none: there the flags stay, until the kernel has stored them.
+    /// kernel's own accesses would be held against it (SDM Vol. 3A, 2.3). The frame has it.
+    /// SYSENTER has none: there the flags stay, until the kernel has stored them.
     #[inline]
     pub fn deliver(&mut self, context: &mut Context, event: Event) {
         let (cpu, mut behind) = self.processor();

@@ -1,4 +1,5 @@
-//! Bits of the control registers (SDM Vol. 3A, 2.5 and 2.6), and of the debug registers (Vol. 3B, 17.2).
+//! Bits of the control registers (SDM Vol. 3A, 2.5 and 2.6), and of the debug registers (Vol. 3B,
+//! 17.2).
 
 /// CR0 (SDM Vol. 3A, 2.5).
 #[expect(missing_docs, reason = "the architecture's names")]
@@ -60,8 +61,8 @@ pub mod xcr0 {
     pub const ALL: u64 = X87 | SSE | AVX | AVX512;
 }
 
-/// The debug registers (SDM Vol. 3B, 17.2; Vol. 3A, table 9-1), of a processor that has neither RTM nor
-/// detects bus locks.
+/// The debug registers (SDM Vol. 3B, 17.2; Vol. 3A, table 9-1), of a processor that has neither RTM
+/// nor detects bus locks.
 pub mod debug {
     /// Bits of DR6 and DR7 that are 1, whatever is written.
     const STATUS_ONES: u64 = 0xffff_0ff0;

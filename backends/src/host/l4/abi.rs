@@ -1,9 +1,9 @@
 //! What differs between versions of seL4: the numbers of invocations, and the shape of what the
 //! kernel tells at the start.
 //!
-//! The numbers are in no message: they are generated from `libsel4/include/interfaces/*.xml` and its
-//! like, in the order of the methods, less what the configuration leaves out. So each version that
-//! is served has a table here. Which version it is, the shape of the bootinfo tells
+//! The numbers are in no message: they are generated from `libsel4/include/interfaces/*.xml` and
+//! its like, in the order of the methods, less what the configuration leaves out. So each version
+//! that is served has a table here. Which version it is, the shape of the bootinfo tells
 //! ([`BootInfo::find`](super::bootinfo::BootInfo::find)): 5.0.0 packs the structure, and has the
 //! frequency of the time-stamp counter in it.
 //!
@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 pub(super) enum Version {
     /// 5.0.0, of 2017, which crates.io has.
     V5 = 5,
-    /// Those of today: tried with 16.0.0-dev.
+    /// 16.0.0-dev, and those whose numbers are the same.
     Current = 16,
 }
 
@@ -27,7 +27,7 @@ impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::V5 => "5.0.0",
-            Self::Current => "of today",
+            Self::Current => "16.0.0 or one like it",
         })
     }
 }

@@ -1,8 +1,8 @@
-//! What the virtual platform finds behind it: the time-stamp counter as a clock, the machine's timer
-//! (Intel 8254) for one moment at a time, its serial port, its PCI devices.
+//! What the virtual platform finds behind it: the time-stamp counter as a clock, the machine's
+//! timer (Intel 8254) for one moment at a time, its serial port, its PCI devices.
 //!
-//! Interrupts come as notifications to the pager, by lines of the I/O APIC; a line is silent until it
-//! is acknowledged.
+//! Interrupts come as notifications to the pager, by lines of the I/O APIC; a line is silent until
+//! it is acknowledged.
 
 use core::sync::atomic::Ordering;
 
@@ -108,8 +108,8 @@ impl Board {
     ) -> Result<(), Failure> {
         let [handler, badged] = [objects.initial_slots(1)?, objects.initial_slots(1)?];
         let level = u64::from(level);
-        // Of the first I/O APIC; a vector of its own, and a line that is low when it is raised if it
-        // stays so.
+        // Of the first I/O APIC; a vector of its own, and a line that is low when it is raised if
+        // it stays so.
         let words = [handler, 64, 0, pin, level, level, u64::from(line) + 1];
         self.kernel
             .invoke(initial::IRQ_CONTROL, abi().irq_control_get_ioapic, &[initial::CNODE], &words)

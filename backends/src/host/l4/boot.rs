@@ -1,9 +1,9 @@
 //! From seL4's first thread to the guest's first instruction.
 //!
-//! The wedge's thread becomes the guest's kernel, too. Before that it makes what it needs of seL4, in
-//! this order: a way to speak (ports), memory in granules, room for capabilities, the pager, without
-//! which a fault of the wedge's says nothing; then the guest's memory and the shadow's. What seL4 has
-//! mapped low, where the guest's programs will be, goes last.
+//! The wedge's thread becomes the guest's kernel, too. Before that it makes what it needs of seL4,
+//! in this order: a way to speak (ports), memory in granules, room for capabilities, the pager,
+//! without which a fault of the wedge's says nothing; then the guest's memory and the shadow's.
+//! What seL4 has mapped low, where the guest's programs will be, goes last.
 
 use core::fmt;
 use core::ops::Range;
@@ -155,8 +155,8 @@ fn enter(ready: Ready, info: &BootInfo) -> ! {
         ..Context::default()
     };
     // SAFETY: the wedge runs in its window; of the image, which lies low, there is no reference any
-    // more. The plan has put a kernel where it is entered; the context is on the wedge's stack, which is
-    // free from here on.
+    // more. The plan has put a kernel where it is entered; the context is on the wedge's stack,
+    // which is free from here on.
     unsafe { l4_resume(&raw mut context) }
 }
 
@@ -312,9 +312,9 @@ impl Boot for Machine {
         (Protocol::SeL4, None)
     }
 
-    /// In front is what the guest would otherwise have to measure. Behind, where it counts, the guest is
-    /// told not to isolate its page tables, for programs run in address spaces without the kernel
-    /// anyway, and not to look for interrupts by messages, which go to an APIC.
+    /// In front is what the guest would otherwise have to measure. Behind, where it counts, the
+    /// guest is told not to isolate its page tables, for programs run in address spaces without the
+    /// kernel anyway, and not to look for interrupts by messages, which go to an APIC.
     fn command_line(&self, of_image: &str) -> Result<CommandLine, session::Failure<'static, Failure>> {
         let join = |front: &str, behind: &str| CommandLine::join(front, behind).map_err(session::Failure::CommandLine);
         let frequency = format_args!("{}={} {}", word::TSC_FREQUENCY, self.clock.kilohertz, word::TSC_IS_RELIABLE);
@@ -458,8 +458,8 @@ fn shadow_memory(
     let frames = fixed::pages(&mut objects, seen)?;
     // SAFETY: mapped just now, and nobody's else.
     let stubs = unsafe { Stubs::new(seen, &frames) };
-    // SAFETY: pieces of what was mapped just now, that do not overlap, each aligned; any value is valid
-    // for the numbers, and the others are written first.
+    // SAFETY: pieces of what was mapped just now, that do not overlap, each aligned; any value is
+    // valid for the numbers, and the others are written first.
     unsafe {
         for number in 0..count {
             pointer::<Info>(places.1).add(number).write(Info::UNUSED);

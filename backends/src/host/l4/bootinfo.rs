@@ -2,7 +2,8 @@
 //!
 //! 5.0.0 packs the structure, later versions do not, and have other fields in the end. Up to the
 //! size of the first thread's CNode both are the same. What follows tells which it is: 5.0.0 has
-//! the frequency of the time-stamp counter there, where the others have bytes of a number that is 0.
+//! the frequency of the time-stamp counter there, where the others have bytes of a number that is
+//! 0.
 
 use core::ops::Range;
 
@@ -82,8 +83,8 @@ impl BootInfo {
         frames.start + (address - start) / PAGE
     }
 
-    /// All frames that are mapped for the first thread: bootinfo, IPC buffer, what else is told, the
-    /// image.
+    /// All frames that are mapped for the first thread: bootinfo, IPC buffer, what else is told,
+    /// the image.
     pub(super) fn low_frames(&self) -> impl Iterator<Item = u64> {
         const BOOT_INFO: u64 = 9;
         const BUFFER: u64 = 10;

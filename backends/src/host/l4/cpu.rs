@@ -1,8 +1,8 @@
 //! What belongs to one processor.
 //!
 //! It lies at one address in the wedge's window. In front is what sites, entry points and the pager
-//! read and write: code which knows nothing of Rust's references, and another thread. So it consists
-//! of atomic numbers.
+//! read and write: code which knows nothing of Rust's references, and another thread. So it
+//! consists of atomic numbers.
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 

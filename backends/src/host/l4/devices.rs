@@ -1,8 +1,8 @@
 //! The registers and memory of the machine's devices, which the guest's own drivers use.
 //!
-//! seL4 gives all physical addresses that are no memory as untyped pieces, large ones. Frames can only
-//! be made of the first free addresses of a piece; so a piece is cut into halves, and these again, until
-//! one is so small that all of it can become frames in one go.
+//! seL4 gives all physical addresses that are no memory as untyped pieces, large ones. Frames can
+//! only be made of the first free addresses of a piece; so a piece is cut into halves, and these
+//! again, until one is so small that all of it can become frames in one go.
 
 use super::bootinfo::{BootInfo, Untyped};
 use super::kernel::{Slot, object};

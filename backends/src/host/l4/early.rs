@@ -1,9 +1,10 @@
-//! What has to be done before the wedge can run where it belongs: its frames are mapped in the window
-//! once more.
+//! What has to be done before the wedge can run where it belongs: its frames are mapped in the
+//! window once more.
 //!
 //! seL4 has loaded the image low, where the guest's programs will be. This runs there, before the
-//! addresses hold that `afterburner pack` has put into the wedge: nothing here may use one, so there
-//! is no formatting, no other module's static, and nothing that can fail with a message of its own.
+//! addresses hold that `afterburner pack` has put into the wedge: nothing here may use one, so
+//! there is no formatting, no other module's static, and nothing that can fail with a message of
+//! its own.
 
 use wedge::image::{LOAD_ADDRESS, Parameters};
 use wedge::x86::paging::{PAGE, shift};

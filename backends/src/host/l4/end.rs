@@ -38,8 +38,8 @@ pub(super) fn stop(end: End) -> ! {
     stand_still()
 }
 
-/// Resets the machine, by the reset register of its chipset (Intel 82371SB, `RCR`, and all since), or
-/// by the keyboard controller.
+/// Resets the machine, by the reset register of its chipset (Intel 82371SB, `RCR`, and all since),
+/// or by the keyboard controller.
 fn reset() {
     let Some(ports) = PORTS.try_borrow().and_then(|ports| *ports) else { return };
     for (port, value) in [(0xcf9, 2), (0xcf9, 6), (0x64, 0xfe)] {

@@ -4,17 +4,18 @@
 //! without a stack, and not in the window where the wedge belongs. So the first thing that is done
 //! is to map it there ([`early`](super::early)).
 //!
-//! Later, sites come by their stubs, and here. What the processor does not let the guest's kernel do,
-//! and what comes from outside, another thread is told, the pager (`pager.rs`): it notes what it was
-//! ([`CPU`]), and has this thread go on at `l4_exception`, on the wedge's stack, with all registers but
-//! RIP, RSP and RFLAGS as they were. All end in one place: a [`Context`](wedge::cpu::Context) at the top
-//! of the wedge's stack, the mask set, and a call of `l4_entered`.
+//! Later, sites come by their stubs, and here. What the processor does not let the guest's kernel
+//! do, and what comes from outside, another thread is told, the pager (`pager.rs`): it notes what
+//! it was ([`CPU`]), and has this thread go on at `l4_exception`, on the wedge's stack, with all
+//! registers but RIP, RSP and RFLAGS as they were. All end in one place: a
+//! [`Context`](wedge::cpu::Context) at the top of the wedge's stack, the mask set, and a call of
+//! `l4_entered`.
 //!
-//! *What comes in while the wedge runs* the pager notes as pending, and nothing else. Whoever leaves
-//! the wedge looks whether something is. *The gap:* between that look and IRETQ something may still
-//! come in, with the mask clear. Who is interrupted there has the whole context of the guest in
-//! registers, but for the frame of the IRETQ, which is on the wedge's stack: the pager takes it from
-//! there.
+//! *What comes in while the wedge runs* the pager notes as pending, and nothing else. Whoever
+//! leaves the wedge looks whether something is. *The gap:* between that look and IRETQ something
+//! may still come in, with the mask clear. Who is interrupted there has the whole context of the
+//! guest in registers, but for the frame of the IRETQ, which is on the wedge's stack: the pager
+//! takes it from there.
 
 use core::arch::global_asm;
 use core::mem::offset_of;

@@ -1,20 +1,20 @@
-//! The x87 and SSE registers of the guest's programs, which seL4 keeps with their threads: nobody can
-//! ask for those of another thread, and what the guest's kernel executes, which runs in a thread of its
-//! own, is about that thread's.
+//! The x87 and SSE registers of the guest's programs, which seL4 keeps with their threads: nobody
+//! can ask for those of another thread, and what the guest's kernel executes, which runs in a
+//! thread of its own, is about that thread's.
 //!
-//! So the kernel's FXSAVE and FXRSTOR are sites, which come here. A program's thread executes them, on a
-//! page that it shares with the wedge: its instructions are on another, which it cannot write to. Linux
-//! saves when it changes threads, and loads before it returns to a program. What it loads stays here
-//! until a program goes on, and then the thread begins with it, if it has anything else.
+//! So the kernel's FXSAVE and FXRSTOR are sites, which come here. A program's thread executes them,
+//! on a page that it shares with the wedge: its instructions are on another, which it cannot write
+//! to. Linux saves when it changes threads, and loads before it returns to a program. What it loads
+//! stays here until a program goes on, and then the thread begins with it, if it has anything else.
 //!
-//! The general registers a program gets by that way, too: seL4 is told where the thread goes on, which an
-//! answer to a fault can say, and the thread takes the others from the page by itself. The last of its
-//! instructions is an IRETQ, which also loads flags that seL4 does not give a thread: those for
-//! debugging, or that programs use for themselves.
+//! The general registers a program gets by that way, too: seL4 is told where the thread goes on,
+//! which an answer to a fault can say, and the thread takes the others from the page by itself. The
+//! last of its instructions is an IRETQ, which also loads flags that seL4 does not give a thread:
+//! those for debugging, or that programs use for themselves.
 //!
 //! One thread serves all programs of a space. So it is also known which thread has the registers: a
-//! space that gets none of its own has those of the program before, as on a processor. A program can read
-//! the page: there it finds nothing but registers that it has had itself, or has.
+//! space that gets none of its own has those of the program before, as on a processor. A program
+//! can read the page: there it finds nothing but registers that it has had itself, or has.
 
 use wedge::cpu::{Context, FloatingPoint};
 use wedge::x86::flags;
@@ -32,8 +32,8 @@ use crate::runtime::PAGE;
 /// kernel's part, where programs have nothing.
 pub(super) const STUB: u64 = 0x0800_0000_0000;
 
-/// The instructions (SDM Vol. 2A, FXSAVE, FXRSTOR, IRET; Vol. 2B, JMP, POP), by what they are for. Operands
-/// are so far behind the next instruction.
+/// The instructions (SDM Vol. 2A, FXSAVE, FXRSTOR, IRET; Vol. 2B, JMP, POP), by what they are for.
+/// Operands are so far behind the next instruction.
 const CODE: [[u8; 16]; 6] = [
     // FXSAVE with REX.W, and without, to the shared page, and UD2, by which the thread stops.
     [0x48, 0x0f, 0xae, 0x05, 0xf8, 0x0f, 0, 0, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0],
@@ -78,8 +78,8 @@ pub(super) const fn is_in_stub(rip: u64) -> bool {
     rip.wrapping_sub(STUB) < PAGE
 }
 
-/// Frames of the wedge's own: that of the instructions, and behind it one for each space, seen at an
-/// address.
+/// Frames of the wedge's own: that of the instructions, and behind it one for each space, seen at
+/// an address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stubs {
     seen: u64,
@@ -109,8 +109,8 @@ impl Stubs {
         unsafe { &mut *pointer(self.seen + (1 + space as u64) * PAGE) }
     }
 
-    /// Whether the x87 and SSE registers there are the same to a processor: behind them it leaves memory
-    /// as it is.
+    /// Whether the x87 and SSE registers there are the same to a processor: behind them it leaves
+    /// memory as it is.
     fn has(&mut self, space: usize, state: &FloatingPoint) -> bool {
         const WORDS: usize = 416 / 8;
         self.page(space).state.0.as_chunks::<8>().0[..WORDS] == state.0.as_chunks::<8>().0[..WORDS]
@@ -125,8 +125,8 @@ pub(super) struct Registers {
     form: Option<bool>,
     /// The space whose thread has them otherwise.
     holder: usize,
-    /// Whose threads have what is on their pages, in which form: nothing has run there since that was
-    /// stored, or loaded.
+    /// Whose threads have what is on their pages, in which form: nothing has run there since that
+    /// was stored, or loaded.
     known: [Option<bool>; SPACES],
 }
 

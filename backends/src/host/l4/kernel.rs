@@ -63,8 +63,8 @@ const RECV: i64 = -5;
 /// The last of them, in any version: what is below sends no message.
 const LAST: u32 = (-16_i32).cast_unsigned();
 
-/// Whether a thread with this in RAX may have sent its message by a system call, which stays there, and
-/// goes on. Who has come upon a fault waits for the answer.
+/// Whether a thread with this in RAX may have sent its message by a system call, which stays there,
+/// and goes on. Who has come upon a fault waits for the answer.
 pub(super) const fn may_have_called(rax: u64) -> bool {
     rax as u32 >= LAST
 }

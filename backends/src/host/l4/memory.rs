@@ -1,8 +1,9 @@
 //! The guest's memory: pages of the machine, at the machine's own addresses, so that what the guest
 //! tells a device to access is what the device will access.
 //!
-//! Below 1 MB, where a PC has its BIOS and seL4 gives nobody memory, the guest finds the first pages
-//! that there are elsewhere. Where it has neither memory nor a device, one page stands for all.
+//! Below 1 MB, where a PC has its BIOS and seL4 gives nobody memory, the guest finds the first
+//! pages that there are elsewhere. Where it has neither memory nor a device, one page stands for
+//! all.
 //!
 //! All of it is mapped once more for the wedge, at physical address + [`LINEAR`]. The frames by
 //! which that is done stay mapped; each other mapping is made by a copy of a frame's capability.
@@ -20,8 +21,8 @@ use super::kernel::Slot;
 use super::objects::{GRANULE, GRANULES, Granule, LIMIT};
 use crate::runtime::PAGE;
 
-/// What the guest cannot have: the wedge's own mappings. A kernel of the low layout has nothing there
-/// (`Layout::LOW`): its array of pages lies below, the stacks of exceptions above.
+/// What the guest cannot have: the wedge's own mappings. A kernel of the low layout has nothing
+/// there (`Layout::LOW`): its array of pages lies below, the stacks of exceptions above.
 pub(super) const OWN: Range<u64> = 0x7000_0000_0000..0x7e00_0000_0000;
 /// Where all of the guest's memory is mapped.
 pub(super) const LINEAR: u64 = OWN.start;
@@ -30,8 +31,8 @@ pub(super) const SHADOW: u64 = 0x7100_0000_0000;
 
 /// Below this address the guest's memory is not the machine's.
 const LOW: u64 = 1 << 20;
-/// What the guest's memory map leaves out of its first granule: the memory that it finds below 1 MB,
-/// and the page that stands for all that is not there.
+/// What the guest's memory map leaves out of its first granule: the memory that it finds below 1
+/// MB, and the page that stands for all that is not there.
 const LEFT_OUT: u64 = 2 << 20;
 
 /// Pages in a granule.

@@ -1,16 +1,16 @@
 //! Kernel objects: what memory they are made of, and where the capabilities for them are.
 //!
-//! seL4 allocates nothing by itself. All memory is *untyped* until whoever has the capability for it
-//! makes objects of it, and what was made comes back only when nothing of that piece is left. So all
-//! memory is cut into *granules* of 4 MB first. Most are the guest's, as pages. The wedge keeps
+//! seL4 allocates nothing by itself. All memory is *untyped* until whoever has the capability for
+//! it makes objects of it, and what was made comes back only when nothing of that piece is left. So
+//! all memory is cut into *granules* of 4 MB first. Most are the guest's, as pages. The wedge keeps
 //! some, and what is too small for the guest, for objects: those that stay are laid one behind the
-//! other; those that come and go (tables, address spaces, threads) have a piece of untyped memory of
-//! a page each ([`Pool`]), which is whole again when the one object in it is deleted.
+//! other; those that come and go (tables, address spaces, threads) have a piece of untyped memory
+//! of a page each ([`Pool`]), which is whole again when the one object in it is deleted.
 //!
 //! The first thread's CNode has room for the image, and for little else. So there is one more level
 //! above it: the first 65,536 addresses are that CNode's, as before, and each further 65,536 begin
-//! with the 4,096 slots of a CNode of the wedge's. To change a slot takes a capability for its CNode
-//! that is not in that tree: those are in the first CNode.
+//! with the 4,096 slots of a CNode of the wedge's. To change a slot takes a capability for its
+//! CNode that is not in that tree: those are in the first CNode.
 
 use core::ops::Range;
 
@@ -88,8 +88,9 @@ pub(super) struct Objects {
     /// Pieces that are too small for the guest, and granules that are kept from it.
     small: [Option<Untyped>; SMALL],
     kept: &'static [Granule],
-    /// What the next object comes from, small or large: its slot, how many of its bytes are used, and
-    /// how many there are. Each has its own, for a large object behind a small one begins where a multiple of its size is.
+    /// What the next object comes from, small or large: its slot, how many of its bytes are used,
+    /// and how many there are. Each has its own, for a large object behind a small one begins where
+    /// a multiple of its size is.
     current: [(Slot, u64, u64); 2],
 }
 
@@ -114,8 +115,8 @@ impl Objects {
         }
     }
 
-    /// Cuts all memory into granules, in the order of their addresses. `used` was used before. What lies
-    /// too high, or would be too many, is left alone, which is said.
+    /// Cuts all memory into granules, in the order of their addresses. `used` was used before. What
+    /// lies too high, or would be too many, is left alone, which is said.
     pub(super) fn cut(
         &mut self,
         info: &BootInfo,
@@ -226,7 +227,8 @@ impl Objects {
         Ok((first.slot, 0, GRANULE))
     }
 
-    /// An object that stays, at a slot; `bits` is its size, and `user_bits` what seL4 is told of it.
+    /// An object that stays, at a slot; `bits` is its size, and `user_bits` what seL4 is told of
+    /// it.
     pub(super) fn object(&mut self, kind: u64, bits: u64, user_bits: u64, at: Slot) -> Result<(), Failure> {
         let from = self.memory(bits)?;
         self.make(from, kind, user_bits, at, 1)

@@ -2,9 +2,10 @@
 //! kernel runs, too, and what comes from outside. Its priority is higher, so the other stands still
 //! meanwhile.
 //!
-//! It decides nothing but where the thread goes on. An exception is noted, and the thread enters the
-//! wedge with it. What comes from outside is noted as pending; the thread enters the wedge if it may be
-//! interrupted. If it waits for a program, a notification wakes it, which stays until it is waited for.
+//! It decides nothing but where the thread goes on. An exception is noted, and the thread enters
+//! the wedge with it. What comes from outside is noted as pending; the thread enters the wedge if
+//! it may be interrupted. If it waits for a program, a notification wakes it, which stays until it
+//! is waited for.
 
 use core::sync::atomic::Ordering;
 

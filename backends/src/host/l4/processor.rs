@@ -4,14 +4,14 @@
 //! program goes on. All descriptors are seL4's, so a program can load no selector but a null one:
 //! selectors are kept, and loaded by nobody.
 //!
-//! The kernel's GS base has to be in force while the kernel runs, for there its data of the processor
-//! are. seL4 5.0.0 has no register of a thread's for it: there GS leads to the thread's IPC buffer. But
-//! it takes any address for that of the buffer, as long as that is a multiple of the buffer's size,
-//! whatever is mapped there, and accesses the buffer by the capability for its frame. So to it the
-//! buffer is where the kernel has its data, and the wedge sees it elsewhere. Address 0 means that there
-//! is no buffer; for that base, which Linux has until it knows its processors, stands [`INSTEAD_OF_0`],
-//! so far above which its data are mapped once more. A program's base can be anything, and is not in
-//! force there.
+//! The kernel's GS base has to be in force while the kernel runs, for there its data of the
+//! processor are. seL4 5.0.0 has no register of a thread's for it: there GS leads to the thread's
+//! IPC buffer. But it takes any address for that of the buffer, as long as that is a multiple of
+//! the buffer's size, whatever is mapped there, and accesses the buffer by the capability for its
+//! frame. So to it the buffer is where the kernel has its data, and the wedge sees it elsewhere.
+//! Address 0 means that there is no buffer; for that base, which Linux has until it knows its
+//! processors, stands [`INSTEAD_OF_0`], so far above which its data are mapped once more. A
+//! program's base can be anything, and is not in force there.
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -94,7 +94,8 @@ impl Processor {
                     super::end::fail(format_args!("seL4 5.0.0 cannot have {base:#x} as the kernel's GS base: {error}"));
                 }
             }
-            // SAFETY: seL4 lets threads use the instruction, as has been checked; the wedge does not use GS.
+            // SAFETY: seL4 lets threads use the instruction, as has been checked; the wedge does
+            // not use GS.
             Version::Current => unsafe { asm!("wrgsbase {}", in(reg) base, options(nomem, nostack)) },
         }
     }
@@ -147,8 +148,8 @@ impl Processor {
 }
 
 impl vm::Processor<Tables> for Processor {
-    /// Less what takes registers that seL4 does not keep for a thread, or does not enable: XSAVE and
-    /// all that builds on it, and the instructions for segment bases.
+    /// Less what takes registers that seL4 does not keep for a thread, or does not enable: XSAVE
+    /// and all that builds on it, and the instructions for segment bases.
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> CpuidResult {
         const XSAVE: u32 = 1 << 26 | 1 << 27;
         const ON_XSAVE: u32 = 1 << 12 | 1 << 28 | 1 << 29;

@@ -5,12 +5,12 @@
 //! they go to, and the badge says which space it is. By that a program can send messages itself,
 //! which look like faults; so no message is believed more than what the program could have caused.
 //!
-//! A thread that has come upon a fault goes on when it is answered, which costs less than to tell seL4 of
-//! the thread again; an exception's answer says where, a page fault's nothing. One thread can be
-//! answered at a time, the one whose message came last.
+//! A thread that has come upon a fault goes on when it is answered, which costs less than to tell
+//! seL4 of the thread again; an exception's answer says where, a page fault's nothing. One thread
+//! can be answered at a time, the one whose message came last.
 //!
-//! What a space had stays when it ends, for the next will need as much of it; all is given back when
-//! memory for objects is short.
+//! What a space had stays when it ends, for the next will need as much of it; all is given back
+//! when memory for objects is short.
 
 use core::sync::atomic::Ordering;
 
@@ -132,8 +132,9 @@ impl Programs {
         Answer { space, label: fault::USER_EXCEPTION }.is_due();
     }
 
-    /// The registers of a thread that has stopped by a message, or that is stopped by this. It is stopped
-    /// for certain: a message may be one that the program has sent by itself, and not a fault.
+    /// The registers of a thread that has stopped by a message, or that is stopped by this. It is
+    /// stopped for certain: a message may be one that the program has sent by itself, and not a
+    /// fault.
     pub(super) fn stopped(
         &mut self,
         space: usize,

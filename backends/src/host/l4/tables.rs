@@ -1,11 +1,11 @@
 //! The soft tables ([`soft`](crate::host::soft)) of a guest on seL4, and what is mapped by them.
 //!
 //! There is one address space for the guest's kernel, with the wedge, and one for the programs of
-//! each space. A mapping is a copy of the capability for a frame: it is made when an access has come
-//! to nothing, and deleted when the entry that it was made by is replaced. So each leaf of a soft
-//! table has two numbers, of the copies that it is mapped by in the kernel's address space and in
-//! that of programs. The kernel's shows the current space's own part as far as the kernel has accessed
-//! it; that goes with the next change of spaces.
+//! each space. A mapping is a copy of the capability for a frame: it is made when an access has
+//! come to nothing, and deleted when the entry that it was made by is replaced. So each leaf of a
+//! soft table has two numbers, of the copies that it is mapped by in the kernel's address space and
+//! in that of programs. The kernel's shows the current space's own part as far as the kernel has
+//! accessed it; that goes with the next change of spaces.
 
 use wedge::shadow::{Flush, Frame, Host, Level, Link, Table};
 use wedge::vm::{self, Peephole, Reached};
@@ -22,8 +22,8 @@ use super::programs::Programs;
 use super::vspace::{Attributes, Structures, VSpace};
 use crate::host::soft::{Found, IN_KERNEL, IN_PROGRAM, Replaced, SPACES, SoftTables};
 
-/// The numbers of the copies that a leaf is mapped by: where the kernel runs, and where programs do.
-/// 0 is none.
+/// The numbers of the copies that a leaf is mapped by: where the kernel runs, and where programs
+/// do. 0 is none.
 pub(super) type Copies = [u32; 2];
 
 /// How pages are cached (`seL4_X86_VMAttributes`).
@@ -102,8 +102,8 @@ pub(super) struct Tables {
     pub(super) structures: Structures,
     pub(super) programs: Programs,
     devices: &'static mut Devices,
-    /// The address space of the wedge and the guest's kernel: its own part, and that of programs, whose
-    /// tables come and go.
+    /// The address space of the wedge and the guest's kernel: its own part, and that of programs,
+    /// whose tables come and go.
     space: VSpace,
     users: VSpace,
     slots: CopySlots,
@@ -186,8 +186,8 @@ impl Tables {
         Ok(true)
     }
 
-    /// Maps an address where the programs of the current space run, if the tables allow anything there.
-    /// Whether they do.
+    /// Maps an address where the programs of the current space run, if the tables allow anything
+    /// there. Whether they do.
     pub(super) fn map_program(&mut self, address: u64) -> Result<bool, Failure> {
         let Some(found) = self.soft.find_program(address) else { return Ok(false) };
         let leaves = found.around();
@@ -201,7 +201,8 @@ impl Tables {
         Ok(true)
     }
 
-    /// Maps what an address of the kernel's leads to at another, for good. Whether it leads anywhere.
+    /// Maps what an address of the kernel's leads to at another, for good. Whether it leads
+    /// anywhere.
     pub(super) fn map_once_more(&mut self, address: u64, at: u64) -> Result<bool, Failure> {
         let Some(found) = self.soft.find_kernel(address) else { return Ok(false) };
         let frame = self.memory.frame_slot(found.entry & ADDRESS).ok_or(Failure::NoMemory)?;
@@ -212,7 +213,8 @@ impl Tables {
         Ok(true)
     }
 
-    /// Whether an address is mapped where the kernel runs, or where programs of the current space do.
+    /// Whether an address is mapped where the kernel runs, or where programs of the current space
+    /// do.
     pub(super) fn is_mapped_in(&self, address: u64, user: bool) -> bool {
         let found = if user { self.soft.find_program(address) } else { self.soft.find_kernel(address) };
         found.is_some_and(|found| self.copies[found.table][found.index][usize::from(user)] != 0)
@@ -284,7 +286,8 @@ impl Tables {
         self.drop_copy(number)
     }
 
-    /// Unmaps a copy, and deletes it: seL4 5.0.0 unmaps only what the last capability is deleted for.
+    /// Unmaps a copy, and deletes it: seL4 5.0.0 unmaps only what the last capability is deleted
+    /// for.
     fn drop_copy(&mut self, number: u32) -> Result<(), Failure> {
         let slot = self.slots.slot(number);
         let unmapped = self.objects.kernel.invoke(slot, abi().page_unmap, &[], &[0, 0, 0]);
@@ -347,9 +350,9 @@ impl Tables {
         if self.slots.free == before { Err(Failure::NoMemory) } else { Ok(()) }
     }
 
-    /// There is no memory for tables or threads: all that other spaces have is given back, but for the
-    /// thread that has the registers. If that is nothing, so are the tables of what stays, which a
-    /// program may have used up by itself.
+    /// There is no memory for tables or threads: all that other spaces have is given back, but for
+    /// the thread that has the registers. If that is nothing, so are the tables of what stays,
+    /// which a program may have used up by itself.
     fn make_room(&mut self) -> Result<(), Failure> {
         let stays = [Some(self.soft.space()), self.kept];
         let mut found = false;

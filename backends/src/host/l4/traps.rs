@@ -1,8 +1,8 @@
 //! A guest on seL4: what happens when a site, an exception or an event enters the wedge.
 //!
 //! What is common to all hosts is in [`wedge::vm`]. A program is run from here: whoever leaves the
-//! wedge for a program comes back when the program has stopped, and leaves again. Nothing is taken from a
-//! message but what the program could have caused.
+//! wedge for a program comes back when the program has stopped, and leaves again. Nothing is taken
+//! from a message but what the program could have caused.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -69,8 +69,8 @@ extern "C" fn l4_entered(context: &mut Context) {
     }
 }
 
-/// Where faults of the wedge's own lead: a routine that stubs lead to accesses the guest's stack, which
-/// has gone since its last access.
+/// Where faults of the wedge's own lead: a routine that stubs lead to accesses the guest's stack,
+/// which has gone since its last access.
 #[unsafe(no_mangle)]
 extern "C" fn l4_nested_entered(context: &mut Context) {
     let (mut vcpu, mut machine) = (CPU.vcpu.try_borrow(), MACHINE.try_borrow());
@@ -98,7 +98,8 @@ enum Stop {
     Exception { vector: u64, error: u64, address: u64 },
     /// A system call of seL4's own that there is none of, by whatever instruction.
     NoSystemCall,
-    /// The program has stopped where it has not begun: it says so, or its instructions are not there.
+    /// The program has stopped where it has not begun: it says so, or its instructions are not
+    /// there.
     Refused,
     /// Something has come in.
     Event,
@@ -129,8 +130,8 @@ impl L4 {
         }
     }
 
-    /// An exception of the kernel's. Most are accesses to what the tables map and seL4 does not. Whether
-    /// it was one of those, and the kernel goes on as if nothing had been.
+    /// An exception of the kernel's. Most are accesses to what the tables map and seL4 does not.
+    /// Whether it was one of those, and the kernel goes on as if nothing had been.
     fn exception(vm: &mut Vm, context: &mut Context) -> bool {
         if context.vector != vector::PAGE_FAULT.into() {
             vm.exception(context);
@@ -148,8 +149,8 @@ impl L4 {
         false
     }
 
-    /// Where the instruction itself was not found, if the lower half of the address of a page fault says
-    /// so: at its beginning, or where a page begins within it.
+    /// Where the instruction itself was not found, if the lower half of the address of a page fault
+    /// says so: at its beginning, or where a page begins within it.
     fn fetched(vm: &Vm, context: &Context, lower: u32, user: bool) -> Option<u64> {
         let distance = u64::from(lower.wrapping_sub(context.rip as u32));
         let at = context.rip.wrapping_add(distance);
@@ -204,7 +205,8 @@ impl L4 {
         }
     }
 
-    /// SYSRETQ to a program of 64 bits, with flags that are plain (SDM Vol. 2B, SYSRET). Whether it is one.
+    /// SYSRETQ to a program of 64 bits, with flags that are plain (SDM Vol. 2B, SYSRET). Whether it
+    /// is one.
     fn return_from_call(vm: &Vm, context: &mut Context) -> bool {
         const PLAIN: u64 = flags::STATUS | flags::DIRECTION | flags::INTERRUPT | flags::FIXED;
         let (rip, rflags) = (context.registers.rcx, context.registers.r11);
@@ -248,8 +250,8 @@ impl L4 {
         }
     }
 
-    /// Has the program go on, unless something has come in, and takes what it has in its registers when it
-    /// has stopped.
+    /// Has the program go on, unless something has come in, and takes what it has in its registers
+    /// when it has stopped.
     fn try_run(vm: &mut Vm, context: &mut Context) -> Result<Stop, Failure> {
         let tables = &mut vm.machine.space.memory;
         let thread = tables.prepare_program()?;
@@ -321,9 +323,9 @@ impl L4 {
         vm.transfer(context, |cpu, context| syscall(cpu, context, next, true));
     }
 
-    /// What seL4 takes for a system call of its own that there is none of: SYSENTER, or INT with a number
-    /// that is for no device. To a processor of the guest's, the one is refused, and the other finds no
-    /// gate.
+    /// What seL4 takes for a system call of its own that there is none of: SYSENTER, or INT with a
+    /// number that is for no device. To a processor of the guest's, the one is refused, and the
+    /// other finds no gate.
     fn no_system_call(vm: &mut Vm, context: &mut Context) {
         const THROUGH_TABLE: u64 = 1 << 1;
         let error = match Self::decode_program(vm, context) {
@@ -334,7 +336,8 @@ impl L4 {
     }
 
     /// An exception of a program's, as the processor has told of it, or the program. seL4 has not
-    /// enabled what tells fetches from reads (SDM Vol. 3A, 4.7: `EFER.NXE`), and the guest may have.
+    /// enabled what tells fetches from reads (SDM Vol. 3A, 4.7: `EFER.NXE`), and the guest may
+    /// have.
     fn program_exception(vm: &mut Vm, context: &mut Context, number: u64, error: u64, address: u64) {
         (context.vector, context.error) = exceptions::told(number, error, context.rflags);
         if context.vector == vector::PAGE_FAULT.into() {
@@ -365,8 +368,8 @@ fn stop(message: &Message, code: u64) -> Stop {
     }
 }
 
-/// The registers of the program that has stopped last, in seL4's order (`seL4_UserContext`): RIP, RSP,
-/// RFLAGS, and the general registers.
+/// The registers of the program that has stopped last, in seL4's order (`seL4_UserContext`): RIP,
+/// RSP, RFLAGS, and the general registers.
 #[derive(Debug)]
 pub(super) struct Last([u64; 18]);
 

@@ -1,5 +1,5 @@
-//! Address spaces of seL4's: a root, and tables that are put below it when something is to be mapped
-//! where there is none yet (seL4 manual, 7, "Address Spaces and Virtual Memory").
+//! Address spaces of seL4's: a root, and tables that are put below it when something is to be
+//! mapped where there is none yet (seL4 manual, 7, "Address Spaces and Virtual Memory").
 
 use super::abi::{Refused, abi};
 use super::kernel::{Slot, object};
@@ -48,8 +48,8 @@ impl Structures {
         Self { pool, behind }
     }
 
-    /// Maps a frame, and puts tables above it where there are none. `None` if there is no memory for
-    /// those.
+    /// Maps a frame, and puts tables above it where there are none. `None` if there is no memory
+    /// for those.
     pub(super) fn map(
         &mut self,
         objects: &Objects,

@@ -283,9 +283,9 @@ impl Boot for Machine<'_> {
     }
 
     /// In front is what the guest would otherwise have to measure, and what it can know from nobody
-    /// else: the lowest address that programs can have, and how much passt can send at once. Behind,
-    /// where it counts, the guest is told not to isolate its page tables, for programs run in a
-    /// process without the kernel anyway.
+    /// else: the lowest address that programs can have, and how much passt can send at once.
+    /// Behind, where it counts, the guest is told not to isolate its page tables, for programs run
+    /// in a process without the kernel anyway.
     fn command_line(&self, of_image: &str) -> Result<CommandLine, session::Failure<'static, Failure>> {
         let join = |front: &str, behind: &str| CommandLine::join(front, behind).map_err(session::Failure::CommandLine);
         let written = |words: fmt::Arguments<'_>| CommandLine::written(words).map_err(session::Failure::CommandLine);

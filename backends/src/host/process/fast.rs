@@ -1,10 +1,10 @@
-//! Programs that run in this process (`--fast`), beside their kernel and the wedge: all is one trust
-//! domain.
+//! Programs that run in this process (`--fast`), beside their kernel and the wedge: all is one
+//! trust domain.
 //!
 //! Two things tell a program from the kernel: the wedge, or the code that a SYSRET leads to, has
-//! entered it, and says so ([`CPU`]); and from there on the only ways out are a signal and the entry
-//! point for calls. What is interrupted within these few instructions has a state that is known, as
-//! if it had not begun or were done ([`Process::interrupted_program`]).
+//! entered it, and says so ([`CPU`]); and from there on the only ways out are a signal and the
+//! entry point for calls. What is interrupted within these few instructions has a state that is
+//! known, as if it had not begun or were done ([`Process::interrupted_program`]).
 //!
 //! What a program may access is what Linux has mapped. There is one address space for all that the
 //! guest has, and so its lower part is that of the current space, and changes with it
@@ -66,8 +66,8 @@ impl Process {
     }
 
     /// A program has come upon what is no instruction. If it was one, before text was changed, it
-    /// is carried out. Whether it was. Only 64-bit code is changed: in 32-bit code SYSCALL itself is
-    /// none, on most processors.
+    /// is carried out. Whether it was. Only 64-bit code is changed: in 32-bit code SYSCALL itself
+    /// is none, on most processors.
     fn rewritten(vm: &mut Vm, context: &mut Context) -> bool {
         if context.cs != REAL_CS {
             return false;
@@ -143,8 +143,8 @@ impl Process {
     }
 }
 
-/// Where SYSCALL leads, if it does what Linux's does: the kernel begins with plain flags, and SYSRET
-/// leads to what programs run with in CS and SS.
+/// Where SYSCALL leads, if it does what Linux's does: the kernel begins with plain flags, and
+/// SYSRET leads to what programs run with in CS and SS.
 pub(super) fn direct_entry(cpu: &VirtualCpu) -> u64 {
     const CLEARED: u64 = flags::INTERRUPT | flags::TRAP | flags::DIRECTION | flags::NESTED | flags::ALIGNMENT;
     const USERS: u64 = (REAL_CS - 16) | 3;

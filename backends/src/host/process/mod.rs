@@ -4,15 +4,14 @@
 //! Linux starts the image as a program; [`entry`] moves the wedge to its window. [`boot`] makes the
 //! guest of what [`arguments`] say. What a site becomes is decided in `wedge` ([`wedge::sites`]);
 //! what is not done in place comes in by [`entry`] or as a signal, and is told apart in [`guest`],
-//! which also runs programs ([`programs`], until they stop, [`stops`]; [`areas`],
-//! [`locals`] and [`compatibility`] say what those of 32 bits take, and [`descriptions`] how Linux
-//! is told). Behind [`wedge::vm`] are, as the host: [`processor`]
-//! (segment bases, registers), [`tables`] (the page tables of [`wedge::shadow`], in software) with
-//! what Linux has mapped by them ([`mappings`], [`resident`], [`switch`]), [`board`] (clock, timer,
-//! console, [`disk`]s, [`network`], [`share`]d directories), [`affinity`] (the processor that all
-//! of it runs on).
-//! [`system`] is the way to Linux. With `--fast` programs run in this process, too ([`fast`]), their
-//! calls go straight to the kernel ([`calls`], [`rewritten`]).
+//! which also runs programs ([`programs`], until they stop, [`stops`]; [`areas`], [`locals`] and
+//! [`compatibility`] say what those of 32 bits take, and [`descriptions`] how Linux is told).
+//! Behind [`wedge::vm`] are, as the host: [`processor`] (segment bases, registers), [`tables`] (the
+//! page tables of [`wedge::shadow`], in software) with what Linux has mapped by them ([`mappings`],
+//! [`resident`], [`switch`]), [`board`] (clock, timer, console, [`disk`]s, [`network`], [`share`]d
+//! directories), [`affinity`] (the processor that all of it runs on). [`system`] is the way to
+//! Linux. With `--fast` programs run in this process, too ([`fast`]), their calls go straight to
+//! the kernel ([`calls`], [`rewritten`]).
 #![cfg_attr(
     any(target_os = "none", test),
     expect(unsafe_code, reason = "the machine is reached by system calls and addresses that Rust knows nothing of")

@@ -5,7 +5,8 @@
 //! base is kept meanwhile. Selectors are kept here, too: what is in the real registers while the
 //! kernel runs is nobody's, and the guest's thread areas are in the table of a program's process
 //! only ([`areas`](super::areas)). Where programs run in this process they load selectors
-//! themselves, and what the processor has in ES, DS, FS and GS is theirs while the kernel runs, too.
+//! themselves, and what the processor has in ES, DS, FS and GS is theirs while the kernel runs,
+//! too.
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -59,8 +60,8 @@ impl Processor {
         }
     }
 
-    /// The log is told once of a selector that would be a thread area, which a program of this process
-    /// has none of: it loads a null selector.
+    /// The log is told once of a selector that would be a thread area, which a program of this
+    /// process has none of: it loads a null selector.
     fn tell_of_area(&mut self, selector: u16) {
         let is_area = ThreadAreas::default().can_load(selector).is_some();
         if is_area && !core::mem::replace(&mut self.told_of_areas, true) {

@@ -8,8 +8,8 @@ use core::ops::Range;
 
 use super::mappings::{Mapping, Rights};
 
-/// What a space has had mapped of its own part in the process of the kernel since it was entered, or
-/// when it was left last.
+/// What a space has had mapped of its own part in the process of the kernel since it was entered,
+/// or when it was left last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Resident {
     /// And whether all of it is still mapped, if any is.

@@ -161,8 +161,8 @@ impl Copies {
 pub(super) fn at_trampoline(rip: u64) -> Option<(Option<u64>, u64)> {
     (FIRST..TRAMPOLINES_END).contains(&rip).then(|| {
         let place = rip - (rip - FIRST) % TRAMPOLINE;
-        // SAFETY: `map_trampolines` has mapped them before any program runs in this process, and any
-        // bytes are valid.
+        // SAFETY: `map_trampolines` has mapped them before any program runs in this process, and
+        // any bytes are valid.
         calls::of_trampoline(unsafe { &*pointer(place) })
     })
 }

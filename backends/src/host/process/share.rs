@@ -6,8 +6,8 @@
 //! directories, starts that process, and from then on hands each message over to it and waits. What
 //! a guest can do is what it can ask there.
 //!
-//! If that process has been ended, from outside, the guest's programs find I/O errors there, and the
-//! log says so.
+//! If that process has been ended, from outside, the guest's programs find I/O errors there, and
+//! the log says so.
 
 use core::fmt;
 

@@ -1,4 +1,5 @@
-//! The soft tables ([`soft`](crate::host::soft)) of a guest in a process, and what is mapped by them.
+//! The soft tables ([`soft`](crate::host::soft)) of a guest in a process, and what is mapped by
+//! them.
 //!
 //! What Linux has mapped by an entry that has changed goes: in this process, where the guest's
 //! kernel runs with the current space beside it, at the end of the operation; in the process of a
@@ -131,8 +132,8 @@ impl Tables {
         let Some(found) = found.filter(|found| found.allows(write, fetch)) else {
             return Ok(false);
         };
-        // The kernel has no business in a program's text, unless that runs here. What it maps for itself by single pages,
-        // as in Linux's fixmap, it often unmaps at once.
+        // The kernel has no business in a program's text, unless that runs here. What it maps for
+        // itself by single pages, as in Linux's fixmap, it often unmaps at once.
         let is_users = found.entry & USER != 0 && !self.soft.is_kernels(address);
         let leaves = if is_users { found.around() } else { found.index..found.index + 1 };
         let mut all = joined(leaves.filter_map(|at| self.mapping(found, at, self.fast || !is_users)));
@@ -150,8 +151,8 @@ impl Tables {
         self.carry_out(&mapping)?;
         let is_text = is_users && mapping.rights.executable && !mapping.rights.writable;
         let rewritten = if is_text { self.map_rewritten(&mapping) } else { Ok(()) };
-        // Behind that, for to make room all may have gone; and whatever it came to, for the mapping is
-        // there.
+        // Behind that, for to make room all may have gone; and whatever it came to, for the mapping
+        // is there.
         if !self.soft.is_kernels(address) {
             self.has_own = true;
             self.resident[self.soft.space()].add(&mapping);

@@ -1,5 +1,5 @@
-//! The x87 and SSE registers, where the host keeps those of programs apart from those that are there
-//! while the kernel runs (SDM Vol. 2A, FXSAVE, FXRSTOR; Vol. 1, 10.5).
+//! The x87 and SSE registers, where the host keeps those of programs apart from those that are
+//! there while the kernel runs (SDM Vol. 2A, FXSAVE, FXRSTOR; Vol. 1, 10.5).
 
 use iced_x86::Mnemonic;
 

@@ -60,8 +60,8 @@ impl<H: Host> Machine<'_, H> {
         Ok(Flow::Next)
     }
 
-    /// MOV to a debug register. The upper halves of DR6 and DR7 are reserved, and some of their bits stand
-    /// still: Linux writes 0 to all of them as it starts.
+    /// MOV to a debug register. The upper halves of DR6 and DR7 are reserved, and some of their
+    /// bits stand still: Linux writes 0 to all of them as it starts.
     pub(super) fn move_to_debug(&mut self, destination: Register, source: Register) -> Outcome {
         let number = self.debug(destination)?;
         let value = self.get(source);

@@ -14,8 +14,8 @@
 //! reaches a stub, so the slot becomes an INT3, and whoever gets the breakpoint asks
 //! [`Engine::site_at`](crate::sites::Engine::site_at). So does the slot of a single instruction
 //! that could not be padded, for POPF and SGDT would not even fault in ring 3, and of one in a
-//! longer replacement: a byte needs no relocation when the kernel copies it. *Copied*: a copy has no
-//! site, so the instruction stays, and is emulated as one that nobody knew of.
+//! longer replacement: a byte needs no relocation when the kernel copies it. *Copied*: a copy has
+//! no site, so the instruction stays, and is emulated as one that nobody knew of.
 //!
 //! The host may deliver an event at any instruction. [`templates`](crate::sites::templates) says
 //! what holds there.

@@ -59,8 +59,8 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     /// Whatever is asked: the server answers with a message or not at all, writes nothing but where
-    /// the answer goes, keeps no handle without a fid, has no name with a slash, and changes nothing
-    /// of what is read-only.
+    /// the answer goes, keeps no handle without a fid, has no name with a slash, and changes
+    /// nothing of what is read-only.
     #[test]
     fn a_hostile_guest_gets_nothing(
         messages in prop::collection::vec((any_message(), 1..300_u32, 0..600_u32, prop::option::of(0..30_usize)), 1..40),
