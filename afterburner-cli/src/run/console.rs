@@ -26,6 +26,23 @@ const LONGEST: usize = 1 << 16;
 /// somebody has to read why.
 const LAST_WORD: &[u8] = b"afterburner: stopped";
 
+/// What every line of the wedge's starts with.
+const WEDGE: &[u8] = b"afterburner: ";
+
+/// The last words of seL4 when it does not come to its root task, and the first of several when that
+/// has come upon a fault which nobody is told of (`handleDoubleFault`).
+const HALTING: &[u8] = b"halting...";
+const FAULT: &[u8] = b"Caught cap fault in send phase";
+
+/// Whose console it is until the wedge says something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// The guest's.
+    Anybody,
+    /// seL4's, which does not end the machine when it cannot go on.
+    SeL4,
+}
+
 /// What init puts before a message. It depends on the command, so that it is the same in every run
 /// and yet not in the output of another.
 pub(crate) fn mark(command: &[u8]) -> String {
@@ -46,12 +63,16 @@ pub(crate) struct Console {
     messages: Vec<String>,
     /// Whether the last line was the wedge's last word.
     stopped: bool,
+    /// Whose the console is, as long as it is,
+    first: First,
+    /// and whether that has said that it does not go on.
+    failed: bool,
 }
 
 impl Console {
     /// A console with messages that start with `mark`, if there are any.
-    pub(crate) fn new(mark: Option<String>) -> Self {
-        Self { mark, line: Vec::new(), shown: 0, messages: Vec::new(), stopped: false }
+    pub(crate) fn new(mark: Option<String>, first: First) -> Self {
+        Self { mark, line: Vec::new(), shown: 0, messages: Vec::new(), stopped: false, first, failed: false }
     }
 
     /// What init said.
@@ -77,9 +98,14 @@ impl Console {
         out.flush()
     }
 
-    /// Whether the wedge has stopped the machine, if nothing more comes.
+    /// Whether the wedge has stopped the machine, if nothing more comes, or never came to it.
     pub(crate) fn has_stopped(&self) -> bool {
-        self.stopped && self.line.is_empty()
+        self.stopped && self.line.is_empty() || self.has_not_begun()
+    }
+
+    /// Whether seL4 has stopped in front of the wedge, if nothing more comes.
+    pub(crate) fn has_not_begun(&self) -> bool {
+        self.first == First::SeL4 && (self.failed || self.line.trim_ascii() == HALTING)
     }
 
     /// Whether something is held back.
@@ -111,6 +137,10 @@ impl Console {
 
     fn end_line(&mut self, out: &mut dyn Write) -> io::Result<()> {
         self.stopped = self.line.trim_ascii() == LAST_WORD;
+        self.failed |= self.line.trim_ascii_start().starts_with(FAULT) || self.line.trim_ascii() == HALTING;
+        if self.line.trim_ascii_start().starts_with(WEDGE) {
+            self.first = First::Anybody;
+        }
         if let Some((start, message)) = self.message() {
             self.messages.push(message);
             self.show(start, out)?;
@@ -188,7 +218,7 @@ mod tests {
 
     /// What is shown, and what init said, when the text comes in pieces of this size.
     fn relay(text: &str, size: usize) -> (String, Vec<String>) {
-        let mut console = Console::new(Some(MARK.to_owned()));
+        let mut console = Console::new(Some(MARK.to_owned()), First::Anybody);
         let mut out = Vec::new();
         for piece in text.as_bytes().chunks(size) {
             console.take(piece, &mut out).expect("memory");
@@ -229,7 +259,7 @@ mod tests {
             (&["zero: status 3"], None),
             (&[], None),
         ] {
-            let mut console = Console::new(Some(MARK.to_owned()));
+            let mut console = Console::new(Some(MARK.to_owned()), First::Anybody);
             for message in messages {
                 let line = format!("[ 0.1] {MARK}{message}\r\n");
                 console.take(line.as_bytes(), &mut io::sink()).expect("nothing to fail");
@@ -249,7 +279,7 @@ mod tests {
             ("[    0.7] aft", ""),
             ("x\r", "x"),
         ] {
-            let mut console = Console::new(Some(MARK.to_owned()));
+            let mut console = Console::new(Some(MARK.to_owned()), First::Anybody);
             let mut out = Vec::new();
             console.take(text.as_bytes(), &mut out).expect("memory");
             assert_eq!(out, shown.as_bytes(), "{text:?}");
@@ -266,15 +296,36 @@ mod tests {
             ("afterburner: stopped", false),
             ("not afterburner: stopped\r\n", false),
         ] {
-            let mut console = Console::new(None);
+            let mut console = Console::new(None, First::Anybody);
             console.take(text.as_bytes(), &mut io::sink()).expect("nothing to fail");
             assert_eq!(console.has_stopped(), stopped, "{text:?}");
         }
     }
 
     #[test]
+    fn sel4_has_stopped_if_it_says_so_before_the_wedge_says_anything() {
+        let fault = "Caught cap fault in send phase at address 0x0\r\nwhile trying to handle:\r\n0x1: 0x0\r\n";
+        for (text, below, stopped) in [
+            ("lies outside of usable physical memory\r\nhalting...", First::SeL4, true),
+            ("halting...\r\n", First::SeL4, true),
+            (fault, First::SeL4, true),
+            (&format!("\n\r{fault}"), First::SeL4, true),
+            (&fault[..20], First::SeL4, false),
+            (fault, First::Anybody, false),
+            ("halting...", First::Anybody, false),
+            (&format!("afterburner: backend l4\r\n{fault}"), First::SeL4, false),
+            ("afterburner: backend l4\r\nhalting...", First::SeL4, false),
+            ("Booting all finished, dropped to user space\r\n", First::SeL4, false),
+        ] {
+            let mut console = Console::new(None, below);
+            console.take(text.as_bytes(), &mut io::sink()).expect("nothing to fail");
+            assert_eq!((console.has_stopped(), console.has_not_begun()), (stopped, stopped), "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_message_is_heard_though_its_start_was_shown() {
-        let mut console = Console::new(Some(MARK.to_owned()));
+        let mut console = Console::new(Some(MARK.to_owned()), First::Anybody);
         let mut out = Vec::new();
         console.take(b"[    0.7] after", &mut out).expect("memory");
         console.show_all(&mut out).expect("memory");

@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use self::console::Console;
+use self::console::{Console, First};
 use self::files::Files;
 pub(crate) use self::guest::Script;
 pub(crate) use self::input::Input;
@@ -187,6 +187,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ended.status(script.is_some()))
 }
 
+/// What a user is told whose seL4 has stopped in front of the wedge.
+const NOT_BEGUN: &str = "seL4 stopped before the wedge could say anything: it needs more memory than the image takes, \
+    a processor of Intel's, and to be built with SYSENTER as its system call, without MCS or SMP";
+
 /// Boots a guest and shows its console; `None` if there is no QEMU.
 pub(crate) fn boot(job: &Job<'_>, out: &mut dyn Write) -> anyhow::Result<Option<Ended>> {
     let files = Files::inherited();
@@ -195,7 +199,8 @@ pub(crate) fn boot(job: &Job<'_>, out: &mut dyn Write) -> anyhow::Result<Option<
         complain(&anyhow::anyhow!("there is no {} in PATH (Debian: qemu-system-x86)", machine::QEMU));
         return Ok(None);
     };
-    let mut console = Console::new(job.script.map(Script::mark));
+    let first = if job.host == Some(Host::L4) { First::SeL4 } else { First::Anybody };
+    let mut console = Console::new(job.script.map(Script::mark), first);
     let to = (&mut console, out);
     let outcome = qemu::watch(&program, &machine.arguments(), job.terminal, job.machine.timeout, to)?;
     Ok(Some(Ended { outcome, console }))
@@ -221,6 +226,7 @@ impl Ended {
         match (self.verdict(), self.outcome) {
             (Some(status), _) => ExitCode::from(status),
             (None, Outcome::TimedOut) => failed("the time was up before the guest ended", TIMED_OUT),
+            (None, Outcome::Stopped) if self.console.has_not_begun() => failed(NOT_BEGUN, NO_VERDICT),
             (None, Outcome::Stopped) => failed("the wedge stopped the machine", NO_VERDICT),
             (None, Outcome::Signal(signal)) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
             (None, Outcome::Ended(status)) if !status.success() => {
