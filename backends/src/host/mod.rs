@@ -16,6 +16,9 @@ pub mod l4;
 #[cfg(any(target_os = "none", test))]
 #[cfg_attr(test, expect(dead_code, reason = "only the wedge uses all of it"))]
 pub mod process;
+#[cfg(any(target_os = "none", test))]
+#[cfg_attr(test, expect(dead_code, reason = "only the wedge uses all of it"))]
+mod seen;
 #[cfg(target_os = "none")]
 mod soft;
 #[cfg(target_os = "none")]

@@ -33,7 +33,7 @@ use super::entry::{l4_emulate, l4_emulate_without_stack, l4_interrupt, l4_iret, 
 use super::floating::Stubs;
 use super::guest::{REAL_CS, REAL_SS};
 use super::kernel::{Kernel, Slot, initial, object, rights};
-use super::memory::{Frames, LINEAR, Memory, OWN, PAGES, SHADOW, Usable, pointer};
+use super::memory::{Frames, LINEAR, Memory, OWN, PAGES, SHADOW, pointer};
 use super::objects::{FAN_OUT, Failure as ObjectFailure, GRANULES, Granule, LIMIT, Objects, Pool, refused};
 use super::pager::{PAGER, Pager};
 use super::ports::Ports;
@@ -47,6 +47,7 @@ use crate::Backend;
 use crate::boot::options::{Options, Stack};
 use crate::boot::selection::Protocol;
 use crate::boot::session::{self, Boot, Contents, Ground, Loaded, Pieces, Provided, Ready, Rewritten};
+use crate::host::seen::{Seen, Usable};
 use crate::host::soft::{Entries, Info, SoftTables};
 use crate::runtime::arena::Arena;
 use crate::runtime::exclusive::{Exclusive, Pages};
@@ -290,7 +291,7 @@ fn start_pager(
 
 impl Boot for Machine {
     type Error = Failure;
-    type Memory<'a> = Usable<'a>;
+    type Memory<'a> = Usable<'a, Memory>;
 
     const BACKEND: Backend = Backend::L4;
 
@@ -354,7 +355,7 @@ impl Boot for Machine {
         })
     }
 
-    fn memory<'a>(&self, map: &'a MemoryMap) -> Result<Usable<'a>, Failure> {
+    fn memory<'a>(&self, map: &'a MemoryMap) -> Result<Usable<'a, Memory>, Failure> {
         // SAFETY: the guest's memory is nobody's else.
         Ok(unsafe { Usable::new(map, self.made()?) })
     }

@@ -9,16 +9,17 @@
 //! which that is done stay mapped; each other mapping is made by a copy of a frame's capability.
 
 use core::ops::Range;
-use core::slice;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
-use wedge::memory::{Kind, MemoryMap, OutOfMemory, PhysicalMemory, Region, TooManyRegions};
+use wedge::memory::{Kind, MemoryMap, Region, TooManyRegions};
 use wedge::shadow::Frame;
 use wedge::vm::is_in_page;
 use wedge::vm::modules::{ModuleMemory, PAGE_LENGTH};
 
 use super::kernel::Slot;
 use super::objects::{GRANULE, GRANULES, Granule, LIMIT};
+use crate::host::seen::Seen;
+pub(super) use crate::host::seen::pointer;
 use crate::runtime::PAGE;
 
 /// What the guest cannot have: the wedge's own mappings. A kernel of the low layout has nothing
@@ -37,11 +38,6 @@ const LEFT_OUT: u64 = 2 << 20;
 
 /// Pages in a granule.
 pub(super) const PAGES: u64 = GRANULE / PAGE;
-
-/// Something in memory at an address.
-pub(super) fn pointer<T>(address: u64) -> *mut T {
-    core::ptr::with_exposed_provenance_mut(address as usize)
-}
 
 /// Slots of the frames of the guest's granules, by the number of the granule in physical memory; 0
 /// where it has none.
@@ -94,39 +90,6 @@ impl Memory {
         (first != 0).then_some(first + machine % GRANULE / PAGE)
     }
 
-    /// Where the wedge sees so many bytes of it, if there are.
-    pub(super) fn range(self, address: u64, length: u64) -> Option<*mut u8> {
-        let end = address.checked_add(length).filter(|end| *end <= LIMIT)?;
-        let start = self.machine(address);
-        if address < LOW && end > LOW {
-            return None;
-        }
-        let last = start + length.max(1) - 1;
-        let mut granules = start / GRANULE..=last / GRANULE;
-        granules.all(|granule| self.frames[granule as usize] != 0).then(|| pointer(LINEAR + start))
-    }
-
-    /// Where the wedge sees so many bytes that lie in one page.
-    fn place(self, address: u64, length: usize) -> Option<*mut u8> {
-        self.range(address, length as u64).filter(|_| is_in_page(address, length))
-    }
-
-    /// A word, at a multiple of 8.
-    pub(super) fn word(self, address: u64) -> Option<&'static AtomicU64> {
-        // SAFETY: the guest's memory, of which any value may come; it stays mapped.
-        self.range(address, 8).map(|place| unsafe { &*place.cast() })
-    }
-
-    /// Copies from an address. Whether there is memory, in one page.
-    pub(super) fn load(self, address: u64, bytes: &mut [u8]) -> bool {
-        self.load_machine(self.machine(address), bytes)
-    }
-
-    /// Copies to an address. Whether there is memory, in one page.
-    pub(super) fn store(self, address: u64, bytes: &[u8]) -> bool {
-        self.store_machine(self.machine(address), bytes)
-    }
-
     /// Copies from an address of the machine's. Whether it is the guest's memory, in one page.
     pub(super) fn load_machine(self, address: u64, bytes: &mut [u8]) -> bool {
         let Some(place) = self.machine_place(address, bytes.len()) else { return false };
@@ -147,11 +110,6 @@ impl Memory {
         (is_in_page(address, length) && self.frame_slot(address).is_some()).then(|| pointer(LINEAR + address))
     }
 
-    /// Whether there is memory for so many bytes, in one page.
-    pub(super) fn has(self, address: u64, length: usize) -> bool {
-        self.place(address, length).is_some()
-    }
-
     /// What the page around an address is.
     pub(super) fn frame(self, address: u64) -> Frame {
         let page = self.machine(address & !(PAGE - 1));
@@ -159,57 +117,26 @@ impl Memory {
     }
 }
 
+// SAFETY: all of it is mapped before the guest is loaded, where nothing of Rust's is, and stays so.
+unsafe impl Seen for Memory {
+    fn range(self, address: u64, length: u64) -> Option<*mut u8> {
+        let end = address.checked_add(length).filter(|end| *end <= LIMIT)?;
+        let start = self.machine(address);
+        if address < LOW && end > LOW {
+            return None;
+        }
+        let last = start + length.max(1) - 1;
+        let mut granules = start / GRANULE..=last / GRANULE;
+        granules.all(|granule| self.frames[granule as usize] != 0).then(|| pointer(LINEAR + start))
+    }
+}
+
 impl ModuleMemory for Memory {
     fn table(&mut self, _: u8, physical: u64) -> Option<&[AtomicU64; 512]> {
-        // SAFETY: a page of the guest's memory, of which any value may come.
-        self.place(physical, PAGE_LENGTH).map(|place| unsafe { &*place.cast() })
+        self.as_table(physical)
     }
 
     fn page(&mut self, physical: u64) -> Option<&[u8; PAGE_LENGTH]> {
-        // SAFETY: as above; the guest does not run, so nobody writes to it.
-        self.place(physical, PAGE_LENGTH).map(|place| unsafe { &*place.cast() })
+        self.as_page(physical)
     }
-}
-
-/// Memory that may be written while the guest is loaded.
-#[derive(Debug)]
-pub(super) struct Usable<'a> {
-    map: &'a MemoryMap,
-    memory: Memory,
-}
-
-impl<'a> Usable<'a> {
-    /// # Safety
-    ///
-    /// No reference may exist into what is going to be asked for: the caller has planned what is
-    /// written where.
-    pub(super) unsafe fn new(map: &'a MemoryMap, memory: Memory) -> Self {
-        Self { map, memory }
-    }
-
-    fn place(&self, address: u64, length: u64) -> Result<*mut u8, OutOfMemory> {
-        let end = address.checked_add(length).filter(|end| self.map.is_usable(&(address..*end)));
-        end.and_then(|_| self.memory.range(address, length)).ok_or(OutOfMemory { address, length })
-    }
-}
-
-impl PhysicalMemory for Usable<'_> {
-    fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
-        let place = self.place(address, length)?;
-        // SAFETY: the guest's memory, and by `new`, nobody else's.
-        Ok(unsafe { slice::from_raw_parts_mut(place, length as usize) })
-    }
-
-    fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory> {
-        let source = self.memory.range(from, length).ok_or(OutOfMemory { address: from, length })?;
-        let place = self.place(to, length)?;
-        // SAFETY: as above.
-        unsafe { core::ptr::copy(source, place, length as usize) };
-        Ok(())
-    }
-}
-
-/// Replaces a word, if it still is `old`.
-pub(super) fn exchange(word: &AtomicU64, old: u64, new: u64) -> bool {
-    word.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }

@@ -16,10 +16,11 @@ use super::abi::abi;
 use super::devices::Devices;
 use super::floating::{STUB, Stubs};
 use super::kernel::{Slot, rights};
-use super::memory::{Memory, OWN, exchange, pointer};
+use super::memory::{Memory, OWN, pointer};
 use super::objects::{Failure, NONE, Objects, refused};
 use super::programs::Programs;
 use super::vspace::{Attributes, Structures, VSpace};
+use crate::host::seen::{Seen, exchange};
 use crate::host::soft::{Found, IN_KERNEL, IN_PROGRAM, Replaced, SPACES, SoftTables};
 
 /// The numbers of the copies that a leaf is mapped by: where the kernel runs, and where programs

@@ -47,7 +47,7 @@ use super::entry::{
 use super::filter::{OWN as OWN_CALLS, from_window};
 use super::guest::{REAL_CS, REAL_SS};
 use super::locals::Locals;
-use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, Usable, pointer};
+use super::memory::{LIMIT, Memory, OWN, READ_AND_WRITE, SHADOW, SIGNAL_STACK, pointer};
 use super::names::{Names, TooLong};
 use super::network::{self, Found, Network};
 use super::passt;
@@ -64,6 +64,7 @@ use crate::Backend;
 use crate::boot::options::{Options, Stack};
 use crate::boot::selection::Protocol;
 use crate::boot::session::{self, Boot, Contents, Ground, Loaded, Pieces, Provided, Ready, Rewritten};
+use crate::host::seen::{Seen, Usable};
 use crate::host::soft::{Entries, Info, SPACES};
 use crate::runtime::arena::Arena;
 use crate::runtime::exclusive::{Exclusive, Pages};
@@ -260,7 +261,7 @@ impl Machine<'_> {
 
 impl Boot for Machine<'_> {
     type Error = Failure;
-    type Memory<'a> = Usable<'a>;
+    type Memory<'a> = Usable<'a, Memory>;
 
     const BACKEND: Backend = Backend::Process;
 
@@ -348,7 +349,7 @@ impl Boot for Machine<'_> {
         })
     }
 
-    fn memory<'a>(&self, map: &'a MemoryMap) -> Result<Usable<'a>, Failure> {
+    fn memory<'a>(&self, map: &'a MemoryMap) -> Result<Usable<'a, Memory>, Failure> {
         // SAFETY: the plan keeps off the modules until they are copied; the rest is nobody's.
         Ok(unsafe { Usable::new(map, self.made()?) })
     }

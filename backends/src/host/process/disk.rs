@@ -22,6 +22,7 @@ use super::arguments::{DiskFile, DiskFiles, Name, Writes};
 use super::memory::{Memory, OWN, SNAPSHOT_LENGTH, SNAPSHOTS, pointer};
 use super::names::Path;
 use super::system::{Errno, File, map_copy};
+use crate::host::seen::Seen;
 use crate::runtime::say;
 
 /// Why a disk is refused.

@@ -28,6 +28,7 @@ use wedge::platform::virtio::{GuestMemory, Piece};
 use super::memory::Memory;
 use super::system::{self, File, call};
 use super::texts::Decimal;
+use crate::host::seen::Seen;
 
 /// A shared directory.
 #[derive(Debug)]

@@ -6,15 +6,15 @@
 
 use core::ops::Range;
 use core::slice;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
 use linux_raw_sys::general as raw;
-use wedge::memory::{MemoryMap, OutOfMemory, PhysicalMemory};
 use wedge::shadow::Frame;
-use wedge::vm::is_in_page;
 use wedge::vm::modules::{ModuleMemory, PAGE_LENGTH};
 
 use super::system::{self, Answer, File};
+use crate::host::seen::Seen;
+pub(super) use crate::host::seen::pointer;
 use crate::runtime::PAGE;
 
 /// What the guest cannot have: the wedge's own mappings.
@@ -48,11 +48,6 @@ pub(super) const LIMIT: u64 = 64 << 30;
 /// To read and to write.
 pub(super) const READ_AND_WRITE: u32 = raw::PROT_READ | raw::PROT_WRITE;
 
-/// Something in memory at an address.
-pub(super) fn pointer<T>(address: u64) -> *mut T {
-    core::ptr::with_exposed_provenance_mut(address as usize)
-}
-
 /// The guest's memory, from guest-physical address 0 on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Memory {
@@ -79,43 +74,10 @@ impl Memory {
         self.file
     }
 
-    /// Where the wedge sees so many bytes of it, if there are.
-    pub(super) fn range(self, address: u64, length: u64) -> Option<*mut u8> {
-        let end = address.checked_add(length)?;
-        (end <= self.length).then(|| pointer(LINEAR + address))
-    }
-
     /// So many bytes, before the guest runs: of nobody else's.
     pub(super) fn bytes(self, address: u64, length: u64) -> Option<&'static mut [u8]> {
         // SAFETY: the guest's memory; only what is loaded first is asked for in this way.
         self.range(address, length).map(|place| unsafe { slice::from_raw_parts_mut(place, length as usize) })
-    }
-
-    /// Where the wedge sees so many bytes that lie in one page.
-    fn place(self, address: u64, length: usize) -> Option<*mut u8> {
-        self.range(address, length as u64).filter(|_| is_in_page(address, length))
-    }
-
-    /// A word, at a multiple of 8.
-    pub(super) fn word(self, address: u64) -> Option<&'static AtomicU64> {
-        // SAFETY: the guest's memory, of which any value may come; it stays mapped.
-        self.range(address, 8).map(|place| unsafe { &*place.cast() })
-    }
-
-    /// Copies from an address. Whether there is memory, in one page.
-    pub(super) fn load(self, address: u64, bytes: &mut [u8]) -> bool {
-        let Some(place) = self.place(address, bytes.len()) else { return false };
-        // SAFETY: the guest's memory, which is no Rust object.
-        unsafe { core::ptr::copy_nonoverlapping(place, bytes.as_mut_ptr(), bytes.len()) };
-        true
-    }
-
-    /// Copies to an address. Whether there is memory, in one page.
-    pub(super) fn store(self, address: u64, bytes: &[u8]) -> bool {
-        let Some(place) = self.place(address, bytes.len()) else { return false };
-        // SAFETY: as above.
-        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
-        true
     }
 
     /// Copies from an address. Whether all of it is memory.
@@ -132,11 +94,6 @@ impl Memory {
         // SAFETY: as above.
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
         true
-    }
-
-    /// Whether there is memory for so many bytes, in one page.
-    pub(super) fn has(self, address: u64, length: usize) -> bool {
-        self.place(address, length).is_some()
     }
 
     /// What the page around an address is.
@@ -162,57 +119,20 @@ impl Memory {
     }
 }
 
+// SAFETY: all of it is mapped before the guest is loaded, where nothing of Rust's is, and stays so.
+unsafe impl Seen for Memory {
+    fn range(self, address: u64, length: u64) -> Option<*mut u8> {
+        let end = address.checked_add(length)?;
+        (end <= self.length).then(|| pointer(LINEAR + address))
+    }
+}
+
 impl ModuleMemory for Memory {
     fn table(&mut self, _: u8, physical: u64) -> Option<&[AtomicU64; 512]> {
-        // SAFETY: a page of the guest's memory, of which any value may come.
-        self.place(physical, PAGE_LENGTH).map(|place| unsafe { &*place.cast() })
+        self.as_table(physical)
     }
 
     fn page(&mut self, physical: u64) -> Option<&[u8; PAGE_LENGTH]> {
-        // SAFETY: as above; the guest does not run, so nobody writes to it.
-        self.place(physical, PAGE_LENGTH).map(|place| unsafe { &*place.cast() })
+        self.as_page(physical)
     }
-}
-
-/// Memory that may be written while the guest is loaded.
-#[derive(Debug)]
-pub(super) struct Usable<'a> {
-    map: &'a MemoryMap,
-    memory: Memory,
-}
-
-impl<'a> Usable<'a> {
-    /// # Safety
-    ///
-    /// No reference may exist into what is going to be asked for: the caller has planned what is
-    /// written where.
-    pub(super) unsafe fn new(map: &'a MemoryMap, memory: Memory) -> Self {
-        Self { map, memory }
-    }
-
-    fn place(&self, address: u64, length: u64) -> Result<*mut u8, OutOfMemory> {
-        let end = address.checked_add(length).filter(|end| self.map.is_usable(&(address..*end)));
-        end.and_then(|_| self.memory.range(address, length)).ok_or(OutOfMemory { address, length })
-    }
-}
-
-impl PhysicalMemory for Usable<'_> {
-    fn bytes(&mut self, address: u64, length: u64) -> Result<&mut [u8], OutOfMemory> {
-        let place = self.place(address, length)?;
-        // SAFETY: the guest's memory, and by `new`, nobody else's.
-        Ok(unsafe { slice::from_raw_parts_mut(place, length as usize) })
-    }
-
-    fn copy(&mut self, from: u64, to: u64, length: u64) -> Result<(), OutOfMemory> {
-        let source = self.memory.range(from, length).ok_or(OutOfMemory { address: from, length })?;
-        let place = self.place(to, length)?;
-        // SAFETY: as above.
-        unsafe { core::ptr::copy(source, place, length as usize) };
-        Ok(())
-    }
-}
-
-/// Replaces a word, if it still is `old`.
-pub(super) fn exchange(word: &AtomicU64, old: u64, new: u64) -> bool {
-    word.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }

@@ -13,6 +13,7 @@ use super::cpu::CPU;
 use super::entry::process_system_call;
 use super::memory::{Memory, READ_AND_WRITE, pointer};
 use super::system::{self, Answer, File};
+use crate::host::seen::Seen;
 use crate::runtime::exclusive::Exclusive;
 
 /// Where the copies are, and behind them the originals.

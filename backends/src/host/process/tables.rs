@@ -18,11 +18,12 @@ use wedge::x86::paging::entry::{ADDRESS, NO_EXECUTE, USER, WRITABLE};
 use wedge::x86::paging::{PAGE, index, shift};
 
 use super::mappings::{Budget, Mapping, Rights, Stale, joined};
-use super::memory::{Memory, OWN, exchange};
+use super::memory::{Memory, OWN};
 use super::orders::Orders;
 use super::resident::Resident;
 use super::rewritten::Copies;
 use super::system::{self, Answer};
+use crate::host::seen::{Seen, exchange};
 use crate::host::soft::{Entries, Found, IN_KERNEL, IN_PROGRAM, Info, SPACES, SoftTables};
 
 /// What the process of a space's programs has mapped.
