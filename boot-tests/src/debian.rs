@@ -283,7 +283,9 @@ fn no_initramfs() -> Result<Unnamed> {
 fn converse(machine: &Machine, name: &str, expectations: &Expectations) -> Result<String> {
     let path = cache::subdirectory("logs")?.join(format!("{name}.log"));
     let started = Instant::now();
-    let mut command = machine.command("stdio");
+    let directory = tempfile::tempdir()?;
+    let packed = machine.packed(directory.path())?;
+    let mut command = packed.as_ref().unwrap_or(machine).command("stdio");
     let mut qemu = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
     let keyboard = qemu.0.stdin.take().context("QEMU's standard input")?;
     let console = qemu.0.stdout.take().context("QEMU's standard output")?;

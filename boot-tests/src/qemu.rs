@@ -133,7 +133,11 @@ impl Machine<'_> {
     }
 
     /// The machine with its image in a directory, if the image holds all that the guest is told.
-    fn packed(&self, directory: &Path) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    ///
+    /// When the image cannot be made.
+    pub(crate) fn packed(&self, directory: &Path) -> Result<Option<Self>> {
         let (Some(_), Some(vmlinux), Some(initramfs)) = (&self.sel4, &self.kernel, &self.initramfs) else {
             return Ok(None);
         };

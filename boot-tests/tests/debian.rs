@@ -11,8 +11,11 @@ use boot_tests::kernel::Variant;
 /// compared. So the machine without a wedge need not be in the list: `(Host::Plain,
 /// Variant::NET, "acpi=off noapic nolapic", "XT-PIC")` and `(Host::Native, Variant::NET, "",
 /// "IO-APIC")` do as well.
-const HOSTS: [(Host, Variant, &str, &str); 2] =
-    [(Host::Process, Variant::LOW, "", "XT-PIC"), (Host::Xen, Variant::NET, "", "XT-PIC")];
+const HOSTS: [(Host, Variant, &str, &str); 3] = [
+    (Host::Process, Variant::LOW, "", "XT-PIC"),
+    (Host::Xen, Variant::NET, "", "XT-PIC"),
+    (Host::L4, Variant::LOW, "", "XT-PIC"),
+];
 
 #[test]
 fn debian_runs_alike_on_every_host() -> Result<()> {

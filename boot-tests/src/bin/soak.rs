@@ -9,7 +9,7 @@ use boot_tests::host::Host;
 use boot_tests::kernel::Variant;
 use boot_tests::soak::{Report, Soak};
 
-const HOSTS: [Host; 6] = [Host::Plain, Host::Native, Host::Identity, Host::Profile, Host::Xen, Host::Process];
+const HOSTS: [Host; 7] = [Host::Plain, Host::Native, Host::Identity, Host::Profile, Host::Xen, Host::Process, Host::L4];
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,7 +35,8 @@ fn run() -> Result<bool> {
     let options = parse(env::args().skip(1))?;
     let mut reports = Vec::new();
     for host in options.hosts {
-        let kernel = if host == Host::Process { Variant::LOW } else { Variant::MIN }.build()?;
+        let is_low = matches!(host, Host::Process | Host::L4);
+        let kernel = if is_low { Variant::LOW } else { Variant::MIN }.build()?;
         reports.push(Soak { host, boots: options.boots, seconds: options.seconds }.run(&kernel)?);
     }
     println!();
@@ -99,7 +100,7 @@ mod tests {
             ("--boots", "--boots needs a value"),
             ("--boots many", "--boots many"),
             ("--boot 3", "unknown option --boot"),
-            ("--host mars", "mars is no host; they are plain, native, identity, profile, xen, process"),
+            ("--host mars", "mars is no host; they are plain, native, identity, profile, xen, process, l4"),
         ] {
             assert_eq!(parsed(line).unwrap_err().to_string(), message);
         }
