@@ -172,7 +172,9 @@ impl Registers {
     /// Where the thread begins, so that it has all registers: RIP, RSP and flags. It has begun when
     /// [`begun`](Self::begun) is called.
     pub(super) fn way(&mut self, context: &Context, space: usize, tables: &mut Tables) -> Result<[u64; 3], Failure> {
-        tables.prepare_stub(space)?;
+        if !tables.has_stub(space) {
+            tables.prepare_stub(space)?;
+        }
         let page = tables.stubs.page(space);
         let Context { rip, rflags, rsp, registers: r, .. } = *context;
         page.registers =

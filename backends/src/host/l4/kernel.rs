@@ -176,9 +176,9 @@ impl Kernel {
         let first = self.invoke(thread, abi().tcb_read_registers, &[], &words)?;
         let (in_registers, others) = registers.split_at_mut(registers.len().min(IN_REGISTERS));
         in_registers.copy_from_slice(&first[..in_registers.len()]);
-        for (number, register) in others.iter_mut().enumerate() {
-            *register = self.word(IN_REGISTERS + number);
-        }
+        // SAFETY: the buffer's, by `new`, and longer than any number of registers.
+        let words = unsafe { pointer::<[u64; 16]>(self.buffer + 8 * (1 + IN_REGISTERS as u64)).read_volatile() };
+        others.copy_from_slice(&words[..others.len()]);
         Ok(())
     }
 

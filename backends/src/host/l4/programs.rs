@@ -132,35 +132,37 @@ impl Programs {
         Answer { space, label: fault::USER_EXCEPTION }.is_due();
     }
 
-    /// The registers of a thread that has stopped by a message, or that is stopped by this. It is
-    /// stopped for certain: a message may be one that the program has sent by itself, and not a
-    /// fault.
+    /// Reads the registers of a thread that has stopped by a message, or that is stopped by this. It is
+    /// stopped for certain: a message may be one that the program has sent by itself, and not a fault.
     pub(super) fn stopped(
         &mut self,
         space: usize,
         thread: Slot,
         message: Option<&Message>,
-    ) -> Result<[u64; 20], Failure> {
+        registers: &mut [u64; 20],
+    ) -> Result<(), Failure> {
         const RAX: usize = 3;
-        let mut registers = [0; 20];
         // Without a register for it, a program cannot change the base.
         let length = if abi().registers == registers.len() { registers.len() } else { 18 };
+        let kernel = self.kernel;
         let mut read = |suspend| {
-            let read = self.kernel.read_registers(thread, suspend, &mut registers[..length]);
-            read.map(|()| registers).map_err(refused("a program's registers"))
+            let read = kernel.read_registers(thread, suspend, &mut registers[..length]);
+            read.map(|()| registers[RAX]).map_err(refused("a program's registers"))
         };
         let fault = message.map(|message| message.label);
-        let fault = fault.filter(|label| [fault::USER_EXCEPTION, fault::VM_FAULT].contains(label));
-        let mut found = read(fault.is_none())?;
+        let fault = fault.filter(|label| matches!(*label, fault::USER_EXCEPTION | fault::VM_FAULT));
+        let rax = read(fault.is_none())?;
         match fault {
-            Some(_) if may_have_called(found[RAX]) => found = read(true)?,
+            Some(_) if may_have_called(rax) => {
+                read(true)?;
+            }
             Some(label) => Answer { space, label }.is_due(),
             None => {}
         }
-        if length == found.len() {
-            self.bases[space] = [found[18], found[19]];
+        if length == registers.len() {
+            self.bases[space] = [registers[18], registers[19]];
         }
-        Ok(found)
+        Ok(())
     }
 
     /// What a space has.

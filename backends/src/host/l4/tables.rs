@@ -399,6 +399,11 @@ impl Tables {
         self.prepare(self.soft.space())
     }
 
+    /// Whether a space has what its programs save and load their registers by.
+    pub(super) fn has_stub(&self, space: usize) -> bool {
+        !self.stub_copies[space].contains(&0)
+    }
+
     /// Makes what a space needs to save and load its program's registers. The thread.
     pub(super) fn prepare_stub(&mut self, space: usize) -> Result<Slot, Failure> {
         let thread = self.prepare(space)?;

@@ -273,16 +273,18 @@ impl L4 {
         processor.leave_kernel();
         let message = tables.programs.run(space, thread, at, Some(bases))?;
         let code = vm.machine.host.kernel.word(4);
-        let registers = tables.programs.stopped(space, thread, message.as_ref())?;
-        if is_in_stub(registers[0]) {
+        let last = &mut vm.machine.host.last;
+        tables.programs.stopped(space, thread, message.as_ref(), &mut last.0)?;
+        if is_in_stub(last.0[0]) {
+            last.forget();
             return Ok(if message.is_some() { Stop::Refused } else { Stop::Event });
         }
         processor.floating_point.begun(space);
         tables.kept = Some(space);
-        vm.machine.host.last.take(context, &registers);
-        if abi().registers == registers.len() {
-            processor.fs_base = registers[18];
-            processor.set_users_gs_base(registers[19]);
+        last.take(context);
+        if abi().registers == last.0.len() {
+            processor.fs_base = last.0[18];
+            processor.set_users_gs_base(last.0[19]);
         }
         Ok(message.map_or(Stop::Event, |message| stop(&message, code)))
     }
@@ -371,16 +373,20 @@ fn stop(message: &Message, code: u64) -> Stop {
 /// The registers of the program that has stopped last, in seL4's order (`seL4_UserContext`): RIP,
 /// RSP, RFLAGS, and the general registers.
 #[derive(Debug)]
-pub(super) struct Last([u64; 18]);
+pub(super) struct Last([u64; 20]);
 
 impl Last {
-    pub(super) const NONE: Self = Self([0; 18]);
+    pub(super) const NONE: Self = Self([0; 20]);
 
-    /// They are a context's from here on.
-    fn take(&mut self, context: &mut Context, registers: &[u64; 20]) {
-        self.0.copy_from_slice(&registers[..18]);
+    /// They are of no program.
+    fn forget(&mut self) {
+        *self = Self::NONE;
+    }
+
+    /// Puts them into a context.
+    fn take(&mut self, context: &mut Context) {
         self.0[2] |= flags::INTERRUPT;
-        let [rip, rsp, rflags, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15] = self.0;
+        let [rip, rsp, rflags, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15, ..] = self.0;
         (context.rip, context.rsp, context.rflags) = (rip, rsp, rflags);
         (context.cs, context.ss) = (USER_CS, USER_SS);
         context.registers = Registers { r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax };
@@ -389,10 +395,11 @@ impl Last {
     /// Whether a context has the same.
     fn is_of(&self, context: &Context) -> bool {
         let r = &context.registers;
+        let rflags = context.rflags & !flags::RESUME | self.0[2] & flags::RESUME;
         let now = [
             context.rip,
             context.rsp,
-            context.rflags & !flags::RESUME | self.0[2] & flags::RESUME,
+            rflags,
             r.rax,
             r.rbx,
             r.rcx,
@@ -409,7 +416,7 @@ impl Last {
             r.r14,
             r.r15,
         ];
-        self.0 == now
+        self.0[..now.len()] == now
     }
 }
 
