@@ -13,7 +13,7 @@ const LIMITS: [(System, System, f64); 4] = [
     (System::Native, System::Plain, 1.05),
     (System::Xen, System::Peer, 3.0),
     (System::Xen, System::Plain, 16.0),
-    (System::L4, System::Peer, 5.0),
+    (System::L4, System::Peer, 4.0),
 ];
 
 /// What changes CR4 leads to the wedge on bare hardware as well, and may cost so many times as much
