@@ -151,6 +151,7 @@ mod tests {
             "frames",
             "hostile-descriptors",
             "hostile-evictions",
+            "hostile-floating-point",
             "hostile-frames",
             "hostile-instructions",
             "hostile-limits",

@@ -146,8 +146,9 @@ fn programs_see_the_processor_that_there_is() -> Result<()> {
 
 #[test]
 fn hostile_programs_come_to_the_same_end() -> Result<()> {
-    const HOSTILE: [&str; 8] = [
+    const HOSTILE: [&str; 9] = [
         "hostile-calls",
+        "hostile-floating-point",
         "hostile-frames",
         "hostile-instructions",
         "hostile-memory",

@@ -38,7 +38,7 @@ const FAULT: &[u8] = b"Caught cap fault in send phase";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum First {
     /// The guest's.
-    Anybody,
+    Guest,
     /// seL4's, which does not end the machine when it cannot go on.
     SeL4,
 }
@@ -139,7 +139,7 @@ impl Console {
         self.stopped = self.line.trim_ascii() == LAST_WORD;
         self.failed |= self.line.trim_ascii_start().starts_with(FAULT) || self.line.trim_ascii() == HALTING;
         if self.line.trim_ascii_start().starts_with(WEDGE) {
-            self.first = First::Anybody;
+            self.first = First::Guest;
         }
         if let Some((start, message)) = self.message() {
             self.messages.push(message);
@@ -218,7 +218,7 @@ mod tests {
 
     /// What is shown, and what init said, when the text comes in pieces of this size.
     fn relay(text: &str, size: usize) -> (String, Vec<String>) {
-        let mut console = Console::new(Some(MARK.to_owned()), First::Anybody);
+        let mut console = Console::new(Some(MARK.to_owned()), First::Guest);
         let mut out = Vec::new();
         for piece in text.as_bytes().chunks(size) {
             console.take(piece, &mut out).expect("memory");
@@ -259,7 +259,7 @@ mod tests {
             (&["zero: status 3"], None),
             (&[], None),
         ] {
-            let mut console = Console::new(Some(MARK.to_owned()), First::Anybody);
+            let mut console = Console::new(Some(MARK.to_owned()), First::Guest);
             for message in messages {
                 let line = format!("[ 0.1] {MARK}{message}\r\n");
                 console.take(line.as_bytes(), &mut io::sink()).expect("nothing to fail");
@@ -279,7 +279,7 @@ mod tests {
             ("[    0.7] aft", ""),
             ("x\r", "x"),
         ] {
-            let mut console = Console::new(Some(MARK.to_owned()), First::Anybody);
+            let mut console = Console::new(Some(MARK.to_owned()), First::Guest);
             let mut out = Vec::new();
             console.take(text.as_bytes(), &mut out).expect("memory");
             assert_eq!(out, shown.as_bytes(), "{text:?}");
@@ -296,7 +296,7 @@ mod tests {
             ("afterburner: stopped", false),
             ("not afterburner: stopped\r\n", false),
         ] {
-            let mut console = Console::new(None, First::Anybody);
+            let mut console = Console::new(None, First::Guest);
             console.take(text.as_bytes(), &mut io::sink()).expect("nothing to fail");
             assert_eq!(console.has_stopped(), stopped, "{text:?}");
         }
@@ -311,8 +311,8 @@ mod tests {
             (fault, First::SeL4, true),
             (&format!("\n\r{fault}"), First::SeL4, true),
             (&fault[..20], First::SeL4, false),
-            (fault, First::Anybody, false),
-            ("halting...", First::Anybody, false),
+            (fault, First::Guest, false),
+            ("halting...", First::Guest, false),
             (&format!("afterburner: backend l4\r\n{fault}"), First::SeL4, false),
             ("afterburner: backend l4\r\nhalting...", First::SeL4, false),
             ("Booting all finished, dropped to user space\r\n", First::SeL4, false),
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_message_is_heard_though_its_start_was_shown() {
-        let mut console = Console::new(Some(MARK.to_owned()), First::Anybody);
+        let mut console = Console::new(Some(MARK.to_owned()), First::Guest);
         let mut out = Vec::new();
         console.take(b"[    0.7] after", &mut out).expect("memory");
         console.show_all(&mut out).expect("memory");

@@ -199,7 +199,7 @@ pub(crate) fn boot(job: &Job<'_>, out: &mut dyn Write) -> anyhow::Result<Option<
         complain(&anyhow::anyhow!("there is no {} in PATH (Debian: qemu-system-x86)", machine::QEMU));
         return Ok(None);
     };
-    let first = if job.host == Some(Host::L4) { First::SeL4 } else { First::Anybody };
+    let first = if job.host == Some(Host::L4) { First::SeL4 } else { First::Guest };
     let mut console = Console::new(job.script.map(Script::mark), first);
     let to = (&mut console, out);
     let outcome = qemu::watch(&program, &machine.arguments(), job.terminal, job.machine.timeout, to)?;

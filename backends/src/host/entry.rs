@@ -64,29 +64,43 @@ pub(super) const MASKED: u64 = flags::TRAP | flags::DIRECTION | flags::NESTED | 
 macro_rules! ways_from_stubs {
     ($host:literal) => {
         concat!(
-            $crate::host::entry::way_by_call!($host, "emulate", "SITE"),
-            $crate::host::entry::way_by_call!($host, "interrupt", "EVENT"),
-            $crate::host::entry::way_by_jump!($host, "emulate_without_stack", "SITE_WITHOUT_STACK"),
-            $crate::host::entry::way_by_jump!($host, "iret", "IRET"),
-            $crate::host::entry::way_by_jump!($host, "sysret", "SYSRET"),
+            $crate::host::entry::way!($host, "emulate", by_call, "SITE", with_saved_rax),
+            $crate::host::entry::way!($host, "interrupt", by_call, "EVENT", with_saved_rax),
+            $crate::host::entry::way!($host, "emulate_without_stack", by_jump, "SITE_WITHOUT_STACK", with_if_clear),
+            $crate::host::entry::way!($host, "iret", by_jump, "IRET", with_if_clear),
+            $crate::host::entry::way!($host, "sysret", by_jump, "SYSRET", with_if_clear),
         )
     };
 }
 
-macro_rules! way_by_call {
-    ($host:literal, $name:literal, $cause:literal) => {
+/// One of them: what it does before it pushes the cause, and behind that.
+macro_rules! way {
+    ($host:literal, $name:literal, $front:ident, $cause:literal, $back:ident) => {
         concat!(
-            "
-    .globl ",
+            "\n.globl ",
             $host,
             "_",
             $name,
-            "
-",
+            "\n",
             $host,
             "_",
             $name,
-            r#":
+            ":\n",
+            $crate::host::entry::$front!(),
+            "    pushq ${",
+            $cause,
+            "}\n",
+            $crate::host::entry::$back!(),
+            "    jmp ",
+            $host,
+            "_enter\n"
+        )
+    };
+}
+
+macro_rules! by_call {
+    () => {
+        r#"
     movq %rax, {cpu}+{saved_rax}(%rip)
     movzbl {cpu}+{mask}(%rip), %eax
     movb $1, {cpu}+{mask}(%rip)
@@ -102,35 +116,19 @@ macro_rules! way_by_call {
     addq $8, 16(%rsp)                   // the guest's RSP, without the return address
     pushq (%rax)
     pushq $0
-    pushq ${"#,
-            $cause,
-            r#"}
-    pushq {cpu}+{saved_rax}(%rip)
-"#,
-            $crate::host::entry::save_rest!(),
-            "
-    jmp ",
-            $host,
-            "_enter
-"
-        )
+"#
     };
 }
 
-macro_rules! way_by_jump {
-    ($host:literal, $name:literal, $cause:literal) => {
-        concat!(
-            "
-    .globl ",
-            $host,
-            "_",
-            $name,
-            "
-",
-            $host,
-            "_",
-            $name,
-            r#":
+macro_rules! with_saved_rax {
+    () => {
+        concat!("    pushq {cpu}+{saved_rax}(%rip)\n", $crate::host::entry::save_rest!())
+    };
+}
+
+macro_rules! by_jump {
+    () => {
+        r#"
     movb $1, {cpu}+{mask}(%rip)
     movq %rsp, {cpu}+{saved_rsp}(%rip)
     leaq {cpu}+{stack_end}(%rip), %rsp
@@ -140,20 +138,20 @@ macro_rules! way_by_jump {
     pushq ${KERNEL_CS}
     pushq $0
     pushq $0
-    pushq ${"#,
-            $cause,
-            r#"}
-    pushq %rax
-"#,
+"#
+    };
+}
+
+macro_rules! with_if_clear {
+    () => {
+        concat!(
+            "    pushq %rax\n",
             $crate::host::entry::save_rest!(),
-            "
-    andb $~({IF}>>8), 153(%rsp)
-    jmp ",
-            $host,
-            "_enter
-"
+            "    andb $~({IF}>>8), 153(%rsp)         // RFLAGS.IF\n"
         )
     };
 }
 
-pub(super) use {call_with_context, load_all, save_rest, way_by_call, way_by_jump, ways_from_stubs};
+pub(super) use {
+    by_call, by_jump, call_with_context, load_all, save_rest, way, ways_from_stubs, with_if_clear, with_saved_rax,
+};

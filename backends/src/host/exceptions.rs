@@ -30,8 +30,7 @@ pub(crate) const fn told(number: u64, error: u64, rflags: u64) -> (u64, u64) {
         | vector::INVALID_OPCODE
         | vector::X87
         | vector::SIMD => (number, 0),
-        // Without AC it would be a split lock (SDM Vol. 3A, 6.15), of which the host keeps the
-        // guest free.
+        // Without AC it would be a split lock (SDM Vol. 3A, 6.15), which the host keeps to itself.
         vector::ALIGNMENT if rflags & flags::ALIGNMENT != 0 => (number, 0),
         _ => REFUSED,
     }

@@ -230,7 +230,7 @@ impl VmBoard for Board {
 
     fn wait(&mut self, platform: &mut Platform) {
         self.set_timer(platform);
-        Answer::none_is_due();
+        Answer::forget();
         self.kernel.receive(self.waker);
         self.collect(platform);
     }

@@ -126,7 +126,7 @@ pub(super) struct Registers {
     /// The space whose thread has them otherwise.
     holder: usize,
     /// Whose threads have what is on their pages, in which form: nothing has run there since that
-    /// was stored, or loaded.
+    /// was stored.
     known: [Option<bool>; SPACES],
 }
 
@@ -191,11 +191,16 @@ impl Registers {
         Ok([entry, STACK, flags::FIXED])
     }
 
+    /// A space's thread has run. What is on its page is not what it has any more: also a program that
+    /// is found in the instructions there may have been anywhere, and have written to the page.
+    pub(super) fn ran(&mut self, space: usize) {
+        self.known[space] = None;
+    }
+
     /// The program has begun, and its thread has them. If it has not, what was loaded still is.
     pub(super) fn begun(&mut self, space: usize) {
         self.form = None;
         self.holder = space;
-        self.known[space] = None;
     }
 
     /// The space whose thread must stay.
@@ -218,7 +223,6 @@ impl Registers {
         while stopped.is_none() {
             stopped = programs.wait(space);
         }
-        Programs::stopped_at_stub(space);
-        Ok(())
+        stopped.map_or(Ok(()), |message| Programs::stopped_at_stub(space, &message))
     }
 }

@@ -48,6 +48,8 @@ pub(super) enum Failure {
     NoSlots,
     /// seL4 refuses something.
     Refused { what: &'static str, error: Refused },
+    /// What stores a program's registers came upon something else than its end: the message's label.
+    Stub(u64),
 }
 
 impl core::fmt::Display for Failure {
@@ -56,6 +58,7 @@ impl core::fmt::Display for Failure {
             Self::NoMemory => write!(f, "no memory is left for objects of seL4's: give the machine more"),
             Self::NoSlots => write!(f, "the first thread's CNode is full: seL4 needs a larger ROOT_CNODE_SIZE_BITS"),
             Self::Refused { what, error } => write!(f, "seL4 refuses {what}: {error}"),
+            Self::Stub(label) => write!(f, "a program's registers are not stored: seL4 tells of fault {label}"),
         }
     }
 }

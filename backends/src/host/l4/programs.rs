@@ -79,7 +79,7 @@ impl Programs {
     ) -> Result<Option<Message>, Failure> {
         let changed = bases.filter(|bases| self.bases[space] != *bases);
         let due = Answer::due();
-        Answer::none_is_due();
+        Answer::forget();
         let message = match (at, changed) {
             (Some(at), None) if due == Some(Answer { space, label: fault::USER_EXCEPTION }) => {
                 self.kernel.reply_and_receive(self.endpoint, &at)
@@ -128,8 +128,12 @@ impl Programs {
     }
 
     /// A space's thread has stopped at UD2 in the stub, where no program can have sent the message.
-    pub(super) fn stopped_at_stub(space: usize) {
-        Answer { space, label: fault::USER_EXCEPTION }.is_due();
+    pub(super) fn stopped_at_stub(space: usize, message: &Message) -> Result<(), Failure> {
+        if message.label != fault::USER_EXCEPTION {
+            return Err(Failure::Stub(message.label));
+        }
+        Answer { space, label: message.label }.note();
+        Ok(())
     }
 
     /// Reads the registers of a thread that has stopped by a message, or that is stopped by this. It is
@@ -156,7 +160,7 @@ impl Programs {
             Some(_) if may_have_called(rax) => {
                 read(true)?;
             }
-            Some(label) => Answer { space, label }.is_due(),
+            Some(label) => Answer { space, label }.note(),
             None => {}
         }
         if length == registers.len() {
@@ -224,7 +228,7 @@ impl Programs {
     ) -> Result<(), Failure> {
         let Some(Program { root, thread, mut vspace }) = self.each[space].take() else { return Ok(()) };
         if Answer::due().is_some_and(|answer| answer.space == space) {
-            Answer::none_is_due();
+            Answer::forget();
         }
         structures.pool.give_back(objects, thread)?;
         structures.give_back_tables(objects, &mut vspace)?;
@@ -242,17 +246,19 @@ pub(super) struct Answer {
 impl Answer {
     const LABEL_BITS: u32 = 8;
 
+    /// The one that is due.
     fn due() -> Option<Self> {
         let due = CPU.answer.load(Ordering::Relaxed).checked_sub(1)?;
         Some(Self { space: (due >> Self::LABEL_BITS) as usize, label: due & 0xff })
     }
 
-    fn is_due(self) {
+    /// It is due from here on, and no other.
+    fn note(self) {
         CPU.answer.store(((self.space as u64) << Self::LABEL_BITS) + self.label + 1, Ordering::Relaxed);
     }
 
     /// The wedge's thread waits for something else, or there is nobody to answer.
-    pub(super) fn none_is_due() {
+    pub(super) fn forget() {
         CPU.answer.store(0, Ordering::Relaxed);
     }
 }

@@ -272,15 +272,21 @@ impl L4 {
         }
         processor.leave_kernel();
         let message = tables.programs.run(space, thread, at, Some(bases))?;
+        processor.floating_point.ran(space);
         let code = vm.machine.host.kernel.word(4);
         let last = &mut vm.machine.host.last;
         tables.programs.stopped(space, thread, message.as_ref(), &mut last.0)?;
-        if is_in_stub(last.0[0]) {
+        let in_stub = is_in_stub(last.0[0]);
+        if in_stub && message.is_none() {
             last.forget();
-            return Ok(if message.is_some() { Stop::Refused } else { Stop::Event });
+            return Ok(Stop::Event);
         }
         processor.floating_point.begun(space);
         tables.kept = Some(space);
+        if in_stub {
+            last.forget();
+            return Ok(Stop::Refused);
+        }
         last.take(context);
         if abi().registers == last.0.len() {
             processor.fs_base = last.0[18];
@@ -371,7 +377,7 @@ fn stop(message: &Message, code: u64) -> Stop {
 }
 
 /// The registers of the program that has stopped last, in seL4's order (`seL4_UserContext`): RIP,
-/// RSP, RFLAGS, and the general registers.
+/// RSP, RFLAGS, the general registers, and the bases of FS and GS.
 #[derive(Debug)]
 pub(super) struct Last([u64; 20]);
 
