@@ -21,7 +21,7 @@ enum { TURNS = 60, MOMENT = 20000, POPPED = 15 };
 #define GO_ON UINT64_C(0x080000000040)
 
 /* As FXSAVE stores it; behind these bytes it leaves memory as it is (SDM Vol. 1, 10.5.1). */
-enum { STORED = 416, XMM = 160 };
+enum { STORED = 416 };
 static uint8_t image[512] __attribute__((aligned(16))), found[512] __attribute__((aligned(16)));
 static uint64_t stack[POPPED + 5];
 static const struct timespec moment = { .tv_nsec = 1000000 };
@@ -75,7 +75,10 @@ int main(void)
 	unsigned int wrong = 0;
 	int status;
 
-	asm volatile("pxor %%xmm0, %%xmm0; pxor %%xmm7, %%xmm7; pxor %%xmm15, %%xmm15; fxsave64 %0" : "=m"(image));
+	asm volatile("pxor %%xmm0, %%xmm0; pxor %%xmm7, %%xmm7; pxor %%xmm15, %%xmm15; fxsave64 %0"
+		     : "=m"(image)
+		     :
+		     : "xmm0", "xmm7", "xmm15");
 	for (unsigned int turn = 0; turn < TURNS; turn++) {
 		long child = fork_with_image();
 

@@ -98,11 +98,10 @@ macro_rules! way {
     };
 }
 
-macro_rules! by_call {
+/// The upper part of a context, at the top of the wedge's stack.
+macro_rules! frame {
     () => {
         r#"
-    movq %rax, {cpu}+{saved_rax}(%rip)
-    movzbl {cpu}+{mask}(%rip), %eax
     movb $1, {cpu}+{mask}(%rip)
     movq %rsp, {cpu}+{saved_rsp}(%rip)
     leaq {cpu}+{stack_end}(%rip), %rsp
@@ -110,6 +109,19 @@ macro_rules! by_call {
     pushq {cpu}+{saved_rsp}(%rip)
     pushfq
     pushq ${KERNEL_CS}
+"#
+    };
+}
+
+macro_rules! by_call {
+    () => {
+        concat!(
+            r#"
+    movq %rax, {cpu}+{saved_rax}(%rip)
+    movzbl {cpu}+{mask}(%rip), %eax
+"#,
+            $crate::host::entry::frame!(),
+            r#"
     shll ${IF_NUMBER}, %eax
     xorq %rax, 8(%rsp)                  // RFLAGS with the virtual IF: the real one is always set
     movq 16(%rsp), %rax
@@ -117,6 +129,7 @@ macro_rules! by_call {
     pushq (%rax)
     pushq $0
 "#
+        )
     };
 }
 
@@ -128,17 +141,7 @@ macro_rules! with_saved_rax {
 
 macro_rules! by_jump {
     () => {
-        r#"
-    movb $1, {cpu}+{mask}(%rip)
-    movq %rsp, {cpu}+{saved_rsp}(%rip)
-    leaq {cpu}+{stack_end}(%rip), %rsp
-    pushq ${KERNEL_DS}
-    pushq {cpu}+{saved_rsp}(%rip)
-    pushfq
-    pushq ${KERNEL_CS}
-    pushq $0
-    pushq $0
-"#
+        concat!($crate::host::entry::frame!(), "    pushq $0\n    pushq $0\n")
     };
 }
 
@@ -153,5 +156,6 @@ macro_rules! with_if_clear {
 }
 
 pub(super) use {
-    by_call, by_jump, call_with_context, load_all, save_rest, way, ways_from_stubs, with_if_clear, with_saved_rax,
+    by_call, by_jump, call_with_context, frame, load_all, save_rest, way, ways_from_stubs, with_if_clear,
+    with_saved_rax,
 };
