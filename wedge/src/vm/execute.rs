@@ -60,10 +60,11 @@ fn decode_first(site: &Site, at: u64) -> Option<Instruction> {
     Some(first)
 }
 
-/// The second instruction of a site, behind the first; the site's end comes next.
-fn decode_second(site: &Site, first: &Instruction, end: u64) -> Option<Instruction> {
-    let mut second = decode(site.original().get(first.len()..)?, first.next_ip())?;
-    second.set_next_ip(end);
+/// The second instruction of a site at an address, behind the first; the site's end comes next.
+fn decode_second(site: &Site, at: u64, behind_first: u64) -> Option<Instruction> {
+    let first = usize::try_from(behind_first - at).ok()?;
+    let mut second = decode(site.original().get(first..)?, behind_first)?;
+    second.set_next_ip(at + u64::from(site.slot()));
     Some(second)
 }
 
@@ -117,13 +118,16 @@ impl<H: Host> Vm<'_, H> {
             Self::die(context, "at a site that does not decode")
         };
         let (class, end) = (site.class(), at + u64::from(site.slot()));
+        let behind_first = first.next_ip();
         let mut outcome = emulate(cpu, context, first, &mut machine.behind(processor));
-        if outcome == Ok(Flow::Next) && first.next_ip() != end {
-            context.rip = first.next_ip();
-            let Some(second) = machine.text.engine.site(number).and_then(|site| decode_second(site, first, end)) else {
+        if outcome == Ok(Flow::Next) && behind_first != end {
+            context.rip = behind_first;
+            let site = machine.text.engine.site(number);
+            let decode = || site.and_then(|site| decode_second(site, at, behind_first));
+            let Some(second) = decoded.at(behind_first, decode) else {
                 Self::die(context, "at a site that does not decode");
             };
-            outcome = emulate(cpu, context, &second, &mut machine.behind(processor));
+            outcome = emulate(cpu, context, second, &mut machine.behind(processor));
         }
         match outcome {
             Ok(Flow::Next) => context.rip = end,

@@ -9,8 +9,8 @@
 //! * It is emulated: its stub calls a routine that does the same to the virtual CPU as the
 //!   instruction does to a real one, faults included.
 //!
-//! The flags say where code may stand. *No stack*: nothing is pushed; the stub says which site it
-//! is in a variable, and jumps. *Head*: that code runs at its physical address, where no branch
+//! The flags say where code may stand. *No stack*: nothing is pushed but what the instruction pushes
+//! itself; the stub says which site it is in a variable, and jumps. *Head*: that code runs at its physical address, where no branch
 //! reaches a stub, so the slot becomes an INT3, and whoever gets the breakpoint asks
 //! [`Engine::site_at`](crate::sites::Engine::site_at). So does the slot of a single instruction
 //! that could not be padded, for POPF and SGDT would not even fault in ring 3, and of one in a
@@ -100,11 +100,17 @@ impl Template {
         }
     }
 
-    /// What stands for the instruction where nothing may be pushed.
+    /// What stands for the instruction where nothing may be pushed but what it pushes itself.
     fn without_stack(self, flags_free: bool) -> Self {
         match self {
-            Self::Sti if flags_free => self,
-            Self::Cli | Self::Iretq | Self::Sysretq | Self::Swapgs | Self::MovFromCr | Self::MovFromSeg => self,
+            Self::Sti | Self::Pushf if flags_free => self,
+            Self::Cli
+            | Self::PushfPop
+            | Self::Iretq
+            | Self::Sysretq
+            | Self::Swapgs
+            | Self::MovFromCr
+            | Self::MovFromSeg => self,
             _ => Self::EmulateWithoutStack,
         }
     }

@@ -205,6 +205,20 @@ fn pushf_stores_the_virtual_flag_and_keeps_the_others() {
     }
 }
 
+/// Nothing is written but the one word that the instruction itself writes.
+#[test]
+fn flags_are_read_without_a_stack_where_one_word_of_it_does() {
+    // movq $0x1234, -16(%rsp), and at the end, behind the flags: mov -8(%rsp), %rax
+    let (setup, teardown) = ([0x48, 0xc7, 0x44, 0x24, 0xf0, 0x34, 0x12, 0, 0], [0x48, 0x8b, 0x44, 0x24, 0xf8]);
+    for live in [LiveFlags::all(), LiveFlags::empty()] {
+        let planned = &Planned::new(&[0x9c, 0x59], Flags::NO_STACK, live);
+        for flags in combinations() {
+            let seen = run(&Case { planned, setup: &setup, teardown: &teardown, flags, mask: 1, pending: 1 });
+            assert_eq!((seen.called, seen.rax), (NONE, 0x1234), "{live:?} {flags:#x}");
+        }
+    }
+}
+
 #[test]
 fn popf_loads_all_flags_and_the_virtual_one() {
     for bytes in [&[0x9d][..], &[0x50, 0x9d]] {
@@ -299,7 +313,8 @@ fn all_else_is_emulated_with_a_stack_or_without() {
             (&[0x0f, 0xa2][..], none, EMULATE, 0),
             (&[0x0f, 0x22, 0xd8], without, WITHOUT_STACK, 1),
             (&[0xfb], without, WITHOUT_STACK, 1),
-            (&[0x9c, 0x58], without, WITHOUT_STACK, 1),
+            (&[0x9c], without, WITHOUT_STACK, 1),
+            (&[0x50, 0x9d], without, WITHOUT_STACK, 1),
             (&[0x0f, 0x20, 0xc0], none, EMULATE, 0),
             (&[0xcf], none, WITHOUT_STACK, 1),
         ] {
