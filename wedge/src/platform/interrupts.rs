@@ -15,7 +15,7 @@ use super::pic::Pics;
 pub(super) struct Interrupts {
     pics: Pics,
     /// Lines that virtual devices drive.
-    driven: u16,
+    pub(super) driven: u16,
     /// Lines that the host has raised for real devices.
     raised: u16,
     /// Those among them that the processor has taken.
@@ -29,6 +29,7 @@ impl Interrupts {
     }
 
     /// A virtual device drives its line.
+    #[inline]
     pub(super) fn drive(&mut self, line: u8, high: bool) {
         let bit = 1 << line;
         if high != (self.driven & bit != 0) {
@@ -75,6 +76,9 @@ impl Interrupts {
     /// Gives back the real lines that the guest has finished with.
     pub(super) fn finish(&mut self, board: &mut impl Board) {
         let finished = self.taken & self.pics.open();
+        if finished == 0 {
+            return;
+        }
         for line in (0..16).filter(|line| finished & 1 << line != 0) {
             self.set_real(line, false);
             board.end_of_interrupt(line);

@@ -11,7 +11,8 @@
 //!
 //! No device keeps time: each computes its state from the host's clock when it is asked. The host
 //! calls [`Platform::advance`] at [`Platform::deadline`], or at any other time, and nothing depends
-//! on how often.
+//! on how often. Until then no device changes by itself, so that the way from a port and back, which
+//! Linux takes eight times for each tick, need not ask them all.
 
 mod calendar;
 mod cmos;
@@ -145,6 +146,13 @@ fn is_virtual(port: u16, size: Size) -> bool {
     (0..size.bytes()).any(|offset| Device::at(port.wrapping_add(offset)) != Device::Host)
 }
 
+/// Whether a byte that is written to a port does nothing. Linux writes to one of these to wait for a
+/// slow device, of which there is none here (6.1, `arch/x86/kernel/io_delay.c`).
+#[must_use]
+pub const fn ignores(port: u16) -> bool {
+    matches!(Device::at(port), Device::Nothing)
+}
+
 /// The devices.
 #[derive(Debug)]
 pub struct Platform {
@@ -154,6 +162,10 @@ pub struct Platform {
     serial: Uart,
     configuration: Configuration,
     bus: Bus,
+    /// What [`Self::deadline`] tells.
+    deadline: Option<u64>,
+    /// It has changed since [`Self::take_moved`].
+    moved: bool,
 }
 
 impl Platform {
@@ -170,6 +182,8 @@ impl Platform {
             serial: Uart::new(),
             configuration: Configuration::new(pci),
             bus: Bus::new(),
+            deadline: None,
+            moved: false,
         }
     }
 
@@ -195,6 +209,9 @@ impl Platform {
         if Configuration::covers(port) && !(port == reset::RESET_CONTROL && size == Size::Byte) {
             self.configuration.write(port, size, value & size.ones(), &mut self.bus, board);
             self.drive_bus();
+        } else if size == Size::Byte && Device::at(port) != Device::Host {
+            let [byte, ..] = value.to_le_bytes();
+            self.write_byte(port, byte, board);
         } else if is_virtual(port, size) {
             for (offset, byte) in (0..size.bytes()).zip(value.to_le_bytes()) {
                 self.write_byte(port.wrapping_add(offset), byte, board);
@@ -208,15 +225,28 @@ impl Platform {
 
     fn read_byte(&mut self, port: u16, board: &mut impl Board) -> u32 {
         let byte = match Device::at(port) {
-            Device::Interrupts => self.interrupts.read(port),
+            Device::Interrupts => {
+                // A request is there as soon as a line is up.
+                self.advance(board);
+                self.interrupts.read(port)
+            }
             Device::Timer => self.timer.read(port, board.now()),
-            Device::Clock => self.clock.read(port, moment(board)),
-            Device::Serial => self.serial.read(port, board),
+            Device::Clock => {
+                let byte = self.clock.read(port, moment(board));
+                self.interrupts.drive(CLOCK_LINE, self.clock.line());
+                self.find_deadline();
+                byte
+            }
+            Device::Serial => {
+                let byte = self.serial.read(port, board);
+                self.interrupts.drive(SERIAL_LINE, self.serial.line());
+                self.find_deadline();
+                byte
+            }
             Device::Reset => reset::read(port),
             Device::Nothing => 0xff,
             Device::Host => return board.pass_read(port, Size::Byte) & Size::Byte.ones(),
         };
-        self.drive_lines();
         byte.into()
     }
 
@@ -225,11 +255,21 @@ impl Platform {
             Device::Interrupts => self.interrupts.write(port, value, board),
             Device::Timer => {
                 let now = board.now();
-                self.advance_timer(now);
+                self.catch_up(now, board);
                 self.timer.write(port, value, now);
+                self.interrupts.drive(TIMER_LINE, self.timer.line());
+                self.find_deadline();
             }
-            Device::Clock => self.clock.write(port, value, moment(board)),
-            Device::Serial => self.serial.write(port, value, board),
+            Device::Clock => {
+                self.clock.write(port, value, moment(board));
+                self.interrupts.drive(CLOCK_LINE, self.clock.line());
+                self.find_deadline();
+            }
+            Device::Serial => {
+                self.serial.write(port, value, board);
+                self.interrupts.drive(SERIAL_LINE, self.serial.line());
+                self.find_deadline();
+            }
             Device::Reset if reset::resets(port, value) => {
                 self.serial.flush(board);
                 board.reset();
@@ -237,7 +277,6 @@ impl Platform {
             Device::Reset | Device::Nothing => {}
             Device::Host => board.pass_write(port, Size::Byte, value.into()),
         }
-        self.drive_lines();
     }
 
     /// A passed-through device asserts its interrupt line, 0 to 15, or stops to. The line stays
@@ -261,29 +300,59 @@ impl Platform {
     /// Brings the timers up to now. Afterwards there may be an interrupt.
     pub fn advance(&mut self, board: &mut impl Board) {
         let now = board.now();
+        self.catch_up(now, board);
+        self.interrupts.finish(board);
+    }
+
+    /// The same, without what the guest has finished with.
+    #[inline]
+    fn catch_up(&mut self, now: u64, board: &mut impl Board) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.meet_deadline(now, board);
+        }
+    }
+
+    fn meet_deadline(&mut self, now: u64, board: &mut impl Board) {
         let due = |deadline: Option<u64>| deadline.is_some_and(|deadline| deadline <= now);
-        self.advance_timer(now);
+        if self.timer.advance(now) {
+            // A tick is an edge, even if the line is still up from the last.
+            self.interrupts.drive(TIMER_LINE, false);
+        }
         if due(self.clock.deadline()) {
             self.clock.advance(moment(board));
         }
         if due(self.serial.deadline()) {
             self.serial.flush(board);
         }
-        self.interrupts.finish(board);
-        self.drive_lines();
+        self.interrupts.drive(TIMER_LINE, self.timer.line());
+        self.interrupts.drive(SERIAL_LINE, self.serial.line());
+        self.interrupts.drive(CLOCK_LINE, self.clock.line());
+        self.find_deadline();
     }
 
-    /// When [`Self::advance`] has to be called at the latest, on the clock of [`Board::now`]. Only
-    /// a write and [`Self::advance`] itself can bring it closer.
+    /// When [`Self::advance`] has to be called at the latest, on the clock of [`Board::now`].
     #[must_use]
-    pub fn deadline(&self) -> Option<u64> {
-        [self.timer.deadline(), self.clock.deadline(), self.serial.deadline()].into_iter().flatten().min()
+    pub const fn deadline(&self) -> Option<u64> {
+        self.deadline
+    }
+
+    /// Whether the deadline has changed since the last time, and the host should know of it.
+    #[must_use]
+    pub const fn take_moved(&mut self) -> bool {
+        core::mem::replace(&mut self.moved, false)
+    }
+
+    fn find_deadline(&mut self) {
+        let deadlines = [self.timer.deadline(), self.clock.deadline(), self.serial.deadline()];
+        let deadline = deadlines.into_iter().flatten().min();
+        self.moved |= deadline != self.deadline;
+        self.deadline = deadline;
     }
 
     /// There may be input for the console.
     pub fn input(&mut self, board: &mut impl Board) {
         self.serial.input(board);
-        self.drive_lines();
+        self.interrupts.drive(SERIAL_LINE, self.serial.line());
     }
 
     /// Frames may have come for the guest, or there may be room for those that it sends.
@@ -296,20 +365,6 @@ impl Platform {
     #[must_use]
     pub fn has_room_for_frame(&self, board: &mut impl Board) -> bool {
         self.bus.has_room_for_frame(board)
-    }
-
-    /// A tick is an edge, even if the line is still up from the last: [`Self::drive_lines`] raises
-    /// it again.
-    fn advance_timer(&mut self, now: u64) {
-        if self.timer.advance(now) {
-            self.interrupts.drive(TIMER_LINE, false);
-        }
-    }
-
-    fn drive_lines(&mut self) {
-        self.interrupts.drive(TIMER_LINE, self.timer.line());
-        self.interrupts.drive(SERIAL_LINE, self.serial.line());
-        self.interrupts.drive(CLOCK_LINE, self.clock.line());
     }
 
     fn drive_bus(&mut self) {

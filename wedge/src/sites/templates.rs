@@ -92,6 +92,9 @@ const POPFQ: &[u8] = &[0x9d];
 const TEST_IF: &[u8] = &[0xf6, 0x44, 0x24, 0x01, 0x02];
 const CLEAR_IF: &[u8] = &[0x80, 0x64, 0x24, 0x01, 0xfd];
 
+/// The NOP of five bytes (SDM Vol. 2B, NOP, "Recommended Multi-Byte Sequence").
+const NOP: &[u8] = &[0x0f, 0x1f, 0x44, 0x00, 0x00];
+
 const PUSH_RCX: &[u8] = &[0x51];
 const POP_RCX: &[u8] = &[0x59];
 
@@ -132,7 +135,12 @@ pub(super) fn stub<'a>(
             listing.leave(After);
         }
         Template::EmulateWithoutStack => listing.jump_as(Before, policy.emulate_without_stack),
-        Template::Cli | Template::Swapgs | Template::MovFromCr | Template::MovFromSeg | Template::Sysretq => {
+        Template::Cli
+        | Template::Swapgs
+        | Template::MovFromCr
+        | Template::MovFromSeg
+        | Template::Nothing
+        | Template::Sysretq => {
             listing.single(template);
             listing.leave(After);
         }
@@ -197,6 +205,7 @@ impl<'a> Listing<'a> {
                 Some((register, from)) => self.memory(Before, &load(register), from, &[]),
                 None => self.failed = Some(Left::OutOfReach),
             },
+            Template::Nothing => self.push(Before, NOP),
             Template::MovFromSeg => match constant(&self.site.kind.original.array()) {
                 Some((bytes, length)) => self.push(Before, &bytes[..length]),
                 None => self.failed = Some(Left::OutOfReach),

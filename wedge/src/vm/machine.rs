@@ -3,7 +3,7 @@
 //! Each of its questions has one place where it is answered: memory and translations in the
 //! [`Space`], ports in the platform or at the wedge port, registers by the host's processor. Here
 //! they are told apart, and here stands what follows from an answer for the other parts: a port
-//! that was accessed may have left the platform something to do, and a flush may concern modules.
+//! that was accessed may have moved the platform's deadline, and a flush may concern modules.
 
 use core::fmt;
 use core::ops::Range;
@@ -29,7 +29,7 @@ pub struct Machine<H: Host> {
     pub platform: Platform,
     /// Clock, interrupt lines, console.
     pub board: H::Board,
-    /// The platform may have something to do: a port was accessed, or an event came in.
+    /// The platform may have something to do: its deadline has moved, or an event came in.
     pub touched: bool,
     /// Something that may concern modules has been flushed since the last look at them.
     pub flushed: bool,
@@ -201,8 +201,9 @@ impl<H: Host> CpuHost for Behind<'_, H> {
             let (port, mut answers) = self.machine.answers();
             return port.read(&mut answers).into();
         }
-        self.machine.touched = true;
-        self.machine.platform.read(port, size, &mut self.machine.board)
+        let value = self.machine.platform.read(port, size, &mut self.machine.board);
+        self.machine.touched |= self.machine.platform.take_moved();
+        value
     }
 
     fn port_out(&mut self, port: u16, size: Size, value: u32) {
@@ -210,8 +211,8 @@ impl<H: Host> CpuHost for Behind<'_, H> {
             let (port, mut answers) = self.machine.answers();
             return port.write((value & 0xff) as u8, &mut answers);
         }
-        self.machine.touched = true;
         self.machine.platform.write(port, size, value, &mut self.machine.board);
+        self.machine.touched |= self.machine.platform.take_moved();
     }
 
     fn time_stamp(&mut self) -> u64 {

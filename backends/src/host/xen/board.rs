@@ -231,9 +231,11 @@ impl VmBoard for Board {
         if vcpu.pending_selector.swap(0, Ordering::SeqCst) & 1 == 0 {
             return;
         }
-        let events = info.pending[0].load(Ordering::SeqCst) & !info.masked[0].load(Ordering::SeqCst);
+        let mut events = info.pending[0].load(Ordering::SeqCst) & !info.masked[0].load(Ordering::SeqCst);
         info.pending[0].fetch_and(!events, Ordering::SeqCst);
-        for port in (0..64).filter(|port| events >> port & 1 == 1) {
+        while events != 0 {
+            let port = events.trailing_zeros() as usize;
+            events &= events - 1;
             match self.sources[port] {
                 Source::None => {}
                 Source::Timer => {

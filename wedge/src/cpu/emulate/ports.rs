@@ -95,12 +95,16 @@ impl<H: Host> Machine<'_, H> {
         Ok(Flow::Next)
     }
 
-    /// #GP(0) for a port that the context may not access: above IOPL each of its bits in the bitmap
-    /// has to be clear. Two bytes of it are read, always, so the last one must have another behind.
+    /// #GP(0) for a port that the context may not access.
+    #[inline]
     fn check_port(&mut self, port: u16, size: Size) -> Result<(), Exception> {
-        if self.context.cpl() <= iopl(self.context.rflags) {
-            return Ok(());
-        }
+        if self.context.cpl() <= iopl(self.context.rflags) { Ok(()) } else { self.check_bitmap(port, size) }
+    }
+
+    /// Above IOPL each of the port's bits in the bitmap has to be clear. Two bytes of it are read,
+    /// always, so the last one must have another behind.
+    #[cold]
+    fn check_bitmap(&mut self, port: u16, size: Size) -> Result<(), Exception> {
         let tss = self.cpu.tr;
         if tss.selector.is_null() || tss.limit < BITMAP_OFFSET + 1 {
             return Err(Exception::PROTECTION);

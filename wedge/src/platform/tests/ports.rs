@@ -1,6 +1,11 @@
 //! Which port is whose.
 
+use std::format;
+
+use proptest::prelude::*;
+
 use super::*;
+use crate::platform::{CLOCK_LINE, SERIAL_LINE, TIMER_LINE};
 
 #[test]
 fn what_is_not_virtual_is_the_hosts() {
@@ -128,4 +133,73 @@ fn without_pci_none_is_found() {
     pc.platform.write(0xcfc, Size::Long, 0, &mut pc.board);
     assert_eq!(pc.platform.read(0xcfc, Size::Word, &mut pc.board), 0xffff);
     assert!(pc.board.writes.is_empty() && pc.board.reads.is_empty());
+}
+
+/// Ports of the devices that keep time or drive lines, and one of each other kind.
+const PORTS: [u16; 16] =
+    [0x20, 0x21, 0xa1, 0x40, 0x42, 0x43, 0x61, 0x70, 0x71, 0x80, 0x3f8, 0x3f9, 0x3fa, 0x3fc, 0x3fd, 0x64];
+
+proptest! {
+    /// What is remembered of the devices, so as not to ask them all, is what they say: whatever is
+    /// read, written or typed, and however time passes.
+    #[test]
+    fn what_is_remembered_of_the_devices_is_what_they_say(
+        steps in prop::collection::vec(
+            (prop::sample::select(&PORTS[..]), any::<Option<u8>>(), 0..3 * SECOND / 2, any::<bool>()),
+            1..200,
+        ),
+    ) {
+        let mut pc = Pc::initialised(1 << TIMER_LINE | 1 << SERIAL_LINE | 1 << CLOCK_LINE);
+        for (port, value, passes, advances) in steps {
+            let before = pc.platform.deadline();
+            let _ = pc.platform.take_moved();
+            match value {
+                Some(value) => pc.outb(port, value),
+                _ => {
+                    pc.inb(port);
+                }
+            }
+            if passes % 7 == 0 {
+                pc.board.typed.push_back(b'x');
+                pc.platform.input(&mut pc.board);
+            }
+            pc.board.now += passes;
+            if advances {
+                pc.platform.advance(&mut pc.board);
+            }
+            let Platform { timer, clock, serial, interrupts, .. } = &pc.platform;
+            let said = [timer.deadline(), clock.deadline(), serial.deadline()].into_iter().flatten().min();
+            prop_assert_eq!(pc.platform.deadline(), said);
+            prop_assert!(pc.platform.moved || said == before);
+            for (line, up) in [(TIMER_LINE, timer.line()), (SERIAL_LINE, serial.line()), (CLOCK_LINE, clock.line())] {
+                prop_assert_eq!(interrupts.driven >> line & 1 == 1, up, "line {}", line);
+            }
+            prop_assert!(!advances || said.is_none_or(|deadline| deadline > pc.board.now));
+        }
+    }
+}
+
+/// A kernel that has interrupts off may ask the controller whether a tick has come.
+#[test]
+fn a_tick_that_nobody_was_told_of_is_requested() {
+    let mut pc = Pc::initialised(0);
+    pc.pit_load(0, 0x34, 1000);
+    assert_eq!(pc.inb(0x20) & 1, 0);
+    pc.board.now += SECOND;
+    assert_eq!(pc.inb(0x20) & 1, 1);
+}
+
+/// [`ignores`](crate::platform::ignores) tells of ports to which any byte is written in vain.
+#[test]
+fn what_is_ignored_has_no_effect() {
+    let ignored: Vec<_> = (0..=u16::MAX).filter(|port| crate::platform::ignores(*port)).collect();
+    assert!(ignored.contains(&0x80) && ignored.contains(&0xed) && !ignored.contains(&0x20));
+    let mut pc = Pc::initialised(1);
+    pc.pit_load(0, 0x34, 1000);
+    let before = format!("{:?}", pc.platform);
+    for port in ignored {
+        (0..=u8::MAX).for_each(|value| pc.outb(port, value));
+    }
+    assert_eq!(format!("{:?}", pc.platform), before);
+    assert!(pc.board.writes.is_empty() && pc.board.written.is_empty() && pc.board.ended.is_empty());
 }

@@ -9,7 +9,7 @@ use crate::platform::pit::INPUT;
 const LATCH: u16 = 11932;
 
 impl Pc {
-    fn pit_load(&mut self, channel: u16, control: u8, count: u16) {
+    pub(super) fn pit_load(&mut self, channel: u16, control: u8, count: u16) {
         self.outb(0x43, control);
         self.pit_count(channel, count);
     }

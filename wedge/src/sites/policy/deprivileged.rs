@@ -6,6 +6,7 @@
 //!   executes it.
 //! * It has a [`Template`]: a few instructions in its slot or stub that read or write the virtual
 //!   state. That is for what a kernel executes by the thousand and what needs no more than that.
+//!   Where the virtual platform ignores an OUT, nothing stands for it.
 //! * It is emulated: its stub calls a routine that does the same to the virtual CPU as the
 //!   instruction does to a real one, faults included.
 //!
@@ -25,6 +26,7 @@ use annotate::record::{AllegedSite, Flags, LiveFlags, MINIMUM_SLOT};
 
 use super::{Applied, Case, Form, Left, Native, Policy, Way};
 use crate::guest::linux::{KERNEL_CS, KERNEL_DS, executed_for};
+use crate::platform;
 use crate::sites::bytes::Bytes;
 
 /// The guest's kernel runs without privileges. What its rewritten sites see of the virtual
@@ -82,6 +84,7 @@ pub(in crate::sites) enum Template {
     Swapgs,
     MovFromCr,
     MovFromSeg,
+    Nothing,
     Emulate,
     EmulateWithoutStack,
 }
@@ -91,6 +94,7 @@ impl Template {
     /// instruction, and has one.
     pub(in crate::sites) fn single(self) -> Option<(u8, Option<u8>)> {
         match self {
+            Self::Nothing => Some((5, None)),
             Self::Sysretq => Some((5, Some(1))),
             Self::Swapgs => Some((6, Some(2))),
             Self::MovFromSeg => Some((6, None)),
@@ -110,7 +114,8 @@ impl Template {
             | Self::Sysretq
             | Self::Swapgs
             | Self::MovFromCr
-            | Self::MovFromSeg => self,
+            | Self::MovFromSeg
+            | Self::Nothing => self,
             _ => Self::EmulateWithoutStack,
         }
     }
@@ -119,7 +124,7 @@ impl Template {
     /// with something pushed.
     fn called(self) -> Self {
         match self {
-            Self::Cli | Self::Swapgs | Self::MovFromCr | Self::MovFromSeg => self,
+            Self::Cli | Self::Swapgs | Self::MovFromCr | Self::MovFromSeg | Self::Nothing => self,
             _ => Self::Emulate,
         }
     }
@@ -189,6 +194,9 @@ fn template(site: &AllegedSite, original: Bytes, policy: &Deprivileged) -> Optio
         Class::Sysret if alone(&[0x48, 0x0f, 0x07]) => Template::Sysretq,
         Class::Iret | Class::Sysret => Template::EmulateWithoutStack,
         Class::MovFromCr if readable(&bytes, policy).is_some() => Template::MovFromCr,
+        Class::Out if matches!(bytes, [0xe6, port, ..] if site.length == 2 && platform::ignores(port.into())) => {
+            Template::Nothing
+        }
         Class::MovFromSeg if constant(&bytes).is_some() => Template::MovFromSeg,
         Class::MovFromSeg if policy.virtual_selectors || reads_cs_or_ss(original) => Template::Emulate,
         Class::PushSeg if policy.virtual_selectors => Template::Emulate,

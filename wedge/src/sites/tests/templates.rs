@@ -294,6 +294,7 @@ fn one_instruction_stands_for_one() {
                 (&[0x0f, 0x20, 0xd9], &[0x48, 0x89, 0xc8], Seen { ..control }),
                 (&[0x41, 0x0f, 0x20, 0xd8], &[0x4c, 0x89, 0xc0], Seen { ..control }),
                 (&[0x48, 0x0f, 0x07], &[], Seen { rax: 7, called: SYSRET, ..control }),
+                (&[0xe6, 0x80], &[], Seen { rax: 7, ..control }),
             ] {
                 for site in [Flags::empty(), Flags::NO_STACK] {
                     let planned = &Planned { slot, ..Planned::new(bytes, site, LiveFlags::all()) };
@@ -316,6 +317,9 @@ fn all_else_is_emulated_with_a_stack_or_without() {
             (&[0x9c], without, WITHOUT_STACK, 1),
             (&[0x50, 0x9d], without, WITHOUT_STACK, 1),
             (&[0x0f, 0x20, 0xc0], none, EMULATE, 0),
+            (&[0xe6, 0x21], none, EMULATE, 0),
+            (&[0xe7, 0x80], none, EMULATE, 0),
+            (&[0xee], none, EMULATE, 0),
             (&[0xcf], none, WITHOUT_STACK, 1),
         ] {
             let planned = &Planned::new(bytes, site, LiveFlags::all());
