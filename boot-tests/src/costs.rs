@@ -4,7 +4,7 @@
 //! says more about QEMU than about the guest. What a guest executes is the same on every machine
 //! and every run, and counts a hypervisor's part alike. The guest measures its own operations by
 //! the time-stamp counter, which under `-icount shift=0` counts instructions
-//! (`testdata/programs/costs.c`). A boot idles, and the counter goes on then: so its instructions
+//! (`testdata/programs/costs.c`, `workloads.c`). A boot idles, and the counter goes on then: so its instructions
 //! are counted by a plugin (`plugin/markers.c`), which also holds the counter to account.
 //!
 //! What is compared must do the same: one source of Linux, one configuration, one initramfs, memory
@@ -122,7 +122,7 @@ impl System {
     }
 }
 
-/// The rows: what the guest calls them, what they are called in the table.
+/// The rows that `costs.c` measures: what the guest calls them, what they are called in the table.
 pub const OPERATIONS: [(&str, &str); 11] = [
     ("boot", "boot to shell"),
     ("null-syscall", "null system call"),
@@ -136,6 +136,47 @@ pub const OPERATIONS: [(&str, &str); 11] = [
     ("signal", "signal delivery"),
     ("tsc-switch", "forbid or allow RDTSC"),
 ];
+
+/// The rows that `workloads.c` measures, likewise.
+pub const WORKLOADS: [(&str, &str); 32] = [
+    ("read", "read a byte"),
+    ("write", "write a byte"),
+    ("stat", "stat"),
+    ("open-close", "open, close"),
+    ("create-unlink", "create, unlink"),
+    ("select-64", "select of 64 pipes"),
+    ("map-anonymous-64k", "map, touch, unmap 64 KB"),
+    ("map-anonymous-4m", "map, touch, unmap 4 MB"),
+    ("map-anonymous-64m", "map, touch, unmap 64 MB"),
+    ("map-file-64k", "map, read, unmap a file of 64 KB"),
+    ("map-file-4m", "map, read, unmap a file of 4 MB"),
+    ("protect", "protect and allow 16 pages"),
+    ("grow-shrink", "grow the heap by 16 pages, shrink it"),
+    ("protection-fault", "protection fault, with its signal"),
+    ("fork-copy", "fork, write to 64 pages, exit, wait"),
+    ("spawn", "posix_spawn, exit, wait"),
+    ("thread", "start a thread, join it"),
+    ("futex", "futex round trip"),
+    ("ring-2-0k", "switch in a ring of 2"),
+    ("ring-2-16k", "switch in a ring of 2, 16 KB each"),
+    ("ring-2-64k", "switch in a ring of 2, 64 KB each"),
+    ("ring-8-0k", "switch in a ring of 8"),
+    ("ring-8-16k", "switch in a ring of 8, 16 KB each"),
+    ("ring-8-64k", "switch in a ring of 8, 64 KB each"),
+    ("ring-16-0k", "switch in a ring of 16"),
+    ("ring-16-16k", "switch in a ring of 16, 16 KB each"),
+    ("ring-16-64k", "switch in a ring of 16, 64 KB each"),
+    ("timer-1ms", "expiry of a timer of 1 ms"),
+    ("pipe-64k", "64 KB there and back through pipes"),
+    ("build", "job: 8 times sed, sort, head"),
+    ("tar", "job: pack 1 MB of files, unpack them"),
+    ("gzip", "job: compress 1 MB"),
+];
+
+/// All rows, in their order.
+pub fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
+    OPERATIONS.into_iter().chain(WORKLOADS)
+}
 
 /// Executed instructions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,7 +198,7 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// What the operation costs, by its name in [`OPERATIONS`].
+    /// What a row costs, by its name in [`rows`].
     ///
     /// # Errors
     ///
@@ -177,7 +218,7 @@ impl Costs {
 /// When something cannot be built, the boot fails, or counter and plugin contradict each other.
 pub fn measure(system: System, name: &str) -> Result<Costs> {
     let directory = tempfile::tempdir()?;
-    let programs = programs::build(&["costs"], directory.path())?;
+    let programs = programs::build(&["costs", "workloads"], directory.path())?;
     let guest = Guest { programs, ..Guest::script("costs", Vec::new()) }.initramfs()?;
     let plugin = icount::build_plugin("markers", directory.path())?;
     let out = directory.path().join("markers");

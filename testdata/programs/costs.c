@@ -9,65 +9,26 @@
  * As `costs clock [SHELL]` it says how many ticks a millisecond has, too, and what a few more operations cost, and the jobs
  * that are beside it.
  */
-#include <fcntl.h>
 #include <sched.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "ticks.h"
-#include "verdict.h"
+#include "cost.h"
 
 /* nopl 0xabe700NN(%rax,%rax), in an encoding of 8 bytes (SDM Vol. 2B, NOP). */
 #define MARKER(number) asm volatile(".byte 0x0f, 0x1f, 0x84, 0x00, " #number ", 0x00, 0xe7, 0xab" ::: "memory")
 
-enum { ROUNDS = 200, LONG_ROUNDS = 40, JOB_ROUNDS = 5, SWITCHES = 400, PAGE = 4096, PAGES = 64 };
+enum { ROUNDS = 200, LONG_ROUNDS = 40, JOB_ROUNDS = 5, SWITCHES = MOST_ROUNDS, PAGES = 64 };
 
 static const char *self, *its_shell = "/bin/sh";
 static int there[2], back[2];
 static volatile char *fresh;
-static uint64_t measuring;
-
-/* The median of `rounds` rounds, after a few that are not counted. */
-static uint64_t cost_of(void (*operation)(void), int rounds)
-{
-	uint64_t samples[SWITCHES];
-
-	for (int i = -rounds / 4; i < rounds; i++) {
-		uint64_t start = ticks();
-
-		operation();
-		start = ticks() - start;
-		if (i >= 0)
-			samples[i] = start;
-	}
-	qsort(samples, rounds, sizeof(*samples), compare);
-	return samples[rounds / 2] - measuring;
-}
-
-static void report(const char *name, uint64_t cost)
-{
-	printf("cost %s %llu\n", name, (unsigned long long)cost);
-}
-
-static void nothing(void)
-{
-}
 
 static void call(void)
 {
 	syscall(SYS_getppid);
-}
-
-static void end(pid_t child)
-{
-	int status;
-
-	CHECK(waitpid(child, &status, 0) == child && status == 0);
 }
 
 static void fork_and_exit(void)
@@ -76,17 +37,6 @@ static void fork_and_exit(void)
 
 	if (child == 0)
 		_exit(0);
-	end(child);
-}
-
-static void fork_and_execute(const char *const *arguments)
-{
-	pid_t child = fork();
-
-	if (child == 0) {
-		execv(arguments[0], (char *const *)arguments);
-		_exit(127);
-	}
 	end(child);
 }
 
@@ -159,14 +109,6 @@ static void switches(void)
 	CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child);
 	CHECK(sched_setscheduler(0, SCHED_OTHER, &normal) == 0);
 	report("context-switch", both / 2 > alone ? both / 2 - alone : 0);
-}
-
-static volatile char *map(size_t pages)
-{
-	volatile char *address = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	CHECK(address != MAP_FAILED);
-	return address;
 }
 
 static void map_touch_unmap(void)
