@@ -80,63 +80,65 @@ impl Shadow<'_> {
 
     /// Compares a table's leaves.
     fn resync_table(&mut self, table: u32, root: u64, host: &mut impl Host) {
-        let info = *self.info(table);
-        if info.level != Level::L1 && !info.leaves {
+        let TableInfo { base, level, leaves, .. } = *self.info(table);
+        if level != Level::L1 && !leaves {
             return;
         }
         self.statistics.resyncs += 1;
-        let source = Source::find(self.mode, root, info.base, number(info.level), host);
-        if info.level == Level::L1 {
+        let source = Source::find(self.mode, root, base, number(level), host);
+        if level == Level::L1 {
             if matches!(source, Source::None) {
                 return self.remove(table, host);
             }
             self.info(table).whole = matches!(source, Source::Page { .. });
         }
-        let mut global = true;
-        for block in 0..512 / BLOCK {
-            let present = info.block(block);
-            if present != 0 {
-                global &= self.resync_block(table, &source, block, present, host);
-            }
+        if let Source::Page { level, .. } = source {
+            self.comes_from(table, level);
         }
-        if self.is_kernel(info.base) {
+        let global = if level == Level::L1 {
+            self.resync_leaves(table, 1, &source, host)
+        } else {
+            self.resync_leaves(table, 2, &source, host)
+        };
+        if self.is_kernel(base) {
             self.relist(table, if global { GLOBAL } else { MIXED });
         }
     }
 
-    /// Compares the leaves of a block that a mask selects. Whether all that remain are global.
-    fn resync_block(&mut self, table: u32, source: &Source, block: usize, mask: u64, host: &mut impl Host) -> bool {
-        let entries = source.entries(block, host);
-        let level = number(self.info(table).level);
-        if let Source::Page { level, .. } = *source {
-            self.comes_from(table, level);
-        }
+    /// Compares all leaves of a table of a level. Whether all that remain are global.
+    #[expect(clippy::inline_always, reason = "for each level, which decides about each of its entries")]
+    #[inline(always)]
+    fn resync_leaves(&mut self, table: u32, level: u8, source: &Source, host: &mut impl Host) -> bool {
         let mut global = true;
-        let mut rest = mask;
-        while rest != 0 {
-            let i = rest.trailing_zeros() as usize;
-            rest &= rest - 1;
-            let at = block * BLOCK + i;
-            if self.note(table, at).table().is_none() {
-                global &= self.resync_leaf(table, at, source.note(self.mode, at, entries[i], level), host);
+        for word in 0..8 {
+            let mut rest = self.info(table).present[word];
+            while rest != 0 {
+                let at = 64 * word + rest.trailing_zeros() as usize;
+                rest &= rest - 1;
+                if level == 1 || self.note(table, at).table().is_none() {
+                    let new = source.note(self.mode, at, source.entry(at, host), level);
+                    global &= self.resync_leaf(table, at, new, host);
+                }
             }
         }
         global
     }
 
     /// Compares a leaf with what it has to be now. Whether it is global, or gone.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a change of processes compares hundreds, and finds none different")]
+    #[inline(always)]
     fn resync_leaf(&mut self, table: u32, at: usize, new: Note, host: &mut impl Host) -> bool {
         let old = self.note(table, at);
         if old.same(new) {
             self.set_note(table, at, new);
-        } else {
-            self.change(table, at, old, new, host);
+            return new.is_global();
         }
+        self.change(table, at, old, new, host);
         new.is_global() || !self.note(table, at).is_present()
     }
 
     /// Makes a leaf what it has become, or drops it if that is for a fault to decide.
+    #[cold]
     fn change(&mut self, table: u32, at: usize, old: Note, new: Note, host: &mut impl Host) {
         let TableInfo { base, level, .. } = *self.info(table);
         let address = base + ((at as u64) << shift(number(level)));

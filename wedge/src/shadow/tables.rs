@@ -72,7 +72,7 @@ impl TableInfo {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.present == [0; 8]
+        self.present.iter().fold(0, |all, word| all | word) == 0
     }
 }
 
