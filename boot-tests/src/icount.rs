@@ -13,11 +13,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::expect::Expectations;
+use crate::kernel::Kernel;
 use crate::qemu::Machine;
 use crate::{cache, command};
-
-/// Physical address of the kernel's first byte, `startup_64` (Linux, `CONFIG_PHYSICAL_START`).
-const KERNEL: u64 = 0x100_0000;
 
 /// Executed instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,19 +27,25 @@ pub struct Count {
     pub range: u64,
 }
 
-/// Boots the machine with deterministic time and counts.
+/// Boots the machine, with this kernel, with deterministic time and counts from the kernel's entry
+/// point on, `startup_64`: what a loader does before is not counted.
 ///
 /// # Errors
 ///
 /// When the plugin cannot be built, or the boot fails.
-pub fn boot(machine: &Machine, name: &str, expectations: &Expectations, range: Range<u64>) -> Result<Count> {
+pub fn boot(
+    machine: &Machine,
+    kernel: &Kernel,
+    name: &str,
+    expectations: &Expectations,
+    range: Range<u64>,
+) -> Result<Count> {
     let directory = tempfile::tempdir()?;
     let plugin = build_plugin("count", directory.path())?;
     let out = directory.path().join("count");
-    // Where every kernel here is entered, by PVH or by the wedge: what a loader does before is not
-    // counted.
+    let entry = kernel.entry()?;
     let plugin = format!(
-        "{},out={},low={:x},high={:x},start={KERNEL:x}",
+        "{},out={},low={:x},high={:x},start={entry:x}",
         plugin.display(),
         out.display(),
         range.start,

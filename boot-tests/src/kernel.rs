@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use object::Object as _;
 use tempfile::NamedTempFile;
 
 use crate::source::Release;
@@ -412,6 +413,17 @@ impl Kernel {
     #[must_use]
     pub fn vmlinux(&self) -> PathBuf {
         self.directory.join("vmlinux")
+    }
+
+    /// The physical address of its entry point.
+    ///
+    /// # Errors
+    ///
+    /// When `vmlinux` cannot be read.
+    pub fn entry(&self) -> Result<u64> {
+        let path = self.vmlinux();
+        let data = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(object::File::parse(&*data).with_context(|| path.display().to_string())?.entry())
     }
 
     /// All of the kernel in one relocatable object, as it is before the final link aligns its

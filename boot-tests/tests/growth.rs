@@ -42,7 +42,7 @@ fn text_grows_by_at_most_one_percent() -> Result<()> {
 fn boot_instructions(kernel: &Kernel, name: &str) -> Result<u64> {
     let guest = Guest::script("nothing", Vec::new()).initramfs()?;
     let machine = Machine::new(kernel.vmlinux(), guest.path());
-    Ok(icount::boot(&machine, name, &Expectations::read("nothing")?, 0..0)?.kernel)
+    Ok(icount::boot(&machine, kernel, name, &Expectations::read("nothing")?, 0..0)?.kernel)
 }
 
 #[test]

@@ -65,10 +65,11 @@ fn hard() -> Result<()> {
 /// The stubs are what runs: millions of their instructions are executed.
 #[test]
 fn the_stubs_run() -> Result<()> {
-    let (vmlinux, report) = patched(&Variant::MIN.build()?)?;
+    let kernel = Variant::MIN.build()?;
+    let (vmlinux, report) = patched(&kernel)?;
     let guest = Guest::script("nothing", Vec::new()).initramfs()?;
     let machine = Machine { append: "rodata=off nopti".into(), ..Machine::new(vmlinux.path(), guest.path()) };
-    let count = icount::boot(&machine, "identity-icount", &Expectations::read("nothing")?, report.stubs)?;
+    let count = icount::boot(&machine, &kernel, "identity-icount", &Expectations::read("nothing")?, report.stubs)?;
     println!("{} of {} instructions executed in stubs", count.range, count.kernel);
     ensure!(count.range > 1_000_000, "only {} instructions executed in stubs", count.range);
     Ok(())

@@ -371,7 +371,7 @@ fn instructions(host: Host, kernel: &Kernel, range: std::ops::Range<u64>) -> Res
     // polls until it is sent.
     let append = format!("{} tsc_early_khz=1000000 random.trust_cpu=on loglevel=5 nolapic norandmaps", machine.append);
     let machine = Machine { append, cpu: "max", ..machine };
-    icount::boot(&machine, &format!("icount-{host}"), &Expectations::read("syscall-mix")?, range)
+    icount::boot(&machine, kernel, &format!("icount-{host}"), &Expectations::read("syscall-mix")?, range)
 }
 
 #[test]

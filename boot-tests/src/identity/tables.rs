@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use object::{Object as _, ObjectSection as _};
 
 use super::image::Image;
 
-/// An entry of `.altinstructions` (`struct alt_instr` of Linux 6.1,
-/// arch/x86/include/asm/alternative.h): `s32 instr_offset`, `s32 repl_offset`, both relative to
-/// themselves, `u16 cpuid`, `u8 instrlen`, `u8 replacementlen`.
+/// An entry of `.altinstructions` (`struct alt_instr`, arch/x86/include/asm/alternative.h): `s32
+/// instr_offset`, `s32 repl_offset`, both relative to themselves, what decides about it, `u8
+/// instrlen`, `u8 replacementlen`. What decides is a `u16` in Linux 6.1, and a `u32` since 6.3.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Alternative {
     /// Code that is overwritten when the CPU has the feature.
@@ -19,16 +19,23 @@ pub(crate) struct Alternative {
     pub(crate) replacement: Range<u64>,
 }
 
-/// All alternatives of the kernel.
+/// All alternatives of the kernel. How long its entries are is told by where they lead.
 pub(crate) fn alternatives(image: &Image) -> Result<Vec<Alternative>> {
-    let entry = |(address, bytes): (u64, [u8; 12])| {
-        let [i0, i1, i2, i3, r0, r1, r2, r3, _, _, length, replacement_length] = bytes;
-        let original = relative(address, [i0, i1, i2, i3]);
-        let replacement = relative(address + 4, [r0, r1, r2, r3]);
-        Alternative {
-            original: original..original + u64::from(length),
-            replacement: replacement..replacement + u64::from(replacement_length),
-        }
+    let replacements = image.section(".altinstr_replacement")?;
+    let lead_there = |alternatives: &Vec<Alternative>| {
+        let within = |range: &Range<u64>| replacements.start <= range.start && range.end <= replacements.end;
+        alternatives.iter().all(|alternative| alternative.replacement.is_empty() || within(&alternative.replacement))
+    };
+    let candidates = [alternatives_of::<12>(image), alternatives_of::<14>(image)];
+    let found = candidates.into_iter().flatten().find(lead_there);
+    found.context(".altinstructions has entries of neither 12 nor 14 bytes")
+}
+
+fn alternatives_of<const LENGTH: usize>(image: &Image) -> Result<Vec<Alternative>> {
+    let entry = |(address, bytes): (u64, [u8; LENGTH])| {
+        let offset = |at: usize| relative(address + at as u64, std::array::from_fn(|byte| bytes[at + byte]));
+        let range = |start: u64, length: u8| start..start + u64::from(length);
+        Alternative { original: range(offset(0), bytes[LENGTH - 2]), replacement: range(offset(4), bytes[LENGTH - 1]) }
     };
     Ok(entries(image, ".altinstructions")?.into_iter().map(entry).collect())
 }
@@ -96,7 +103,7 @@ impl Exceptions {
     }
 }
 
-/// The 12-byte entries of a section, with their addresses.
+/// The entries of a section, with their addresses.
 fn entries<const LENGTH: usize>(image: &Image, section: &str) -> Result<Vec<(u64, [u8; LENGTH])>> {
     let addresses = image.section(section)?;
     if addresses.is_empty() {
