@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -140,6 +141,13 @@ impl Command {
             Self::Man { directory } => manual(directory.as_ref()),
         }
     }
+}
+
+/// The command line of this program, for a shell.
+pub(crate) fn words_for_a_shell() -> String {
+    let words = env::args_os().skip(1).map(OsString::into_encoded_bytes).collect::<Vec<_>>();
+    let line = shlex::bytes::try_join(words.iter().map(Vec::as_slice)).unwrap_or_default();
+    format!("afterburner {}", String::from_utf8_lossy(&line))
 }
 
 fn completions(shell: Shell) -> anyhow::Result<ExitCode> {

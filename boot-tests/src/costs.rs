@@ -29,9 +29,11 @@ use crate::qemu::Machine;
 use crate::{icount, programs};
 
 mod clock;
+mod figures;
 mod table;
 
 pub use clock::Clocked;
+pub use figures::Figures;
 pub use table::Table;
 
 /// The model without what Xen and QEMU cannot do together (`Machine::on_xen`), and without ERMS: a
@@ -73,6 +75,18 @@ impl System {
             Self::Peer => "peer",
             Self::Xen => "xen",
             Self::L4 => "l4",
+        }
+    }
+
+    /// What it is, in a few words.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Plain => "the kernel that make alone builds, on QEMU's machine",
+            Self::Native => "the afterburnt kernel there, on the wedge",
+            Self::Peer => "Linux's own para-virtualized kernel (CONFIG_XEN_PV), as Xen's dom0",
+            Self::Xen => "the afterburnt kernel on the wedge, as Xen's dom0",
+            Self::L4 => "the afterburnt kernel on the wedge, as seL4's root task",
         }
     }
 

@@ -120,6 +120,16 @@ pub fn runtime_pointers(vmlinux: Vec<u8>) -> Result<Vec<Range<u64>>> {
     tables::runtime_pointers(&Image::new(vmlinux)?)
 }
 
+/// Where there is room behind the text. Up to read-only data the linker fills it with INT3 (Linux,
+/// `arch/x86/kernel/vmlinux.lds.S`): since 6.11 within `.text`, before behind it.
+fn gap(image: &Image) -> Result<Range<u64>> {
+    const INT3: u8 = 0xcc;
+    const ALIGNMENT: u64 = 16;
+    let (start, end) = (image.symbol("_stext")?, image.symbol("_etext")?);
+    let used = image.read(start..end)?.iter().rposition(|byte| *byte != INT3).context("there is no text")?;
+    Ok((start + used as u64 + 1).next_multiple_of(ALIGNMENT) + ALIGNMENT..image.symbol("__start_rodata")?)
+}
+
 /// Patches every site of a linked, annotated kernel.
 ///
 /// # Errors
@@ -131,7 +141,7 @@ pub fn patch(vmlinux: Vec<u8>) -> Result<(Vec<u8>, Report)> {
     let records = records::read(&image.file()?)?;
     ensure!(!records.is_empty(), "the kernel has no records");
     let tables = Tables::read(&image)?;
-    let gap = image.symbol("_etext")?..image.symbol("__start_rodata")?;
+    let gap = gap(&image)?;
     let mut report = Report { stubs: gap.start..gap.start, ..Report::default() };
     let mut moved = BTreeMap::new();
 

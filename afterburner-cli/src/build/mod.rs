@@ -4,6 +4,7 @@ mod goals;
 mod interruption;
 mod low;
 mod make;
+mod page;
 mod products;
 mod progress;
 mod shims;
@@ -26,7 +27,7 @@ pub(crate) use self::shims::cache;
 use self::summary::Summary;
 use self::toolchain::{Compiler, Toolchain};
 use crate::accept::{Accept, Accepted};
-use crate::cli::Without;
+use crate::cli::{Without, words_for_a_shell};
 use crate::journal::{Journal, MemoryFile};
 use crate::session::Session;
 use crate::tool::exit_code;
@@ -45,7 +46,7 @@ use crate::{atomic, complain};
 /// Make's output and input are left alone; the summary goes to standard error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Write the summary to a file, as JSON
+    /// Write the summary to a file: a page for a browser if its name ends in .html, else JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// The compiler, where its name does not tell
@@ -156,6 +157,10 @@ fn session(arguments: &Arguments, toolchain: &Toolchain) -> Session {
 }
 
 fn write_report(path: &Path, summary: &Summary) -> anyhow::Result<()> {
+    if path.extension().is_some_and(|extension| extension == "html") {
+        let page = page::page(summary, words_for_a_shell());
+        return atomic::write(path, |file| file.write_all(page.html().as_bytes()));
+    }
     atomic::write(path, |file| {
         serde_json::to_writer_pretty(&mut *file, summary)?;
         writeln!(file)

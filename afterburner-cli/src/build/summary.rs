@@ -1,6 +1,7 @@
 //! The summary of a build: what became of the objects, and what was found in the kernel and its
 //! modules.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::fs;
@@ -21,47 +22,49 @@ use crate::verify::{complain_of, percent};
 const SHOWN: usize = 20;
 
 /// What there is to say of a build.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Summary {
-    objects: Objects,
-    files: Vec<File>,
+    pub(super) objects: Objects,
+    pub(super) files: Vec<File>,
     /// Objects that came ready-made.
-    accepted: Vec<Acceptance>,
+    pub(super) accepted: Vec<Acceptance>,
     /// What the build should have made and cannot be found.
     #[serde(skip_serializing_if = "Option::is_none")]
-    missing: Option<String>,
+    pub(super) missing: Option<String>,
 }
 
 /// What became of the texts that the shims saw.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-struct Objects {
+pub(super) struct Objects {
     annotated: usize,
     /// There was nothing to annotate.
     plain: usize,
     /// Left alone, by reason.
     excluded: BTreeMap<String, Vec<PathBuf>>,
     /// Should have been annotated, and why that could not be.
-    missed: BTreeMap<PathBuf, String>,
+    pub(super) missed: BTreeMap<PathBuf, String>,
 }
 
 /// What was found in one file.
 #[derive(Debug, Serialize)]
-struct File {
+pub(super) struct File {
     #[serde(rename = "file")]
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Padded and recorded.
-    sites: usize,
-    pad_bytes: u64,
-    executable_bytes: u64,
-    classes: BTreeMap<&'static str, Count>,
-    excused: BTreeMap<&'static str, usize>,
-    misses: Vec<Finding>,
-    problems: Vec<Finding>,
+    pub(super) sites: usize,
+    pub(super) pad_bytes: u64,
+    pub(super) executable_bytes: u64,
+    pub(super) classes: BTreeMap<&'static str, Count>,
+    /// Sites by function.
+    pub(super) functions: BTreeMap<String, usize>,
+    pub(super) excused: BTreeMap<&'static str, usize>,
+    pub(super) misses: Vec<Finding>,
+    pub(super) problems: Vec<Finding>,
 }
 
 /// A miss or a record that does not hold.
 #[derive(Debug, Serialize)]
-struct Finding(String);
+pub(super) struct Finding(pub(super) String);
 
 impl Objects {
     /// An object that was assembled several times counts as what it was last.
@@ -102,19 +105,29 @@ impl File {
     }
 
     fn new(path: &Path, report: &Report<'_>) -> Self {
+        let mut functions = BTreeMap::new();
+        for function in report.sites.iter().filter_map(|site| site.location.function) {
+            *functions.entry(function.name.to_owned()).or_default() += 1;
+        }
         Self {
             path: path.to_owned(),
             sites: report.classes().values().map(|count| count.sites).sum(),
             pad_bytes: report.pad_bytes(),
             executable_bytes: report.executable_bytes,
             classes: report.classes().into_iter().map(|(class, count)| (class.name(), count)).collect(),
+            functions,
             excused: report.reasons(),
             misses: report.misses.iter().map(Miss::to_string).map(Finding).collect(),
             problems: report.problems.iter().map(Problem::to_string).map(Finding).collect(),
         }
     }
 
-    fn is_image(&self) -> bool {
+    /// The path as text.
+    pub(super) fn name(&self) -> Cow<'_, str> {
+        self.path.to_string_lossy()
+    }
+
+    pub(super) fn is_image(&self) -> bool {
         self.path.extension().is_none_or(|extension| extension != "o")
     }
 

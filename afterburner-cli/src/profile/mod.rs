@@ -1,6 +1,7 @@
 //! `afterburner profile`: which sensitive instructions a command executes, how often, and where.
 
 mod counters;
+mod page;
 mod symbols;
 mod table;
 mod tool;
@@ -15,6 +16,8 @@ use anyhow::ensure;
 use self::symbols::{Symbols, Whereabouts};
 use self::table::{By, Site};
 use crate::CANNOT_RUN;
+use crate::atomic;
+use crate::cli::words_for_a_shell;
 use crate::run::{Ended, Host, Job, MachineArguments, Mode, Script, boot};
 use crate::verify::{complain_of, named, read};
 
@@ -41,6 +44,9 @@ pub(crate) struct Arguments {
     /// Print JSON, with every site
     #[arg(long)]
     json: bool,
+    /// Write all that there is to see to a file as well, as a page for a browser
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Count from the start of the kernel, not from that of the command
     #[arg(long)]
     boot: bool,
@@ -134,5 +140,9 @@ fn report(arguments: &Arguments, symbols: Option<&Symbols<'_>>, ended: &Ended) -
         table::print(&sites, arguments.by, arguments.top, &mut out)?;
     }
     out.flush()?;
+    if let Some(path) = &arguments.report {
+        let page = page::page(&sites, arguments.kernel.is_some(), words_for_a_shell());
+        atomic::write(path, |file| file.write_all(page.html().as_bytes()))?;
+    }
     Ok(ended.status(true))
 }

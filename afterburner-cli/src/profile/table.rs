@@ -25,7 +25,7 @@ pub(super) enum By {
 
 impl By {
     /// What a site is counted under.
-    fn key(self, site: &Site<'_>) -> String {
+    pub(super) fn key(self, site: &Site<'_>) -> String {
         const UNKNOWN: &str = "(unknown)";
         const MODULE: &str = "[module]";
         let other = if site.whereabouts.in_module { MODULE } else { UNKNOWN };
@@ -59,15 +59,15 @@ pub(super) struct Site<'data> {
 
 /// One line of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-struct Row {
+pub(super) struct Row {
     #[serde(skip)]
-    key: String,
-    count: u64,
+    pub(super) key: String,
+    pub(super) count: u64,
     sites: u64,
 }
 
 /// The rows, the most executed first.
-fn rows(sites: &[Site<'_>], by: By) -> Vec<Row> {
+pub(super) fn rows(sites: &[Site<'_>], by: By) -> Vec<Row> {
     let mut rows: HashMap<String, Row> = HashMap::new();
     for site in sites {
         let key = by.key(site);
@@ -145,31 +145,33 @@ pub(super) fn print_json(sites: &[Site<'_>], status: Option<u8>, out: &mut impl 
 }
 
 #[cfg(test)]
+fn site_for_tests(class: Class, count: u64, function: Option<&'static str>, line: Option<u32>) -> Site<'static> {
+    let function = function.map(|name| Within { name, offset: 4 });
+    let source = line.map(|line| SourceLine { file: "irqflags.h".to_owned(), line });
+    let whereabouts = Whereabouts { function, source, in_module: false };
+    Site { address: 0xffff_ffff_8100_0004, class, count, whereabouts }
+}
+
+#[cfg(test)]
+pub(super) fn sites_for_tests() -> Vec<Site<'static>> {
+    let mut sites = vec![
+        site_for_tests(Class::Cli, 5, Some("f"), Some(40)),
+        site_for_tests(Class::Sti, 6, Some("f"), Some(45)),
+        site_for_tests(Class::Cli, 4, Some("g"), Some(40)),
+        site_for_tests(Class::Hlt, 1, None, None),
+        site_for_tests(Class::In, 4, None, None),
+    ];
+    sites[4].whereabouts.in_module = true;
+    sites
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    fn site(class: Class, count: u64, function: Option<&'static str>, line: Option<u32>) -> Site<'static> {
-        let function = function.map(|name| Within { name, offset: 4 });
-        let source = line.map(|line| SourceLine { file: "irqflags.h".to_owned(), line });
-        let whereabouts = Whereabouts { function, source, in_module: false };
-        Site { address: 0xffff_ffff_8100_0004, class, count, whereabouts }
-    }
-
-    fn sites() -> Vec<Site<'static>> {
-        let mut sites = vec![
-            site(Class::Cli, 5, Some("f"), Some(40)),
-            site(Class::Sti, 6, Some("f"), Some(45)),
-            site(Class::Cli, 4, Some("g"), Some(40)),
-            site(Class::Hlt, 1, None, None),
-            site(Class::In, 4, None, None),
-        ];
-        sites[4].whereabouts.in_module = true;
-        sites
-    }
-
     fn printed(by: By, top: Option<usize>) -> String {
         let mut out = Vec::new();
-        print(&sites(), by, top, &mut out).expect("memory");
+        print(&sites_for_tests(), by, top, &mut out).expect("memory");
         String::from_utf8(out).expect("text")
     }
 
@@ -188,7 +190,7 @@ mod tests {
 
     #[test]
     fn sites_are_named_as_far_as_they_are_known() {
-        let keys = |by| rows(&sites(), by).into_iter().map(|row| (row.key, row.count)).collect::<Vec<_>>();
+        let keys = |by| rows(&sites_for_tests(), by).into_iter().map(|row| (row.key, row.count)).collect::<Vec<_>>();
         let expect = |expected: &[(&str, u64)]| expected.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect::<Vec<_>>();
         assert_eq!(keys(By::Function), expect(&[("f", 11), ("[module]", 4), ("g", 4), ("(unknown)", 1)]));
         assert_eq!(
@@ -222,7 +224,7 @@ mod tests {
     #[test]
     fn json_has_the_classes_and_every_site() {
         let mut out = Vec::new();
-        print_json(&sites(), Some(3), &mut out).expect("memory");
+        print_json(&sites_for_tests(), Some(3), &mut out).expect("memory");
         let json: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(json["status"], 3);
         assert_eq!(json["count"], 20);

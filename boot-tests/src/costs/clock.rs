@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::OPERATIONS;
+use super::{Figures, OPERATIONS};
 
 mod jobs;
 mod start;
@@ -52,6 +52,17 @@ impl System {
             Self::DebiansUml => "Debian's UML",
             Self::Uml => "UML",
             Self::Gvisor => "gVisor",
+        }
+    }
+
+    const fn description(self) -> &'static str {
+        match self {
+            Self::Native => "this machine itself",
+            Self::Process => "the afterburnt kernel as a process of it",
+            Self::Fast => "the same, with its programs in the kernel's process",
+            Self::DebiansUml => "User-mode Linux, as Debian has it",
+            Self::Uml => "User-mode Linux of the afterburnt kernel's source",
+            Self::Gvisor => "gVisor's runsc",
         }
     }
 
@@ -164,20 +175,24 @@ impl Clocked {
         text
     }
 
-    /// How many times as fast as its peers the process is: geometric means, a line each.
+    /// For other readers.
     #[must_use]
-    pub fn means(&self) -> String {
-        let line = |system: System| {
-            let mean = self.mean(system)?;
-            Some(format!("A process is {mean:.2} times as fast as {} (geometric mean).\n", system.name()))
-        };
-        System::peers().filter_map(line).collect()
-    }
-
-    fn mean(&self, system: System) -> Option<f64> {
-        let logarithms: Vec<f64> = operations().filter_map(|(name, _)| self.ratio(name, system)).map(f64::ln).collect();
-        let count = u32::try_from(logarithms.len()).ok().filter(|count| *count > 0)?;
-        Some((logarithms.iter().sum::<f64>() / f64::from(count)).exp())
+    pub fn figures(&self) -> Figures {
+        let method = format!(
+            "The systems take turns on one processor of this machine, {TURNS} times in one run. A figure is the median of \
+             the turns, and that of a turn is the median of many rounds."
+        );
+        let median = |name: &str, system| self.spread(name, system).map(|[_, median, _]| median);
+        let row = |(name, title)| (title, System::ALL.map(|system| median(name, system)).to_vec());
+        let comparisons = System::peers().map(|peer| (System::Process as usize, peer as usize));
+        Figures {
+            unit: "nanoseconds",
+            method: vec![method],
+            command: "scripts/costs process".to_owned(),
+            systems: System::ALL.map(|system| (system.name(), system.description())).to_vec(),
+            rows: operations().map(row).collect(),
+            comparisons: [(System::Process as usize, System::Native as usize)].into_iter().chain(comparisons).collect(),
+        }
     }
 }
 
@@ -225,6 +240,7 @@ mod tests {
             text.contains("| stat | - |") && text.ends_with("\ngVisor does not run here: it is not installed\n"),
             "{text}"
         );
-        assert_eq!(clocked.means(), "A process is 3.00 times as fast as Debian's UML (geometric mean).\n");
+        let means = clocked.figures().means();
+        assert!(means.contains("process / Debian's UML: 0.333 in geometric mean of 1 rows"), "{means}");
     }
 }
