@@ -200,10 +200,10 @@ fn what_cannot_run_is_refused() {
         (&["damaged", "--host", "xen"], "damaged has no Xen PV entry"),
         (&["damaged-for-xen", "--host", "xen"], "damaged-for-xen: the payload is damaged: its checksum is"),
         (&["of-tomorrow"], "an image of another version of Afterburner: its payload is of version 0006, not 0005"),
-        (&["xen-image", "--host", "xen", "--mode", "identity"], "afterburn.mode=identity: modes are for bare hardware"),
+        (&["xen-image", "--host", "xen", "--mode", "identity"], "afterburn.mode=identity: that mode is for bare"),
         (
-            &["xen-image", "--host", "xen", "--append", "afterburn.mode=profile"],
-            "afterburn.mode=profile: modes are for",
+            &["xen-image", "--host", "xen", "--append", "afterburn.mode=identity"],
+            "afterburn.mode=identity: that mode is for",
         ),
         (&["xen-image", "--host", "xen", "--append", "afterburn.backend=bare"], "this machine was entered by Xen PV"),
         (&["image", "--append", "afterburn.backend=xen"], "this backend needs a Xen PV entry; this machine was"),
@@ -278,6 +278,7 @@ fn a_profile_needs_a_wedge_and_for_functions_a_kernel() {
         (&["vmlinux", "--", "true"] as &[&str], "vmlinux is a kernel without a wedge"),
         (&["image", "--by", "function", "--", "true"], "known by the kernel's symbols: --kernel VMLINUX"),
         (&["image", "--kernel", "more.cpio", "--", "true"], "more.cpio: not a 64-bit x86-64 ELF file"),
+        (&["image", "--host", "none", "--", "true"], "--mode is for the wedge, and on --host none there is none"),
         (&["image"], "required arguments were not provided"),
     ] {
         let mut command = lab.command(AFTERBURNER, &[&["profile"], arguments].concat());

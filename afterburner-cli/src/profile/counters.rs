@@ -8,6 +8,8 @@ use annotate::instructions::Class;
 use anyhow::{Context as _, bail, ensure};
 use wedge::vm::port::GREETING;
 
+use super::paths::{Paths, Spent};
+
 /// One site that was executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counter {
@@ -43,21 +45,48 @@ pub(super) fn answer<'a>(messages: &'a [String], name: &str) -> anyhow::Result<V
     Ok(lines[1..].to_vec())
 }
 
+/// All that an answer tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub(super) sites: Vec<Counter>,
+    pub(super) paths: Paths,
+}
+
 /// The counters in the lines of an answer.
-pub(super) fn parse(lines: &[&str]) -> anyhow::Result<Vec<Counter>> {
-    let line = |(number, line): (usize, &&str)| {
-        counter(line).with_context(|| format!("counters, line {}: `{line}` is no address, class and count", number + 1))
-    };
-    lines.iter().enumerate().map(line).collect()
+pub(super) fn parse(lines: &[&str]) -> anyhow::Result<Counters> {
+    let mut counters = Counters::default();
+    for (number, line) in lines.iter().enumerate() {
+        let kept = if let Some(rest) = line.strip_prefix("path ") {
+            spent(rest).map(|spent| counters.paths.paths.push(spent))
+        } else if let Some(rest) = line.strip_prefix("call ") {
+            spent(rest).map(|spent| counters.paths.calls.push(spent))
+        } else {
+            counter(line).map(|counter| counters.sites.push(counter))
+        };
+        kept.with_context(|| format!("counters, line {}: `{line}` is no counter", number + 1))?;
+    }
+    counters.paths.sort();
+    Ok(counters)
+}
+
+/// A number. A sign is no digit, though `parse` takes it.
+fn number(word: &str) -> Option<u64> {
+    word.parse().ok().filter(|_| !word.starts_with('+'))
+}
+
+fn spent(line: &str) -> Option<Spent> {
+    let mut words = line.split(' ');
+    let name = words.next().filter(|name| !name.is_empty())?.to_owned();
+    let spent = Spent { name, count: number(words.next()?)?, ticks: number(words.next()?)? };
+    words.next().is_none().then_some(spent)
 }
 
 fn counter(line: &str) -> Option<Counter> {
     let mut words = line.split(' ');
     let (address, class, count) = (words.next()?, words.next()?, words.next()?);
-    // A sign is no digit, though `parse` takes it.
-    let well_formed = address.len() == 16 && !line.contains('+') && words.next().is_none();
+    let well_formed = address.len() == 16 && !address.starts_with('+') && words.next().is_none();
     let address = u64::from_str_radix(address, 16).ok()?;
-    let counter = Counter { address, class: Class::from_name(class)?, count: count.parse().ok()? };
+    let counter = Counter { address, class: Class::from_name(class)?, count: number(count)? };
     well_formed.then_some(counter)
 }
 
@@ -104,8 +133,14 @@ mod tests {
     #[test]
     fn counters_are_read_and_what_is_none_is_named() {
         let counter = Counter { address: 0xffff_ffff_8100_1234, class: Class::StiHlt, count: 17 };
-        assert_eq!(parse(&["ffffffff81001234 sti;hlt 17"]).expect("a counter"), [counter]);
-        assert!(parse(&[]).expect("no counters").is_empty());
+        assert_eq!(parse(&["ffffffff81001234 sti;hlt 17"]).expect("a counter").sites, [counter]);
+        assert_eq!(parse(&[]).expect("no counters"), Counters::default());
+        let Counters { sites, paths } =
+            parse(&["path event 1 20", "path mov-to-cr 3 90", "call mmu_update 2 9"]).expect("paths");
+        assert!(sites.is_empty());
+        assert_eq!(paths.paths[0], Spent { name: "mov-to-cr".to_owned(), count: 3, ticks: 90 });
+        assert_eq!(paths.paths[1], Spent { name: "event".to_owned(), count: 1, ticks: 20 });
+        assert_eq!(paths.calls, [Spent { name: "mmu_update".to_owned(), count: 2, ticks: 9 }]);
         for line in [
             "",
             "ffffffff81001234",
@@ -119,6 +154,12 @@ mod tests {
             "ffffffff81001234 cli 18446744073709551616",
             "ffffffff81001234 cli 1 2",
             "ffffffff81001234  cli 1",
+            "path event 1",
+            "path event +1 2",
+            "path event 1 2 3",
+            "path  1 2",
+            "call iret 1",
+            "call iret -1 2",
         ] {
             let error = parse(&["ffffffff81001234 cli 1", line]).expect_err(line);
             assert!(error.to_string().starts_with(&format!("counters, line 2: `{line}`")), "{error}");

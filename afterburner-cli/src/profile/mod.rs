@@ -2,6 +2,7 @@
 
 mod counters;
 mod page;
+mod paths;
 mod symbols;
 mod table;
 mod tool;
@@ -35,6 +36,10 @@ use crate::verify::{complain_of, named, read};
 pub(crate) struct Arguments {
     /// An image
     image: PathBuf,
+    /// What the guest runs on. On a host that runs the kernel without its privileges, what the
+    /// wedge was entered for is shown as well, and what it called the host for
+    #[arg(long, value_enum, default_value_t = Host::Bare)]
+    host: Host,
     /// What to count by
     #[arg(long, value_enum, default_value_t = By::Class)]
     by: By,
@@ -106,7 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let job = Job {
         image: &arguments.image,
-        host: Some(Host::Bare),
+        host: Some(arguments.host),
         mode: Some(Mode::Profile),
         machine: &arguments.machine,
         script: Some(&script),
@@ -132,16 +137,18 @@ fn report(arguments: &Arguments, symbols: Option<&Symbols<'_>>, ended: &Ended) -
         whereabouts: symbols
             .map_or_else(Whereabouts::default, |symbols| symbols.find(counter.address.wrapping_sub(offset))),
     };
-    let sites: Vec<Site<'_>> = counters.iter().map(site).collect();
+    let sites: Vec<Site<'_>> = counters.sites.iter().map(site).collect();
+    let paths = &counters.paths;
     let mut out = BufWriter::new(io::stdout().lock());
     if arguments.json {
-        table::print_json(&sites, ended.verdict(), &mut out)?;
+        table::print_json(&sites, paths, ended.verdict(), &mut out)?;
     } else {
         table::print(&sites, arguments.by, arguments.top, &mut out)?;
+        paths.print(&mut out)?;
     }
     out.flush()?;
     if let Some(path) = &arguments.report {
-        let page = page::page(&sites, arguments.kernel.is_some(), words_for_a_shell());
+        let page = page::page(&sites, paths, arguments.kernel.is_some(), words_for_a_shell());
         atomic::write(path, |file| file.write_all(page.html().as_bytes()))?;
     }
     Ok(ended.status(true))

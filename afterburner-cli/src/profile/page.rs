@@ -2,6 +2,7 @@
 
 use report::{Bars, Content, Page, Row, Section, Table};
 
+use super::paths::Paths;
 use super::table::{By, Site, rows};
 use crate::verify::percent;
 
@@ -9,7 +10,7 @@ use crate::verify::percent;
 const SHOWN: usize = 40;
 
 /// The page. Functions and lines are in it if they are `named`; `command` is what was measured.
-pub(super) fn page(sites: &[Site<'_>], named: bool, command: String) -> Page {
+pub(super) fn page(sites: &[Site<'_>], paths: &Paths, named: bool, command: String) -> Page {
     let all = sites.iter().fold(0_u64, |sum, site| sum.saturating_add(site.count));
     let lead = vec![format!("{all} sensitive instructions were executed in the kernel, at {} places.", sites.len())];
     let mut sections = vec![bars("Classes of instructions", sites, By::Class, all)];
@@ -19,6 +20,7 @@ pub(super) fn page(sites: &[Site<'_>], named: bool, command: String) -> Page {
             sections.push(bars("Lines of the source", sites, By::Line, all));
         }
     }
+    sections.extend(paths.sections());
     sections.push(places(sites));
     let text = vec!["The wedge has counted each site that was executed (afterburn.mode=profile).".to_owned()];
     sections.push(Section { heading: "The command".to_owned(), text, content: Content::Commands(vec![command]) });
@@ -61,7 +63,8 @@ mod tests {
 
     #[test]
     fn it_has_what_the_table_has() {
-        let text = page(&sites_for_tests(), true, "afterburner profile image -- true".to_owned()).html();
+        let text =
+            page(&sites_for_tests(), &Paths::default(), true, "afterburner profile image -- true".to_owned()).html();
         for expected in [
             "20 sensitive instructions were executed in the kernel, at 5 places.",
             "9 (45.00 %)",
@@ -72,7 +75,7 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
-        let text = page(&sites_for_tests(), false, String::new()).html();
+        let text = page(&sites_for_tests(), &Paths::default(), false, String::new()).html();
         assert!(!text.contains("<h2>Functions"), "{text}");
     }
 }

@@ -9,6 +9,7 @@ use annotate::object::sources::SourceLine;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::paths::Paths;
 use super::symbols::Whereabouts;
 use crate::verify::percent;
 
@@ -125,13 +126,20 @@ impl<'a> SiteFields<'a> {
     }
 }
 
-/// Prints JSON: the sum and the classes, then every site.
-pub(super) fn print_json(sites: &[Site<'_>], status: Option<u8>, out: &mut impl Write) -> anyhow::Result<()> {
+/// Prints JSON: the sum and the classes, what the wedge was entered for, then every site.
+pub(super) fn print_json(
+    sites: &[Site<'_>],
+    paths: &Paths,
+    status: Option<u8>,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
     #[derive(Serialize)]
     struct Profile<'a> {
         status: Option<u8>,
         count: u64,
         classes: BTreeMap<&'a str, &'a Row>,
+        #[serde(flatten)]
+        paths: &'a Paths,
         sites: Vec<SiteFields<'a>>,
     }
 
@@ -139,7 +147,7 @@ pub(super) fn print_json(sites: &[Site<'_>], status: Option<u8>, out: &mut impl 
     let count = sum(String::new(), &rows).count;
     let classes = rows.iter().map(|row| (row.key.as_str(), row)).collect();
     let sites = sites.iter().map(SiteFields::of).collect();
-    serde_json::to_writer(&mut *out, &Profile { status, count, classes, sites })?;
+    serde_json::to_writer(&mut *out, &Profile { status, count, classes, paths, sites })?;
     out.write_all(b"\n")?;
     Ok(())
 }
@@ -224,10 +232,11 @@ mod tests {
     #[test]
     fn json_has_the_classes_and_every_site() {
         let mut out = Vec::new();
-        print_json(&sites_for_tests(), Some(3), &mut out).expect("memory");
+        print_json(&sites_for_tests(), &Paths::default(), Some(3), &mut out).expect("memory");
         let json: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(json["status"], 3);
         assert_eq!(json["count"], 20);
+        assert_eq!(json["paths"], serde_json::json!([]));
         assert_eq!(json["classes"]["cli"], serde_json::json!({"count": 9, "sites": 2}));
         assert_eq!(
             json["sites"][0],

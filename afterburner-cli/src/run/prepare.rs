@@ -152,8 +152,8 @@ impl Job<'_> {
         let options = Options::parse(line.as_str()).map_err(|error| anyhow::anyhow!("{error}"))?;
         select(options.backend, entry, None).map_err(|error| anyhow::anyhow!("{error}"))?;
         ensure!(
-            host == Host::Bare || options.mode == wedge::sites::Mode::Native,
-            "afterburn.mode={}: modes are for bare hardware; {} every site is taken over",
+            host == Host::Bare || options.mode != wedge::sites::Mode::Identity,
+            "afterburn.mode={}: that mode is for bare hardware; {} every site is taken over",
             options.mode,
             match host {
                 Host::Xen => "on Xen",

@@ -57,6 +57,7 @@ const DEPRIVILEGED: Deprivileged = Deprivileged {
     sysret: WEDGE + 0xa00,
     code_selector: 0xe033,
     stack_selector: 0xe02b,
+    counts: false,
     virtual_selectors: false,
     own_floating_point: false,
 };
@@ -132,7 +133,7 @@ impl Sample {
             order: &mut [0],
         };
         let mut engine = match mode {
-            Mode::Deprivileged => Engine::deprivileged(DEPRIVILEGED, memory),
+            Mode::Deprivileged => Engine::deprivileged(DEPRIVILEGED, Mode::default(), memory),
             _ => Engine::new(mode, HOOKS, memory),
         };
         let mut slot = self.slot.clone();

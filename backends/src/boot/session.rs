@@ -20,7 +20,7 @@ use wedge::platform::{Pci, Platform};
 use wedge::sites::{Engine, Lost, Piece, Refusal, Summary};
 use wedge::vm::modules::Region;
 use wedge::vm::port::Port;
-use wedge::vm::{Account, Host, Machine, Space, Text, Vcpu, paging_mode};
+use wedge::vm::{Account, Host, Machine, Profile, Space, Text, Vcpu, paging_mode};
 
 use super::options::{InvalidOption, Options};
 use super::selection::{Impossible, Protocol, select};
@@ -188,6 +188,7 @@ impl Rewritten<'_> {
             modules: modules.clone(),
             port: Port::new(),
             account,
+            profile: profile::<H>(engine.counts()),
             text: Text::new(engine, kernel, head_distance, window, modules, regions),
             host: kept,
         };
@@ -195,6 +196,14 @@ impl Rewritten<'_> {
         machine.space.shadow.set_mode(paging_mode(&cpu), &mut machine.space.memory);
         (machine, Vcpu::new(cpu, processor))
     }
+}
+
+/// Whether the host's calls are counted is said once, for all.
+fn profile<H: Host>(counts: bool) -> Profile {
+    if counts {
+        H::calls().switch_on();
+    }
+    Profile::new(counts)
 }
 
 /// A guest that can be entered by Linux's 64-bit boot protocol.

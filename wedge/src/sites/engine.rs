@@ -6,7 +6,7 @@
 //! runs, [`present`](super::present) says where in the guest a stub's instruction belongs.
 
 use core::ops::Range;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use annotate::instructions::Class;
 
@@ -84,10 +84,27 @@ impl<'a> Engine<'a> {
     }
 
     /// An engine that has no sites yet, for a guest whose kernel runs without privileges, on this
-    /// virtual CPU.
+    /// virtual CPU. The mode that was chosen says whether sites are counted.
     #[must_use]
-    pub fn deprivileged(policy: Deprivileged, memory: Memory<'a>) -> Self {
+    pub fn deprivileged(policy: Deprivileged, chosen: Mode, memory: Memory<'a>) -> Self {
+        let policy = Deprivileged { counts: chosen == Mode::Profile, ..policy };
         Self { policy, ..Self::new(Mode::Deprivileged, Hooks::default(), memory) }
+    }
+
+    /// Whether sites are counted when they are executed.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.mode == Mode::Profile || self.policy.counts
+    }
+
+    /// A site has called, in deprivileged mode.
+    #[inline]
+    pub fn count(&self, number: usize) {
+        if self.policy.counts
+            && let Some(counter) = self.memory.counters.get(number)
+        {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The mode.

@@ -129,6 +129,8 @@ pub(super) fn stub<'a>(
             listing.push(Before, &site.kind.original.array()[..usize::from(site.kind.second)]);
             listing.popf(BeforeWith(Word::Dropped));
         }
+        // Also one that returns to the kernel is counted.
+        Template::Iretq if policy.counts => listing.jump_as(Before, policy.iret),
         Template::Iretq => listing.iretq(),
         Template::Emulate => {
             listing.branch(Before, CALL, Target::Wedge(policy.emulate));

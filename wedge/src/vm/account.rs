@@ -4,10 +4,11 @@
 use core::fmt::{self, Write as _};
 
 use crate::shadow::Statistics;
-use crate::sites::Mode;
+use crate::sites::{Engine, Mode};
 
 use super::modules::Tally;
-use super::port::{Command, Commands, Line, More};
+use super::port::{Command, Commands, Line, More, counted};
+use super::profile::{Calls, Profile};
 
 /// What has been counted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,13 +25,18 @@ pub struct Account {
     pub of_modules: Tally,
     /// Instructions of the guest's kernel that nobody annotated and that were emulated.
     pub unannotated: u64,
+    /// The sites before this one are in the answer that is being read.
+    pub answered: usize,
 }
 
 /// The port's answers.
 #[derive(Debug)]
 pub(super) struct Answers<'a> {
     pub(super) host: &'static str,
-    pub(super) account: &'a Account,
+    pub(super) account: &'a mut Account,
+    pub(super) engine: &'a mut Engine<'static>,
+    pub(super) profile: &'a mut Profile,
+    pub(super) calls: Calls,
     pub(super) shadow: &'a Statistics,
     /// Page-table entries that the host has refused.
     pub(super) refused: u64,
@@ -41,7 +47,7 @@ impl Answers<'_> {
         let Self { account, shadow, .. } = self;
         match number {
             0 => write!(line, "backend {}", self.host)?,
-            1 => write!(line, "mode {}", Mode::Deprivileged)?,
+            1 => write!(line, "mode {}", if self.engine.counts() { Mode::Profile } else { Mode::Deprivileged })?,
             2 => write!(line, "state on")?,
             3 => write!(line, "offset {:#x}", account.moved)?,
             4 => write!(line, "sites {}", account.sites)?,
@@ -60,13 +66,37 @@ impl Answers<'_> {
 }
 
 impl Commands for Answers<'_> {
-    fn carry_out(&mut self, _: Command) {}
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Counters => {
+                self.account.answered = 0;
+                self.engine.snapshot();
+                self.profile.snapshot(&self.calls);
+            }
+            Command::Zero => {
+                self.engine.zero();
+                self.profile.zero(&self.calls);
+            }
+            Command::Status | Command::SwitchOff | Command::SwitchOn => {}
+        }
+    }
 
     fn answer(&mut self, command: Command, number: usize, line: &mut Line) -> Result<More, fmt::Error> {
         match (command, number) {
             (Command::Status, _) => self.status(number, line),
-            (_, 0) => {
-                write!(line, "error: mode {} cannot be switched, and counts nothing", Mode::Deprivileged)?;
+            (Command::Counters, _) if self.engine.counts() => {
+                match counted(self.engine, &mut self.account.answered, line)? {
+                    More::Line => Ok(More::Line),
+                    More::End => self.profile.line(&self.calls, line),
+                }
+            }
+            (Command::Zero, _) if self.engine.counts() => Ok(More::End),
+            (Command::Counters | Command::Zero, 0) => {
+                write!(line, "error: without afterburn.mode={} nothing is counted", Mode::Profile)?;
+                Ok(More::Line)
+            }
+            (Command::SwitchOff | Command::SwitchOn, 0) => {
+                write!(line, "error: mode {} cannot be switched", Mode::Deprivileged)?;
                 Ok(More::Line)
             }
             _ => Ok(More::End),

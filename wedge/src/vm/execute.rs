@@ -10,7 +10,7 @@ use crate::guest::linux;
 use crate::sites::{Form, Site};
 use crate::x86::flags;
 
-use super::{Host, Vcpu, Vm};
+use super::{Host, Path, Vcpu, Vm};
 
 /// Instructions whose addresses have the same place in [`Decoded`], and are kept at the same time.
 const WAYS: usize = 4;
@@ -95,13 +95,14 @@ impl<H: Host> Vm<'_, H> {
     }
 
     /// An IRETQ, if it leads to a program in the plainest way: with the selectors of 64-bit
-    /// programs and interrupts on. Whether it did.
+    /// programs and interrupts on. Whether it did; `number` is that of its site.
     #[inline]
-    pub fn return_plainly(&mut self, context: &mut Context) -> bool {
+    pub fn return_plainly(&mut self, context: &mut Context, number: usize) -> bool {
         let Some([rip, cs, rflags, rsp, ss]) = self.machine.space.words(context.rsp) else { return false };
         let user = is_canonical(rip) && rip >> 63 == 0;
         let plain = (cs, ss) == (linux::USER_CS, linux::USER_DS) && user && rflags & flags::INTERRUPT != 0;
         if plain {
+            self.note_site(number, context);
             (context.rip, context.cs, context.rflags, context.rsp, context.ss) = (rip, cs, rflags, rsp, ss);
         }
         plain
@@ -112,6 +113,7 @@ impl<H: Host> Vm<'_, H> {
     #[inline]
     pub fn emulate_site(&mut self, context: &mut Context, number: usize, at: u64) {
         context.rip = at;
+        self.note_site(number, context);
         let Self { vcpu: Vcpu { cpu, processor, decoded, .. }, machine } = self;
         let Some(site) = machine.text.engine.site(number) else { Self::die(context, "at no site") };
         let Some(first) = decoded.at(at, || decode_first(site, at)) else {
@@ -144,6 +146,23 @@ impl<H: Host> Vm<'_, H> {
         }
     }
 
+    /// A site's instructions are carried out, if anybody counts.
+    #[inline]
+    pub fn note_site(&mut self, number: usize, context: &Context) {
+        if self.machine.profile.is_on() {
+            self.count_site(number, context);
+        }
+    }
+
+    #[cold]
+    fn count_site(&mut self, number: usize, context: &Context) {
+        let engine = &self.machine.text.engine;
+        engine.count(number);
+        if let Some(class) = engine.site(number).map(Site::class) {
+            self.begin(Path::Site(class), context);
+        }
+    }
+
     /// Makes sure that the kernel's image can be accessed where it is loaded: it is about to run
     /// there, on a stack in it.
     pub fn reach_image(&mut self, image: Range<u64>) {
@@ -158,6 +177,7 @@ impl<H: Host> Vm<'_, H> {
         context: &mut Context,
         how: impl FnOnce(&VirtualCpu, &mut Context) -> Result<(), Exception>,
     ) {
+        self.begin(Path::SystemCall, context);
         if let Err(exception) = how(&self.vcpu.cpu, context) {
             self.deliver(context, Event::Exception(exception));
         }

@@ -9,7 +9,7 @@
 use core::fmt;
 
 use super::modules::ModuleMemory;
-use super::{Reached, Space, Vm};
+use super::{Calls, Reached, Space, Vm};
 use crate::cpu::{Context, ControlRegister, CpuidResult, DescriptorTable, FloatingPoint, Segment, VirtualCpu};
 use crate::platform;
 use crate::shadow;
@@ -78,6 +78,9 @@ pub trait Host: Sized {
 
     /// A program is about to go on.
     fn enter_user(vm: &mut Vm<'_, Self>, context: &mut Context);
+
+    /// How often the host was called.
+    fn calls() -> Calls;
 }
 
 /// Page tables that the hardware reads, and the guest's memory.

@@ -19,7 +19,7 @@ use crate::x86::flags;
 
 use super::account::{Account, Answers};
 use super::port::{PORT, Port};
-use super::{Board as _, End, Host, Memory as _, Processor as _, Space, Text, Vcpu, Vm};
+use super::{Board as _, End, Host, Memory as _, Processor as _, Profile, Space, Text, Vcpu, Vm};
 
 /// A guest on a host: what all its processors share.
 pub struct Machine<H: Host> {
@@ -39,6 +39,8 @@ pub struct Machine<H: Host> {
     pub port: Port,
     /// What it tells.
     pub account: Account,
+    /// What the wedge is entered for, if that is counted.
+    pub profile: Profile,
     /// The rewritten text of the guest's kernel and its modules.
     pub text: Text,
     /// What the host keeps.
@@ -89,9 +91,10 @@ impl<H: Host> Machine<H> {
 
     /// The port's answers.
     fn answers(&mut self) -> (&mut Port, Answers<'_>) {
-        let Self { port, account, space, .. } = self;
+        let Self { port, account, profile, space, text, .. } = self;
         let Space { shadow, memory } = space;
-        (port, Answers { host: H::NAME, account, shadow: shadow.statistics(), refused: memory.refused() })
+        let (engine, shadow, refused) = (&mut text.engine, shadow.statistics(), memory.refused());
+        (port, Answers { host: H::NAME, account, engine, profile, calls: H::calls(), shadow, refused })
     }
 }
 

@@ -27,6 +27,7 @@ mod machine;
 pub mod modules;
 pub mod port;
 mod present;
+mod profile;
 mod space;
 mod text;
 mod traps;
@@ -37,6 +38,7 @@ pub use account::Account;
 pub use execute::Decoded;
 pub use host::{Board, End, Host, Memory, Peephole, Processor};
 pub use machine::{Behind, Machine, paging_mode};
+pub use profile::{Calls, Counts, Path, Profile};
 pub use space::{Reached, Space, is_in_page, parts};
 pub use text::Text;
 
@@ -98,6 +100,7 @@ impl<H: Host> Vm<'_, H> {
     /// Something has come in from outside.
     #[inline]
     pub fn event(&mut self, context: &mut Context) {
+        self.begin(Path::Event, context);
         self.present(context);
         self.machine.touched = true;
         self.machine.board.collect(&mut self.machine.platform);
@@ -119,6 +122,18 @@ impl<H: Host> Vm<'_, H> {
             board.set_timer(platform);
         }
         self.look_at_modules();
+        let exit = self.enter(context);
+        if self.machine.profile.is_on() {
+            let now = self.vcpu.processor.time_stamp();
+            self.machine.profile.end(context.rip, now);
+        }
+        exit
+    }
+
+    /// Does what is to be done before the context goes on, and says where that is.
+    #[expect(clippy::inline_always, reason = "as `leave`")]
+    #[inline(always)]
+    fn enter(&mut self, context: &mut Context) -> Exit {
         if context.is_user() {
             self.vcpu.has_run_user = true;
             if let Some(address) = self.vcpu.wanted.take() {
@@ -130,6 +145,15 @@ impl<H: Host> Vm<'_, H> {
             (context.cs, context.ss) = (H::KERNEL_CS, H::KERNEL_SS);
             H::enter_kernel(self, context);
             Exit::Kernel
+        }
+    }
+
+    /// The wedge has been entered, if anybody counts.
+    #[inline]
+    fn begin(&mut self, path: Path, context: &Context) {
+        if self.machine.profile.is_on() {
+            let now = self.vcpu.processor.time_stamp();
+            self.machine.profile.begin(path, context.rip, now);
         }
     }
 

@@ -10,6 +10,8 @@
 
 use core::fmt::{self, Write};
 
+use crate::sites::Engine;
+
 /// The I/O port.
 pub const PORT: u16 = 0xe8;
 
@@ -91,6 +93,18 @@ impl Write for Line {
         }
         Ok(())
     }
+}
+
+/// A line of the answer to [`Command::Counters`]: that of the next site, from a number on.
+///
+/// # Errors
+///
+/// Only those of the line.
+pub fn counted(engine: &Engine<'_>, from: &mut usize, line: &mut Line) -> Result<More, fmt::Error> {
+    let Some((number, address, class, count)) = engine.counts_from(*from).next() else { return Ok(More::End) };
+    *from = number + 1;
+    write!(line, "{address:016x} {class} {count}")?;
+    Ok(More::Line)
 }
 
 /// The state of the port.

@@ -13,7 +13,7 @@ use annotate::record::AllegedSite;
 use wedge::image::GuestFacts;
 use wedge::sites::{Engine, Flush, GuestText, Hook, Left, Mode, Outcome, Presented, Reason, Summary};
 use wedge::vm::modules::{ModuleMemory, Modules, PAGE_LENGTH, Region, Rewriter};
-use wedge::vm::port::{Command, Commands, Line, More, Port};
+use wedge::vm::port::{Command, Commands, Line, More, Port, counted};
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 
 use super::context::Frame;
@@ -257,14 +257,6 @@ impl Resident {
         }
         Ok(More::Line)
     }
-
-    fn counter(&mut self, line: &mut Line) -> Result<More, fmt::Error> {
-        let next = self.engine.counts_from(self.answered.counter).next();
-        let Some((index, address, class, count)) = next else { return Ok(More::End) };
-        self.answered.counter = index + 1;
-        write!(line, "{address:016x} {class} {count}")?;
-        Ok(More::Line)
-    }
 }
 
 impl Commands for Resident {
@@ -293,7 +285,7 @@ impl Commands for Resident {
                 }
                 _ => Ok(More::End),
             },
-            Command::Counters => self.counter(line),
+            Command::Counters => counted(&self.engine, &mut self.answered.counter, line),
             Command::Zero => Ok(More::End),
         }
     }

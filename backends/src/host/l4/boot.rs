@@ -99,7 +99,7 @@ impl fmt::Display for Failure {
             }
             Self::Frequency => write!(f, "seL4 does not say how fast the time-stamp counter is"),
             Self::Mode(mode) => {
-                write!(f, "afterburn.mode={mode}: modes are for bare hardware; on seL4 every site is taken over")
+                write!(f, "afterburn.mode={mode}: that mode is for bare hardware; on seL4 every site is taken over")
             }
             Self::Evict(stack) => write!(f, "afterburn.evict={stack}: nothing is pushed on the kernel's stacks here"),
             Self::MemoryMap(error) => error.fmt(f),
@@ -326,7 +326,7 @@ impl Boot for Machine {
     }
 
     fn accept(&self, options: &Options) -> Result<(), Failure> {
-        if options.mode != Mode::default() {
+        if options.mode == Mode::Identity {
             return Err(Failure::Mode(options.mode));
         }
         if let Some(stack) = options.evict {
@@ -372,7 +372,9 @@ impl Boot for Machine {
 
     fn engine(&mut self, contents: &Contents<'_>) -> Engine<'static> {
         // SAFETY: the arena is in the window, and this is the only call.
-        Engine::deprivileged(sites_see(), unsafe { Arena::new(contents.parameters.arena).memory(window()) })
+        Engine::deprivileged(sites_see(), contents.options.mode, unsafe {
+            Arena::new(contents.parameters.arena).memory(window())
+        })
     }
 
     fn take_over(self, rewritten: Rewritten<'_>, _: &mut [u8]) -> Result<(), Failure> {
@@ -515,6 +517,7 @@ fn sites_see() -> Deprivileged {
         code_selector: REAL_CS as u16,
         stack_selector: REAL_SS as u16,
         virtual_selectors: true,
+        counts: false,
         own_floating_point: true,
     }
 }

@@ -7,8 +7,11 @@
 
 use core::arch::asm;
 
+use wedge::vm::{Calls, Counts};
+
 use super::abi::{Refused, abi};
 use super::memory::pointer;
+use crate::runtime::timestamp;
 
 /// The address of a capability in the space of the wedge's threads.
 pub(super) type Slot = u64;
@@ -60,6 +63,20 @@ const CALL: i64 = -1;
 const REPLY_RECV: i64 = -2;
 const SEND: i64 = -3;
 const RECV: i64 = -5;
+
+/// How often each was called.
+static COUNTS: Counts<8> = Counts::new();
+
+/// That, with names.
+pub(super) fn calls() -> Calls {
+    const NAMES: [(i64, &str); 4] =
+        [(CALL, "seL4_Call"), (REPLY_RECV, "seL4_ReplyRecv"), (SEND, "seL4_Send"), (RECV, "seL4_Recv")];
+    COUNTS.calls(|number| {
+        let name = NAMES.iter().find(|(known, _)| known.unsigned_abs() as usize == number);
+        name.map_or("seL4", |(_, name)| *name)
+    })
+}
+
 /// The last of them, in any version: what is below sends no message.
 const LAST: u32 = (-16_i32).cast_unsigned();
 
@@ -196,24 +213,26 @@ impl Kernel {
 /// the first four words of it in R10, R8, R9, R15; RSP in RCX and the address of the instruction in
 /// RDX, which is how the kernel finds back.
 fn system_call(number: i64, capability: u64, information: u64, registers: [u64; IN_REGISTERS]) -> Message {
-    let (badge, info);
-    let mut words = registers;
-    // SAFETY: seL4 changes the registers that are named, and a buffer that is nobody's else.
-    unsafe {
-        asm!(
-            "mov rcx, rsp",
-            "lea rdx, [rip + 2f]",
-            "2: sysenter",
-            inlateout("rax") number => _,
-            inlateout("rdi") capability => badge,
-            inlateout("rsi") information => info,
-            inlateout("r10") words[0],
-            inlateout("r8") words[1],
-            inlateout("r9") words[2],
-            inlateout("r15") words[3],
-            lateout("rcx") _,
-            lateout("rdx") _,
-        );
-    }
-    Message::new(badge, info, words)
+    COUNTS.during(number.unsigned_abs() as usize, timestamp, || {
+        let (badge, info);
+        let mut words = registers;
+        // SAFETY: seL4 changes the registers that are named, and a buffer that is nobody's else.
+        unsafe {
+            asm!(
+                "mov rcx, rsp",
+                "lea rdx, [rip + 2f]",
+                "2: sysenter",
+                inlateout("rax") number => _,
+                inlateout("rdi") capability => badge,
+                inlateout("rsi") information => info,
+                inlateout("r10") words[0],
+                inlateout("r8") words[1],
+                inlateout("r9") words[2],
+                inlateout("r15") words[3],
+                lateout("rcx") _,
+                lateout("rdx") _,
+            );
+        }
+        Message::new(badge, info, words)
+    })
 }

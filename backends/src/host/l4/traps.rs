@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 
 use iced_x86::{Code, Instruction};
 use wedge::cpu::{Context, Registers, accessed, decode, syscall};
-use wedge::vm::{End, Exit, Host, Vcpu};
+use wedge::vm::{Calls, End, Exit, Host, Vcpu};
 use wedge::x86::control::efer;
 use wedge::x86::paging::{PAGE, fault};
 use wedge::x86::{flags, vector};
@@ -200,14 +200,15 @@ impl L4 {
 
     /// An IRETQ: often to a program.
     fn iret(vm: &mut Vm, context: &mut Context) {
-        if CPU.gs_swapped.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context) {
-            vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize);
+        let number = CPU.site.load(Ordering::Relaxed) as usize;
+        if CPU.gs_swapped.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context, number) {
+            vm.site_jumped(context, number);
         }
     }
 
     /// SYSRETQ to a program of 64 bits, with flags that are plain (SDM Vol. 2B, SYSRET). Whether it
     /// is one.
-    fn return_from_call(vm: &Vm, context: &mut Context) -> bool {
+    fn return_from_call(vm: &mut Vm, context: &mut Context) -> bool {
         const PLAIN: u64 = flags::STATUS | flags::DIRECTION | flags::INTERRUPT | flags::FIXED;
         let (rip, rflags) = (context.registers.rcx, context.registers.r11);
         let cpu = &vm.vcpu.cpu;
@@ -219,6 +220,7 @@ impl L4 {
             && rflags & !PLAIN == 0
             && rflags & flags::INTERRUPT != 0;
         if is_plain {
+            vm.note_site(vm.machine.host.sysret, context);
             (context.rip, context.cs) = (rip, USER_CS);
             (context.rflags, context.ss) = (rflags | flags::FIXED, USER_SS);
         }
@@ -475,4 +477,8 @@ impl Host for L4 {
     fn enter_kernel(_: &mut Vm, _: &mut Context) {}
 
     fn enter_user(_: &mut Vm, _: &mut Context) {}
+
+    fn calls() -> Calls {
+        kernel::calls()
+    }
 }

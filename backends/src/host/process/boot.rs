@@ -117,7 +117,10 @@ impl fmt::Display for Failure {
             Self::Share(refused) => refused.fmt(f),
             Self::Processor(what) => write!(f, "the processor has no {what}, or Linux does not let programs use it"),
             Self::Mode(mode) => {
-                write!(f, "afterburn.mode={mode}: modes are for bare hardware; in a process every site is taken over")
+                write!(
+                    f,
+                    "afterburn.mode={mode}: that mode is for bare hardware; in a process every site is taken over"
+                )
             }
             Self::Evict(stack) => write!(f, "afterburn.evict={stack}: nothing is pushed on the kernel's stacks here"),
             Self::NoMemory { what } => write!(f, "no room for {what}: give the guest more memory, by --memory"),
@@ -306,7 +309,7 @@ impl Boot for Machine<'_> {
     fn accept(&self, options: &Options) -> Result<(), Failure> {
         const FSGSBASE: u64 = 1 << 1;
         const OSXSAVE: u32 = 1 << 27;
-        if options.mode != Mode::default() {
+        if options.mode == Mode::Identity {
             return Err(Failure::Mode(options.mode));
         }
         if let Some(stack) = options.evict {
@@ -366,7 +369,9 @@ impl Boot for Machine<'_> {
 
     fn engine(&mut self, contents: &Contents<'_>) -> Engine<'static> {
         // SAFETY: the arena is in the window, and this is the only call.
-        Engine::deprivileged(sites_see(), unsafe { Arena::new(contents.parameters.arena).memory(window()) })
+        Engine::deprivileged(sites_see(), contents.options.mode, unsafe {
+            Arena::new(contents.parameters.arena).memory(window())
+        })
     }
 
     fn take_over(self, rewritten: Rewritten<'_>, _: &mut [u8]) -> Result<(), Failure> {
@@ -572,6 +577,7 @@ fn sites_see() -> Deprivileged {
         code_selector: REAL_CS as u16,
         stack_selector: REAL_SS as u16,
         virtual_selectors: true,
+        counts: false,
         own_floating_point: false,
     }
 }

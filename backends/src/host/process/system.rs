@@ -13,9 +13,12 @@ use linux_raw_sys::general as raw;
 use linux_raw_sys::ioctl::{TCGETS, TCSETS, TIOCOUTQ, TUNSETOFFLOAD};
 use linux_raw_sys::prctl::PR_SET_NO_NEW_PRIVS;
 use linux_raw_sys::ptrace::{SECCOMP_SET_MODE_FILTER, sock_filter, sock_fprog};
+use syscalls::Sysno;
 use wedge::platform::SECOND;
+use wedge::vm::{Calls, Counts};
 
 use super::arguments::{INTERFACE_LENGTH, Interface};
+use crate::runtime::timestamp;
 
 /// `asm/prctl.h`.
 const ARCH_SET_CPUID: u64 = 0x1012;
@@ -51,6 +54,14 @@ impl Errno {
 /// What a system call answers.
 pub(super) type Answer<T = ()> = Result<T, Errno>;
 
+/// How often each system call was called.
+static COUNTS: Counts<512> = Counts::new();
+
+/// That, with names.
+pub(super) fn calls() -> Calls {
+    COUNTS.calls(|number| Sysno::new(number).map_or("system-call", |call| call.name()))
+}
+
 /// A system call (`syscall(2)`). Errors are the values from -4095 on.
 ///
 /// # Safety
@@ -59,16 +70,19 @@ pub(super) type Answer<T = ()> = Result<T, Errno>;
 pub(super) unsafe fn call(number: u32, arguments: [u64; 6]) -> Answer<u64> {
     const LAST_ERROR: i64 = -4095;
     let [rdi, rsi, rdx, r10, r8, r9] = arguments;
-    let result: i64;
-    // SAFETY: the instruction changes RAX, RCX and R11; all else is the caller's.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") i64::from(number) => result,
-            in("rdi") rdi, in("rsi") rsi, in("rdx") rdx, in("r10") r10, in("r8") r8, in("r9") r9,
-            lateout("rcx") _, lateout("r11") _, options(nostack)
-        );
-    }
+    let result = COUNTS.during(number as usize, timestamp, || {
+        let result: i64;
+        // SAFETY: the instruction changes RAX, RCX and R11; all else is the caller's.
+        unsafe {
+            asm!(
+                "syscall",
+                inlateout("rax") i64::from(number) => result,
+                in("rdi") rdi, in("rsi") rsi, in("rdx") rdx, in("r10") r10, in("r8") r8, in("r9") r9,
+                lateout("rcx") _, lateout("r11") _, options(nostack)
+            );
+        }
+        result
+    });
     match result {
         LAST_ERROR..0 => Err(Errno(result.unsigned_abs() as u32)),
         _ => Ok(result.cast_unsigned()),

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 
 use wedge::cpu::{Context, syscall};
 use wedge::guest::linux::{SYSTEM_CALL, TLS_ENTRIES};
-use wedge::vm::{End, Exit, Host, Vcpu};
+use wedge::vm::{Calls, End, Exit, Host, Vcpu};
 use wedge::x86::paging::fault;
 use wedge::x86::{flags, vector};
 
@@ -302,8 +302,9 @@ impl Process {
 
     /// An IRETQ: often to a program.
     fn iret(vm: &mut Vm, context: &mut Context) {
-        if CPU.gs_swapped.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context) {
-            vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize);
+        let number = CPU.site.load(Ordering::Relaxed) as usize;
+        if CPU.gs_swapped.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context, number) {
+            vm.site_jumped(context, number);
         }
     }
 
@@ -523,4 +524,8 @@ impl Host for Process {
     fn enter_kernel(_: &mut Vm, _: &mut Context) {}
 
     fn enter_user(_: &mut Vm, _: &mut Context) {}
+
+    fn calls() -> Calls {
+        system::calls()
+    }
 }

@@ -31,8 +31,8 @@ use wedge::loader::command_line::CommandLine;
 use wedge::memory::{Kind, MemoryMap, Region as MemoryRegion};
 use wedge::platform::{self, Pci, Platform};
 use wedge::shadow::{Mode as PagingMode, Shadow, TableInfo};
-use wedge::sites::{Deprivileged, Engine, Memory as SiteMemory, STUB_SIZE};
-use wedge::vm::{self, End, Exit, Host, Machine, Space, Vcpu, Vm};
+use wedge::sites::{Deprivileged, Engine, Memory as SiteMemory, Mode, STUB_SIZE};
+use wedge::vm::{self, Calls, Counts, End, Exit, Host, Machine, Space, Vcpu, Vm};
 use wedge::x86::paging::PAGE;
 use wedge::x86::{flags, vector};
 
@@ -196,6 +196,11 @@ impl Host for Test {
     fn enter_kernel(_: &mut Vm<'_, Self>, _: &mut Context) {}
 
     fn enter_user(_: &mut Vm<'_, Self>, _: &mut Context) {}
+
+    fn calls() -> Calls {
+        static NONE: Counts<0> = Counts::new();
+        NONE.calls(|_| "call")
+    }
 }
 
 /// What sites refer to.
@@ -218,6 +223,7 @@ fn sites_see() -> Deprivileged {
         code_selector: KERNEL_CS as u16,
         stack_selector: KERNEL_SS as u16,
         virtual_selectors: false,
+        counts: false,
         own_floating_point: false,
     }
 }
@@ -311,7 +317,7 @@ impl Boot for Bare {
             snapshot: Box::leak(std::vec![0; count].into_boxed_slice()),
             order: Box::leak(std::vec![0; count].into_boxed_slice()),
         };
-        Engine::deprivileged(sites_see(), memory)
+        Engine::deprivileged(sites_see(), Mode::default(), memory)
     }
 
     fn take_over(self, rewritten: Rewritten<'_>, _: &mut [u8]) -> Result<(), Failure> {
@@ -494,7 +500,7 @@ impl Running {
             }
             Cause::SiteWithoutStack => vm.site_jumped(&mut context, site),
             Cause::Iret => {
-                if !vm.return_plainly(&mut context) {
+                if !vm.return_plainly(&mut context, site) {
                     vm.site_jumped(&mut context, site);
                 }
             }

@@ -74,7 +74,7 @@ impl fmt::Display for Failure {
             Self::Misplaced(error) => error.fmt(f),
             Self::CommandLineText => write!(f, "the command line that Xen hands over is not UTF-8"),
             Self::Mode(mode) => {
-                write!(f, "afterburn.mode={mode}: modes are for bare hardware; on Xen every site is taken over")
+                write!(f, "afterburn.mode={mode}: that mode is for bare hardware; on Xen every site is taken over")
             }
             Self::Kernel(error) => error.fmt(f),
             Self::NoRoom { what, length } => write!(f, "no room for {what}, {length:#x} bytes in one piece"),
@@ -179,7 +179,7 @@ impl Boot for Domain {
     }
 
     fn accept(&self, options: &Options) -> Result<(), Failure> {
-        if options.mode != Mode::default() {
+        if options.mode == Mode::Identity {
             return Err(Failure::Mode(options.mode));
         }
         let domain = if self.privileged { "dom0" } else { "domU" };
@@ -219,7 +219,9 @@ impl Boot for Domain {
 
     fn engine(&mut self, contents: &Contents<'_>) -> Engine<'static> {
         // SAFETY: the arena is in the window, and this is the only call.
-        Engine::deprivileged(sites_see(), unsafe { Arena::new(contents.parameters.arena).memory(window()) })
+        Engine::deprivileged(sites_see(), contents.options.mode, unsafe {
+            Arena::new(contents.parameters.arena).memory(window())
+        })
     }
 
     fn take_over(self, rewritten: Rewritten<'_>, image: &mut [u8]) -> Result<(), Failure> {
@@ -416,6 +418,7 @@ fn sites_see() -> Deprivileged {
         code_selector: KERNEL_CS as u16,
         stack_selector: KERNEL_SS as u16,
         virtual_selectors: false,
+        counts: false,
         own_floating_point: false,
     }
 }

@@ -3,28 +3,55 @@
 
 use core::arch::asm;
 
-use super::interface::{DOMID_SELF, MmuExtended, MmuUpdate, TrapInfo, mmuext};
+use wedge::vm::{Calls, Counts};
 
-/// Numbers (`xen.h`, `__HYPERVISOR_*`).
-mod number {
-    pub(super) const SET_TRAP_TABLE: u64 = 0;
-    pub(super) const MMU_UPDATE: u64 = 1;
-    pub(super) const SET_GDT: u64 = 2;
-    pub(super) const STACK_SWITCH: u64 = 3;
-    pub(super) const SET_CALLBACKS: u64 = 4;
-    pub(super) const SET_DEBUG_REGISTER: u64 = 8;
-    pub(super) const GET_DEBUG_REGISTER: u64 = 9;
-    pub(super) const UPDATE_DESCRIPTOR: u64 = 10;
-    pub(super) const UPDATE_VA_MAPPING: u64 = 14;
-    pub(super) const SET_TIMER_OP: u64 = 15;
-    pub(super) const CONSOLE_IO: u64 = 18;
-    pub(super) const VCPU_OP: u64 = 24;
-    pub(super) const SET_SEGMENT_BASE: u64 = 25;
-    pub(super) const MMUEXT_OP: u64 = 26;
-    pub(super) const SCHED_OP: u64 = 29;
-    pub(super) const CALLBACK_OP: u64 = 30;
-    pub(super) const EVENT_CHANNEL_OP: u64 = 32;
-    pub(super) const PHYSDEV_OP: u64 = 33;
+use super::interface::{DOMID_SELF, MmuExtended, MmuUpdate, TrapInfo, mmuext};
+use crate::runtime::timestamp;
+
+/// Declares the numbers of hypercalls, and says what each is called.
+macro_rules! hypercalls {
+    ($($constant:ident = $number:literal $name:literal,)*) => {
+        mod number {
+            $(pub(super) const $constant: u64 = $number;)*
+        }
+
+        fn name(number: usize) -> &'static str {
+            match number {
+                $($number => $name,)*
+                _ => "hypercall",
+            }
+        }
+    };
+}
+
+// The numbers of `xen.h`, `__HYPERVISOR_*`.
+hypercalls! {
+    SET_TRAP_TABLE = 0 "set_trap_table",
+    MMU_UPDATE = 1 "mmu_update",
+    SET_GDT = 2 "set_gdt",
+    STACK_SWITCH = 3 "stack_switch",
+    SET_CALLBACKS = 4 "set_callbacks",
+    SET_DEBUG_REGISTER = 8 "set_debug_register",
+    GET_DEBUG_REGISTER = 9 "get_debug_register",
+    UPDATE_DESCRIPTOR = 10 "update_descriptor",
+    UPDATE_VA_MAPPING = 14 "update_va_mapping",
+    SET_TIMER_OP = 15 "set_timer_op",
+    CONSOLE_IO = 18 "console_io",
+    VCPU_OP = 24 "vcpu_op",
+    SET_SEGMENT_BASE = 25 "set_segment_base",
+    MMUEXT_OP = 26 "mmuext_op",
+    SCHED_OP = 29 "sched_op",
+    CALLBACK_OP = 30 "callback_op",
+    EVENT_CHANNEL_OP = 32 "event_channel_op",
+    PHYSDEV_OP = 33 "physdev_op",
+}
+
+/// How often each was called. IRET is not in it: where it is executed, nothing can be counted.
+static COUNTS: Counts<64> = Counts::new();
+
+/// That, with names.
+pub(super) fn calls() -> Calls {
+    COUNTS.calls(name)
 }
 
 /// A hypercall was refused, with this error number (`errno.h`, negative).
@@ -39,18 +66,21 @@ type Answer = Result<u64, Refused>;
 /// caller's to change.
 unsafe fn hypercall(number: u64, arguments: [u64; 5]) -> Answer {
     let [first, second, third, fourth, fifth] = arguments;
-    let result: i64;
-    // SAFETY: by the caller. Xen keeps all registers but these, and does not touch the stack.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number => result,
-            inlateout("rdi") first => _, inlateout("rsi") second => _, inlateout("rdx") third => _,
-            inlateout("r10") fourth => _, inlateout("r8") fifth => _,
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-    }
+    let result = COUNTS.during(number as usize, timestamp, || {
+        let result: i64;
+        // SAFETY: by the caller. Xen keeps all registers but these, and does not touch the stack.
+        unsafe {
+            asm!(
+                "syscall",
+                inlateout("rax") number => result,
+                inlateout("rdi") first => _, inlateout("rsi") second => _, inlateout("rdx") third => _,
+                inlateout("r10") fourth => _, inlateout("r8") fifth => _,
+                lateout("rcx") _, lateout("r11") _,
+                options(nostack),
+            );
+        }
+        result
+    });
     u64::try_from(result).map_err(|_| Refused(result))
 }
 

@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 use wedge::cpu::{Context, Event, Exception};
 use wedge::guest::linux;
 use wedge::sites::Site;
-use wedge::vm::{End, Exit, Host, Vcpu};
+use wedge::vm::{Calls, End, Exit, Host, Vcpu};
 use wedge::x86::{flags, vector};
 
 use super::board::Board;
@@ -110,8 +110,9 @@ impl Xen {
     /// An IRETQ that `xen_iret` has turned away: often for nothing but the work to be done before
     /// user mode.
     fn iret(vm: &mut Vm, context: &mut Context) {
-        if CPU.gs_swapped.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context) {
-            vm.site_jumped(context, CPU.site.load(Ordering::Relaxed) as usize);
+        let number = CPU.site.load(Ordering::Relaxed) as usize;
+        if CPU.gs_swapped.load(Ordering::Relaxed) == 0 || !vm.return_plainly(context, number) {
+            vm.site_jumped(context, number);
         }
     }
 }
@@ -238,12 +239,17 @@ impl Host for Xen {
 
     #[inline]
     fn enter_user(vm: &mut Vm, context: &mut Context) {
-        CPU.work.store(0, Ordering::Relaxed);
+        // What is counted does not go the shortest way.
+        CPU.work.store(u8::from(vm.machine.profile.is_on()), Ordering::Relaxed);
         Self::evict(vm, Moment::User, context);
         vm.vcpu.processor.update_descriptors(&vm.vcpu.cpu, context, &mut vm.machine.space);
         Self::use_springboard(vm, context);
         Self::keep_stacks(vm, context, None);
         Self::check_eviction(vm, &KEPT, context);
+    }
+
+    fn calls() -> Calls {
+        hypercall::calls()
     }
 }
 

@@ -10,6 +10,9 @@
 //! * It is emulated: its stub calls a routine that does the same to the virtual CPU as the
 //!   instruction does to a real one, faults included.
 //!
+//! To be counted (`profile` mode) a site has to call the wedge, so all that something stands for are
+//! emulated then; what stays is not counted.
+//!
 //! The flags say where code may stand. *No stack*: nothing is pushed but what the instruction pushes
 //! itself; the stub says which site it is in a variable, and jumps. *Head*: that code runs at its physical address, where no branch
 //! reaches a stub, so the slot becomes an INT3, and whoever gets the breakpoint asks
@@ -68,6 +71,8 @@ pub struct Deprivileged {
     pub virtual_selectors: bool,
     /// What is really in the x87 and SSE registers while the kernel runs is not the program's.
     pub own_floating_point: bool,
+    /// Each site that something stands for calls the wedge, which counts it.
+    pub counts: bool,
 }
 
 /// The code that stands for an instruction.
@@ -120,6 +125,18 @@ impl Template {
         }
     }
 
+    /// What stands for the instruction where the wedge counts it. The ways to programs lead there
+    /// anyway, if the host has them do so. Without a stack the wedge is not told of IF, so what reads
+    /// it is not counted.
+    fn counted(self, stack: bool) -> Self {
+        match self {
+            Self::Iretq | Self::Sysretq => self,
+            Self::Pushf | Self::PushfPop if !stack => self,
+            _ if stack => Self::Emulate,
+            _ => Self::EmulateWithoutStack,
+        }
+    }
+
     /// What stands for the instruction where the stub is called. Only what is never interrupted
     /// with something pushed.
     fn called(self) -> Self {
@@ -134,7 +151,7 @@ impl Policy for Deprivileged {
     fn way(&self, case: &Case<'_>) -> Result<Way, Left> {
         let Case { site, original, .. } = *case;
         match (template(site, original.before(site.length), self), Left::unpadded(site.flags)) {
-            (Some(template), unpadded) => way(case, template, unpadded),
+            (Some(template), unpadded) => way(case, template, unpadded, self.counts),
             (None, Some(left)) => Err(left),
             (None, None) => Native.way(case),
         }
@@ -142,13 +159,14 @@ impl Policy for Deprivileged {
 }
 
 /// How a site is taken that something stands for; `unpadded` if it was not padded.
-fn way(case: &Case<'_>, template: Template, unpadded: Option<Left>) -> Result<Way, Left> {
+fn way(case: &Case<'_>, template: Template, unpadded: Option<Left>, counts: bool) -> Result<Way, Left> {
     let Case { site, shape, applied, .. } = *case;
     let flags = site.flags;
     let stack = !flags.contains(Flags::NO_STACK);
     let flags_free =
         !flags.contains(Flags::EXTABLE) && !site.liveness.flags.intersects(LiveFlags::all().difference(LiveFlags::DF));
     let template = if stack { template } else { template.without_stack(flags_free) };
+    let template = if counts { template.counted(stack) } else { template };
     // Without a stack nothing may fault; and who gets the breakpoint must know the place.
     let may_trap = stack && matches!(applied, Applied::Never | Applied::Part(_));
     let taken = |form, template| Ok(Way { form, hook: None, flags_free, template: Some(template) });
@@ -171,7 +189,7 @@ fn way(case: &Case<'_>, template: Template, unpadded: Option<Left>) -> Result<Wa
         // Who emulates has taken the return address from the stack.
         taken(Form::Call, Template::Emulate)
     } else {
-        taken(Form::Call, template.called())
+        taken(Form::Call, if counts { Template::Emulate } else { template.called() })
     }
 }
 

@@ -366,6 +366,43 @@ fn what_is_out_of_reach_is_left() {
     }
 }
 
+/// Where the stub of a site leads whose engine was made for a mode, if it has one.
+fn leads_to(planned: &Planned, chosen: Mode) -> Vec<u64> {
+    let mut engine = Engine::deprivileged(MACHINE, chosen, memory(4));
+    let mut text = planned.padded();
+    let taken = engine.add(&planned.at(TEXT), &mut Piece { bytes: &mut text, address: TEXT });
+    assert_eq!(taken, Ok(Ok(())), "{planned:?}");
+    let is_jump = engine.site(0).unwrap().form() == Form::Jump;
+    let stub = if is_jump { decode(engine.stub(0), STUBS) } else { Vec::new() };
+    stub.iter().map(Instruction::near_branch_target).filter(|target| *target != 0).collect()
+}
+
+#[test]
+fn whatever_something_stands_for_calls_the_wedge_where_it_is_counted() {
+    let is_call = |target: &u64| [MACHINE.emulate, MACHINE.emulate_without_stack, MACHINE.iret].contains(target);
+    let (mut counted, mut others) = (0, 0);
+    for bytes in PATTERNS.iter().chain(OTHERS) {
+        for flags in [Flags::empty(), Flags::NO_STACK] {
+            let planned = Planned::new(bytes, flags, LiveFlags::all());
+            let class = planned.class();
+            // SYSRET leads to a routine of its own, in its slot.
+            if fate(class) == Stays || class == Class::Sysret {
+                continue;
+            }
+            let targets = leads_to(&planned, Mode::Profile);
+            // Nothing but the call and the way back, and without a stack or in an IRETQ not even that.
+            let expected = 1 + usize::from(flags.is_empty() && class != Class::Iret);
+            let calls = targets.len() == expected && targets.iter().any(is_call);
+            // What has no stack cannot tell the wedge of IF.
+            let is_blind = flags == Flags::NO_STACK && matches!(class, Class::PushfPop);
+            assert_eq!(calls, !is_blind, "{class} {flags:?}");
+            counted += usize::from(calls);
+            others += usize::from(!leads_to(&planned, Mode::default()).iter().any(is_call));
+        }
+    }
+    assert!(counted > 100 && others > 10, "{counted} are counted, {others} would not call otherwise");
+}
+
 proptest! {
     #[test]
     fn a_stub_is_whole_instructions_that_lead_where_they_should(planned in prop::collection::vec(planned(), 1..60)) {

@@ -59,6 +59,7 @@ pub(super) const MACHINE: Deprivileged = Deprivileged {
     code_selector: 0xe033,
     stack_selector: 0xe02b,
     virtual_selectors: false,
+    counts: false,
     own_floating_point: false,
 };
 
@@ -276,7 +277,7 @@ impl Kernel {
 /// An engine with room for so many sites.
 pub(super) fn engine(mode: Mode, sites: usize) -> Engine<'static> {
     match mode {
-        Mode::Deprivileged => Engine::deprivileged(MACHINE, memory(sites)),
+        Mode::Deprivileged => Engine::deprivileged(MACHINE, Mode::default(), memory(sites)),
         mode => Engine::new(mode, HOOKS, memory(sites)),
     }
 }

@@ -92,6 +92,7 @@ fn machine(arena: &Arena, end: usize) -> Deprivileged {
         code_selector,
         stack_selector,
         virtual_selectors: false,
+        counts: false,
         own_floating_point: false,
     }
 }
@@ -125,7 +126,7 @@ fn run(case: &Case) -> Seen {
         snapshot: &mut [0; 2],
         order: &mut [0; 2],
     };
-    let mut engine = Engine::deprivileged(machine, memory);
+    let mut engine = Engine::deprivileged(machine, Mode::default(), memory);
     let mut piece = Piece { bytes: text, address: arena.address() };
     // A site before it, so that its number is 1.
     let first = Planned::new(&[0x0f, 0xa2], Flags::empty(), LiveFlags::all());
