@@ -125,8 +125,21 @@ pub fn xen() -> Result<PathBuf> {
 ///
 /// When there is none, and none can be built; the message holds what the script printed.
 pub fn sel4() -> Result<PathBuf> {
+    sel4_built(&[])
+}
+
+/// One that was built in a way that the script knows by its name, and the wedge does not run on.
+///
+/// # Errors
+///
+/// The same.
+pub fn sel4_for_others(how: &str) -> Result<PathBuf> {
+    sel4_built(&[how])
+}
+
+fn sel4_built(arguments: &[&str]) -> Result<PathBuf> {
     let _lock = cache::lock("sel4")?;
-    let path = command::output(&mut Command::new(cache::repository().join("scripts/sel4")))?;
+    let path = command::output(Command::new(cache::repository().join("scripts/sel4")).args(arguments))?;
     Ok(path.trim_end().into())
 }
 

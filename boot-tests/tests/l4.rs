@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use boot_tests::expect::Expectations;
 use boot_tests::guest::Guest;
-use boot_tests::host::Host;
-use boot_tests::kernel::{Kernel, Variant};
+use boot_tests::host::{Host, image, sel4, sel4_for_others};
+use boot_tests::kernel::{Kernel, Variant, afterburner};
 use boot_tests::programs::{self, Difference};
 use boot_tests::qemu::Machine;
 use boot_tests::{selftests, test_modules};
@@ -102,6 +103,32 @@ fn memory_is_served_up_to_8_gigabytes() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What `run` says of a machine, or of a seL4, that the wedge cannot run on.
+fn refused(how: Option<&str>, arguments: &[&str], message: &str, status: i32) -> Result<()> {
+    let kernel = how.map_or_else(sel4, sel4_for_others)?;
+    let mut run = Command::new(afterburner()?);
+    run.args(["run", "--host", "l4", "--timeout", "60", "--sel4"]).arg(kernel).args(arguments);
+    let output = run.arg(image(&Variant::LOW.build()?)?).args(["--", "true"]).output()?;
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    ensure!(said.contains(message), "{how:?} {arguments:?}: no `{message}` in\n{said}");
+    ensure!(output.status.code() == Some(status), "{how:?} {arguments:?}: {}", output.status);
+    Ok(())
+}
+
+#[test]
+fn what_it_cannot_run_on_is_named() -> Result<()> {
+    const OTHER: &str = "afterburner: seL4 does not map the wedge's window: it has to be built for one processor";
+    const SILENT: &str = "afterburner: seL4 stopped before the wedge could say anything";
+    const LARGE: &str = "qemu64,vendor=GenuineIntel,+fsgsbase,+pdpe1gb";
+    refused(Some("smp"), &[], OTHER, 125)?;
+    refused(Some("huge-pages"), &["--cpu", LARGE], OTHER, 125)?;
+    refused(Some("huge-pages"), &[], SILENT, 125)?;
+    refused(Some("syscall"), &[], SILENT, 125)?;
+    refused(None, &["--memory", "20"], SILENT, 125)?;
+    // seL4 waits for the timer, without end.
+    refused(None, &["--qemu-opts", "-machine pc,pit=off"], "the time was up before the wedge could say anything", 124)
 }
 
 #[test]

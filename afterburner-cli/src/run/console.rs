@@ -31,7 +31,7 @@ const WEDGE: &[u8] = b"afterburner: ";
 
 /// The last words of seL4 when it does not come to its root task, and the first of several when that
 /// has come upon a fault which nobody is told of (`handleDoubleFault`).
-const HALTING: &[u8] = b"halting...";
+const HALTING: [&[u8]; 2] = [b"halting...", b"Huge page not supported by the processor"];
 const FAULT: &[u8] = b"Caught cap fault in send phase";
 
 /// Whose console it is until the wedge says something.
@@ -105,7 +105,12 @@ impl Console {
 
     /// Whether seL4 has stopped in front of the wedge, if nothing more comes.
     pub(crate) fn has_not_begun(&self) -> bool {
-        self.first == First::SeL4 && (self.failed || self.line.trim_ascii() == HALTING)
+        self.first == First::SeL4 && (self.failed || HALTING.contains(&self.line.trim_ascii()))
+    }
+
+    /// Whether the wedge has said nothing yet.
+    pub(crate) fn is_before_the_wedge(&self) -> bool {
+        self.first == First::SeL4
     }
 
     /// Whether something is held back.
@@ -137,7 +142,7 @@ impl Console {
 
     fn end_line(&mut self, out: &mut dyn Write) -> io::Result<()> {
         self.stopped = self.line.trim_ascii() == LAST_WORD;
-        self.failed |= self.line.trim_ascii_start().starts_with(FAULT) || self.line.trim_ascii() == HALTING;
+        self.failed |= self.line.trim_ascii_start().starts_with(FAULT) || HALTING.contains(&self.line.trim_ascii());
         if self.line.trim_ascii_start().starts_with(WEDGE) {
             self.first = First::Guest;
         }
@@ -308,6 +313,7 @@ mod tests {
         for (text, below, stopped) in [
             ("lies outside of usable physical memory\r\nhalting...", First::SeL4, true),
             ("halting...\r\n", First::SeL4, true),
+            ("Huge page not supported by the processor ", First::SeL4, true),
             (fault, First::SeL4, true),
             (&format!("\n\r{fault}"), First::SeL4, true),
             (&fault[..20], First::SeL4, false),

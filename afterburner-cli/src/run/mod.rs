@@ -189,7 +189,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// What a user is told whose seL4 has stopped in front of the wedge.
 const NOT_BEGUN: &str = "seL4 stopped before the wedge could say anything: it needs more memory than the image takes, \
-    a processor of Intel's, and to be built with SYSENTER as its system call, without MCS or SMP";
+    a processor of Intel's, with pages of 1 GB if it was built for them, and to be built with SYSENTER as its system call";
+
+/// What a user is told whose time was up by then.
+const WAITED: &str =
+    "the time was up before the wedge could say anything: seL4 waits for a PIT, and without one for ever";
 
 /// Boots a guest and shows its console; `None` if there is no QEMU.
 pub(crate) fn boot(job: &Job<'_>, out: &mut dyn Write) -> anyhow::Result<Option<Ended>> {
@@ -225,6 +229,7 @@ impl Ended {
         };
         match (self.verdict(), self.outcome) {
             (Some(status), _) => ExitCode::from(status),
+            (None, Outcome::TimedOut) if self.console.is_before_the_wedge() => failed(WAITED, TIMED_OUT),
             (None, Outcome::TimedOut) => failed("the time was up before the guest ended", TIMED_OUT),
             (None, Outcome::Stopped) if self.console.has_not_begun() => failed(NOT_BEGUN, NO_VERDICT),
             (None, Outcome::Stopped) => failed("the wedge stopped the machine", NO_VERDICT),

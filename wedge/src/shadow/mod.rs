@@ -322,7 +322,7 @@ impl<'a> Shadow<'a> {
     /// `invlpg`.
     pub fn flush_page(&mut self, address: u64, host: &mut impl Host) {
         self.resync_page(address, host);
-        self.finish(host);
+        self.finish_page(address, host);
     }
 
     /// `invpcid` of type 0.

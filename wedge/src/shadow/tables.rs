@@ -177,7 +177,7 @@ impl Shadow<'_> {
         }
     }
 
-    /// Ends an operation that has filled a page.
+    /// Ends an operation that was about a page.
     pub(super) fn finish_page(&mut self, address: u64, host: &mut impl Host) {
         if self.stale == Stale::Nothing { host.commit_page(address, false) } else { self.finish(host) }
     }

@@ -53,11 +53,40 @@ extern "C" fn l4_early(info: u64, loaded: u64, linked: u64) -> u64 {
     if let Ok(used) = map(kernel, &info, loaded, linked) {
         return used.word();
     }
-    for byte in *b"afterburner: seL4 does not map the wedge's window\r\n" {
-        let _ = kernel.invoke(initial::IO_PORTS, abi().io_port_out, &[], &[0x3f8, byte.into()]);
-    }
+    tell(kernel, &info);
     loop {
         core::hint::spin_loop();
+    }
+}
+
+/// Says why it cannot go on, on the first serial port. In another configuration of seL4's the numbers
+/// of invocations are others, and which they are nobody tells: the first one that the capability for
+/// the ports does not refuse is the first of theirs.
+fn tell(kernel: Kernel, info: &BootInfo) {
+    const SERIAL_PORT: u64 = 0x3f8;
+    const LINE_STATUS: u64 = SERIAL_PORT + 5;
+    const FARTHEST: u64 = 32;
+    const WHY: &[u8] =
+        b"afterburner: seL4 does not map the wedge's window: it has to be built for one processor, without \
+        MCS, huge pages, IOMMU and VTX\r\nafterburner: stopped\r\n";
+    let issued = info.empty().end - 1;
+    let numbers = abi().io_port_control_issue.unwrap_or(abi().io_port_in);
+    let mut numbers = numbers..numbers + FARTHEST;
+    let (slot, input) = match abi().io_port_control_issue {
+        Some(_) => {
+            let words = [0, 0xffff, issued, 64];
+            let mut issue = |number: &u64| kernel.invoke(initial::IO_PORTS, *number, &[initial::CNODE], &words).is_ok();
+            (issued, numbers.find(|number| issue(number)).map(|number| number + 1))
+        }
+        None => {
+            let mut read = |number: &u64| kernel.invoke(initial::IO_PORTS, *number, &[], &[LINE_STATUS]).is_ok();
+            (initial::IO_PORTS, numbers.find(|number| read(number)))
+        }
+    };
+    let Some(input) = input else { return };
+    let output = input + (abi().io_port_out - abi().io_port_in);
+    for byte in WHY {
+        let _ = kernel.invoke(slot, output, &[], &[SERIAL_PORT, (*byte).into()]);
     }
 }
 
