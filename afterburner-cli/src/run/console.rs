@@ -105,7 +105,15 @@ impl Console {
 
     /// Whether seL4 has stopped in front of the wedge, if nothing more comes.
     pub(crate) fn has_not_begun(&self) -> bool {
-        self.first == First::SeL4 && (self.failed || HALTING.contains(&self.line.trim_ascii()))
+        self.first == First::SeL4 && (self.failed || self.is_halting())
+    }
+
+    /// Whether the line ends with last words of seL4's. In front of them there may be what the
+    /// machine has written before seL4 came.
+    fn is_halting(&self) -> bool {
+        // The last one ends with a NUL.
+        let line = self.line.strip_suffix(b"\0").unwrap_or(&self.line).trim_ascii_end();
+        HALTING.iter().any(|words| line.ends_with(words))
     }
 
     /// Whether the wedge has said nothing yet.
@@ -142,7 +150,7 @@ impl Console {
 
     fn end_line(&mut self, out: &mut dyn Write) -> io::Result<()> {
         self.stopped = self.line.trim_ascii() == LAST_WORD;
-        self.failed |= self.line.trim_ascii_start().starts_with(FAULT) || HALTING.contains(&self.line.trim_ascii());
+        self.failed |= self.line.trim_ascii_start().starts_with(FAULT) || self.is_halting();
         if self.line.trim_ascii_start().starts_with(WEDGE) {
             self.first = First::Guest;
         }
@@ -314,6 +322,7 @@ mod tests {
             ("lies outside of usable physical memory\r\nhalting...", First::SeL4, true),
             ("halting...\r\n", First::SeL4, true),
             ("Huge page not supported by the processor ", First::SeL4, true),
+            ("\u{1b}c\u{1b}[?7lHuge page not supported by the processor\0", First::SeL4, true),
             (fault, First::SeL4, true),
             (&format!("\n\r{fault}"), First::SeL4, true),
             (&fault[..20], First::SeL4, false),

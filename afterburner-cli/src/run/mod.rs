@@ -193,7 +193,7 @@ const NOT_BEGUN: &str = "seL4 stopped before the wedge could say anything: it ne
 
 /// What a user is told whose time was up by then.
 const WAITED: &str =
-    "the time was up before the wedge could say anything: seL4 waits for a PIT, and without one for ever";
+    "the time was up before the wedge could say anything: without a PIT, or with little memory, seL4 waits for ever";
 
 /// Boots a guest and shows its console; `None` if there is no QEMU.
 pub(crate) fn boot(job: &Job<'_>, out: &mut dyn Write) -> anyhow::Result<Option<Ended>> {
