@@ -93,6 +93,8 @@ pub struct Modules<'a> {
     /// What is new at the next look may have been executed, and the initialising part of a module
     /// is not new.
     anew: bool,
+    /// Whether any region is occupied: mostly none is, and they need not be looked through.
+    occupied: bool,
 }
 
 impl<'a> Modules<'a> {
@@ -111,6 +113,7 @@ impl<'a> Modules<'a> {
             cuts: [Cut::NONE; 4],
             tally: Tally::default(),
             anew: false,
+            occupied: false,
         }
     }
 
@@ -130,6 +133,7 @@ impl<'a> Modules<'a> {
     /// anew.
     pub fn forget(&mut self) {
         self.regions.fill(Region::EMPTY);
+        self.occupied = false;
         self.claimed = 0;
         self.cuts = [Cut::NONE; 4];
         self.anew = true;
@@ -168,6 +172,7 @@ impl<'a> Modules<'a> {
             region.pieces.iter_mut().for_each(|watch| watch.before = watch.now);
             region.occupied = region.pieces.iter().any(|watch| watch.now != Seen::NOTHING);
         }
+        self.occupied = self.regions.iter().any(|region| region.occupied);
         self.anew = false;
         true
     }
@@ -181,15 +186,19 @@ impl<'a> Modules<'a> {
         {
             let mapped = tables.region(self.start + number as u64 * REGION);
             let count = if let Mapped::Absent(count) = mapped { count.min(rest.len()) } else { 1 };
+            number += count;
             let empty = matches!(mapped, Mapped::Absent(_));
+            if empty && !self.occupied {
+                continue;
+            }
             for region in rest[..count].iter_mut().filter(|region| region.occupied || !empty) {
                 for (piece, watch) in region.pieces.iter_mut().enumerate() {
                     watch.now = mapped.seen(piece, tables.memory);
                     changed |= watch.now != watch.before;
                     region.occupied |= watch.now != Seen::NOTHING;
                 }
+                self.occupied |= region.occupied;
             }
-            number += count;
         }
         changed
     }
