@@ -153,6 +153,14 @@ impl Layout {
         self.image.wrapping_add(IMAGE_AND_MODULES).wrapping_sub(BEHIND_MODULES as u64)
     }
 
+    /// The addresses behind the modules' range, where the kernel maps single pages for a moment: the
+    /// fixmap (`arch/x86/include/asm/fixmap.h`). No stack lies there.
+    #[must_use]
+    pub const fn fixmap(&self) -> Range<u64> {
+        // The last may be the last of all addresses, which is not used.
+        self.modules_end()..self.modules_end() + (BEHIND_MODULES as u64 - 1)
+    }
+
     /// Where the kernel's image and its modules are: all that branches from the window reach.
     #[must_use]
     pub const fn text(&self) -> Range<u64> {

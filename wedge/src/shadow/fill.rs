@@ -8,7 +8,10 @@
 //! ([`Host::GROUP`]). In the kernel's part all that are present are filled: a fault on the stack
 //! that the fault itself is pushed to cannot be taken, so a kernel stack has to be there as a whole
 //! from its first touch on. But ahead of need only memory is mapped: a device is accessed by
-//! whoever means it. A stack that begins in one block and ends in the next is filled by its first
+//! whoever means it; and in the fixmap nothing is. There Linux maps pages for a moment, one flush for
+//! each, and some thousand times more pages than it accesses: in search of a table of processors it
+//! maps all that is left of the BIOS's 64 KB for every 16 bytes of them (`smp_scan_config`). A stack
+//! that begins in one block and ends in the next is filled by its first
 //! store, too ([`Shadow::fill_below`]).
 //!
 //! Where no table is left, the ones that were filled least recently go, whosever they are: another
@@ -104,7 +107,7 @@ impl Shadow<'_> {
     /// below the block that the page is in: then that is filled, too.
     pub(super) fn fill_below(&mut self, address: u64, host: &mut impl Host) {
         let within = (index(address, 1) % BLOCK) as u64;
-        if self.is_kernel(address) && within < STACK_PAGES - 1 {
+        if self.is_kernel(address) && !self.fixmap.contains(&address) && within < STACK_PAGES - 1 {
             self.prefill((address & !(PAGE - 1)).wrapping_sub((within + 1) * PAGE), host);
         }
     }
@@ -147,6 +150,7 @@ impl Shadow<'_> {
         self.comes_from(table, walk.level());
         let outcome = self.fill_entry(target, top, table, link, host);
         match outcome {
+            Outcome::Filled if self.fixmap.contains(&address) => {}
             Outcome::Filled if self.is_kernel(address) => self.fill_block(target, table, walk, host),
             Outcome::Filled => self.fill_others(target, table, walk, host),
             _ => {}

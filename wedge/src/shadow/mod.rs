@@ -44,7 +44,7 @@ use walk::Walk;
 
 use crate::x86::paging::{Dead, entry::ADDRESS, index};
 
-use crate::guest::layout::Slots;
+use crate::guest::layout::{Layout, Slots};
 
 /// The guest's virtual paging mode. Four-level paging is always on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +146,8 @@ pub struct Shadow<'a> {
     memory: Memory<'a>,
     /// The kernel's part of the address space.
     slots: Slots,
+    /// Addresses of the kernel's part where nothing is filled ahead of need.
+    fixmap: Range<u64>,
     reserved: &'a [Range<u64>],
     /// The lowest address of these.
     reserved_from: u64,
@@ -167,8 +169,8 @@ pub struct Shadow<'a> {
 }
 
 impl<'a> Shadow<'a> {
-    /// A shadow of the tables at `cr3`, put in force. `slots` is the kernel's part of the address
-    /// space.
+    /// A shadow of the tables at `cr3`, put in force. `layout` says which part of the address space
+    /// is the kernel's.
     ///
     /// `reserved` are ranges of virtual addresses, multiples of 1 GB (the last may end at
     /// `u64::MAX`), that belong to the host: what it has put into tables for them is left alone,
@@ -180,7 +182,7 @@ impl<'a> Shadow<'a> {
     /// When the host has not even the tables to begin with.
     pub fn new(
         memory: Memory<'a>,
-        slots: Slots,
+        layout: &Layout,
         reserved: &'a [Range<u64>],
         mode: Mode,
         cr3: u64,
@@ -188,7 +190,8 @@ impl<'a> Shadow<'a> {
     ) -> Result<Self, OutOfTables> {
         let mut shadow = Self {
             memory,
-            slots,
+            slots: layout.kernel,
+            fixmap: layout.fixmap(),
             reserved,
             reserved_from: reserved.iter().map(|range| range.start).min().unwrap_or(u64::MAX),
             mode,

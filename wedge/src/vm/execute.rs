@@ -155,6 +155,7 @@ impl<H: Host> Vm<'_, H> {
     }
 
     #[cold]
+    #[inline(never)]
     fn count_site(&mut self, number: usize, context: &Context) {
         let engine = &self.machine.text.engine;
         engine.count(number);

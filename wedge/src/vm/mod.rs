@@ -124,8 +124,7 @@ impl<H: Host> Vm<'_, H> {
         self.look_at_modules();
         let exit = self.enter(context);
         if self.machine.profile.is_on() {
-            let now = self.vcpu.processor.time_stamp();
-            self.machine.profile.end(context.rip, now);
+            self.count_exit(context.rip);
         }
         exit
     }
@@ -152,9 +151,22 @@ impl<H: Host> Vm<'_, H> {
     #[inline]
     fn begin(&mut self, path: Path, context: &Context) {
         if self.machine.profile.is_on() {
-            let now = self.vcpu.processor.time_stamp();
-            self.machine.profile.begin(path, context.rip, now);
+            self.count_entry(path, context.rip);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn count_entry(&mut self, path: Path, rip: u64) {
+        let now = self.vcpu.processor.time_stamp();
+        self.machine.profile.begin(path, rip, now);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn count_exit(&mut self, rip: u64) {
+        let now = self.vcpu.processor.time_stamp();
+        self.machine.profile.end(rip, now);
     }
 
     /// Delivers an interrupt, if the guest takes one, and has it find what is left.

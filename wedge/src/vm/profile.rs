@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use annotate::instructions::Class;
 
 use super::port::{Line, More};
+use crate::x86::vector;
 
 /// What the wedge was entered for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,12 @@ const OTHERS: [(Path, &str); 5] = [
 const PATHS: usize = OTHERS.len() + Class::ALL.len();
 
 impl Path {
+    /// That of an exception.
+    #[inline]
+    pub(super) const fn of_exception(vector: u64) -> Self {
+        if vector == vector::PAGE_FAULT as u64 { Self::Fault } else { Self::Exception }
+    }
+
     /// Its place in a table.
     fn place(self) -> usize {
         match self {
@@ -103,13 +110,11 @@ impl Profile {
     }
 
     /// The wedge is entered; `rip` is where the guest was. Within an entry, nothing begins.
-    #[cold]
     pub(super) fn begin(&mut self, path: Path, rip: u64, since: u64) {
         self.entry.get_or_insert(Entry { path, since, rip });
     }
 
     /// The guest goes on. A page fault that has led nowhere was the shadow's.
-    #[cold]
     pub(super) fn end(&mut self, rip: u64, now: u64) {
         let Some(Entry { path, since, rip: before }) = self.entry.take() else { return };
         let path = if path == Path::Fault && rip == before { Path::Fill } else { path };
@@ -195,9 +200,12 @@ impl<const N: usize> Counts<N> {
     /// is not counted.
     #[inline]
     pub fn during<T>(&self, number: usize, now: impl Fn() -> u64, call: impl FnOnce() -> T) -> T {
-        if !self.on.load(Ordering::Relaxed) {
-            return call();
-        }
+        if self.on.load(Ordering::Relaxed) { self.count(number, now, call) } else { call() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn count<T>(&self, number: usize, now: impl Fn() -> u64, call: impl FnOnce() -> T) -> T {
         let before = now();
         let answer = call();
         if let Some(count) = self.made.get(number) {

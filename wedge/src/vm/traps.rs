@@ -23,8 +23,7 @@ impl<H: Host> Vm<'_, H> {
     /// An exception, of the guest's or of its hardware.
     #[inline]
     pub fn exception(&mut self, context: &mut Context) {
-        let is_page_fault = context.vector == vector::PAGE_FAULT.into();
-        self.begin(if is_page_fault { Path::Fault } else { Path::Exception }, context);
+        self.begin(Path::of_exception(context.vector), context);
         let in_wedge = !context.is_user() && self.machine.text.window.contains(&context.rip);
         if in_wedge && self.machine.text.engine.at_stub(context.rip).is_none() {
             Self::die(context, "in the wedge");

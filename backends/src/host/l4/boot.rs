@@ -400,7 +400,7 @@ fn take_over(machine: Machine, rewritten: Rewritten<'_>) -> Result<(), Failure> 
     let (mut tables, working) = shadow_memory(contents, objects, memory, programs, devices)?;
     let reserved = RESERVED.take();
     reserved[1] = layout.reserved();
-    let shadow = Shadow::new(working, layout.kernel, reserved, handover::MODE, handover::TABLES, &mut tables);
+    let shadow = Shadow::new(working, layout, reserved, handover::MODE, handover::TABLES, &mut tables);
     let provided = Provided {
         space: Space { shadow: shadow.map_err(Failure::Shadow)?, memory: tables },
         pci: Pci::PassedThrough,

@@ -326,7 +326,7 @@ impl Boot for Bare {
             tables: Box::leak(std::vec![TableInfo::UNUSED; TABLES as usize].into_boxed_slice()),
             notes: Box::leak(std::vec![[0; 512]; TABLES as usize].into_boxed_slice()),
         };
-        let shadow = Shadow::new(working, LAYOUT.kernel, &[], FIRST_MODE, FIRST_TABLES, &mut tables);
+        let shadow = Shadow::new(working, LAYOUT, &[], FIRST_MODE, FIRST_TABLES, &mut tables);
         let shadow = shadow.map_err(|_| Failure("not even the first page tables find room"))?;
         let board = Board { clock: Rc::clone(&self.clock), console: String::new() };
         let provided = Provided {

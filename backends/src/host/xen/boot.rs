@@ -359,7 +359,7 @@ fn take_over(
     let engine = &rewritten.engine;
     let stacks = Stacks::new(engine, trap_stack_change(engine, image, address), switch);
     let sysret = engine.sysret().unwrap_or(usize::MAX);
-    let shadow = Shadow::new(working, layout.kernel, reserved, handover::MODE, handover::TABLES, &mut tables);
+    let shadow = Shadow::new(working, layout, reserved, handover::MODE, handover::TABLES, &mut tables);
     let shadow = shadow.map_err(Failure::Shadow)?;
     let springboard = Springboard::new(&mut tables).ok_or(Failure::Shadow(OutOfTables))?;
     if privileged {

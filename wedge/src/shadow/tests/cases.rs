@@ -5,6 +5,7 @@ extern crate std;
 use super::super::{Access, Flush, Memory, Mode, OutOfTables, Outcome, Shadow, TableInfo};
 use super::machine::{DEVICES_END, MEMORY_END, Machine, May, OFFSET, reserved};
 use crate::guest::layout::Layout;
+use crate::x86::paging::index;
 
 const READ: Access = Access { write: false, user: false, fetch: false };
 const USER: Access = Access { user: true, ..READ };
@@ -37,9 +38,29 @@ fn with(mut machine: Machine, act: impl FnOnce(&mut Shadow<'_>, &mut Machine)) {
     let (mut tables, mut notes) = (std::vec![TableInfo::UNUSED; pool], std::vec![[0; 512]; pool]);
     let memory = Memory { tables: &mut tables, notes: &mut notes };
     let reserved = reserved(&LAYOUT);
-    let mut shadow = Shadow::new(memory, LAYOUT.kernel, &reserved, MODE, 0x1000, &mut machine).expect("enough tables");
+    let mut shadow = Shadow::new(memory, &LAYOUT, &reserved, MODE, 0x1000, &mut machine).expect("enough tables");
     act(&mut shadow, &mut machine);
     machine.check();
+}
+
+#[test]
+fn in_the_fixmap_nothing_is_filled_ahead_of_need() {
+    let fixmap = LAYOUT.fixmap().start;
+    let mut machine = guest();
+    for (table, level) in [(1, 4), (3, 3), (4, 2)] {
+        let next = if table == 1 { 0x3000 } else { (table as u64 + 1) << 12 };
+        *machine.entry(table, index(fixmap, level)) = next | ALL;
+    }
+    (4..8).for_each(|page| *machine.entry(5, page) = 0x20_0000 | (page as u64) << 12 | 0x63);
+    with(machine, |shadow, machine| {
+        assert_eq!(shadow.fault(fixmap + 0x7000, Access { write: true, ..READ }, machine), Outcome::Filled);
+        for page in 4..8 {
+            assert_eq!(machine.walk(fixmap + page * 0x1000, false).is_some(), page == 7, "{page}");
+        }
+        // The same pages elsewhere are.
+        assert_eq!(shadow.fault(KERNEL + 0x7000, READ, machine), Outcome::Filled);
+        assert!((4..8).all(|page| machine.walk(KERNEL + page * 0x1000, false).is_some()));
+    });
 }
 
 #[test]

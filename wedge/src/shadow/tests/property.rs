@@ -328,7 +328,7 @@ fn run_in(layout: &'static Layout, pool: usize, ops: &[Op]) {
     let memory = Memory { tables: &mut tables, notes: &mut notes };
     let root = (TABLES[3].0 << 12) as u64;
     let reserved = reserved(layout);
-    let shadow = Shadow::new(memory, layout.kernel, &reserved, MODE, root, &mut machine).expect("enough tables");
+    let shadow = Shadow::new(memory, layout, &reserved, MODE, root, &mut machine).expect("enough tables");
     let pages = pages(layout);
     let mut tlb = Tlb::new(layout.kernel);
     tlb.load(0, root, false, &pages);
