@@ -70,18 +70,14 @@ fn tell(kernel: Kernel, info: &BootInfo) {
         b"afterburner: seL4 does not map the wedge's window: it has to be built for one processor, without \
         MCS, huge pages, IOMMU and VTX\r\nafterburner: stopped\r\n";
     let issued = info.empty().end - 1;
-    let numbers = abi().io_port_control_issue.unwrap_or(abi().io_port_in);
-    let mut numbers = numbers..numbers + FARTHEST;
-    let (slot, input) = match abi().io_port_control_issue {
-        Some(_) => {
-            let words = [0, 0xffff, issued, 64];
-            let mut issue = |number: &u64| kernel.invoke(initial::IO_PORTS, *number, &[initial::CNODE], &words).is_ok();
-            (issued, numbers.find(|number| issue(number)).map(|number| number + 1))
-        }
-        None => {
-            let mut read = |number: &u64| kernel.invoke(initial::IO_PORTS, *number, &[], &[LINE_STATUS]).is_ok();
-            (initial::IO_PORTS, numbers.find(|number| read(number)))
-        }
+    let numbers = |first: u64| first..first + FARTHEST;
+    let (slot, input) = if let Some(first) = abi().io_port_control_issue {
+        let words = [0, 0xffff, issued, 64];
+        let issue = |number: &u64| kernel.invoke(initial::IO_PORTS, *number, &[initial::CNODE], &words).is_ok();
+        (issued, numbers(first).find(issue).map(|number| number + 1))
+    } else {
+        let read = |number: &u64| kernel.invoke(initial::IO_PORTS, *number, &[], &[LINE_STATUS]).is_ok();
+        (initial::IO_PORTS, numbers(abi().io_port_in).find(read))
     };
     let Some(input) = input else { return };
     let output = input + (abi().io_port_out - abi().io_port_in);

@@ -142,11 +142,12 @@ impl Kernel {
     }
 
     fn put(self, capabilities: &[Slot], words: &[u64]) -> [u64; IN_REGISTERS] {
-        let mut registers = [0; IN_REGISTERS];
-        let (in_registers, others) = words.split_at(words.len().min(IN_REGISTERS));
-        registers[..in_registers.len()].copy_from_slice(in_registers);
-        for (number, word) in others.iter().enumerate() {
-            self.set_word(1 + IN_REGISTERS + number, *word);
+        // One by one: to copy a slice is to call a function by its address, which the wedge is not at
+        // when it invokes first ([`early`](super::early)).
+        let registers = [0, 1, 2, 3].map(|number| words.get(number).copied().unwrap_or(0));
+        const { assert!(IN_REGISTERS == 4) };
+        for (number, word) in words.iter().enumerate().skip(IN_REGISTERS) {
+            self.set_word(1 + number, *word);
         }
         for (number, capability) in capabilities.iter().enumerate() {
             self.set_word(CAPABILITIES + number, *capability);
