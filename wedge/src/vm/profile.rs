@@ -196,23 +196,28 @@ impl<const N: usize> Counts<N> {
         Self { on: AtomicBool::new(false), made: [const { Count::none() }; N], told: [const { Count::none() }; N] }
     }
 
-    /// The host is called; `now` reads the time-stamp counter. A number that there is no room for
-    /// is not counted.
+    /// The host is about to be called. What [`Counts::end`] wants to know of that; `now` reads the
+    /// time-stamp counter.
     #[inline]
-    pub fn during<T>(&self, number: usize, now: impl Fn() -> u64, call: impl FnOnce() -> T) -> T {
-        if self.on.load(Ordering::Relaxed) { self.count(number, now, call) } else { call() }
+    pub fn begin(&self, now: impl Fn() -> u64) -> Option<u64> {
+        self.on.load(Ordering::Relaxed).then(now)
+    }
+
+    /// It has answered. A number that there is no room for is not counted.
+    #[inline]
+    pub fn end(&self, number: usize, since: Option<u64>, now: impl Fn() -> u64) {
+        if let Some(since) = since {
+            self.count(number, now().wrapping_sub(since));
+        }
     }
 
     #[cold]
     #[inline(never)]
-    fn count<T>(&self, number: usize, now: impl Fn() -> u64, call: impl FnOnce() -> T) -> T {
-        let before = now();
-        let answer = call();
+    fn count(&self, number: usize, ticks: u64) {
         if let Some(count) = self.made.get(number) {
             count.calls.fetch_add(1, Ordering::Relaxed);
-            count.ticks.fetch_add(now().wrapping_sub(before), Ordering::Relaxed);
+            count.ticks.fetch_add(ticks, Ordering::Relaxed);
         }
-        answer
     }
 
     /// These, by their names.
@@ -308,11 +313,10 @@ mod tests {
         }
         // Nothing has begun.
         profile.end(0, 99);
-        assert_eq!(COUNTS.during(2, clock, || "not counted yet"), "not counted yet");
+        let call = |number| COUNTS.end(number, COUNTS.begin(clock), clock);
+        call(2);
         calls.switch_on();
-        COUNTS.during(2, clock, || ());
-        assert_eq!(COUNTS.during(2, clock, || "an answer"), "an answer");
-        COUNTS.during(3, clock, || ());
+        [2, 2, 3].into_iter().for_each(call);
         let mut told = Told(&mut profile, calls);
         let expected =
             ["path fill 2 150", "path fault 1 1000", "path event 1 8", "path mov-to-cr 1 7", "call iret 2 8"];
@@ -321,7 +325,7 @@ mod tests {
         port.write(b'c', &mut told);
         told.0.begin(Path::Fill, 0, 0);
         told.0.end(0, 1);
-        COUNTS.during(1, clock, || ());
+        call(1);
         let rest: Vec<u8> = core::iter::from_fn(|| Some(port.read(&mut told)).filter(|byte| *byte != 0)).collect();
         assert!(rest.starts_with(b"afterburn 1\npath fill 2 150\n"), "counted while it is read");
         assert!(rest.ends_with(b"path mov-to-cr 1 7\ncall iret 2 8\n"), "counted while it is read");

@@ -214,26 +214,26 @@ impl Kernel {
 /// the first four words of it in R10, R8, R9, R15; RSP in RCX and the address of the instruction in
 /// RDX, which is how the kernel finds back.
 fn system_call(number: i64, capability: u64, information: u64, registers: [u64; IN_REGISTERS]) -> Message {
-    COUNTS.during(number.unsigned_abs() as usize, timestamp, || {
-        let (badge, info);
-        let mut words = registers;
-        // SAFETY: seL4 changes the registers that are named, and a buffer that is nobody's else.
-        unsafe {
-            asm!(
-                "mov rcx, rsp",
-                "lea rdx, [rip + 2f]",
-                "2: sysenter",
-                inlateout("rax") number => _,
-                inlateout("rdi") capability => badge,
-                inlateout("rsi") information => info,
-                inlateout("r10") words[0],
-                inlateout("r8") words[1],
-                inlateout("r9") words[2],
-                inlateout("r15") words[3],
-                lateout("rcx") _,
-                lateout("rdx") _,
-            );
-        }
-        Message::new(badge, info, words)
-    })
+    let (badge, info);
+    let mut words = registers;
+    let counted = COUNTS.begin(timestamp);
+    // SAFETY: seL4 changes the registers that are named, and a buffer that is nobody's else.
+    unsafe {
+        asm!(
+            "mov rcx, rsp",
+            "lea rdx, [rip + 2f]",
+            "2: sysenter",
+            inlateout("rax") number => _,
+            inlateout("rdi") capability => badge,
+            inlateout("rsi") information => info,
+            inlateout("r10") words[0],
+            inlateout("r8") words[1],
+            inlateout("r9") words[2],
+            inlateout("r15") words[3],
+            lateout("rcx") _,
+            lateout("rdx") _,
+        );
+    }
+    COUNTS.end(number.unsigned_abs() as usize, counted, timestamp);
+    Message::new(badge, info, words)
 }

@@ -70,19 +70,18 @@ pub(super) fn calls() -> Calls {
 pub(super) unsafe fn call(number: u32, arguments: [u64; 6]) -> Answer<u64> {
     const LAST_ERROR: i64 = -4095;
     let [rdi, rsi, rdx, r10, r8, r9] = arguments;
-    let result = COUNTS.during(number as usize, timestamp, || {
-        let result: i64;
-        // SAFETY: the instruction changes RAX, RCX and R11; all else is the caller's.
-        unsafe {
-            asm!(
-                "syscall",
-                inlateout("rax") i64::from(number) => result,
-                in("rdi") rdi, in("rsi") rsi, in("rdx") rdx, in("r10") r10, in("r8") r8, in("r9") r9,
-                lateout("rcx") _, lateout("r11") _, options(nostack)
-            );
-        }
-        result
-    });
+    let result: i64;
+    let counted = COUNTS.begin(timestamp);
+    // SAFETY: the instruction changes RAX, RCX and R11; all else is the caller's.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") i64::from(number) => result,
+            in("rdi") rdi, in("rsi") rsi, in("rdx") rdx, in("r10") r10, in("r8") r8, in("r9") r9,
+            lateout("rcx") _, lateout("r11") _, options(nostack)
+        );
+    }
+    COUNTS.end(number as usize, counted, timestamp);
     match result {
         LAST_ERROR..0 => Err(Errno(result.unsigned_abs() as u32)),
         _ => Ok(result.cast_unsigned()),

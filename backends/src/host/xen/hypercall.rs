@@ -66,21 +66,20 @@ type Answer = Result<u64, Refused>;
 /// caller's to change.
 unsafe fn hypercall(number: u64, arguments: [u64; 5]) -> Answer {
     let [first, second, third, fourth, fifth] = arguments;
-    let result = COUNTS.during(number as usize, timestamp, || {
-        let result: i64;
-        // SAFETY: by the caller. Xen keeps all registers but these, and does not touch the stack.
-        unsafe {
-            asm!(
-                "syscall",
-                inlateout("rax") number => result,
-                inlateout("rdi") first => _, inlateout("rsi") second => _, inlateout("rdx") third => _,
-                inlateout("r10") fourth => _, inlateout("r8") fifth => _,
-                lateout("rcx") _, lateout("r11") _,
-                options(nostack),
-            );
-        }
-        result
-    });
+    let result: i64;
+    let counted = COUNTS.begin(timestamp);
+    // SAFETY: by the caller. Xen keeps all registers but these, and does not touch the stack.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            inlateout("rdi") first => _, inlateout("rsi") second => _, inlateout("rdx") third => _,
+            inlateout("r10") fourth => _, inlateout("r8") fifth => _,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    COUNTS.end(number as usize, counted, timestamp);
     u64::try_from(result).map_err(|_| Refused(result))
 }
 
