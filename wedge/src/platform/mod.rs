@@ -272,6 +272,7 @@ impl Platform {
             }
             Device::Reset if reset::resets(port, value) => {
                 self.serial.flush(board);
+                self.find_deadline();
                 board.reset();
             }
             Device::Reset | Device::Nothing => {}
@@ -353,6 +354,7 @@ impl Platform {
     pub fn input(&mut self, board: &mut impl Board) {
         self.serial.input(board);
         self.interrupts.drive(SERIAL_LINE, self.serial.line());
+        self.find_deadline();
     }
 
     /// Frames may have come for the guest, or there may be room for those that it sends.
