@@ -4,7 +4,8 @@
 //! says more about QEMU than about the guest. What a guest executes is the same on every machine
 //! and every run, and counts a hypervisor's part alike. The guest measures its own operations by
 //! the time-stamp counter, which under `-icount shift=0` counts instructions
-//! (`testdata/programs/costs.c`, `workloads.c`). A boot idles, and the counter goes on then: so its instructions
+//! (`testdata/programs/costs.c`, `workloads.c`). A boot idles, and the counter goes
+//! on then: so its instructions
 //! are counted by a plugin (`plugin/markers.c`), which also holds the counter to account.
 //!
 //! What is compared must do the same: one source of Linux, one configuration, one initramfs, memory

@@ -16,9 +16,10 @@ const LIMITS: [(System, System, f64); 4] = [
     (System::L4, System::Peer, 4.0),
 ];
 
-/// What may cost more on a system. What changes CR4 leads to the wedge on bare hardware as well. What
-/// an expiry costs is the difference of two computations, and a tenth of that is whether one of them
-/// has a tick of the kernel's more. On seL4 a fault with its signal is four messages, and a pipe's pages are mapped anew.
+/// What may cost more on a system. What changes CR4 leads to the wedge on bare hardware as well.
+/// What an expiry costs is the difference of two computations, and a tick of the kernel's more in
+/// one of them shows. On seL4 a fault with its signal is four messages, and a pipe's pages are
+/// mapped anew.
 const DEARER: [(System, &str, f64); 4] = [
     (System::Native, "tsc-switch", 2.0),
     (System::Native, "timer-1ms", 1.25),

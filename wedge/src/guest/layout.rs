@@ -153,8 +153,8 @@ impl Layout {
         self.image.wrapping_add(IMAGE_AND_MODULES).wrapping_sub(BEHIND_MODULES as u64)
     }
 
-    /// The addresses behind the modules' range, where the kernel maps single pages for a moment: the
-    /// fixmap (`arch/x86/include/asm/fixmap.h`). No stack lies there.
+    /// The addresses behind the modules' range, where the kernel maps single pages for a moment:
+    /// the fixmap (`arch/x86/include/asm/fixmap.h`). No stack lies there.
     #[must_use]
     pub const fn fixmap(&self) -> Range<u64> {
         // The last may be the last of all addresses, which is not used.

@@ -8,11 +8,11 @@
 //! ([`Host::GROUP`]). In the kernel's part all that are present are filled: a fault on the stack
 //! that the fault itself is pushed to cannot be taken, so a kernel stack has to be there as a whole
 //! from its first touch on. But ahead of need only memory is mapped: a device is accessed by
-//! whoever means it; and in the fixmap nothing is. There Linux maps pages for a moment, one flush for
-//! each, and some thousand times more pages than it accesses: in search of a table of processors it
-//! maps all that is left of the BIOS's 64 KB for every 16 bytes of them (`smp_scan_config`). A stack
-//! that begins in one block and ends in the next is filled by its first
-//! store, too ([`Shadow::fill_below`]).
+//! whoever means it. And in the fixmap nothing is mapped ahead: there Linux maps pages for a
+//! moment, with a flush for each, and many more than it accesses. In search of a table of
+//! processors it maps all that is left of the BIOS's 64 KB for every 16 bytes of them
+//! (`smp_scan_config`). A stack that begins in one block and ends in the next is filled by its
+//! first store, too ([`Shadow::fill_below`]).
 //!
 //! Where no table is left, the ones that were filled least recently go, whosever they are: another
 //! space's, the current one's, the kernel part's. What has just been filled goes last, so each fill

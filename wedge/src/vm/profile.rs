@@ -2,9 +2,10 @@
 //!
 //! An entry begins where a host comes in by [`Vm`](super::Vm), and ends in
 //! [`Vm::leave`](super::Vm::leave); what happens in between is all one entry's, whatever it leads
-//! to. Its time is by the time-stamp counter, so the host's own part of the way in and out is not in
-//! it, and the host's answers to calls are. Here, too, stands how often the host was called, for
-//! what, and for how long. Where nothing is counted, an entry costs two tests more, and a call one.
+//! to. Its time is by the time-stamp counter: the host's own part of the way in and out is not in
+//! it, the host's answers to calls are, and so is a halt, until something comes in. Here, too,
+//! stands how often the host was called, for what, and for how long. Where nothing is counted, an
+//! entry costs two tests more, and so does a call.
 
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};

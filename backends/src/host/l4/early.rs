@@ -59,8 +59,8 @@ extern "C" fn l4_early(info: u64, loaded: u64, linked: u64) -> u64 {
     }
 }
 
-/// Says why it cannot go on, on the first serial port. In another configuration of seL4's the numbers
-/// of invocations are others, and which they are nobody tells: the first one that the capability for
+/// Says why it cannot go on, on the first serial port. In another configuration of seL4's the
+/// numbers of invocations are others, and nobody tells which: the first one that the capability for
 /// the ports does not refuse is the first of theirs.
 fn tell(kernel: Kernel, info: &BootInfo) {
     const SERIAL_PORT: u64 = 0x3f8;

@@ -142,8 +142,8 @@ impl Kernel {
     }
 
     fn put(self, capabilities: &[Slot], words: &[u64]) -> [u64; IN_REGISTERS] {
-        // One by one: to copy a slice is to call a function by its address, which the wedge is not at
-        // when it invokes first ([`early`](super::early)).
+        // One by one: to copy a slice is to call a function by its address, and the wedge is not
+        // there yet when it invokes first ([`early`](super::early)).
         let registers = [0, 1, 2, 3].map(|number| words.get(number).copied().unwrap_or(0));
         const { assert!(IN_REGISTERS == 4) };
         for (number, word) in words.iter().enumerate().skip(IN_REGISTERS) {

@@ -34,6 +34,8 @@ static MACHINE: Exclusive<Option<Machine>> = Exclusive::new(None);
 /// From here on traps find the guest, on this processor.
 pub(super) fn stay(mut machine: Machine, mut vcpu: Vcpu<Xen>) {
     Xen::registers_changed(&mut machine.on(&mut vcpu), true);
+    // What is counted does not go the shortest way.
+    CPU.work.store(u8::from(machine.profile.is_on()), Ordering::Relaxed);
     *MACHINE.borrow() = Some(machine);
     *CPU.vcpu.borrow() = Late::Made(vcpu);
 }
@@ -239,7 +241,6 @@ impl Host for Xen {
 
     #[inline]
     fn enter_user(vm: &mut Vm, context: &mut Context) {
-        // What is counted does not go the shortest way.
         CPU.work.store(u8::from(vm.machine.profile.is_on()), Ordering::Relaxed);
         Self::evict(vm, Moment::User, context);
         vm.vcpu.processor.update_descriptors(&vm.vcpu.cpu, context, &mut vm.machine.space);

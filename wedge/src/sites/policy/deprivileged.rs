@@ -10,7 +10,7 @@
 //! * It is emulated: its stub calls a routine that does the same to the virtual CPU as the
 //!   instruction does to a real one, faults included.
 //!
-//! To be counted (`profile` mode) a site has to call the wedge, so all that something stands for are
+//! To be counted (`profile` mode) a site has to call the wedge. So whatever would have a template is
 //! emulated then; what stays is not counted.
 //!
 //! The flags say where code may stand. *No stack*: nothing is pushed but what the instruction pushes
